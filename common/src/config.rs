@@ -1,0 +1,370 @@
+//! Configuration: one YAML file for both binaries, then `FERRY__SECTION__KEY`, then the older environment names.
+//!
+//! Every problem is reported at once, before any connection is made. A key is known because [`Config::load`]
+//! reads it: there is no second list.
+
+mod reader;
+mod secret;
+mod source;
+
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use reader::ConfigError;
+pub use secret::Secret;
+
+use crate::backoff::{Backoff, Growth};
+use crate::object_key::Prefix;
+use crate::telemetry::{LogFormat, LogSettings};
+use reader::Reader;
+
+/// Name of the destination that the `clickhouse` section describes.
+pub const PRIMARY: &str = "primary";
+/// Name of the directory destination that `puller pull --no-ingest` fills.
+pub const MIRROR: &str = "mirror";
+
+/// What the command at hand cannot do without. A missing key is an error only where it is needed: the one that
+/// creates the tables has no use for the bucket's credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    Storage,
+    DataDir,
+    Destination,
+}
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub local: Local,
+    pub storage: Storage,
+    pub publish: Publish,
+    pub watch: Watch,
+    pub nats: Nats,
+    /// `primary`, if the section `clickhouse` names a host, and those listed under `destinations`.
+    pub destinations: Vec<Destination>,
+    pub puller: Puller,
+    pub retry: Retry,
+    pub corrections: Corrections,
+    pub log: LogSettings,
+    /// Where /livez, /readyz and /metrics are served; none: nowhere.
+    pub http_listen: Option<std::net::SocketAddr>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Local {
+    pub data_dir: Option<PathBuf>,
+    /// Holds caches only: deleting it costs time, never data.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// The bucket. One type for now: an S3 API, of which `r2` is the dialect everything is tested with.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    pub bucket: String,
+    pub prefix: Prefix,
+    pub endpoint: String,
+    pub region: String,
+    pub access_key_id: String,
+    pub secret_access_key: Secret,
+    /// Objects in flight at once.
+    pub transfers: usize,
+    pub path_style: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// Units whose period ended longer ago go to the backfill subject.
+    pub live_days: u32,
+    /// How long announcing is tried when NATS is away.
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Watch {
+    /// Pause between two passes over `data_dir`.
+    pub rescan: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Nats {
+    /// May hold a password.
+    pub urls: Vec<Secret>,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    pub nkey_file: Option<PathBuf>,
+    pub credentials_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    pub replicas: usize,
+    /// Whether this process may create streams and consumers it does not find.
+    pub manage: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Destination {
+    pub name: String,
+    pub kind: DestinationKind,
+}
+
+#[derive(Debug, Clone)]
+pub enum DestinationKind {
+    ClickHouse(ClickHouse),
+    Directory { path: PathBuf },
+}
+
+#[derive(Debug, Clone)]
+pub struct ClickHouse {
+    pub host: String,
+    pub port: u16,
+    pub database: String,
+    pub user: String,
+    pub password: Secret,
+    pub secure: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Puller {
+    /// Names of the destinations this process serves; empty: all.
+    pub destinations: Vec<String>,
+    /// Units in hand at once, per destination.
+    pub slots: usize,
+    /// Bytes that archives and decoded rows may take together.
+    pub memory: u64,
+    /// The lease: how long the server waits for a sign of life before it gives a message to another worker.
+    pub ack_wait: Duration,
+    /// How long a unit may make no progress before its lease is no longer extended.
+    pub stall_timeout: Duration,
+    pub shutdown_grace: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Retry {
+    pub backoff: Backoff,
+    /// Deliveries of one message before it becomes a dead letter.
+    pub attempts: NonZeroU32,
+    /// How long a missing object is waited for.
+    pub missing_object: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Corrections {
+    /// Largest share of an archive's rows that a correction may remove by itself.
+    pub shrink_limit: f64,
+}
+
+impl Config {
+    /// Reads the file named by `--config`, else by `$FERRY_CONFIG`, else `./config.yaml` if there is one, and
+    /// the environment.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds anything wrong: all of it, one line each.
+    pub fn load(path: Option<&Path>, needs: &[Need]) -> Result<Self, ConfigError> {
+        let environment: Vec<(String, String)> = std::env::vars().collect();
+        Self::read(source::tree(path, &environment)?, needs)
+    }
+
+    fn read(tree: serde_json::Value, needs: &[Need]) -> Result<Self, ConfigError> {
+        let mut r = Reader::new(tree);
+        let config = Self {
+            local: Local { data_dir: r.path("local.data_dir"), state_dir: r.path("local.state_dir") },
+            storage: Storage::read(&mut r, needs.contains(&Need::Storage)),
+            publish: Publish {
+                live_days: r.integer("publish.live_days", 3, 0, 36_500),
+                timeout: r.duration("publish.timeout", Duration::from_secs(60)),
+            },
+            watch: Watch { rescan: r.duration("watch.rescan", Duration::from_secs(60)) },
+            nats: Nats::read(&mut r),
+            destinations: destinations(&mut r),
+            puller: Puller {
+                destinations: r.strings("puller.destinations"),
+                slots: r.integer("puller.slots", 4, 1, 1024),
+                memory: r.bytes("puller.memory", 512 << 20),
+                ack_wait: r.duration("puller.ack_wait", Duration::from_secs(60)),
+                stall_timeout: r.duration("puller.stall_timeout", Duration::from_secs(300)),
+                shutdown_grace: r.duration("puller.shutdown_grace", Duration::from_secs(30)),
+            },
+            retry: Retry::read(&mut r),
+            corrections: Corrections { shrink_limit: r.share("corrections.shrink_limit", 0.2) },
+            log: LogSettings {
+                level: r.text("log.level").unwrap_or_else(|| "info".into()),
+                format: r.choice("log.format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
+                dir: r.path("local.log_dir"),
+            },
+            http_listen: r.parsed("http.listen", "an address and a port, e.g. 127.0.0.1:9100"),
+        };
+        if config.puller.ack_wait < Duration::from_secs(1) {
+            r.problem("puller.ack_wait", "must be at least 1s");
+        }
+        if config.puller.memory < 16 << 20 {
+            r.problem("puller.memory", "must be at least 16MiB");
+        }
+        for name in &config.puller.destinations {
+            if config.destination(name).is_none() {
+                r.problem("puller.destinations", &format!("names '{name}', which is not configured"));
+            }
+        }
+        if needs.contains(&Need::DataDir) && config.local.data_dir.is_none() {
+            r.problem("local.data_dir", "is not set (the folder with the archives)");
+        }
+        if needs.contains(&Need::Destination) && config.destinations.is_empty() {
+            r.problem("clickhouse.host", "is not set, and destinations lists none: there is nowhere to load to");
+        }
+        later_keys(&mut r);
+        r.finish()?;
+        Ok(config)
+    }
+
+    pub fn destination(&self, name: &str) -> Option<&Destination> {
+        self.destinations.iter().find(|destination| destination.name == name)
+    }
+
+    /// The directory destination that `puller pull --no-ingest` fills: `local.data_dir`, unless `destinations`
+    /// has a `mirror` of its own.
+    pub fn mirror(&self) -> Option<Destination> {
+        if let Some(own) = self.destination(MIRROR) {
+            return Some(own.clone());
+        }
+        let path = self.local.data_dir.clone()?;
+        Some(Destination { name: MIRROR.into(), kind: DestinationKind::Directory { path } })
+    }
+}
+
+impl Storage {
+    fn read(r: &mut Reader, needed: bool) -> Self {
+        let mut text =
+            |key: &str, meaning: &str| if needed { r.required(key, meaning) } else { r.text(key).unwrap_or_default() };
+        let bucket = text("storage.r2.bucket", "the name of the bucket");
+        let endpoint = text("storage.r2.endpoint", "e.g. https://<account id>.r2.cloudflarestorage.com");
+        let access_key_id = text("storage.r2.access_key_id", "part of the bucket's API token");
+        let secret_access_key = text("storage.r2.secret_access_key", "part of the bucket's API token");
+        // A single value today. The names of the others are refused by name, not as typing errors.
+        r.choice("storage.type", &[("r2", ()), ("s3", ())]);
+        Self {
+            bucket,
+            prefix: Prefix::new(&r.text("storage.r2.prefix").unwrap_or_else(|| "download".into())),
+            endpoint,
+            region: r.text("storage.r2.region").unwrap_or_else(|| "auto".into()),
+            access_key_id,
+            secret_access_key: Secret::new(secret_access_key),
+            transfers: r.integer("storage.r2.transfers", 8, 1, 256),
+            path_style: r.flag("storage.r2.path_style", true),
+        }
+    }
+}
+
+impl Nats {
+    fn read(r: &mut Reader) -> Self {
+        let urls: Vec<Secret> = r.strings("nats.url").into_iter().map(Secret::new).collect();
+        Self {
+            urls: if urls.is_empty() { vec![Secret::new("nats://127.0.0.1:4222")] } else { urls },
+            user: r.text("nats.user"),
+            password: r.text("nats.password").map(Secret::new),
+            nkey_file: r.path("nats.nkey_file"),
+            credentials_file: r.path("nats.credentials_file"),
+            ca_file: r.path("nats.tls.ca_file"),
+            cert_file: r.path("nats.tls.cert_file"),
+            key_file: r.path("nats.tls.key_file"),
+            replicas: r.integer("nats.replicas", 1, 1, 5),
+            manage: r.flag("nats.manage", true),
+        }
+    }
+}
+
+impl Retry {
+    fn read(r: &mut Reader) -> Self {
+        let linear = r.choice("retry.mode", &[("exponential", false), ("linear", true)]);
+        let factor = r.number("retry.factor", 2.0, 1.0, 100.0);
+        Self {
+            backoff: Backoff {
+                initial: r.duration("retry.initial", Duration::from_secs(15)),
+                growth: if linear { Growth::Linear } else { Growth::Exponential { factor } },
+                max: r.duration("retry.max", Duration::from_secs(1800)),
+            },
+            attempts: r.integer(
+                "retry.attempts",
+                const { NonZeroU32::new(6).expect("not zero") },
+                NonZeroU32::MIN,
+                const { NonZeroU32::new(24).expect("not zero") },
+            ),
+            missing_object: r.duration("retry.missing_object", Duration::from_secs(900)),
+        }
+    }
+}
+
+impl ClickHouse {
+    fn read(r: &mut Reader, section: &str, host: String) -> Self {
+        let key = |name: &str| format!("{section}.{name}");
+        let secure = r.flag(&key("secure"), false);
+        Self {
+            host,
+            port: r.integer(&key("port"), if secure { 8443 } else { 8123 }, 1, u16::MAX),
+            database: r.identifier(&key("database"), "marketferry"),
+            user: r.text(&key("user")).unwrap_or_else(|| "default".into()),
+            password: Secret::new(r.text(&key("password")).unwrap_or_default()),
+            secure,
+        }
+    }
+}
+
+fn destinations(r: &mut Reader) -> Vec<Destination> {
+    let mut all = Vec::new();
+    // Read also without a host, so that every key of the section is known.
+    let host = r.text("clickhouse.host");
+    let primary = ClickHouse::read(r, "clickhouse", host.clone().unwrap_or_default());
+    if host.is_some() {
+        all.push(Destination { name: PRIMARY.into(), kind: DestinationKind::ClickHouse(primary) });
+    }
+    for index in 0..r.list_len("destinations") {
+        let section = format!("destinations.{index}");
+        let name = r.token(&format!("{section}.name"), "the destination's name, e.g. backup");
+        let directory = r.choice(&format!("{section}.type"), &[("clickhouse", false), ("directory", true)]);
+        r.integer(&format!("{section}.initial_days"), 1825_u32, 0, 36_500);
+        let kind = if directory {
+            let path = r.required(&format!("{section}.path"), "the folder the archives are kept in");
+            DestinationKind::Directory { path: path.into() }
+        } else {
+            let host = r.required(&format!("{section}.host"), "the ClickHouse server");
+            DestinationKind::ClickHouse(ClickHouse::read(r, &section, host))
+        };
+        if all.iter().any(|other: &Destination| other.name == name) {
+            r.problem(&format!("{section}.name"), &format!("'{name}' is used twice"));
+        }
+        all.push(Destination { name, kind });
+    }
+    all
+}
+
+/// Keys of parts that are named but not built yet: accepted, so that one file serves every version.
+fn later_keys(r: &mut Reader) {
+    for key in [
+        "storage.fs.path",
+        "storage.rsync.host",
+        "storage.rsync.port",
+        "storage.rsync.user",
+        "storage.rsync.key_file",
+        "storage.rsync.path",
+        "storage.bwlimit",
+        "download.symbols",
+        "download.intervals",
+        "download.market",
+        "download.datasets",
+        "download.base_url",
+        "download.every",
+        "download.recheck_days",
+        "publish.when",
+        "publish.settle",
+        "publish.grace",
+        "publish.cleanup_after",
+        "publish.keep_days",
+        "watch.min_age",
+        "puller.group.rows",
+        "puller.group.bytes",
+        "puller.group.linger",
+    ] {
+        r.reserved(key);
+    }
+}
+
+#[cfg(test)]
+mod tests;

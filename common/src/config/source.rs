@@ -1,0 +1,69 @@
+//! Where settings come from, merged into one tree.
+
+use std::path::{Path, PathBuf};
+
+use config::{Environment, File, FileFormat};
+use serde_json::Value;
+
+use super::ConfigError;
+
+/// The environment names of the cron job this replaces, which people have in their `.env`.
+const OLDER_NAMES: [(&str, &str); 16] = [
+    ("R2_ACCESS_KEY_ID", "storage.r2.access_key_id"),
+    ("R2_SECRET_ACCESS_KEY", "storage.r2.secret_access_key"),
+    ("R2_ENDPOINT", "storage.r2.endpoint"),
+    ("R2_BUCKET", "storage.r2.bucket"),
+    ("R2_PREFIX", "storage.r2.prefix"),
+    ("R2_TRANSFERS", "storage.r2.transfers"),
+    ("STORAGE_TYPE", "storage.type"),
+    ("LOCAL_DATA_DIR", "local.data_dir"),
+    ("LOCAL_STATE_DIR", "local.state_dir"),
+    ("LOCAL_LOG_DIR", "local.log_dir"),
+    ("CLICKHOUSE_HOST", "clickhouse.host"),
+    ("CLICKHOUSE_PORT", "clickhouse.port"),
+    ("CLICKHOUSE_DB", "clickhouse.database"),
+    ("CLICKHOUSE_USER", "clickhouse.user"),
+    ("CLICKHOUSE_PASSWORD", "clickhouse.password"),
+    ("NATS_URL", "nats.url"),
+];
+
+const FERRY_CONFIG: &str = "FERRY_CONFIG";
+const DEFAULT_FILE: &str = "config.yaml";
+
+/// Merges the file, `FERRY__…` and the older names; of two, the one named later here wins.
+/// An empty environment variable counts as not set: compose files pass those on.
+pub(super) fn tree(path: Option<&Path>, environment: &[(String, String)]) -> Result<Value, ConfigError> {
+    let variable = |name: &str| {
+        environment.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.clone())
+    };
+    let mut builder = config::Config::builder();
+    if let Some(file) = file(path, variable(FERRY_CONFIG).as_deref()) {
+        let text = std::fs::read_to_string(&file).map_err(|error| ConfigError::file(&file, &error))?;
+        builder = builder.add_source(File::from_str(&text, FileFormat::Yaml));
+        // Parsed once by itself, so that an error names the file.
+        config::Config::builder()
+            .add_source(File::from_str(&text, FileFormat::Yaml))
+            .build()
+            .map_err(|error| ConfigError::file(&file, &error))?;
+    }
+    let ferry: std::collections::HashMap<String, String> =
+        environment.iter().filter(|(key, _)| key.starts_with("FERRY__")).cloned().collect();
+    builder = builder.add_source(
+        Environment::with_prefix("FERRY").prefix_separator("__").separator("__").ignore_empty(true).source(Some(ferry)),
+    );
+    for (name, key) in OLDER_NAMES {
+        builder = builder
+            .set_override_option(key, variable(name))
+            .map_err(|error| ConfigError::one(key, &error.to_string()))?;
+    }
+    let merged = builder.build().map_err(|error| ConfigError::one("configuration", &error.to_string()))?;
+    merged.try_deserialize().map_err(|error| ConfigError::one("configuration", &error.to_string()))
+}
+
+fn file(path: Option<&Path>, from_environment: Option<&str>) -> Option<PathBuf> {
+    match (path, from_environment) {
+        (Some(path), _) => Some(path.to_owned()),
+        (None, Some(path)) => Some(path.into()),
+        (None, None) => Some(PathBuf::from(DEFAULT_FILE)).filter(|default| default.exists()),
+    }
+}

@@ -1,0 +1,20 @@
+//! What both sites must agree on: names of units, the marker, object keys, checksums, configuration.
+//!
+//! Refused here: anything only one binary needs, anything that knows what is inside an archive, and the queue
+//! (crate `nats`). Only [`object_store`] names S3 types.
+
+pub mod unit;
+
+pub mod checksum;
+pub mod marker;
+pub mod object_key;
+
+pub mod object_store;
+
+pub mod backoff;
+pub mod config;
+pub mod doctor;
+pub mod exit;
+pub mod http;
+pub mod shutdown;
+pub mod telemetry;

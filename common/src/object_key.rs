@@ -1,0 +1,118 @@
+//! Where things lie in the bucket.
+//!
+//! An archive's key is `<prefix>/<path below data_dir>`. Beside them, under `<prefix>/_markers/`, one folder a
+//! unit holds its manifests: `<revision>.json`, never rewritten, and `current.json`, which names the newest.
+
+use crate::unit::{Unit, shorten};
+
+const MARKERS: &str = "_markers";
+
+/// Longest key S3 and R2 accept, in bytes.
+pub const KEY_BYTES_MAX: usize = 1024;
+
+/// The prefix all our keys share; empty means the bucket's root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefix(String);
+
+impl Prefix {
+    /// Takes the prefix as people write it, with or without slashes around it.
+    pub fn new(text: &str) -> Self {
+        Self(text.trim_matches('/').to_owned())
+    }
+
+    /// The key of the archive with this path below `data_dir`.
+    pub fn archive_key(&self, path: &str) -> String {
+        self.join(path)
+    }
+
+    pub fn manifest_key(&self, unit: &Unit, revision: &impl std::fmt::Display) -> String {
+        self.join(&format!("{MARKERS}/{unit}/{revision}.json"))
+    }
+
+    pub fn current_key(&self, unit: &Unit) -> String {
+        self.join(&format!("{MARKERS}/{unit}/current.json"))
+    }
+
+    fn join(&self, path: &str) -> String {
+        if self.0.is_empty() { path.to_owned() } else { format!("{}/{path}", self.0) }
+    }
+
+    /// The path below `data_dir` of an archive's key, from an untrusted marker.
+    ///
+    /// # Errors
+    /// The key lies outside the prefix, among the manifests, or would not be a plain relative path.
+    pub fn archive_path<'k>(&self, key: &'k str) -> Result<&'k str, KeyError> {
+        let refuse = |why| Err(KeyError { key: shorten(key), why });
+        if key.len() > KEY_BYTES_MAX {
+            return refuse("it is longer than 1,024 bytes");
+        }
+        let path = if self.0.is_empty() {
+            Some(key)
+        } else {
+            key.strip_prefix(&self.0).and_then(|rest| rest.strip_prefix('/'))
+        };
+        let Some(path) = path else {
+            return refuse("it is outside storage.r2.prefix");
+        };
+        if path.chars().any(|c| c.is_control() || c == '\\') {
+            return refuse("it has a control character or a backslash");
+        }
+        let mut segments = path.split('/');
+        if segments.clone().any(|segment| matches!(segment, "" | "." | "..")) {
+            return refuse("it has an empty, '.' or '..' segment");
+        }
+        if segments.next() == Some(MARKERS) {
+            return refuse("it is among the manifests");
+        }
+        Ok(path)
+    }
+}
+
+impl std::fmt::Display for Prefix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("object key '{key}' is refused: {why}")]
+pub struct KeyError {
+    key: String,
+    why: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_lie_under_the_prefix() {
+        let unit: Unit = "binance/um/klines/1h/2026-02-14".parse().expect("a unit");
+        let prefix = Prefix::new("/download/");
+        assert_eq!(prefix.archive_key("data/a.zip"), "download/data/a.zip");
+        assert_eq!(prefix.current_key(&unit), "download/_markers/binance/um/klines/1h/2026-02-14/current.json");
+        assert_eq!(Prefix::new("").archive_key("data/a.zip"), "data/a.zip");
+    }
+
+    #[test]
+    fn only_archive_paths_come_back() {
+        let prefix = Prefix::new("download");
+        assert_eq!(prefix.archive_path("download/data/币安人生USDT/a.zip"), Ok("data/币安人生USDT/a.zip"));
+        for key in [
+            "other/data/a.zip",
+            "downloads/a.zip",
+            "download",
+            "download/",
+            "download/../a.zip",
+            "download/data//a.zip",
+            "download//etc/passwd",
+            "download/data/./a.zip",
+            "download/da\nta/a.zip",
+            "download/data\\a.zip",
+            "download/_markers/x.json",
+            &format!("download/{}", "a".repeat(1024)),
+        ] {
+            assert!(prefix.archive_path(key).is_err(), "{key}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! SIGTERM and SIGINT: the first asks to drain, the second ends the process at once.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Exit status of a process that a second signal ended in mid-drain: 128 + SIGTERM, as a shell would report.
+const FORCED: i32 = 143;
+
+/// Starts listening for signals; the token is cancelled at the first.
+///
+/// # Errors
+/// The operating system refuses a signal handler.
+pub fn on_signals() -> std::io::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        for forced in [false, true] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if forced {
+                tracing::warn!("second signal, stopping at once; what is in hand will be delivered again");
+                std::process::exit(FORCED);
+            }
+            tracing::info!("signal received, draining");
+            cancelled.cancel();
+        }
+    });
+    Ok(token)
+}
