@@ -1,0 +1,178 @@
+//! Connecting, and what can go wrong with a server.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, Context};
+use async_nats::{ConnectErrorKind, ConnectOptions, Event};
+use common::backoff::Backoff;
+use common::config::{Nats, Secret};
+
+/// A frozen link is noticed after two missed pings.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to NATS, shared by cloning.
+#[derive(Clone)]
+pub struct Bus {
+    pub(crate) client: async_nats::Client,
+    pub(crate) context: Context,
+    /// This process's unique name.
+    pub(crate) worker: String,
+}
+
+impl Bus {
+    /// Connects once; after that the connection comes back by itself.
+    ///
+    /// # Errors
+    /// No server answers, none accepts the credentials, or a file of them cannot be read.
+    pub async fn connect(config: &Nats, worker: &str) -> Result<Self, BusError> {
+        let mut options = ConnectOptions::new()
+            .name(worker)
+            .connection_timeout(CONNECT_TIMEOUT)
+            .ping_interval(PING_INTERVAL)
+            .reconnect_delay_callback(|attempt| Backoff::RECONNECT.delay(u32::try_from(attempt).unwrap_or(u32::MAX)))
+            .event_callback(log_event);
+        if let (Some(user), password) = (&config.user, &config.password) {
+            let password = password.as_ref().map(Secret::reveal).unwrap_or_default();
+            options = options.user_and_password(user.clone(), password.to_owned());
+        }
+        if let Some(file) = &config.nkey_file {
+            options = options.nkey(read(file)?.trim().to_owned());
+        }
+        if let Some(file) = &config.credentials_file {
+            options = options.credentials(&read(file)?).map_err(|error| unusable(file, &error))?;
+        }
+        if let Some(file) = &config.ca_file {
+            options = options.add_root_certificates(file.clone()).require_tls(true);
+        }
+        if let (Some(cert), Some(key)) = (&config.cert_file, &config.key_file) {
+            options = options.add_client_certificate(cert.clone(), key.clone());
+        }
+        let urls: Vec<&str> = config.urls.iter().map(Secret::reveal).collect();
+        let client = options.connect(urls).await.map_err(|error| {
+            let kind = match error.kind() {
+                ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => BusErrorKind::Denied,
+                ConnectErrorKind::ServerParse | ConnectErrorKind::Tls => BusErrorKind::Refused,
+                ConnectErrorKind::Dns
+                | ConnectErrorKind::TimedOut
+                | ConnectErrorKind::Io
+                | ConnectErrorKind::MaxReconnects => BusErrorKind::Unavailable,
+            };
+            BusError::new(kind, format!("cannot connect to {}", public_urls(config)), &error)
+        })?;
+        let context = jetstream::new(client.clone());
+        Ok(Self { client, context, worker: worker.to_owned() })
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Sends what is queued; best effort, for the end of a process.
+    pub async fn close(&self) {
+        if let Err(error) = self.client.drain().await {
+            tracing::debug!(%error, "closing the NATS connection");
+        }
+    }
+}
+
+/// The configured servers without user names and passwords.
+fn public_urls(config: &Nats) -> String {
+    let public = |url: &Secret| {
+        let url = url.reveal();
+        let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+        format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
+    };
+    config.urls.iter().map(public).collect::<Vec<_>>().join(", ")
+}
+
+fn read(file: &Path) -> Result<String, BusError> {
+    std::fs::read_to_string(file).map_err(|error| unusable(file, &error))
+}
+
+fn unusable(file: &Path, error: &std::io::Error) -> BusError {
+    BusError::new(BusErrorKind::Refused, format!("cannot use {}", file.display()), error)
+}
+
+/// Permission errors are visible nowhere else: a denied request only times out.
+async fn log_event(event: Event) {
+    match event {
+        Event::Connected => tracing::info!("connected to NATS"),
+        Event::Disconnected => tracing::warn!("connection to NATS lost, reconnecting"),
+        Event::ServerError(error) => tracing::warn!(%error, "NATS server error"),
+        Event::ClientError(error) => tracing::warn!(%error, "NATS client error"),
+        Event::SlowConsumer(subscription) => tracing::warn!(subscription, "NATS drops messages to a slow subscription"),
+        Event::LameDuckMode => tracing::info!("NATS server is shutting down, moving to another"),
+        Event::Draining | Event::Closed => tracing::debug!(%event, "NATS connection"),
+    }
+}
+
+/// What a caller can do about an error of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BusErrorKind {
+    /// Away, slow or without a leader: worth another try.
+    Unavailable,
+    Denied,
+    /// A stream or consumer is not there.
+    Missing,
+    /// The server refuses the request for good.
+    Refused,
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub struct BusError {
+    pub kind: BusErrorKind,
+    doing: String,
+    why: String,
+}
+
+impl BusError {
+    pub(crate) fn new(kind: BusErrorKind, doing: impl Into<String>, why: &(impl std::error::Error + ?Sized)) -> Self {
+        let mut text = why.to_string();
+        let mut source = why.source();
+        while let Some(error) = source {
+            let error_text = error.to_string();
+            if !text.contains(&error_text) {
+                text.push_str(": ");
+                text.push_str(&error_text);
+            }
+            source = error.source();
+        }
+        Self { kind, doing: doing.into(), why: text }
+    }
+
+    pub(crate) fn unavailable(doing: impl Into<String>, why: &(impl std::error::Error + ?Sized)) -> Self {
+        Self::new(BusErrorKind::Unavailable, doing, why)
+    }
+
+    pub(crate) fn plain(kind: BusErrorKind, doing: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { kind, doing: doing.into(), why: why.into() }
+    }
+}
+
+impl fmt::Display for BusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NATS: {}: {}", self.doing, self.why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_show_no_password() {
+        let check = |url: &str, public: &str| {
+            let yaml = serde_json::json!({ "nats": { "url": url } });
+            let file = tempfile::NamedTempFile::with_suffix(".yaml").expect("a temporary file");
+            std::fs::write(file.path(), yaml.to_string()).expect("written");
+            let config = common::config::Config::load(Some(file.path()), &[]).expect("reads");
+            assert_eq!(public_urls(&config.nats), public);
+        };
+        check("nats://user:p@ss@host:4222", "nats://host:4222");
+        check("tls://host:4222", "tls://host:4222");
+        check("host", "nats://host");
+    }
+}

@@ -1,0 +1,140 @@
+//! Pulling deliveries for one destination: live units first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::consumer::pull::Batch;
+use futures::StreamExt;
+use tokio::task::JoinHandle;
+
+use crate::connection::{Bus, BusError};
+use crate::delivery::Delivery;
+use crate::lease::Lease;
+use crate::topology::{ConsumerSettings, backfill_consumer, ready_consumer};
+
+/// How long an idle pull stays open at the server.
+const IDLE_PULL: Duration = Duration::from_secs(20);
+/// The server says this often that an idle pull is still known, so that a lost one is noticed.
+const IDLE_HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// A delivery and the lease on it.
+pub struct Held {
+    pub delivery: Arc<Delivery>,
+    pub lease: Lease,
+}
+
+/// The two durable consumers of one destination.
+pub struct Intake {
+    ready: Puller,
+    backfill: Puller,
+}
+
+impl Intake {
+    /// Looks the consumers up; needs no right to create them.
+    pub async fn open(bus: &Bus, settings: &ConsumerSettings, stall_timeout: Duration) -> Result<Self, BusError> {
+        let puller = async |name: String| {
+            let consumer = bus.durable(&name).await?;
+            let pull = Pull { consumer, client: bus.client.clone(), ack_wait: settings.ack_wait, stall_timeout };
+            Ok::<_, BusError>(Puller { pull, idle: None })
+        };
+        Ok(Self {
+            ready: puller(ready_consumer(&settings.destination)).await?,
+            backfill: puller(backfill_consumer(&settings.destination)).await?,
+        })
+    }
+
+    /// Waits for deliveries, at most `free` when there is a backlog. When idle, one of each lane may come.
+    ///
+    /// Ready ones first; the backlog is asked only when there are none. May return nothing after a while. Safe to drop
+    /// at any await: pulls that are open go on, and what they bring is held under its lease until the next call.
+    pub async fn next(&mut self, free: usize) -> Result<Vec<Held>, BusError> {
+        for puller in [&mut self.ready, &mut self.backfill] {
+            if puller.idle.as_ref().is_some_and(JoinHandle::is_finished) {
+                return puller.idle().await;
+            }
+            let held = puller.pull.now(free).await?;
+            if !held.is_empty() {
+                return Ok(held);
+            }
+        }
+        tokio::select! {
+            biased;
+            held = self.ready.idle() => held,
+            held = self.backfill.idle() => held,
+        }
+    }
+
+    /// Whatever is there right now, at most `free`.
+    pub async fn now(&mut self, free: usize) -> Result<Vec<Held>, BusError> {
+        let held = self.ready.pull.now(free).await?;
+        if held.is_empty() { self.backfill.pull.now(free).await } else { Ok(held) }
+    }
+}
+
+struct Puller {
+    pull: Pull,
+    /// An open pull for one message. In a task of its own, so that the lease starts when the message arrives, even
+    /// if every slot is busy by then.
+    idle: Option<JoinHandle<Result<Vec<Held>, BusError>>>,
+}
+
+impl Puller {
+    async fn idle(&mut self) -> Result<Vec<Held>, BusError> {
+        let pull = &self.pull;
+        let task = self.idle.get_or_insert_with(|| tokio::spawn(pull.clone().wait()));
+        let ended = task.await;
+        self.idle = None;
+        ended.unwrap_or_else(|error| Err(BusError::unavailable("pulling", &error)))
+    }
+}
+
+impl Drop for Puller {
+    fn drop(&mut self) {
+        if let Some(task) = &self.idle {
+            task.abort();
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Pull {
+    consumer: PullConsumer,
+    client: async_nats::Client,
+    ack_wait: Duration,
+    stall_timeout: Duration,
+}
+
+impl Pull {
+    async fn now(&self, count: usize) -> Result<Vec<Held>, BusError> {
+        let batch = self.consumer.fetch().max_messages(count).messages().await;
+        self.hold(batch.map_err(|error| BusError::unavailable("pulling", &error))?).await
+    }
+
+    async fn wait(self) -> Result<Vec<Held>, BusError> {
+        let pull = self.consumer.batch().max_messages(1).expires(IDLE_PULL).heartbeat(IDLE_HEARTBEAT);
+        self.hold(pull.messages().await.map_err(|error| BusError::unavailable("pulling", &error))?).await
+    }
+
+    async fn hold(&self, mut batch: Batch) -> Result<Vec<Held>, BusError> {
+        let mut held = Vec::new();
+        while let Some(message) = batch.next().await {
+            match message {
+                Ok(message) => {
+                    let delivery = Arc::new(Delivery::new(message, &self.client)?);
+                    let lease = Lease::hold(delivery.clone(), self.ack_wait, self.stall_timeout);
+                    held.push(Held { delivery, lease });
+                }
+                // What came before the error is in hand and must not be dropped with it.
+                Err(error) if held.is_empty() => {
+                    return Err(BusError::unavailable("pulling", error.as_ref()));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a pull ended early");
+                    break;
+                }
+            }
+        }
+        Ok(held)
+    }
+}

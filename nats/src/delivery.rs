@@ -1,0 +1,108 @@
+//! One delivery of a marker, and settling it.
+
+use std::time::Duration;
+
+use async_nats::{Client, Request, RequestErrorKind, Subject};
+use bytes::Bytes;
+use common::backoff::Backoff;
+use jiff::Timestamp;
+
+use crate::connection::BusError;
+
+/// How long one confirmation is waited for.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long settling is tried: longer than a cluster takes to elect a leader.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A marker handed to this worker, until it is settled.
+pub struct Delivery {
+    pub subject: String,
+    pub payload: Bytes,
+    /// Deliveries of this message so far, this one included.
+    pub attempt: u32,
+    /// Sequence in the stream MARKERS.
+    pub stream_sequence: u64,
+    pub consumer: String,
+    /// When the stream stored the message.
+    pub stored_at: Timestamp,
+    reply: Subject,
+    client: Client,
+}
+
+impl Delivery {
+    pub(crate) fn new(message: async_nats::jetstream::Message, client: &Client) -> Result<Self, BusError> {
+        let refused = |why: &str| BusError::plain(crate::BusErrorKind::Refused, "reading a delivery", why);
+        let info = message.info().map_err(|error| refused(&error.to_string()))?;
+        let stored_at = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos());
+        Ok(Self {
+            attempt: u32::try_from(info.delivered).unwrap_or(1).max(1),
+            stream_sequence: info.stream_sequence,
+            consumer: info.consumer.to_owned(),
+            stored_at: stored_at.map_err(|error| refused(&error.to_string()))?,
+            subject: message.subject.to_string(),
+            payload: message.payload.clone(),
+            reply: message.reply.clone().ok_or_else(|| refused("it has no reply subject"))?,
+            client: client.clone(),
+        })
+    }
+
+    /// Done. Returns when the server has confirmed it.
+    pub async fn ack(&self) -> Result<(), SettleError> {
+        self.settle(Bytes::from_static(b"+ACK")).await
+    }
+
+    /// To be delivered again after the delay. Always explicit: a plain nak comes back at once.
+    pub async fn nak(&self, delay: Duration) -> Result<(), SettleError> {
+        self.settle(format!("-NAK {{\"delay\":{}}}", delay.as_nanos()).into()).await
+    }
+
+    /// Never to be delivered again. Only after its dead letter is stored.
+    pub async fn term(&self, reason: &str) -> Result<(), SettleError> {
+        let reason: String = reason.chars().filter(|c| !c.is_control()).take(200).collect();
+        self.settle(format!("+TERM {reason}").into()).await
+    }
+
+    /// Extends the lease by one ack_wait from now.
+    pub(crate) async fn extend(&self) -> Result<(), SettleError> {
+        self.confirmed(Bytes::from_static(b"+WPI")).await
+    }
+
+    async fn settle(&self, verb: Bytes) -> Result<(), SettleError> {
+        let tried = async {
+            for attempt in 1.. {
+                match self.confirmed(verb.clone()).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => {
+                        tracing::debug!(%error, attempt, subject = self.subject, "settling, trying again");
+                        tokio::time::sleep(Backoff::RECONNECT.delay(attempt)).await;
+                    }
+                }
+            }
+            Err(SettleError("no attempt was made".into()))
+        };
+        let given_up =
+            |_| Err(SettleError(format!("the server did not confirm within {} s", SETTLE_TIMEOUT.as_secs())));
+        tokio::time::timeout(SETTLE_TIMEOUT, tried).await.unwrap_or_else(given_up)
+    }
+
+    /// Sends an acknowledgement and waits for the server's.
+    ///
+    /// async-nats' own `double_ack` takes any reply for a success, also "no responders" while a consumer has no leader;
+    /// a confirmation is an empty reply, and `send_request` turns "no responders" into an error.
+    async fn confirmed(&self, verb: Bytes) -> Result<(), SettleError> {
+        let request = Request::new().payload(verb).timeout(Some(CONFIRM_TIMEOUT));
+        match self.client.send_request(self.reply.clone(), request).await {
+            Ok(reply) if reply.payload.is_empty() => Ok(()),
+            Ok(reply) => Err(SettleError(format!("unexpected reply of {} bytes", reply.payload.len()))),
+            Err(error) => Err(SettleError(match error.kind() {
+                RequestErrorKind::NoResponders => "the consumer has no leader or is gone".into(),
+                _ => error.to_string(),
+            })),
+        }
+    }
+}
+
+/// The server did not confirm: the message will be delivered again when its lease ends.
+#[derive(Debug, thiserror::Error)]
+#[error("acknowledgement not confirmed: {0}")]
+pub struct SettleError(String);

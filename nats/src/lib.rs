@@ -1,0 +1,29 @@
+//! The queue: markers in, deliveries out, and nothing lost between them.
+//!
+//! `design.md` beside this crate's `Cargo.toml` is the delivery contract. Only this crate names `async-nats` types;
+//! it knows nothing of what a unit's archives hold.
+
+mod connection;
+mod subject;
+mod topology;
+
+mod publisher;
+
+mod consumer;
+mod delivery;
+mod lease;
+
+mod dead_letter;
+mod progress;
+mod roster;
+
+pub use connection::{Bus, BusError, BusErrorKind};
+pub use consumer::{Held, Intake};
+pub use dead_letter::DeadLetter;
+pub use delivery::{Delivery, SettleError};
+pub use lease::{Activity, Lease};
+pub use progress::{DestinationProgress, StreamState};
+pub use publisher::{Latest, Published};
+pub use roster::{Roster, WorkerState};
+pub use subject::{Lane, MarkerSubject};
+pub use topology::{ConsumerSettings, Missing};

@@ -1,0 +1,126 @@
+//! Announcing a unit: stored on the stream exactly once, or known not to be.
+
+use std::time::Duration;
+
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind};
+use bytes::Bytes;
+use common::checksum::Sha256Sum;
+use common::marker::Marker;
+use common::unit::Unit;
+
+use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::subject::MarkerSubject;
+use crate::topology::MARKERS;
+
+/// The newest marker of a unit on the stream.
+#[derive(Debug, Clone)]
+pub struct Latest {
+    /// `None` when the message there is not a marker this version reads.
+    pub marker: Option<Marker>,
+    /// Sequence of the last message on the ready subject; 0 when there is none.
+    pub ready_sequence: u64,
+    /// The same for the backfill subject.
+    pub backfill_sequence: u64,
+}
+
+/// How a publish ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    Stored {
+        sequence: u64,
+    },
+    /// The subject's last message is this revision already: an earlier, ambiguous try arrived after all.
+    AlreadyThere,
+    /// Somebody else published another revision in the meantime: read the stream and decide again.
+    Overtaken,
+}
+
+impl Bus {
+    /// The newest marker of a unit, from whichever of its two subjects has it.
+    ///
+    /// Read from any replica, so it may be stale; the publish notices that by its expected sequence.
+    pub async fn latest_marker(&self, unit: &Unit) -> Result<Latest, BusError> {
+        let subjects = [false, true].map(|backfill| MarkerSubject::announcement(unit, backfill));
+        let (ready, backfill) = futures::try_join!(self.last(&subjects[0]), self.last(&subjects[1]))?;
+        let sequence = |message: &Option<(u64, Bytes)>| message.as_ref().map_or(0, |(sequence, _)| *sequence);
+        let (ready_sequence, backfill_sequence) = (sequence(&ready), sequence(&backfill));
+        let newest = if ready_sequence > backfill_sequence { ready } else { backfill };
+        let marker = newest.and_then(|(_, payload)| Marker::parse(&payload).ok());
+        Ok(Latest { marker, ready_sequence, backfill_sequence })
+    }
+
+    async fn last(&self, subject: &str) -> Result<Option<(u64, Bytes)>, BusError> {
+        let doing = || format!("last message of {subject}");
+        let stream = self.context.get_stream_no_info(MARKERS).await;
+        let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
+        match stream.direct_get_last_for_subject(subject).await {
+            Ok(message) => Ok(Some((message.sequence, message.payload))),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(BusError::unavailable(doing(), &error)),
+        }
+    }
+
+    /// Publishes a marker once.
+    ///
+    /// `expected_last` is the sequence of the last message on the subject (0: none). With it and the message id the
+    /// server refuses a second copy; an answer that leaves doubt is settled by reading the subject back from
+    /// the stream's leader.
+    ///
+    /// # Errors
+    /// `Unavailable`: no answer, and the read back did not show the marker. It may still arrive; publishing the same
+    /// again is safe.
+    pub async fn publish_marker(
+        &self,
+        subject: &str,
+        revision: &Sha256Sum,
+        payload: Vec<u8>,
+        expected_last: u64,
+    ) -> Result<Published, BusError> {
+        let doing = || format!("publishing {subject}");
+        let message = PublishMessage::build()
+            .payload(payload.into())
+            // The id is compared across the whole stream, so it must hold the subject too.
+            .message_id(format!("{subject}@{revision}"))
+            .expected_last_subject_sequence(expected_last)
+            .expected_stream(MARKERS);
+        let sent = async { self.context.send_publish(subject.to_owned(), message).await?.await };
+        // The library's own timeout covers the ack only, not a full command queue.
+        let answer = tokio::time::timeout(Duration::from_secs(10), sent).await;
+        let error = match answer {
+            // A duplicate id may also be an older message: the same revision published before another one, which
+            // this publish was to bring back.
+            Ok(Ok(ack)) if !ack.duplicate => return Ok(Published::Stored { sequence: ack.sequence }),
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => match error.kind() {
+                PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId => None,
+                PublishErrorKind::StreamNotFound
+                | PublishErrorKind::TimedOut
+                | PublishErrorKind::BrokenPipe
+                | PublishErrorKind::MaxAckPending => Some(BusError::unavailable(doing(), &error)),
+                PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::Other => {
+                    Some(BusError::new(BusErrorKind::Refused, doing(), &error))
+                }
+            },
+            Err(elapsed) => Some(BusError::unavailable(doing(), &elapsed)),
+        };
+        match (self.last_revision(subject).await, error) {
+            (Ok(Some(found)), _) if found == *revision => Ok(Published::AlreadyThere),
+            (Ok(_), None) => Ok(Published::Overtaken),
+            (_, Some(error)) | (Err(error), None) => Err(error),
+        }
+    }
+
+    /// The revision of the subject's last message, asked of the leader.
+    async fn last_revision(&self, subject: &str) -> Result<Option<Sha256Sum>, BusError> {
+        let doing = || format!("reading back {subject}");
+        let stream = self.context.get_stream_no_info(MARKERS).await;
+        let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
+        match stream.get_last_raw_message_by_subject(subject).await {
+            Ok(message) => Ok(Marker::parse(&message.payload).ok().map(|marker| marker.revision)),
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+            Err(error) => Err(BusError::unavailable(doing(), &error)),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Which workers are alive and what they hold: asked of all of them at once, stored nowhere.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::connection::{Bus, BusError, BusErrorKind};
+
+/// What one worker says of itself for one destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerState {
+    pub worker: String,
+    pub started_at: Timestamp,
+    /// Units this worker holds under a lease.
+    pub in_hand: Vec<String>,
+    /// Units this worker handed back, to be delivered again later.
+    pub parked: u64,
+    /// Why it is not pulling, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
+}
+
+/// The workers that answered.
+#[derive(Debug, Clone, Default)]
+pub struct Roster {
+    pub workers: Vec<WorkerState>,
+}
+
+impl Bus {
+    /// Answers for this worker until `stop`.
+    pub async fn answer_roster(
+        &self,
+        destination: &str,
+        state: impl Fn() -> WorkerState + Send + 'static,
+        stop: CancellationToken,
+    ) -> Result<(), BusError> {
+        let subscribed = self.client.subscribe(subject(destination)).await;
+        let mut asked = subscribed.map_err(|error| BusError::new(BusErrorKind::Refused, "subscribing", &error))?;
+        let client = self.client.clone();
+        tokio::spawn(stop.run_until_cancelled_owned(async move {
+            while let Some(question) = asked.next().await {
+                let Some(reply) = question.reply else { continue };
+                let answer = serde_json::to_vec(&state()).expect("strings and numbers always serialise");
+                if let Err(error) = client.publish(reply, answer.into()).await {
+                    tracing::debug!(%error, "answering for the roster");
+                }
+            }
+        }));
+        Ok(())
+    }
+
+    /// Asks every worker of a destination and waits this long for answers.
+    pub async fn roster(&self, destination: &str, wait: Duration) -> Result<Roster, BusError> {
+        let unavailable = |error: &dyn std::error::Error| BusError::unavailable("asking the workers", error);
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| unavailable(&error))?;
+        let asked = self.client.publish_with_reply(subject(destination), inbox, "".into()).await;
+        asked.map_err(|error| unavailable(&error))?;
+        let mut roster = Roster::default();
+        let collecting = async {
+            while let Some(answer) = answers.next().await {
+                // No worker at all: the server says so at once.
+                if answer.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
+                    break;
+                }
+                match serde_json::from_slice(&answer.payload) {
+                    Ok(state) => roster.workers.push(state),
+                    Err(error) => tracing::debug!(%error, "an answer for the roster is not understood"),
+                }
+            }
+        };
+        // Running into the time limit is the normal end: nobody knows how many workers there are.
+        let _: Result<(), tokio::time::error::Elapsed> = tokio::time::timeout(wait, collecting).await;
+        roster.workers.sort_by(|a, b| a.worker.cmp(&b.worker));
+        Ok(roster)
+    }
+}
+
+fn subject(destination: &str) -> String {
+    format!("ferry.workers.{destination}")
+}
