@@ -1,0 +1,107 @@
+//! `puller doctor`: every server, credential and setting, one by one.
+
+use common::config::{Config, DestinationKind};
+use common::doctor::{Report, check_storage};
+use nats::{Bus, ConsumerSettings};
+
+use crate::service::{Failure, worker_name};
+use crate::status::print;
+use crate::warehouse::{Warehouse, WarehouseErrorKind};
+
+pub(crate) async fn run(config: &Config, json: bool) -> Result<u8, Failure> {
+    let mut report = Report::default();
+    check_storage(&mut report, &config.storage).await;
+    check_queue(&mut report, config).await;
+    if config.destinations.is_empty() {
+        report.bad("destinations", "none is configured", "set clickhouse.host, or list some under destinations");
+    }
+    for destination in &config.destinations {
+        let name = format!("destination {}", destination.name);
+        match &destination.kind {
+            DestinationKind::ClickHouse(server) => check_clickhouse(&mut report, &name, server).await,
+            DestinationKind::Directory { path } => check_directory(&mut report, &name, path),
+        }
+    }
+    if let Some(path) = &config.local.data_dir {
+        check_directory(&mut report, "local.data_dir", path);
+    }
+    if json {
+        print(&serde_json::to_string_pretty(&report).expect("strings and numbers always serialise"));
+    } else {
+        print(report.to_text().trim_end());
+    }
+    Ok(report.exit_code())
+}
+
+async fn check_queue(report: &mut Report, config: &Config) {
+    let bus = match Bus::connect(&config.nats, &worker_name()).await {
+        Ok(bus) => bus,
+        Err(error) => {
+            let failure = Failure::from(error);
+            return report.bad("nats", failure.message, "the server must run, and accept these credentials");
+        }
+    };
+    report.good("nats", "reachable, credentials accepted");
+    let settings: Vec<ConsumerSettings> = config
+        .destinations
+        .iter()
+        .map(|destination| ConsumerSettings { destination: destination.name.clone(), ack_wait: config.puller.ack_wait })
+        .collect();
+    match bus.missing(config.nats.replicas, &settings).await {
+        Ok(missing) if missing.is_empty() => report.good("streams and consumers", "as this version expects them"),
+        Ok(missing) => {
+            let found = missing.into_iter().map(|missing| missing.0).collect::<Vec<_>>().join("; ");
+            report.bad("streams and consumers", found, "run `puller migrate`");
+        }
+        Err(error) => {
+            report.bad("streams and consumers", error.to_string(), "is JetStream enabled, and are you allowed to look?")
+        }
+    }
+    let mut names: Vec<String> = config.destinations.iter().map(|destination| destination.name.clone()).collect();
+    names.push(common::config::MIRROR.into());
+    match bus.stale_consumers(&names).await {
+        Ok(stale) if stale.is_empty() => {}
+        Ok(stale) => report.bad(
+            "stale consumers",
+            format!("{} belong to no configured destination", stale.join(", ")),
+            "`puller migrate --prune` removes them",
+        ),
+        // The stream is not there, which was said above.
+        Err(error) => tracing::debug!(%error, "looking for stale consumers"),
+    }
+    bus.close().await;
+}
+
+async fn check_clickhouse(report: &mut Report, name: &str, server: &common::config::ClickHouse) {
+    let mut warehouse = Warehouse::new(server);
+    match warehouse.connect().await {
+        Ok(version) => report.good(name, format!("ClickHouse {version} is reachable and hashes rows as expected")),
+        Err(error) => {
+            let native = matches!(server.port, 9000 | 9440) && error.kind == WarehouseErrorKind::Unavailable;
+            let advice = if native {
+                "clickhouse.port is the native port; the HTTP port is needed, usually 8123 or 8443"
+            } else {
+                error.advice()
+            };
+            return report.bad(name, error.to_string(), advice);
+        }
+    }
+    let tables = format!("{name}, tables");
+    match warehouse.missing_migrations().await {
+        Ok(0) => report.good(&tables, format!("database {} is up to date", warehouse.database())),
+        Ok(missing) => report.bad(&tables, format!("{missing} migrations are missing"), "run `puller migrate`"),
+        Err(error) => report.bad(&tables, error.to_string(), error.advice()),
+    }
+}
+
+fn check_directory(report: &mut Report, name: &str, path: &std::path::Path) {
+    // A real write: mode bits do not tell of read-only mounts or of other users' folders.
+    match tempfile::Builder::new().prefix(".ferry-doctor-").tempfile_in(path) {
+        Ok(_) => report.good(name, format!("{} can be written to", path.display())),
+        Err(error) => report.bad(
+            name,
+            format!("{}: {error}", path.display()),
+            "the folder must exist and this user must be allowed to write to it",
+        ),
+    }
+}

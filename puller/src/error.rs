@@ -1,0 +1,116 @@
+//! What can go wrong with a delivery.
+
+use std::path::PathBuf;
+
+use common::marker::MarkerError;
+use common::object_store::StoreError;
+
+use crate::decode::DecodeError;
+use crate::warehouse::WarehouseError;
+
+/// What is wrong with one object of a unit; the unit's other objects are loaded all the same.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub(crate) enum ObjectFault {
+    #[error("it is not in the bucket")]
+    Missing,
+    #[error("it is not what the marker says: {0}")]
+    Differs(String),
+    #[error("{0}")]
+    Damaged(#[from] DecodeError),
+    #[error("it is refused: {0}")]
+    Refused(String),
+    #[error(
+        "this correction would take away {gone} of the {rows} rows that the archive had, more than corrections.shrink_limit \
+         allows; look at the archive before you accept it"
+    )]
+    Shrunk { gone: u64, rows: u64 },
+    #[error("ClickHouse does not show what was inserted: {0}")]
+    NotReadBack(String),
+}
+
+impl ObjectFault {
+    /// From the closed set of error classes.
+    pub(crate) fn class(&self) -> ErrorClass {
+        match self {
+            Self::Missing => ErrorClass::Missing,
+            Self::Differs(_) => ErrorClass::Mismatch,
+            Self::Damaged(_) => ErrorClass::Damaged,
+            Self::Refused(_) => ErrorClass::Refused,
+            Self::Shrunk { .. } => ErrorClass::Shrunk,
+            Self::NotReadBack(_) => ErrorClass::ReadBack,
+        }
+    }
+}
+
+/// An object and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{key}: {fault}")]
+pub(crate) struct FaultyObject {
+    pub key: String,
+    pub fault: ObjectFault,
+}
+
+/// Why a unit could not be worked through.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorkError {
+    #[error(transparent)]
+    Marker(#[from] MarkerError),
+    #[error("there is no decoder for {0}: update the workers, then retry")]
+    NoDecoder(String),
+    /// Of the marker's manifest; an archive's faults are part of a finished [`crate::destination::Work`].
+    #[error("manifest {0}")]
+    Manifest(FaultyObject),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Warehouse(#[from] WarehouseError),
+    #[error("{path}: {source}", path = path.display())]
+    Disk { path: PathBuf, source: std::io::Error },
+    #[error("a blocking step was lost: {0}")]
+    Panicked(String),
+}
+
+/// Stable names of what goes wrong, for `ingest_log`, dead letters and metrics; ordered by how final they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum ErrorClass {
+    /// An object is not in the bucket.
+    Missing,
+    /// An object's bytes are not those the marker names.
+    Mismatch,
+    /// Inserted, but not found as inserted.
+    ReadBack,
+    /// A server's answer that another try may change.
+    Transient,
+    /// A correction would remove too much.
+    Shrunk,
+    /// The message is not a marker.
+    Malformed,
+    /// The marker is of a schema this version does not read.
+    Schema,
+    /// The marker breaks a rule, or names what may not be loaded.
+    Refused,
+    /// No decoder for the dataset or the interval.
+    Unsupported,
+    /// The archive cannot be decoded.
+    Damaged,
+    /// A defect of ours.
+    Internal,
+}
+
+impl ErrorClass {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Mismatch => "mismatch",
+            Self::ReadBack => "read_back",
+            Self::Transient => "transient",
+            Self::Shrunk => "shrunk",
+            Self::Malformed => "malformed",
+            Self::Schema => "schema",
+            Self::Refused => "refused",
+            Self::Unsupported => "unsupported",
+            Self::Damaged => "damaged",
+            Self::Internal => "internal",
+        }
+    }
+}

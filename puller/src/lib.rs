@@ -1,0 +1,37 @@
+//! The worker: takes markers, fetches and verifies what they name, and brings it to a destination exactly once.
+//!
+//! In the order of the flow: [`job`] (a marker becomes work), [`fetch`], [`decode`], then by the destination's type
+//! [`load`] into ClickHouse (insert, [`read_back`], [`ledger`]) or [`mirror`] into a directory; [`outcome`] decides
+//! what the queue is told, [`worker`] tells it. [`runner`] keeps the slots filled.
+
+mod error;
+mod outcome;
+
+mod job;
+
+mod fetch;
+
+pub mod decode;
+pub mod native;
+
+mod corrections;
+mod ledger;
+mod load;
+mod mirror;
+mod read_back;
+mod warehouse;
+
+mod circuit;
+mod destination;
+mod metrics;
+mod runner;
+mod worker;
+
+mod cli;
+mod doctor;
+mod pull;
+mod service;
+mod status;
+
+pub use cli::{Cli, Command};
+pub use service::{LogWriter, run};

@@ -1,0 +1,99 @@
+//! What `/metrics` shows. Names and labels are listed, with the question each answers, in docs/OPERATING.md.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::destination::StageTimes;
+
+/// Destinations come from the configuration, outcomes and stages from this file: all are closed sets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    destination: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Stage {
+    destination: String,
+    stage: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Place {
+    destination: String,
+}
+
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    deliveries: Family<Outcome, Counter>,
+    archives: Family<Outcome, Counter>,
+    rows: Family<Place, Counter>,
+    bytes: Family<Place, Counter>,
+    stages: Family<Stage, Histogram>,
+    in_hand: Family<Place, Gauge>,
+    leases_lost: Family<Place, Counter>,
+}
+
+impl Metrics {
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        // 1 ms to about a minute.
+        let stages = || Histogram::new(exponential_buckets(0.001, 2.0, 17));
+        let metrics = Self {
+            deliveries: Family::default(),
+            archives: Family::default(),
+            rows: Family::default(),
+            bytes: Family::default(),
+            stages: Family::new_with_constructor(stages),
+            in_hand: Family::default(),
+            leases_lost: Family::default(),
+        };
+        registry.register("puller_deliveries", "Deliveries settled, by outcome", metrics.deliveries.clone());
+        registry.register("puller_archives", "Archives worked through, by outcome", metrics.archives.clone());
+        registry.register("puller_rows_inserted", "Rows inserted and read back", metrics.rows.clone());
+        registry.register("puller_fetched_bytes", "Bytes fetched from the bucket and verified", metrics.bytes.clone());
+        registry.register("puller_stage_duration_seconds", "Time of one attempt by stage", metrics.stages.clone());
+        registry.register("puller_in_flight_jobs", "Deliveries in hand", metrics.in_hand.clone());
+        registry.register("puller_leases_lost", "Deliveries whose lease was lost", metrics.leases_lost.clone());
+        metrics
+    }
+
+    pub(crate) fn settled(&self, destination: &str, outcome: &'static str) {
+        self.deliveries.get_or_create(&Outcome { destination: destination.into(), outcome }).inc();
+    }
+
+    pub(crate) fn archives(&self, destination: &str, outcome: &'static str, count: u64) {
+        self.archives.get_or_create(&Outcome { destination: destination.into(), outcome }).inc_by(count);
+    }
+
+    pub(crate) fn volume(&self, destination: &str, rows: u64, bytes: u64) {
+        let place = Place { destination: destination.into() };
+        self.rows.get_or_create(&place).inc_by(rows);
+        self.bytes.get_or_create(&place).inc_by(bytes);
+    }
+
+    pub(crate) fn stages(&self, destination: &str, times: &StageTimes) {
+        for (stage, time) in
+            [("fetch", times.fetch), ("decode", times.decode), ("insert", times.insert), ("read_back", times.read_back)]
+        {
+            if time > Duration::ZERO {
+                let stage = Stage { destination: destination.into(), stage };
+                self.stages.get_or_create(&stage).observe(time.as_secs_f64());
+            }
+        }
+    }
+
+    pub(crate) fn in_hand(&self, destination: &str, count: usize) {
+        let place = Place { destination: destination.into() };
+        self.in_hand.get_or_create(&place).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn lease_lost(&self, destination: &str) {
+        self.leases_lost.get_or_create(&Place { destination: destination.into() }).inc();
+    }
+}

@@ -1,0 +1,265 @@
+//! Encodes rows of table `klines` as blocks of ClickHouse's Native format, for `INSERT … FORMAT Native` over HTTP.
+//!
+//! Wire format from ClickHouse's `NativeWriter` and `SerializationLowCardinality`. A block is the number of columns
+//! and of rows (varints), then per column its name, its type and its values one after the other, little-endian. No
+//! block info precedes it: over HTTP the client revision is 0. A `LowCardinality` column is the version of its
+//! serialization (1), a word of flags, the number of keys, the keys, the number of rows, and one index per row.
+//!
+//! The server takes the types from the block and converts where its table differs. It does not check the precision of
+//! decimals: [`Klines`] must keep to it.
+
+use std::ops::Range;
+
+use crate::decode::{Klines, ROW_BYTES};
+
+/// Rows of a full block: ClickHouse's own default for a block.
+pub const BLOCK_ROWS_MAX: usize = 65_536;
+
+const COLUMNS: usize = 18;
+const DATE_TIME: &str = "DateTime64(6, 'UTC')";
+const PRICE: &str = "Decimal(18, 8)";
+const VOLUME: &str = "Decimal(38, 8)";
+const LOW_CARDINALITY: &str = "LowCardinality(String)";
+
+/// Names and types take about this much of a block, in bytes.
+const HEADINGS_BYTES: usize = 1024;
+
+/// `SharedDictionariesWithAdditionalKeys`, the one version there is.
+const LOW_CARDINALITY_VERSION: u64 = 1;
+/// `HasAdditionalKeysBit | NeedUpdateDictionary`: the keys follow and belong to this block alone.
+const LOW_CARDINALITY_FLAGS: u64 = 1 << 9 | 1 << 10;
+
+/// The columns that are the same in every row of an insert.
+#[derive(Debug, Clone, Copy)]
+pub struct UnitColumns<'a> {
+    pub exchange: &'a str,
+    pub market: &'a str,
+    pub dataset: &'a str,
+    pub interval: &'a str,
+}
+
+/// Consecutive rows of one symbol and version.
+#[derive(Debug, Clone)]
+pub struct Slice<'a> {
+    pub symbol: &'a str,
+    pub version: u64,
+    pub rows: Rows<'a>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Rows<'a> {
+    /// Rows `range` of what was decoded, with `is_deleted` 0.
+    Klines { klines: &'a Klines, range: Range<usize> },
+    /// Rows with `is_deleted` 1 for these open_times (µs); zero in every other column.
+    Tombstones(&'a [i64]),
+}
+
+impl Rows<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Klines { range, .. } => range.len(),
+            Self::Tombstones(open_times) => open_times.len(),
+        }
+    }
+}
+
+/// Blocks of the rows of `slices`, in their order, each of [`BLOCK_ROWS_MAX`] rows but the last; none for no rows.
+///
+/// The insert takes less work where slices are in the order of the table's key, that is by symbol. Only one block is
+/// in memory at a time: at most some 9 MiB.
+///
+/// # Panics
+///
+/// The iterator panics where a range is not within its klines.
+pub fn blocks<'a>(unit: UnitColumns<'a>, slices: &'a [Slice<'a>]) -> Blocks<'a> {
+    Blocks { unit, slices, slice: 0, row: 0, rows_max: BLOCK_ROWS_MAX }
+}
+
+/// Iterator of encoded blocks, see [`blocks`].
+#[derive(Debug)]
+pub struct Blocks<'a> {
+    unit: UnitColumns<'a>,
+    slices: &'a [Slice<'a>],
+    /// The next row to encode: `row` of `slices[slice]`.
+    slice: usize,
+    row: usize,
+    rows_max: usize,
+}
+
+impl Iterator for Blocks<'_> {
+    type Item = Vec<u8>;
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let parts = self.take_rows();
+        (!parts.is_empty()).then(|| encode(&self.unit, &parts))
+    }
+}
+
+impl<'a> Blocks<'a> {
+    /// The parts of slices that make up the next block.
+    fn take_rows(&mut self) -> Vec<Slice<'a>> {
+        let mut parts = Vec::new();
+        let mut room = self.rows_max;
+        while room > 0
+            && let Some(slice) = self.slices.get(self.slice)
+        {
+            let taken = room.min(slice.rows.len() - self.row);
+            let end = self.row + taken;
+            if taken > 0 {
+                let rows = match slice.rows {
+                    Rows::Klines { klines, ref range } => {
+                        Rows::Klines { klines, range: range.start + self.row..range.start + end }
+                    }
+                    Rows::Tombstones(open_times) => Rows::Tombstones(&open_times[self.row..end]),
+                };
+                parts.push(Slice { symbol: slice.symbol, version: slice.version, rows });
+            }
+            room -= taken;
+            self.row = end;
+            if end == slice.rows.len() {
+                self.slice += 1;
+                self.row = 0;
+            }
+        }
+        parts
+    }
+}
+
+fn encode(unit: &UnitColumns<'_>, parts: &[Slice<'_>]) -> Vec<u8> {
+    let rows = parts.iter().map(|part| part.rows.len()).sum();
+    // Beside the klines a row has five dictionary indexes (one of them possibly wide), version and is_deleted.
+    let bytes =
+        HEADINGS_BYTES + rows * (ROW_BYTES + 15) + parts.iter().map(|part| part.symbol.len() + 2).sum::<usize>();
+    let mut block = Block { bytes: Vec::with_capacity(bytes), rows, parts };
+    block.varint(COLUMNS);
+    block.varint(rows);
+    block.constant("exchange", unit.exchange);
+    block.constant("market", unit.market);
+    block.constant("dataset", unit.dataset);
+    block.constant("interval", unit.interval);
+    block.symbols();
+    block.column("open_time", DATE_TIME);
+    for part in parts {
+        match &part.rows {
+            Rows::Klines { klines, range } => block.values(&klines.open_time[range.clone()], i64::to_le_bytes),
+            Rows::Tombstones(open_times) => block.values(open_times, i64::to_le_bytes),
+        }
+    }
+    block.klines("close_time", DATE_TIME, |klines| &klines.close_time, i64::to_le_bytes);
+    block.klines("open", PRICE, |klines| &klines.open, i64::to_le_bytes);
+    block.klines("high", PRICE, |klines| &klines.high, i64::to_le_bytes);
+    block.klines("low", PRICE, |klines| &klines.low, i64::to_le_bytes);
+    block.klines("close", PRICE, |klines| &klines.close, i64::to_le_bytes);
+    block.klines("volume", VOLUME, |klines| &klines.volume, i128::to_le_bytes);
+    block.klines("quote_volume", VOLUME, |klines| &klines.quote_volume, i128::to_le_bytes);
+    block.klines("taker_buy_volume", VOLUME, |klines| &klines.taker_buy_volume, i128::to_le_bytes);
+    block.klines("taker_buy_quote_volume", VOLUME, |klines| &klines.taker_buy_quote_volume, i128::to_le_bytes);
+    block.klines("trades", "UInt64", |klines| &klines.trades, u64::to_le_bytes);
+    block.column("version", "UInt64");
+    for part in parts {
+        block.repeat(&part.version.to_le_bytes(), part.rows.len());
+    }
+    block.column("is_deleted", "UInt8");
+    for part in parts {
+        block.repeat(&[u8::from(matches!(part.rows, Rows::Tombstones(_)))], part.rows.len());
+    }
+    block.bytes
+}
+
+struct Block<'a> {
+    bytes: Vec<u8>,
+    rows: usize,
+    parts: &'a [Slice<'a>],
+}
+
+impl Block<'_> {
+    fn varint(&mut self, mut value: usize) {
+        while value >= 0x80 {
+            self.bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.bytes.push(value as u8);
+    }
+
+    fn string(&mut self, text: &str) {
+        self.varint(text.len());
+        self.bytes.extend_from_slice(text.as_bytes());
+    }
+
+    fn column(&mut self, name: &str, column_type: &str) {
+        self.string(name);
+        self.string(column_type);
+    }
+
+    fn repeat(&mut self, value: &[u8], times: usize) {
+        for _ in 0..times {
+            self.bytes.extend_from_slice(value);
+        }
+    }
+
+    fn values<T: Copy, const N: usize>(&mut self, values: &[T], to_le_bytes: fn(T) -> [u8; N]) {
+        self.bytes.extend(values.iter().flat_map(|&value| to_le_bytes(value)));
+    }
+
+    /// A column of klines; zeros for tombstones.
+    fn klines<T: Copy, const N: usize>(
+        &mut self,
+        name: &str,
+        column_type: &str,
+        column: fn(&Klines) -> &Vec<T>,
+        to_le_bytes: fn(T) -> [u8; N],
+    ) {
+        self.column(name, column_type);
+        for part in self.parts {
+            match &part.rows {
+                Rows::Klines { klines, range } => self.values(&column(klines)[range.clone()], to_le_bytes),
+                Rows::Tombstones(open_times) => self.repeat(&[0; N], open_times.len()),
+            }
+        }
+    }
+
+    fn constant(&mut self, name: &str, value: &str) {
+        self.column(name, LOW_CARDINALITY);
+        self.dictionary(&[value]);
+        self.bytes.resize(self.bytes.len() + self.rows, 0);
+    }
+
+    /// Everything of a `LowCardinality` column before its indexes, the width of which is that of [`index_bytes`].
+    fn dictionary(&mut self, keys: &[&str]) {
+        self.bytes.extend(LOW_CARDINALITY_VERSION.to_le_bytes());
+        // The flags' low byte names the type of the indexes: 0 UInt8, 1 UInt16, 2 UInt32.
+        let index_type = u64::from(index_bytes(keys.len()).trailing_zeros());
+        self.bytes.extend((LOW_CARDINALITY_FLAGS | index_type).to_le_bytes());
+        self.bytes.extend((keys.len() as u64).to_le_bytes());
+        for key in keys {
+            self.string(key);
+        }
+        self.bytes.extend((self.rows as u64).to_le_bytes());
+    }
+
+    fn symbols(&mut self) {
+        // Slices of one symbol mostly follow each other; a key that appears twice does no harm but costs bytes.
+        let mut keys: Vec<&str> = Vec::new();
+        let mut key_of_part = Vec::with_capacity(self.parts.len());
+        for part in self.parts {
+            if keys.last() != Some(&part.symbol) {
+                keys.push(part.symbol);
+            }
+            key_of_part.push(keys.len() - 1);
+        }
+        self.column("symbol", LOW_CARDINALITY);
+        self.dictionary(&keys);
+        let index_bytes = index_bytes(keys.len());
+        for (part, key) in self.parts.iter().zip(key_of_part) {
+            self.repeat(&key.to_le_bytes()[..index_bytes], part.rows.len());
+        }
+    }
+}
+
+/// Width of the indexes into so many keys. There is at most one key per row, so that two bytes do for a block.
+fn index_bytes(keys: usize) -> usize {
+    if keys <= 1 << 8 { 1 } else { 2 }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! Blocks read back by a reader of the format written for the purpose.
+
+use super::*;
+use crate::decode::Kline;
+
+const UNIT: UnitColumns<'_> = UnitColumns { exchange: "binance", market: "um", dataset: "klines", interval: "1h" };
+const NAMES_AND_TYPES: [(&str, &str); COLUMNS] = [
+    ("exchange", LOW_CARDINALITY),
+    ("market", LOW_CARDINALITY),
+    ("dataset", LOW_CARDINALITY),
+    ("interval", LOW_CARDINALITY),
+    ("symbol", LOW_CARDINALITY),
+    ("open_time", "DateTime64(6, 'UTC')"),
+    ("close_time", "DateTime64(6, 'UTC')"),
+    ("open", "Decimal(18, 8)"),
+    ("high", "Decimal(18, 8)"),
+    ("low", "Decimal(18, 8)"),
+    ("close", "Decimal(18, 8)"),
+    ("volume", "Decimal(38, 8)"),
+    ("quote_volume", "Decimal(38, 8)"),
+    ("taker_buy_volume", "Decimal(38, 8)"),
+    ("taker_buy_quote_volume", "Decimal(38, 8)"),
+    ("trades", "UInt64"),
+    ("version", "UInt64"),
+    ("is_deleted", "UInt8"),
+];
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take(&mut self, bytes: usize) -> &[u8] {
+        let (taken, rest) = self.0.split_at(bytes);
+        self.0 = rest;
+        taken
+    }
+
+    fn word(&mut self) -> u64 {
+        u64::from_le_bytes(self.take(8).try_into().expect("eight bytes"))
+    }
+
+    fn varint(&mut self) -> usize {
+        let byte = usize::from(self.take(1)[0]);
+        if byte < 0x80 { byte } else { byte - 0x80 + (self.varint() << 7) }
+    }
+
+    fn string(&mut self) -> String {
+        let bytes = self.varint();
+        String::from_utf8(self.take(bytes).to_vec()).expect("UTF-8")
+    }
+
+    fn low_cardinality(&mut self, rows: usize) -> Vec<String> {
+        assert_eq!(self.word(), 1, "version");
+        let flags = self.word();
+        assert_eq!(flags >> 8, 0b110, "additional keys, dictionary to be updated");
+        let keys: Vec<String> = (0..self.word()).map(|_| self.string()).collect();
+        assert_eq!(self.word(), rows as u64);
+        let index_bytes = 1 << (flags & 0xff);
+        let index = |bytes: &[u8]| bytes.iter().rev().fold(0, |index, &byte| index << 8 | usize::from(byte));
+        (0..rows).map(|_| keys[index(self.take(index_bytes))].clone()).collect()
+    }
+
+    fn integers(&mut self, rows: usize, column_type: &str) -> Vec<String> {
+        let narrow = |bytes: &[u8]| i64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+        let wide = |bytes: &[u8]| i128::from_le_bytes(bytes.try_into().expect("sixteen bytes"));
+        let integer = |_| match column_type {
+            "UInt8" => self.take(1)[0].to_string(),
+            "UInt64" => self.word().to_string(),
+            VOLUME => wide(self.take(16)).to_string(),
+            _ => narrow(self.take(8)).to_string(),
+        };
+        (0..rows).map(integer).collect()
+    }
+
+    /// Rows of a block, the columns joined by spaces.
+    fn block(mut self) -> Vec<String> {
+        assert_eq!(self.varint(), COLUMNS);
+        let rows = self.varint();
+        let columns = NAMES_AND_TYPES.map(|(name, column_type)| {
+            assert_eq!((self.string(), self.string()), (name.to_owned(), column_type.to_owned()));
+            if column_type == LOW_CARDINALITY { self.low_cardinality(rows) } else { self.integers(rows, column_type) }
+        });
+        assert!(self.0.is_empty(), "bytes left over");
+        (0..rows).map(|row| columns.each_ref().map(|column| column[row].as_str()).join(" ")).collect()
+    }
+}
+
+/// Rows that are told apart by `number`, which is their open_time too.
+fn klines(numbers: Range<i64>) -> Klines {
+    let mut klines = Klines::default();
+    for number in numbers {
+        klines.push(&Kline {
+            open_time: number,
+            close_time: number + 1,
+            open: -1,
+            high: 2,
+            low: i64::MIN,
+            close: 4,
+            volume: -5,
+            quote_volume: i128::MAX,
+            taker_buy_volume: 7,
+            taker_buy_quote_volume: 8,
+            trades: u64::MAX,
+        });
+    }
+    klines
+}
+
+fn row_text(symbol: &str, number: i64, version: u64) -> String {
+    format!(
+        "binance um klines 1h {symbol} {number} {} -1 2 {} 4 -5 {} 7 8 {} {version} 0",
+        number + 1,
+        i64::MIN,
+        i128::MAX,
+        u64::MAX
+    )
+}
+
+fn tombstone_text(symbol: &str, open_time: i64, version: u64) -> String {
+    format!("binance um klines 1h {symbol} {open_time} 0 0 0 0 0 0 0 0 0 0 {version} 1")
+}
+
+/// Expects these rows in blocks of at most `rows_max`.
+#[track_caller]
+fn check(slices: &[Slice<'_>], rows_max: usize, expected: &[String]) {
+    let blocks = Blocks { rows_max, ..blocks(UNIT, slices) };
+    let read: Vec<Vec<String>> = blocks.map(|block| Reader(&block).block()).collect();
+    let expected: Vec<Vec<String>> = expected.chunks(rows_max).map(<[String]>::to_vec).collect();
+    assert_eq!(read, expected);
+}
+
+#[test]
+fn blocks_hold_the_rows_of_all_slices_in_order() {
+    let (first, second) = (klines(0..6), klines(100..101));
+    let slices = [
+        Slice { symbol: "AUSDT", version: 7, rows: Rows::Klines { klines: &first, range: 1..5 } },
+        Slice { symbol: "AUSDT", version: 8, rows: Rows::Tombstones(&[50, 60, 70]) },
+        Slice { symbol: "NONE", version: 9, rows: Rows::Klines { klines: &first, range: 6..6 } },
+        Slice { symbol: "币安人生USDT", version: u64::MAX, rows: Rows::Klines { klines: &second, range: 0..1 } },
+    ];
+    let mut expected: Vec<String> = (1..5).map(|number| row_text("AUSDT", number, 7)).collect();
+    expected.extend([50, 60, 70].map(|open_time| tombstone_text("AUSDT", open_time, 8)));
+    expected.push(row_text("币安人生USDT", 100, u64::MAX));
+    for rows_max in 1..=9 {
+        check(&slices, rows_max, &expected);
+    }
+}
+
+#[test]
+fn symbols_get_indexes_as_wide_as_needed() {
+    for symbols in [1, 255, 256, 257, 600] {
+        let rows = klines(0..symbols);
+        let names: Vec<String> = (0..symbols).map(|number| format!("S{number}USDT")).collect();
+        let slice =
+            |(at, name)| Slice { symbol: name, version: 1, rows: Rows::Klines { klines: &rows, range: at..at + 1 } };
+        let slices: Vec<Slice<'_>> = names.iter().map(String::as_str).enumerate().map(slice).collect();
+        let expected: Vec<String> = names.iter().zip(0..).map(|(name, number)| row_text(name, number, 1)).collect();
+        check(&slices, BLOCK_ROWS_MAX, &expected);
+    }
+}
+
+#[test]
+fn no_rows_make_no_block() {
+    assert_eq!(blocks(UNIT, &[]).count(), 0);
+    let nothing = [Slice { symbol: "AUSDT", version: 1, rows: Rows::Tombstones(&[]) }];
+    assert_eq!(blocks(UNIT, &nothing).count(), 0);
+}
+
+#[test]
+fn a_block_takes_the_memory_reserved_for_it() {
+    let rows = klines(0..BLOCK_ROWS_MAX as i64 + 1);
+    let slices = [Slice { symbol: "AUSDT", version: 1, rows: Rows::Klines { klines: &rows, range: 0..rows.len() } }];
+    let blocks: Vec<Vec<u8>> = blocks(UNIT, &slices).collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        assert!(block.capacity() < 9 << 20, "{} bytes", block.capacity());
+        assert!(block.len() + 2 * HEADINGS_BYTES + BLOCK_ROWS_MAX >= block.capacity(), "reserved too much");
+    }
+}

@@ -1,0 +1,339 @@
+//! Wiring: from a command and a configuration to an exit code.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::backoff::Backoff;
+use common::config::{Config, Destination as DestinationConfig, DestinationKind, Need};
+use common::exit;
+use common::http::{Readiness, serve};
+use common::object_store::ObjectStore;
+use nats::{Bus, BusError, BusErrorKind, ConsumerSettings};
+use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::circuit::Circuit;
+use crate::cli::Command;
+use crate::destination::Destination;
+use crate::load::{Loader, MemoryBudget};
+use crate::metrics::Metrics;
+use crate::mirror::Mirror;
+use crate::runner::Runner;
+use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
+use crate::worker::{Board, Worker};
+use crate::{doctor, pull, status};
+
+/// Where log lines go: stderr, and around a progress bar if there is one.
+#[derive(Debug, Clone, Copy)]
+pub struct LogWriter;
+
+impl<'w> MakeWriter<'w> for LogWriter {
+    type Writer = Self;
+
+    fn make_writer(&'w self) -> Self {
+        Self
+    }
+}
+
+impl Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        pull::BARS.suspend(|| std::io::stderr().write(line))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
+impl Command {
+    /// The settings the command cannot do without.
+    pub fn needs(&self) -> &'static [Need] {
+        match self {
+            Self::Run => &[Need::Storage, Need::Destination],
+            Self::Pull(pull) if pull.no_ingest => &[Need::Storage, Need::DataDir],
+            Self::Pull(_) => &[Need::Storage, Need::Destination],
+            Self::Status(_) | Self::Migrate { .. } => &[Need::Destination],
+            Self::Doctor { .. } => &[],
+        }
+    }
+}
+
+/// Runs a command to its exit code.
+pub async fn run(command: Command, config: Config, stop: CancellationToken) -> u8 {
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "puller starts");
+    tracing::debug!(?config, "effective configuration");
+    let done = match command {
+        Command::Run => serve_workers(config, stop).await,
+        Command::Pull(args) => pull::run(&args, config, stop).await,
+        Command::Status(args) => status::run(&args, &config).await,
+        Command::Migrate { prune } => migrate(&config, prune).await,
+        Command::Doctor { json } => doctor::run(&config, json).await,
+    };
+    done.unwrap_or_else(|failure| {
+        tracing::error!("{}", failure.message);
+        failure.code
+    })
+}
+
+/// Why a command ended early.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub message: String,
+    pub code: u8,
+}
+
+impl From<BusError> for Failure {
+    fn from(error: BusError) -> Self {
+        let (code, advice) = match error.kind {
+            BusErrorKind::Unavailable => (exit::UNREACHABLE, "check nats.url and the network"),
+            BusErrorKind::Denied => (exit::USAGE, "check the NATS user and password, nkey or credentials file"),
+            BusErrorKind::Missing => (exit::USAGE, "run `puller migrate`"),
+            BusErrorKind::Refused => (exit::USAGE, "see the message"),
+        };
+        Self { message: format!("{error} ({advice})"), code }
+    }
+}
+
+impl From<WarehouseError> for Failure {
+    fn from(error: WarehouseError) -> Self {
+        let code = match error.kind {
+            WarehouseErrorKind::Unavailable => exit::UNREACHABLE,
+            WarehouseErrorKind::Denied | WarehouseErrorKind::MissingSchema => exit::USAGE,
+            WarehouseErrorKind::Other => exit::SOME_FAILED,
+        };
+        Self { message: format!("{error} ({})", error.advice()), code }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self { message: error.to_string(), code: exit::SOME_FAILED }
+    }
+}
+
+/// What all destinations of a process share.
+pub(crate) struct Shared {
+    pub config: Config,
+    pub worker_name: String,
+    pub bus: Bus,
+    pub readiness: Readiness,
+    pub metrics: Metrics,
+    store: ObjectStore,
+    memory: MemoryBudget,
+    transfers: Arc<Semaphore>,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config, worker_name: String, bus: Bus, readiness: Readiness, metrics: Metrics) -> Self {
+        Self {
+            store: ObjectStore::new(&config.storage),
+            memory: MemoryBudget::new(config.puller.memory),
+            transfers: Arc::new(Semaphore::new(config.storage.transfers)),
+            config,
+            worker_name,
+            bus,
+            readiness,
+            metrics,
+        }
+    }
+
+    pub(crate) fn consumer_settings(&self, destination: &str) -> ConsumerSettings {
+        ConsumerSettings { destination: destination.to_owned(), ack_wait: self.config.puller.ack_wait }
+    }
+
+    /// Whether this process may create streams and consumers, and with how many replicas.
+    pub(crate) fn manage(&self) -> Option<usize> {
+        self.config.nats.manage.then_some(self.config.nats.replicas)
+    }
+
+    /// Makes the streams and the destination's consumers where that is this process's right.
+    pub(crate) async fn prepare_queue(&self, destination: &str) -> Result<(), BusError> {
+        if let Some(replicas) = self.manage() {
+            self.bus.apply_streams(replicas, false).await?;
+            self.bus.apply_consumers(&self.consumer_settings(destination), false).await?;
+        }
+        Ok(())
+    }
+
+    /// A runner for a destination whose server answers and has its tables.
+    pub(crate) async fn open(&self, destination: &DestinationConfig) -> Result<Runner, WarehouseError> {
+        let opened = match &destination.kind {
+            DestinationKind::Directory { path } => Destination::Directory(Mirror {
+                root: path.clone(),
+                store: self.store.clone(),
+                prefix: self.config.storage.prefix.clone(),
+                memory: self.memory.clone(),
+                transfers: self.transfers.clone(),
+            }),
+            DestinationKind::ClickHouse(config) => {
+                let mut warehouse = Warehouse::new(config);
+                warehouse.connect().await?;
+                if warehouse.missing_migrations().await? > 0 {
+                    warehouse.migrate().await?;
+                }
+                Destination::ClickHouse(Loader {
+                    warehouse,
+                    store: self.store.clone(),
+                    memory: self.memory.clone(),
+                    transfers: self.transfers.clone(),
+                    corrections: self.config.corrections.clone(),
+                    worker: self.worker_name.clone(),
+                })
+            }
+        };
+        let puller = &self.config.puller;
+        Ok(Runner {
+            worker: Arc::new(Worker {
+                name: self.worker_name.clone(),
+                destination_name: destination.name.clone(),
+                destination: opened,
+                bus: self.bus.clone(),
+                store: self.store.clone(),
+                prefix: self.config.storage.prefix.clone(),
+                retry: self.config.retry.clone(),
+                circuit: Circuit::new(&destination.name, self.readiness.clone()),
+                metrics: self.metrics.clone(),
+                board: Board::default(),
+            }),
+            settings: self.consumer_settings(&destination.name),
+            slots: puller.slots,
+            stall_timeout: puller.stall_timeout,
+            shutdown_grace: puller.shutdown_grace,
+            manage: self.manage(),
+        })
+    }
+}
+
+/// A name that no other start of a worker has: host, process and time.
+pub(crate) fn worker_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "host".into());
+    let since = jiff::Timestamp::now().as_millisecond();
+    format!("{}-{}-{since:x}", host.trim(), std::process::id())
+}
+
+/// The destinations this process serves.
+pub(crate) fn served(config: &Config) -> Vec<DestinationConfig> {
+    let chosen = &config.puller.destinations;
+    let serves = |name: &String| chosen.is_empty() || chosen.contains(name);
+    config.destinations.iter().filter(|destination| serves(&destination.name)).cloned().collect()
+}
+
+async fn serve_workers(config: Config, stop: CancellationToken) -> Result<u8, Failure> {
+    let readiness = Readiness::default();
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    readiness.not_ready("nats", "connecting");
+    if let Some(listen) = config.http_listen {
+        serve(listen, readiness.clone(), registry, stop.clone()).await.map_err(|error| Failure {
+            message: format!("http.listen: cannot listen on {listen}: {error}"),
+            code: exit::USAGE,
+        })?;
+    }
+    let name = worker_name();
+    let connecting = connect(&config, &name, &readiness);
+    let Some(bus) = stop.run_until_cancelled(connecting).await else { return Ok(exit::DONE) };
+    let shared = Arc::new(Shared::new(config, name, bus, readiness, metrics));
+    let mut destinations = JoinSet::new();
+    for destination in served(&shared.config) {
+        destinations.spawn(serve_destination(shared.clone(), destination, stop.clone()));
+    }
+    while let Some(ended) = destinations.join_next().await {
+        if let Err(error) = ended {
+            stop.cancel();
+            return Err(Failure {
+                message: format!("a destination's worker crashed: {error}"),
+                code: exit::SOME_FAILED,
+            });
+        }
+    }
+    shared.bus.close().await;
+    tracing::info!("puller ends");
+    Ok(exit::DONE)
+}
+
+/// Connects to NATS, for as long as it takes.
+async fn connect(config: &Config, name: &str, readiness: &Readiness) -> Bus {
+    for attempt in 1.. {
+        match Bus::connect(&config.nats, name).await {
+            Ok(bus) => {
+                readiness.ready("nats");
+                return bus;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "trying again");
+                readiness.not_ready("nats", error.to_string());
+                tokio::time::sleep(Backoff::RECONNECT.delay(attempt)).await;
+            }
+        }
+    }
+    unreachable!("the attempts do not end")
+}
+
+async fn serve_destination(shared: Arc<Shared>, destination: DestinationConfig, stop: CancellationToken) {
+    let part = format!("destination {}", destination.name);
+    shared.readiness.not_ready(&part, "starting");
+    let opening = async {
+        for attempt in 1.. {
+            let error = match shared.prepare_queue(&destination.name).await {
+                Ok(()) => match shared.open(&destination).await {
+                    Ok(runner) => return Some(runner),
+                    Err(error) => format!("{error} ({})", error.advice()),
+                },
+                Err(error) => error.to_string(),
+            };
+            tracing::warn!(destination = destination.name, error, "not ready, trying again");
+            shared.readiness.not_ready(&part, error);
+            tokio::time::sleep(Backoff::RECONNECT.delay(attempt)).await;
+        }
+        None
+    };
+    if let Some(Some(runner)) = stop.run_until_cancelled(opening).await {
+        shared.readiness.ready(&part);
+        tracing::info!(destination = destination.name, worker = shared.worker_name, "working");
+        runner.run(stop).await;
+    }
+}
+
+async fn migrate(config: &Config, prune: bool) -> Result<u8, Failure> {
+    let bus = Bus::connect(&config.nats, &worker_name()).await?;
+    bus.apply_streams(config.nats.replicas, true).await?;
+    let mut names: Vec<String> = Vec::new();
+    for destination in &config.destinations {
+        let settings = ConsumerSettings { destination: destination.name.clone(), ack_wait: config.puller.ack_wait };
+        bus.apply_consumers(&settings, true).await?;
+        if let DestinationKind::ClickHouse(server) = &destination.kind {
+            let mut warehouse = Warehouse::new(server);
+            warehouse.connect().await?;
+            let applied = warehouse.migrate().await?;
+            tracing::info!(
+                destination = destination.name,
+                database = warehouse.database(),
+                applied,
+                "tables and views are there"
+            );
+        }
+        names.push(destination.name.clone());
+    }
+    // `pull --no-ingest` makes this one by itself.
+    names.push(common::config::MIRROR.into());
+    for stale in bus.stale_consumers(&names).await? {
+        if prune {
+            bus.delete_consumer(&stale).await?;
+            tracing::info!(consumer = stale, "removed");
+        } else {
+            tracing::warn!(
+                consumer = stale,
+                "belongs to no configured destination; `puller migrate --prune` removes it"
+            );
+        }
+    }
+    bus.close().await;
+    Ok(exit::DONE)
+}
+
+/// How long a one-shot command waits for the answers of workers.
+pub(crate) const ROSTER_WAIT: Duration = Duration::from_millis(300);

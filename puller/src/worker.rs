@@ -1,0 +1,370 @@
+//! One delivery, from the queue to the destination and back to the queue.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use common::config::Retry;
+use common::object_key::Prefix;
+use common::object_store::ObjectStore;
+use common::unit::Unit;
+use jiff::Timestamp;
+use nats::{Bus, DeadLetter, Delivery, Held, MarkerSubject};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::circuit::Circuit;
+use crate::destination::{Destination, Work};
+use crate::error::{ErrorClass, ObjectFault, WorkError};
+use crate::job::{Job, is_superseded, resolve};
+use crate::ledger::Attempt;
+use crate::metrics::Metrics;
+use crate::outcome::{Disposition, decide};
+use crate::warehouse::WarehouseErrorKind;
+
+/// How long a delivery is put off when even its dead letter could not be stored.
+const DEAD_LETTER_RETRY: Duration = Duration::from_secs(30);
+
+/// Everything that is the same for all deliveries of one destination.
+pub(crate) struct Worker {
+    pub name: String,
+    pub destination_name: String,
+    pub destination: Destination,
+    pub bus: Bus,
+    pub store: ObjectStore,
+    pub prefix: Prefix,
+    pub retry: Retry,
+    pub circuit: Circuit,
+    pub metrics: Metrics,
+    pub board: Board,
+}
+
+/// How a delivery ended, as `ingest_log`, logs and metrics call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Loaded,
+    Skipped,
+    Superseded,
+    Retry,
+    DeadLetter,
+}
+
+impl Ending {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Loaded => "loaded",
+            Self::Skipped => "skipped",
+            Self::Superseded => "superseded",
+            Self::Retry => "retry",
+            Self::DeadLetter => "dead_letter",
+        }
+    }
+}
+
+impl Worker {
+    /// Works a delivery through and settles it. When `abort` is cancelled it is handed back.
+    pub(crate) async fn deliver(&self, held: Held, abort: CancellationToken) {
+        let delivery = &held.delivery;
+        let unit = MarkerSubject::parse(&delivery.subject).map(|subject| subject.unit).ok();
+        let name = unit.as_ref().map_or_else(|| delivery.subject.clone(), Unit::to_string);
+        let _in_hand = self.board.enter(&name);
+        self.metrics.in_hand(&self.destination_name, self.board.in_hand().len());
+        let span = tracing::info_span!(
+            "delivery",
+            unit = name,
+            attempt = delivery.attempt,
+            sequence = delivery.stream_sequence,
+            destination = self.destination_name,
+        );
+        let work = async {
+            tokio::select! {
+                () = self.work_and_settle(&held, unit.as_ref()) => {}
+                () = held.lease.lost() => {
+                    // Another worker has it, or soon will; whatever we wrote, it will find or write again.
+                    tracing::warn!("lease lost, leaving the unit to another worker");
+                    self.metrics.lease_lost(&self.destination_name);
+                }
+                () = abort.cancelled() => {
+                    if let Err(error) = delivery.nak(Duration::ZERO).await {
+                        tracing::warn!(%error, "handing the unit back");
+                    }
+                    self.metrics.settled(&self.destination_name, "handed_back");
+                }
+            }
+        };
+        work.instrument(span).await;
+        drop(_in_hand);
+        self.metrics.in_hand(&self.destination_name, self.board.in_hand().len());
+    }
+
+    async fn work_and_settle(&self, held: &Held, unit: Option<&Unit>) {
+        let delivery = &held.delivery;
+        for waits in 1.. {
+            let (started, started_at) = (Instant::now(), Timestamp::now());
+            let resolved = resolve(&self.store, &self.prefix, &delivery.subject, &delivery.payload).await;
+            let (job, result) = match resolved {
+                Ok(job) => {
+                    let result = self.destination.bring(&job, &held.lease.activity).await;
+                    (Some(job), result)
+                }
+                Err(error) => (None, Err(error)),
+            };
+            let disposition = match self.superseded(job.as_ref(), &result).await {
+                Ok(true) => None,
+                Ok(false) => Some(decide(&result, delivery.attempt, &self.retry)),
+                Err(error) => Some(decide(&Err(error), delivery.attempt, &self.retry)),
+            };
+            if disposition == Some(Disposition::Wait) {
+                self.wait(held, &result, waits).await;
+                continue;
+            }
+            let finished = Finished { job: job.as_ref(), unit, started_at, result: &result, disposition };
+            // Before the ack. When it cannot be written the server is away: the unit is gone through again, and what is
+            // loaded is skipped.
+            if let Err(error) = self.record(delivery, &finished).await {
+                self.wait(held, &Err(error), waits).await;
+                continue;
+            }
+            self.circuit.close();
+            self.settle(delivery, &finished, started.elapsed()).await;
+            return;
+        }
+    }
+
+    /// Whether what went wrong is explained by a newer revision of the unit, which has a marker of its own.
+    async fn superseded(&self, job: Option<&Job>, result: &Result<Work, WorkError>) -> Result<bool, WorkError> {
+        let (Some(job), Ok(work)) = (job, result) else { return Ok(false) };
+        let differs = work.faults.iter().any(|faulty| matches!(faulty.fault, ObjectFault::Differs(_)));
+        Ok(differs && is_superseded(&self.store, &self.prefix, job).await?)
+    }
+
+    /// Something everything depends on is away: keep the delivery, pull nothing, try again soon.
+    async fn wait(&self, held: &Held, result: &Result<Work, WorkError>, waits: u32) {
+        let reason = result.as_ref().err().map_or_else(|| "a server is away".into(), describe);
+        self.circuit.open(&reason);
+        if let (Destination::ClickHouse(loader), Err(WorkError::Warehouse(error))) = (&self.destination, result)
+            && error.kind == WarehouseErrorKind::MissingSchema
+            && let Err(error) = loader.warehouse.migrate().await
+        {
+            tracing::warn!(%error, "creating the tables");
+        }
+        tokio::time::sleep(Circuit::pause(waits)).await;
+        // Waiting for a server is no stall of this unit.
+        held.lease.activity.bump();
+    }
+
+    async fn settle(&self, delivery: &Delivery, finished: &Finished<'_>, took: Duration) {
+        let ending = finished.ending();
+        let error = finished.error();
+        let class = finished.class();
+        let settled = match &finished.disposition {
+            None | Some(Disposition::Ack | Disposition::Wait) => delivery.ack().await,
+            Some(Disposition::Retry { after, .. }) => {
+                tracing::warn!(class, error, after_s = after.as_secs(), "failed, will be delivered again");
+                self.board.park(*after);
+                delivery.nak(*after).await
+            }
+            Some(Disposition::DeadLetter { .. }) => {
+                let letter = DeadLetter { destination: &self.destination_name, class, error: &error };
+                match self.bus.store_dead_letter(delivery, &letter).await {
+                    Ok(()) => {
+                        tracing::error!(class, error, "dead letter");
+                        delivery.term(class).await
+                    }
+                    // Never terminated without its letter.
+                    Err(error) => {
+                        tracing::warn!(%error, "the dead letter could not be stored");
+                        delivery.nak(DEAD_LETTER_RETRY).await
+                    }
+                }
+            }
+        };
+        if let Err(error) = settled {
+            tracing::warn!(%error, "the unit will be delivered again, and found to be done");
+        }
+        self.metrics.settled(&self.destination_name, ending.as_str());
+        self.board.count(ending);
+        if let Ok(work) = finished.result {
+            self.metrics.archives(&self.destination_name, "loaded", work.loaded);
+            self.metrics.archives(&self.destination_name, "skipped", work.skipped);
+            self.metrics.archives(&self.destination_name, "failed", work.faults.len() as u64);
+            self.metrics.volume(&self.destination_name, work.rows, work.bytes);
+            self.metrics.stages(&self.destination_name, &work.times);
+            self.board.add(work);
+            tracing::info!(
+                outcome = ending.as_str(),
+                archives = work.loaded,
+                skipped = work.skipped,
+                rows = work.rows,
+                duration_ms = took.as_millis(),
+                "unit finished"
+            );
+        }
+    }
+
+    /// Writes the attempt to `ingest_log`, where the destination has one.
+    async fn record(&self, delivery: &Delivery, finished: &Finished<'_>) -> Result<(), WorkError> {
+        let (Destination::ClickHouse(loader), Some(unit)) = (&self.destination, finished.unit) else { return Ok(()) };
+        let nothing = Work::default();
+        let work = finished.result.as_ref().unwrap_or(&nothing);
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let error = finished.error();
+        let attempt = Attempt {
+            finished_at: Timestamp::now(),
+            started_at: finished.started_at,
+            destination: &self.destination_name,
+            unit,
+            revision: finished.job.map(|job| job.revision.to_string()).unwrap_or_default(),
+            marker_id: finished.job.map(|job| job.marker_id.as_str()).unwrap_or_default(),
+            stream_sequence: delivery.stream_sequence,
+            attempt: delivery.attempt,
+            worker: &self.name,
+            outcome: finished.ending().as_str(),
+            error_class: finished.class(),
+            error: &error,
+            archives: finished.job.map_or(0, |job| job.objects.len() as u64),
+            archives_loaded: work.loaded,
+            archives_skipped: work.skipped,
+            archives_failed: work.faults.len() as u64,
+            rows: work.rows,
+            bytes: work.bytes,
+            fetch_ms: ms(work.times.fetch),
+            decode_ms: ms(work.times.decode),
+            insert_ms: ms(work.times.insert),
+            read_back_ms: ms(work.times.read_back),
+            trace_id: "",
+        };
+        Ok(loader.warehouse.record_attempts(&[attempt]).await?)
+    }
+}
+
+/// One attempt that has come to an end.
+struct Finished<'a> {
+    job: Option<&'a Job>,
+    unit: Option<&'a Unit>,
+    started_at: Timestamp,
+    result: &'a Result<Work, WorkError>,
+    /// `None`: superseded by a newer revision.
+    disposition: Option<Disposition>,
+}
+
+impl Finished<'_> {
+    fn ending(&self) -> Ending {
+        match &self.disposition {
+            None => Ending::Superseded,
+            Some(Disposition::Ack | Disposition::Wait) => match self.result {
+                Ok(work) if work.loaded == 0 => Ending::Skipped,
+                _ => Ending::Loaded,
+            },
+            Some(Disposition::Retry { .. }) => Ending::Retry,
+            Some(Disposition::DeadLetter { .. }) => Ending::DeadLetter,
+        }
+    }
+
+    fn class(&self) -> &'static str {
+        match &self.disposition {
+            Some(Disposition::Retry { class, .. } | Disposition::DeadLetter { class }) => ErrorClass::as_str(*class),
+            None | Some(Disposition::Ack | Disposition::Wait) => "",
+        }
+    }
+
+    /// All that is wrong, one line each.
+    fn error(&self) -> String {
+        match self.result {
+            Ok(work) => work.faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+            Err(error) => describe(error),
+        }
+    }
+}
+
+/// An error with what to do about it.
+fn describe(error: &WorkError) -> String {
+    match error {
+        WorkError::Store(store) => format!("{error} ({})", store.advice()),
+        WorkError::Warehouse(warehouse) => format!("{error} ({})", warehouse.advice()),
+        other => other.to_string(),
+    }
+}
+
+/// What a destination's workers in this process hold, have parked and have done.
+#[derive(Clone, Default)]
+pub(crate) struct Board(Arc<Mutex<BoardState>>);
+
+#[derive(Default)]
+struct BoardState {
+    next_id: u64,
+    in_hand: BTreeMap<u64, String>,
+    parked_until: Vec<Instant>,
+    totals: Totals,
+}
+
+/// What this process has settled since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    /// Units that need no further delivery, dead ones included.
+    pub units: u64,
+    pub dead: u64,
+    pub archives: u64,
+    pub skipped: u64,
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+/// Takes a unit off the board when dropped.
+struct InHand {
+    board: Board,
+    id: u64,
+}
+
+impl Board {
+    fn state(&self) -> std::sync::MutexGuard<'_, BoardState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, unit: &str) -> InHand {
+        let mut state = self.state();
+        let id = state.next_id;
+        state.next_id += 1;
+        state.in_hand.insert(id, unit.to_owned());
+        InHand { board: self.clone(), id }
+    }
+
+    fn park(&self, after: Duration) {
+        self.state().parked_until.push(Instant::now() + after);
+    }
+
+    fn count(&self, ending: Ending) {
+        let totals = &mut self.state().totals;
+        totals.units += u64::from(ending != Ending::Retry);
+        totals.dead += u64::from(ending == Ending::DeadLetter);
+    }
+
+    fn add(&self, work: &Work) {
+        let totals = &mut self.state().totals;
+        totals.archives += work.loaded;
+        totals.skipped += work.skipped;
+        totals.rows += work.rows;
+        totals.bytes += work.bytes;
+    }
+
+    pub(crate) fn in_hand(&self) -> Vec<String> {
+        self.state().in_hand.values().cloned().collect()
+    }
+
+    pub(crate) fn parked(&self) -> u64 {
+        let mut state = self.state();
+        let now = Instant::now();
+        state.parked_until.retain(|until| *until > now);
+        state.parked_until.len() as u64
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        self.state().totals
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.board.state().in_hand.remove(&self.id);
+    }
+}
