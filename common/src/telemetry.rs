@@ -49,7 +49,7 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let filter = EnvFilter::builder()
-        .parse(&settings.level)
+        .parse(directives(&settings.level))
         .map_err(|source| TelemetryError::Level { level: settings.level.clone(), source })?;
     let ansi = std::io::stderr().is_terminal();
     let on_stderr = layer(settings.format, stderr, ansi);
@@ -68,6 +68,15 @@ where
     };
     tracing_subscriber::registry().with(on_stderr.and_then(in_file).with_filter(filter)).try_init()?;
     Ok(LogGuard { _file: guard })
+}
+
+/// A plain level is ours; libraries below it are heard from `warn` on. Directives are taken as they are.
+fn directives(level: &str) -> String {
+    if level.contains(['=', ',']) {
+        return level.to_owned();
+    }
+    let libraries = if matches!(level, "off" | "error") { level } else { "warn" };
+    format!("{libraries},common={level},nats={level},uploader={level},puller={level}")
 }
 
 fn layer<W>(format: LogFormat, writer: W, ansi: bool) -> Box<dyn Layer<Registry> + Send + Sync>

@@ -8,6 +8,7 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{ConnectErrorKind, ConnectOptions, Event};
 use common::backoff::Backoff;
 use common::config::{Nats, Secret};
+use percent_encoding::percent_decode_str;
 
 /// A frozen link is noticed after two missed pings.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -34,9 +35,8 @@ impl Bus {
             .ping_interval(PING_INTERVAL)
             .reconnect_delay_callback(|attempt| Backoff::RECONNECT.delay(u32::try_from(attempt).unwrap_or(u32::MAX)))
             .event_callback(log_event);
-        if let (Some(user), password) = (&config.user, &config.password) {
-            let password = password.as_ref().map(Secret::reveal).unwrap_or_default();
-            options = options.user_and_password(user.clone(), password.to_owned());
+        if let Some((user, password)) = login(config) {
+            options = options.user_and_password(user, password.reveal().to_owned());
         }
         if let Some(file) = &config.nkey_file {
             options = options.nkey(read(file)?.trim().to_owned());
@@ -50,7 +50,7 @@ impl Bus {
         if let (Some(cert), Some(key)) = (&config.cert_file, &config.key_file) {
             options = options.add_client_certificate(cert.clone(), key.clone());
         }
-        let urls: Vec<&str> = config.urls.iter().map(Secret::reveal).collect();
+        let urls: Vec<String> = config.urls.iter().map(|url| parts(url.reveal()).0).collect();
         let client = options.connect(urls).await.map_err(|error| {
             let kind = match error.kind() {
                 ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => BusErrorKind::Denied,
@@ -80,12 +80,25 @@ impl Bus {
 
 /// The configured servers without user names and passwords.
 fn public_urls(config: &Nats) -> String {
-    let public = |url: &Secret| {
-        let url = url.reveal();
-        let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
-        format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
-    };
-    config.urls.iter().map(public).collect::<Vec<_>>().join(", ")
+    config.urls.iter().map(|url| parts(url.reveal()).0).collect::<Vec<_>>().join(", ")
+}
+
+/// The user and the password: their own keys first, else the first URL that holds some. async-nats 0.51 does not
+/// use those of a URL.
+fn login(config: &Nats) -> Option<(String, Secret)> {
+    if let Some(user) = &config.user {
+        return Some((user.clone(), config.password.clone().unwrap_or_else(|| Secret::new(""))));
+    }
+    config.urls.iter().find_map(|url| parts(url.reveal()).1)
+}
+
+/// A URL without its `user:password@`, and those, percent-decoded.
+fn parts(url: &str) -> (String, Option<(String, Secret)>) {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+    let Some((login, host)) = rest.rsplit_once('@') else { return (format!("{scheme}://{rest}"), None) };
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let (user, password) = login.split_once(':').unwrap_or((login, ""));
+    (format!("{scheme}://{host}"), Some((decoded(user), Secret::new(decoded(password)))))
 }
 
 fn read(file: &Path) -> Result<String, BusError> {
@@ -163,16 +176,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_show_no_password() {
-        let check = |url: &str, public: &str| {
-            let yaml = serde_json::json!({ "nats": { "url": url } });
-            let file = tempfile::NamedTempFile::with_suffix(".yaml").expect("a temporary file");
-            std::fs::write(file.path(), yaml.to_string()).expect("written");
-            let config = common::config::Config::load(Some(file.path()), &[]).expect("reads");
-            assert_eq!(public_urls(&config.nats), public);
+    fn a_url_is_parted_from_its_password() {
+        let check = |url: &str, public: &str, login: Option<(&str, &str)>| {
+            let login = login.map(|(user, password)| (user.to_owned(), Secret::new(password)));
+            assert_eq!(parts(url), (public.to_owned(), login));
         };
-        check("nats://user:p@ss@host:4222", "nats://host:4222");
-        check("tls://host:4222", "tls://host:4222");
-        check("host", "nats://host");
+        check("nats://user:p@ss@host:4222", "nats://host:4222", Some(("user", "p@ss")));
+        check("tls://user:a%3Ab%2Fc@host:4222", "tls://host:4222", Some(("user", "a:b/c")));
+        check("tls://host:4222", "tls://host:4222", None);
+        check("host", "nats://host", None);
     }
 }

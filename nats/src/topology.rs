@@ -19,6 +19,9 @@ pub(crate) const ADVISORIES: &str = "ADVISORIES";
 
 /// Markers hold at most 256 KiB of objects; the rest is room for headers and later fields.
 const MARKER_BYTES_MAX: i32 = 512 * 1024;
+/// The server sets these aside when the stream is made, so they must fit a small disk.
+const MARKERS_BYTES_MAX: i64 = 2 << 30;
+const DEAD_BYTES_MAX: i64 = 512 << 20;
 const DAY: Duration = Duration::from_secs(86_400);
 /// A safety ceiling only: workers dead-letter after `retry.attempts`, which configuration caps below this.
 const MAX_DELIVER: i64 = 25;
@@ -171,7 +174,7 @@ fn streams(replicas: usize) -> [Config; 3] {
             ],
             // Refuse a marker loudly rather than drop one that nobody has read yet.
             discard: DiscardPolicy::New,
-            max_bytes: 4 << 30,
+            max_bytes: MARKERS_BYTES_MAX,
             max_message_size: MARKER_BYTES_MAX,
             // A short history of revisions a subject; the newest contains what the older ones held.
             max_messages_per_subject: 10,
@@ -183,7 +186,7 @@ fn streams(replicas: usize) -> [Config; 3] {
             description: Some("markers that need a person".into()),
             subjects: vec!["dead.*.*.*.*.*.*".into()],
             discard: DiscardPolicy::New,
-            max_bytes: 1 << 30,
+            max_bytes: DEAD_BYTES_MAX,
             duplicate_window: DAY,
             ..base.clone()
         },
@@ -202,13 +205,14 @@ fn streams(replicas: usize) -> [Config; 3] {
     ]
 }
 
-/// What the server fills in by itself must not count as a difference, so only what matters is compared.
+/// What the server fills in by itself must not count as a difference (it writes -1 where we leave 0, no limit), so only
+/// what matters is compared.
 fn differs(is: &Config, want: &Config) -> bool {
     let mut subjects = [is.subjects.clone(), want.subjects.clone()];
     subjects.iter_mut().for_each(|list| list.sort());
     subjects[0] != subjects[1]
         || is.num_replicas != want.num_replicas
-        || is.max_bytes != want.max_bytes
+        || is.max_bytes.max(0) != want.max_bytes
         || is.max_message_size != want.max_message_size && want.max_message_size != 0
         || is.max_messages_per_subject != want.max_messages_per_subject && want.max_messages_per_subject != 0
         || is.discard != want.discard

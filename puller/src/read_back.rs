@@ -38,8 +38,8 @@ struct Group {
 
 #[derive(Debug, Row, Deserialize)]
 struct Stored {
-    open_time: i64,
-    version: u64,
+    at: i64,
+    newest: u64,
     deleted: u8,
     hashes: Vec<u64>,
 }
@@ -87,8 +87,7 @@ impl Warehouse {
         let (Some(first), Some(last)) = (times.clone().min(), times.max()) else { return Ok(Ok(())) };
         // Several rows may share the highest version, where two archives were generated in the same two seconds.
         let sql = format!(
-            "SELECT toUnixTimestamp64Micro(open_time) AS open_time, max(version) AS version, \
-             argMax(is_deleted, version) AS deleted, \
+            "SELECT toUnixTimestamp64Micro(open_time) AS at, max(version) AS newest, argMax(is_deleted, version) AS deleted, \
              groupUniqArrayIf({ROW_HASH}, version = {version} AND is_deleted = 0) AS hashes \
              FROM {{database}}.klines WHERE {series} AND symbol = {symbol} AND {range} GROUP BY open_time",
             version = expected.version,
@@ -97,12 +96,12 @@ impl Warehouse {
             range = between(*first, *last),
         );
         let stored: Vec<Stored> = self.select(&sql).await?;
-        let stored: HashMap<i64, Stored> = stored.into_iter().map(|row| (row.open_time, row)).collect();
+        let stored: HashMap<i64, Stored> = stored.into_iter().map(|row| (row.at, row)).collect();
         for (index, open_time) in expected.klines.open_time.iter().enumerate() {
             let wrong = match stored.get(open_time) {
                 None => "is not there",
-                Some(row) if row.version > expected.version => continue,
-                Some(row) if row.version < expected.version => "is that of an older archive",
+                Some(row) if row.newest > expected.version => continue,
+                Some(row) if row.newest < expected.version => "is that of an older archive",
                 Some(row) if row.hashes.contains(&expected.klines.row_hash(index)) => continue,
                 Some(_) => "has other values",
             };
@@ -110,7 +109,7 @@ impl Warehouse {
         }
         for open_time in expected.removed {
             if let Some(row) = stored.get(open_time)
-                && row.version <= expected.version
+                && row.newest <= expected.version
                 && row.deleted == 0
             {
                 return Ok(Err(format!("{}: the row of open_time {open_time} µs is still there", expected.symbol)));

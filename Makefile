@@ -1,0 +1,37 @@
+# `make help` lists the targets. Needs Rust, Python 3.9+ and a network for the first run; no Docker, no root.
+
+CARGO ?= cargo
+PYTHON ?= python3
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo stack build test lint fmt ci
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install the pinned servers into .servers (the other targets do it by themselves)
+	$(PYTHON) tests/servers/setup.py
+
+demo: setup ## Ship generated archives (or DATA=path, only read) through real servers and show the result
+	$(CARGO) build --release --locked --workspace --bins
+	$(CARGO) run --release --locked --quiet --package tests --bin demo -- $(if $(DATA),--data "$(DATA)")
+
+stack: setup ## Keep the servers up and print what to export; DIR=path keeps their data
+	$(CARGO) run --release --locked --quiet --package tests --bin demo -- stack $(if $(DIR),--dir "$(DIR)")
+
+build: ## Build both binaries for production: target/release/uploader and target/release/puller
+	$(CARGO) build --release --locked --package uploader --package puller
+
+test: setup ## Run all tests on the real servers
+	$(CARGO) build --locked --workspace
+	$(CARGO) test --locked --workspace
+
+lint: ## Check the format, and run clippy with warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+ci: lint test demo ## All that must pass before a change goes in

@@ -1,0 +1,136 @@
+//! Per open_time the archive generated last decides, in whatever order archives arrive.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::Project;
+use tests::servers::Stack;
+use tests::truth::Truth;
+use tests::{Context, Result};
+
+use crate::handmade::Handmade;
+
+fn spec() -> ArchiveSpec {
+    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01")
+}
+
+fn ship(project: &Project, archive: &ArchiveSpec) -> Result<()> {
+    archive.write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0).map(drop)
+}
+
+#[test]
+fn a_republished_archive_replaces_its_former_self() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "republished")?;
+    let hand = Handmade::new(stack, &project)?;
+    ship(&project, &spec())?;
+    project.check_tables()?;
+
+    // Other values, and two rows that are no longer there.
+    let second = spec().seed(1).missing([3, 17]).generated_at("2025-03-05T00:00:00Z");
+    ship(&project, &second)?;
+    project.check_tables()?;
+    let latest = format!("SELECT count() FROM {}.klines_latest", project.database());
+    assert_eq!(project.query(&latest)?.trim(), "22");
+
+    // The same again is the same revision: nothing is sent and nothing loaded.
+    let again = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    assert_eq!(hand.markers()?.len(), 2);
+
+    // And the two rows come back.
+    ship(&project, &spec().seed(2).generated_at("2025-03-06T00:00:00Z"))?;
+    project.check_tables()
+}
+
+#[test]
+fn a_stale_monthly_changes_nothing_a_corrected_daily_says() -> Result<()> {
+    let project = Project::new(Stack::shared(), "stale-monthly")?;
+    let daily = spec().seed(9).generated_at("2025-04-20T00:00:00Z");
+    ship(&project, &daily)?;
+    // Generated before the daily was corrected, and it has forgotten half of that day's rows and all of another's.
+    let monthly = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03")
+        .missing((0..12).chain(48..72))
+        .generated_at("2025-04-07T00:00:00Z");
+    ship(&project, &monthly)?;
+    project.check_tables()?;
+    // A later monthly takes nothing away from a day either, but its values win where it has any.
+    let later = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03")
+        .seed(4)
+        .missing((0..12).chain(48..72))
+        .generated_at("2025-05-07T00:00:00Z");
+    ship(&project, &later)?;
+    let mut truth = Truth::default();
+    truth.add_archive(&daily.path(), &daily.zip(), Timestamp::now())?;
+    truth.add_archive(&later.path(), &later.zip(), Timestamp::now())?;
+    truth.compare_rows(project.sql(), project.database())
+}
+
+#[test]
+fn a_correction_that_takes_too_much_away_is_held() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "shrunk")?;
+    let hand = Handmade::new(stack, &project)?;
+    ship(&project, &spec())?;
+    let before = spec();
+    // 12 of 24 rows: the exchange has published a file before its time.
+    spec().rows_at_most(12).generated_at("2025-03-05T00:00:00Z").write(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(1)?;
+    let letters = hand.dead_letters()?;
+    assert_eq!(letters.iter().map(|letter| letter.class.as_str()).collect::<Vec<_>>(), ["shrunk"]);
+    assert!(letters[0].error.contains("12 of the 24 rows"), "{}", letters[0].error);
+    let mut truth = Truth::default();
+    truth.add_archive(&before.path(), &before.zip(), Timestamp::now())?;
+    truth.compare_rows(project.sql(), project.database())?;
+    truth.compare_ledger(project.sql(), project.database(), project.prefix())
+}
+
+/// Loading something twice, whole or in part, ends in the same tables.
+#[test]
+fn a_marker_delivered_again_loads_only_what_is_not_there() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "again")?;
+    let hand = Handmade::new(stack, &project)?;
+    let specs = ["AAAUSDT", "BBBUSDT", "CCCUSDT"].map(|symbol| ArchiveSpec::new(Market::Spot, symbol, "1m", "2025-03-01"));
+    let placed = specs.iter().map(|spec| hand.place(spec, &spec.zip())).collect::<Result<Vec<_>>>()?;
+    hand.publish_marker(&specs[0].unit(), &placed)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    // As if a worker had died between the insert and the ledger, for one archive.
+    project.query(&format!("DELETE FROM {}.archives WHERE symbol = 'BBBUSDT'", project.database()))?;
+    hand.publish_marker(&specs[0].unit(), &placed)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    let mut truth = Truth::default();
+    for spec in &specs {
+        truth.add_archive(&spec.path(), &spec.zip(), Timestamp::now())?;
+    }
+    truth.compare_rows(project.sql(), project.database())?;
+    truth.compare_ledger(project.sql(), project.database(), project.prefix())?;
+    let log = "SELECT archives_loaded, archives_skipped FROM {db}.ingest_log ORDER BY stream_sequence FORMAT TSV";
+    assert_eq!(project.query(&log.replace("{db}", project.database()))?.trim(), "3\t0\n1\t2");
+    Ok(())
+}
+
+/// A unit larger than puller.memory is loaded in parts.
+#[test]
+fn a_unit_larger_than_the_memory_is_loaded_in_parts() -> Result<()> {
+    let mut project = Project::new(Stack::shared(), "parts")?;
+    project.set("puller.memory", "16MiB")?;
+    for number in 0..120 {
+        ArchiveSpec::new(Market::Spot, &format!("S{number:03}USDT"), "1m", "2025-03-01").write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_for_archives(120, Duration::from_secs(60))?;
+    worker.sigterm()?;
+    worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+    project.check_tables()?;
+    let parts = format!("SELECT uniq(loaded_at) > 1 FROM {}.archives FINAL", project.database());
+    assert_eq!(project.query(&parts)?.trim().parse::<u8>().context("a flag")?, 1);
+    Ok(())
+}

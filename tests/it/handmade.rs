@@ -1,0 +1,170 @@
+//! Objects and markers made by hand, for what no uploader of ours would ever send.
+
+use aws_sdk_s3::primitives::ByteStream;
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tests::data::{ArchiveSpec, sha256};
+use tests::project::Project;
+use tests::servers::Stack;
+use tests::{Context, Result};
+use tokio::runtime::Runtime;
+
+/// A hand on the bucket and on the stream of one project.
+pub(crate) struct Handmade<'p> {
+    pub(crate) project: &'p Project,
+    runtime: Runtime,
+    s3: aws_sdk_s3::Client,
+    bucket: String,
+}
+
+/// A dead letter as it is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct DeadLetter {
+    pub(crate) subject: String,
+    pub(crate) class: String,
+    pub(crate) error: String,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// An archive in the bucket, and what a marker says of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Placed {
+    pub(crate) key: String,
+    pub(crate) symbol: String,
+    pub(crate) size: usize,
+    pub(crate) sha256: String,
+}
+
+impl Placed {
+    pub(crate) fn of(project: &Project, spec: &ArchiveSpec, bytes: &[u8]) -> Self {
+        Self {
+            key: format!("{}/{}", project.prefix(), spec.path()),
+            symbol: spec.symbol().to_owned(),
+            size: bytes.len(),
+            sha256: sha256(bytes),
+        }
+    }
+}
+
+impl<'p> Handmade<'p> {
+    /// Streams, consumers and tables are made first, as an operator would.
+    pub(crate) fn new(stack: &Stack, project: &'p Project) -> Result<Self> {
+        project.puller(&["migrate"])?.expect_code(0)?;
+        let runtime = Runtime::new().context("a runtime")?;
+        Ok(Self { project, runtime, s3: stack.s3.client(), bucket: stack.s3.bucket().to_owned() })
+    }
+
+    pub(crate) fn put(&self, key: &str, bytes: &[u8]) -> Result<()> {
+        let put = self.s3.put_object().bucket(&self.bucket).key(key).body(ByteStream::from(bytes.to_vec()));
+        self.runtime.block_on(put.send()).map(drop).context(key)
+    }
+
+    pub(crate) fn delete(&self, key: &str) -> Result<()> {
+        let deleted = self.s3.delete_object().bucket(&self.bucket).key(key).send();
+        self.runtime.block_on(deleted).map(drop).context(key)
+    }
+
+    /// Puts an archive where its specification says, whatever the bytes are.
+    pub(crate) fn place(&self, spec: &ArchiveSpec, bytes: &[u8]) -> Result<Placed> {
+        let placed = Placed::of(self.project, spec, bytes);
+        self.put(&placed.key, bytes)?;
+        Ok(placed)
+    }
+
+    /// A marker for these objects, as the format's description says.
+    pub(crate) fn marker(&self, unit: &str, objects: &[Placed]) -> Value {
+        let parts: Vec<&str> = unit.split('/').collect();
+        let list: Vec<Value> = objects
+            .iter()
+            .map(|object| {
+                json!({
+                    "key": object.key, "symbol": object.symbol, "size": object.size, "sha256": object.sha256,
+                    "generated_at": "2025-06-01T00:00:00Z",
+                })
+            })
+            .collect();
+        json!({
+            "schema": "marketferry.marker/1",
+            "id": "00000000-0000-5000-8000-000000000000",
+            "exchange": parts[0], "market": parts[1], "dataset": parts[2], "interval": parts[3], "period": parts[4],
+            "revision": revision(objects),
+            "bucket": self.bucket,
+            "objects": list,
+            "published_at": "2025-06-01T00:10:00Z",
+            "uploader": "by-hand",
+        })
+    }
+
+    /// Publishes on the unit's backfill subject and waits for the ack.
+    pub(crate) fn publish(&self, unit: &str, payload: &[u8]) -> Result<()> {
+        let subject = format!("marker.backfill.{}", unit.replace('/', "."));
+        self.runtime.block_on(async {
+            let jetstream = self.jetstream().await?;
+            let ack = jetstream.publish(subject.clone(), payload.to_vec().into()).await.context(&subject)?;
+            ack.await.map(drop).context(subject)
+        })
+    }
+
+    pub(crate) fn publish_marker(&self, unit: &str, objects: &[Placed]) -> Result<()> {
+        self.publish(unit, self.marker(unit, objects).to_string().as_bytes())
+    }
+
+    /// The messages of the stream MARKERS: subject and payload, oldest first.
+    pub(crate) fn markers(&self) -> Result<Vec<(String, Value)>> {
+        let messages = self.messages("MARKERS")?;
+        messages
+            .into_iter()
+            .map(|message| {
+                let marker = serde_json::from_slice(&message.payload).context(message.subject.as_str())?;
+                Ok((message.subject.to_string(), marker))
+            })
+            .collect()
+    }
+
+    pub(crate) fn dead_letters(&self) -> Result<Vec<DeadLetter>> {
+        let messages = self.messages("DEAD")?;
+        let letter = |message: async_nats::Message| {
+            let headers = message.headers.clone().unwrap_or_default();
+            let header = |name: &str| headers.get(name).map(ToString::to_string).unwrap_or_default();
+            DeadLetter {
+                class: header("Ferry-Class"),
+                error: header("Ferry-Error"),
+                subject: message.subject.to_string(),
+                payload: message.payload.to_vec(),
+            }
+        };
+        Ok(messages.into_iter().map(letter).collect())
+    }
+
+    fn messages(&self, stream: &str) -> Result<Vec<async_nats::Message>> {
+        use async_nats::jetstream::consumer::{AckPolicy, pull};
+        self.runtime.block_on(async {
+            let jetstream = self.jetstream().await?;
+            let stream = jetstream.get_stream(stream).await.context(stream)?;
+            let count = usize::try_from(stream.cached_info().state.messages).context("a count")?;
+            let reader = pull::Config { ack_policy: AckPolicy::None, ..Default::default() };
+            let consumer = stream.create_consumer(reader).await.context("a consumer")?;
+            let mut batch = consumer.fetch().max_messages(count.max(1)).messages().await.context("messages")?;
+            let mut messages = Vec::new();
+            while let Some(message) = batch.next().await {
+                messages.push(message.context("a message")?.message);
+            }
+            assert_eq!(messages.len(), count);
+            Ok(messages)
+        })
+    }
+
+    async fn jetstream(&self) -> Result<async_nats::jetstream::Context> {
+        let account = self.project.account();
+        let options = async_nats::ConnectOptions::with_user_and_password(account.user.clone(), account.password.clone());
+        let client = options.connect(&account.url).await.context("NATS")?;
+        Ok(async_nats::jetstream::new(client))
+    }
+}
+
+/// Hex sha256 over the sorted lines `<key>\t<size>\t<sha256>\n`.
+pub(crate) fn revision(objects: &[Placed]) -> String {
+    let mut lines: Vec<String> = objects.iter().map(|o| format!("{}\t{}\t{}\n", o.key, o.size, o.sha256)).collect();
+    lines.sort();
+    sha256(lines.concat().as_bytes())
+}

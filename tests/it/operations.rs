@@ -1,0 +1,248 @@
+//! What an operator sees and does.
+
+use std::time::Duration;
+
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::Project;
+use tests::servers::Stack;
+use tests::{Context, Result, http};
+
+fn two_days(project: &Project) -> Result<()> {
+    for day in ["2025-03-01", "2025-03-02"] {
+        ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day).write(project.data_dir())?;
+    }
+    mark_all(project.data_dir()).map(drop)
+}
+
+#[test]
+fn a_service_tells_how_it_is() -> Result<()> {
+    let project = Project::new(Stack::shared(), "health")?;
+    two_days(&project)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_for_archives(2, Duration::from_secs(30))?;
+    assert_eq!(http::get(worker.http(), "/livez")?.status, 200);
+    assert_eq!(http::get(worker.http(), "/readyz")?.status, 200);
+    project.wait_until("the count of rows", Duration::from_secs(30), || {
+        Ok(worker.metric(r#"puller_rows_inserted_total{destination="primary"}"#)? == 48.0)
+    })?;
+    assert_eq!(worker.metric(r#"puller_deliveries_total{destination="primary",outcome="loaded"}"#)?, 2.0);
+    assert!(worker.metrics()?.contains(r#"puller_stage_duration_seconds_count{destination="primary",stage="fetch"} 2"#));
+
+    let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
+    assert_eq!(status[0]["workers"].as_array().map(Vec::len), Some(1), "{status}");
+    assert!(status[0]["last_loaded"].is_string(), "{status}");
+    assert!(status[0]["oldest_unfinished"].is_null(), "{status}");
+    let text = project.puller(&["status"])?.expect_code(0)?.stdout;
+    assert!(text.contains("DESTINATION") && text.contains("primary"), "{text}");
+    worker.sigterm()?;
+    worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+
+    let mut watcher = project.spawn_uploader(&["watch"])?;
+    project.wait_until("a ready uploader", Duration::from_secs(30), || {
+        Ok(http::get(watcher.http(), "/readyz").is_ok_and(|response| response.status == 200))
+    })?;
+    assert_eq!(http::get(watcher.http(), "/livez")?.status, 200);
+    assert!(watcher.metrics()?.contains("uploader_units_total"), "{}", watcher.metrics()?);
+    watcher.sigterm()?;
+    watcher.wait(Duration::from_secs(30))?.expect_code(0)?;
+    Ok(())
+}
+
+/// A server that is away stops pulling, spends no attempt and is waited for.
+#[test]
+fn a_server_that_is_away_is_waited_for() -> Result<()> {
+    let mut stack = Stack::own()?;
+    let project = Project::new(&stack, "away")?;
+    two_days(&project)?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+
+    stack.clickhouse.stop()?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    let reason = |worker: &tests::project::Service, part: &str| -> Result<bool> {
+        let response = http::get(worker.http(), "/readyz");
+        Ok(response.is_ok_and(|response| response.status == 503 && response.text().is_ok_and(|text| text.contains(part))))
+    };
+    project.wait_until("the reason", Duration::from_secs(30), || reason(&worker, "ClickHouse at"))?;
+    stack.clickhouse.restart()?;
+    project.wait_for_archives(2, Duration::from_secs(60))?;
+
+    // The bucket goes away with a marker pending.
+    let mut worker = {
+        worker.sigterm()?;
+        worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+        ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-03").write(project.data_dir())?;
+        mark_all(project.data_dir())?;
+        project.uploader(&["upload"])?.expect_code(0)?;
+        stack.s3.stop()?;
+        project.spawn_puller(&["run"])?
+    };
+    project.wait_until("the reason", Duration::from_secs(60), || reason(&worker, "storage.r2.endpoint"))?;
+    stack.s3.restart()?;
+    project.wait_for_archives(3, Duration::from_secs(60))?;
+
+    stack.nats.kill()?;
+    stack.nats.restart()?;
+    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-04").write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.wait_for_archives(4, Duration::from_secs(60))?;
+    worker.sigterm()?;
+    worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+    let attempts = format!("SELECT max(attempt) FROM {}.ingest_log WHERE outcome = 'loaded'", project.database());
+    assert_eq!(project.query(&attempts)?.trim(), "1");
+    project.check_tables()
+}
+
+#[test]
+fn doctors_name_what_is_wrong() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "doctor")?;
+    two_days(&project)?;
+    let untouched = project.puller(&["doctor"])?.expect_code(4)?;
+    assert!(untouched.stdout.contains("run `puller migrate`"), "{}", untouched.stdout);
+    project.puller(&["migrate"])?.expect_code(0)?;
+    for finished in [project.puller(&["doctor", "--json"])?, project.uploader(&["doctor", "--json"])?] {
+        let report = finished.expect_code(0)?.json()?;
+        let checks = report["checks"].as_array().map_or(0, Vec::len);
+        assert!(checks >= 3, "{report}");
+    }
+    let endpoint = stack.s3.endpoint();
+    for (key, value, message) in [
+        ("storage.r2.bucket", "no-such-bucket", "there is no bucket of that name"),
+        ("storage.r2.secret_access_key", "wrong", "check storage.r2.access_key_id"),
+        ("storage.r2.endpoint", &format!("{endpoint}/{}", stack.s3.bucket()), "carries the name of the bucket"),
+        ("storage.r2.endpoint", "http://127.0.0.1:9", "check storage.r2.endpoint and the network"),
+    ] {
+        let before = value_of(&project, key);
+        project.set(key, value)?;
+        for finished in [project.puller(&["doctor"])?, project.uploader(&["doctor"])?] {
+            let finished = finished.expect_code(4)?;
+            assert!(finished.stdout.contains(message), "{key}: {}", finished.stdout);
+        }
+        project.set(key, before)?;
+    }
+    for (key, value, message) in [
+        ("clickhouse.password", "wrong", "check clickhouse.user and password"),
+        ("clickhouse.port", "9", "check clickhouse.host and port"),
+        ("nats.password", "wrong", "check the NATS user and password"),
+    ] {
+        let before = value_of(&project, key);
+        project.set(key, value)?;
+        let finished = project.puller(&["doctor"])?.expect_code(4)?;
+        assert!(finished.stdout.contains(message), "{key}: {}", finished.stdout);
+        project.set(key, before)?;
+    }
+    project.set("local.data_dir", "/nonexistent/archives")?;
+    let finished = project.uploader(&["doctor"])?.expect_code(4)?;
+    assert!(finished.stdout.contains("/nonexistent/archives"), "{}", finished.stdout);
+    Ok(())
+}
+
+fn value_of(project: &Project, key: &str) -> serde_json::Value {
+    key.split('.').fold(project.config().clone(), |section, key| section[key].clone())
+}
+
+#[test]
+fn exit_codes_tell_what_happened() -> Result<()> {
+    let mut project = Project::new(Stack::shared(), "exit-codes")?;
+    two_days(&project)?;
+    project.uploader(&["--nonsense"])?.expect_code(2)?;
+    project.puller(&["pull", "--max-wait", "soon"])?.expect_code(2)?;
+    project.set("puller.slotz", 3)?;
+    project.set("retry.attempts", 99)?;
+    for finished in [project.puller(&["status"])?, project.uploader(&["upload"])?] {
+        let finished = finished.expect_code(2)?;
+        assert!(finished.stderr.contains("puller.slotz: unknown key; did you mean puller.slots?"), "{}", finished.stderr);
+        assert!(finished.stderr.contains("retry.attempts: 99 is not between 1 and 24"), "{}", finished.stderr);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_queue_that_is_away_costs_no_upload() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "no-queue")?;
+    two_days(&project)?;
+    let url = value_of(&project, "nats.url");
+    project.set("nats.url", "nats://127.0.0.1:9")?;
+    project.set("publish.timeout", "1s")?;
+    project.puller(&["pull"])?.expect_code(3)?;
+    let uploaded = project.uploader(&["upload"])?.expect_code(3)?;
+    assert!(uploaded.stdout.contains("2 stored but not announced"), "{}", uploaded.stdout);
+    project.set("nats.url", url)?;
+    let announced = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(announced.stdout.contains("2 published"), "{}", announced.stdout);
+    assert!(announced.stdout.contains("0 uploaded"), "{}", announced.stdout);
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+#[test]
+fn dry_runs_change_nothing() -> Result<()> {
+    let project = Project::new(Stack::shared(), "dry-run")?;
+    two_days(&project)?;
+    let plan = project.uploader(&["upload", "--dry-run"])?.expect_code(0)?;
+    assert!(plan.stdout.contains("binance/spot/klines/1h/2025-03-01"), "{}", plan.stdout);
+    let nothing = project.puller(&["pull", "--dry-run", "--json"])?.expect_code(0)?.json()?;
+    assert_eq!(nothing.as_array().map(Vec::len), Some(0), "{nothing}");
+    project.uploader(&["upload"])?.expect_code(0)?;
+    for _ in 0..2 {
+        let pending = project.puller(&["pull", "--dry-run", "--json"])?.expect_code(0)?.json()?;
+        assert_eq!(pending.as_array().map(Vec::len), Some(2), "{pending}");
+        assert_eq!(pending[0]["archives"], 1);
+    }
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+#[test]
+fn cleanup_removes_what_is_announced_and_nothing_else() -> Result<()> {
+    let project = Project::new(Stack::shared(), "cleanup")?;
+    two_days(&project)?;
+    let unmarked = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-09");
+    unmarked.write(project.data_dir())?;
+    let truth = tests::truth::Truth::of_archives(
+        &tests::data::archives(project.data_dir())?.into_iter().filter(|a| !a.key.contains("03-09")).collect::<Vec<_>>(),
+    )?;
+    project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
+    let left: Vec<String> = tests::data::archives(project.data_dir())?.into_iter().map(|archive| archive.key).collect();
+    assert_eq!(left, [unmarked.path()]);
+    let again = project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
+    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    project.puller(&["pull"])?.expect_code(0)?;
+    truth.compare_rows(project.sql(), project.database())?;
+    truth.compare_ledger(project.sql(), project.database(), project.prefix())
+}
+
+#[test]
+fn logs_are_structured_and_hold_no_secret() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "logs")?;
+    let logs = project.dir().join("logs");
+    project.set("local.log_dir", logs.to_str().unwrap_or_default())?;
+    project.set("log.format", "json")?;
+    project.set("log.level", "debug")?;
+    two_days(&project)?;
+    let uploaded = project.uploader(&["upload"])?.expect_code(0)?;
+    let pulled = project.puller(&["pull"])?.expect_code(0)?;
+    let mut text = format!("{}{}", uploaded.stderr, pulled.stderr);
+    for line in text.lines() {
+        serde_json::from_str::<serde_json::Value>(line).context(line)?;
+    }
+    let mut files = 0;
+    for entry in std::fs::read_dir(&logs).context("the log folder")? {
+        text.push_str(&std::fs::read_to_string(entry.context("an entry")?.path()).context("a log file")?);
+        files += 1;
+    }
+    assert_eq!(files, 2, "one file a binary and day");
+    for secret in [
+        stack.s3.credentials().secret_access_key.as_str(),
+        stack.clickhouse.password(),
+        project.account().password.as_str(),
+    ] {
+        assert!(!secret.is_empty() && !text.contains(secret));
+    }
+    Ok(())
+}

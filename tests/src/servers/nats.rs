@@ -1,0 +1,182 @@
+//! nats-server with JetStream, and accounts to keep tests apart.
+
+use std::{
+    fmt::Write,
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use serde_json::Value;
+
+use super::{PORT_TRIES, STOP_DEADLINE, poll, ports::free_port, random_hex, setup};
+use crate::{
+    Context, Failure, Result, http,
+    process::{Process, Program},
+};
+
+/// A NATS account of its own: stream names in it clash with nobody's.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// Without credentials, for `nats.url` beside `nats.user` and `nats.password`.
+    pub url: String,
+    pub user: String,
+    pub password: String,
+}
+
+impl Account {
+    /// With credentials, for `NATS_URL`.
+    pub fn url_with_credentials(&self) -> String {
+        let address = self.url.trim_start_matches("nats://");
+        format!("nats://{}:{}@{address}", self.user, self.password)
+    }
+}
+
+pub struct Nats {
+    dir: PathBuf,
+    port: u16,
+    monitor_port: u16,
+    /// Sent back by the server, so that an answer from another one is not taken for ours.
+    server_name: String,
+    password: String,
+    accounts: usize,
+    handed_out: AtomicUsize,
+    process: Option<Process>,
+}
+
+impl Nats {
+    /// A server with one account; what it stores is below `dir`.
+    pub fn start(dir: &Path) -> Result<Nats> {
+        Nats::start_with_accounts(dir, 1)
+    }
+
+    pub fn start_with_accounts(dir: &Path, accounts: usize) -> Result<Nats> {
+        fs::create_dir_all(dir).context(format!("making {}", dir.display()))?;
+        let mut nats = Nats {
+            dir: dir.to_owned(),
+            port: 0,
+            monitor_port: 0,
+            server_name: format!("nats-{}", random_hex()?),
+            password: random_hex()?,
+            accounts,
+            handed_out: AtomicUsize::new(0),
+            process: None,
+        };
+        for attempt in 1.. {
+            (nats.port, nats.monitor_port) = (free_port(), free_port());
+            match nats.launch() {
+                Err(failure) if attempt < PORT_TRIES && is_port_taken(&failure) => continue,
+                result => return result.map(|()| nats),
+            }
+        }
+        unreachable!("the loop returns at the last attempt");
+    }
+
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `/varz`, `/jsz`, `/healthz` and the like are here.
+    pub fn monitor(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.monitor_port).into()
+    }
+
+    /// The next account that nobody has yet.
+    pub fn account(&self) -> Result<Account> {
+        let number = self.handed_out.fetch_add(1, Ordering::Relaxed);
+        if number >= self.accounts {
+            return Err(Failure::new(format!("all {} NATS accounts are handed out", self.accounts)));
+        }
+        Ok(Account { url: self.url(), user: format!("t{number}"), password: self.password.clone() })
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            // Ctrl-C at a terminal reaches it too, and then it may be gone already.
+            if process.is_running() {
+                process.sigterm()?;
+            }
+            process.wait(STOP_DEADLINE)?;
+        }
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().map_or(Ok(()), |mut process| process.kill9())
+    }
+
+    /// Starts again on the same port and store, after [`Nats::stop`] or [`Nats::kill`] or instead of a stop.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        self.launch()
+    }
+
+    /// `STOP` freezes the server with its connections open, `CONT` lets it go on.
+    pub fn signal(&mut self, name: &str) -> Result<()> {
+        self.process.as_mut().ok_or_else(|| Failure::new("nats-server is not running"))?.signal(name)
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        let config = self.dir.join("nats.conf");
+        fs::write(&config, self.config()?).context(format!("writing {}", config.display()))?;
+        let mut process = Process::spawn(Program {
+            name: "nats-server".to_owned(),
+            path: setup::ensure()?.nats_server.clone(),
+            args: vec!["--config".into(), config.into()],
+            env: Vec::new(),
+            dir: self.dir.clone(),
+        })?;
+        poll("nats-server", || {
+            if !process.is_running() {
+                let end = process.wait(STOP_DEADLINE)?;
+                return Err(Failure::new(format!("nats-server did not start\n{}", end.stderr)));
+            }
+            Ok(self.is_ready().then_some(()))
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    fn is_ready(&self) -> bool {
+        let varz = http::get_text(self.monitor(), "/varz");
+        let Ok(varz) = varz.and_then(|text| serde_json::from_str::<Value>(&text).context("/varz")) else {
+            return false;
+        };
+        varz["server_name"] == *self.server_name && http::get_text(self.monitor(), "/healthz").is_ok()
+    }
+
+    fn config(&self) -> Result<String> {
+        let quoted = |text: &str| Value::from(text).to_string();
+        let store = self.dir.join("store");
+        let store = store.to_str().ok_or_else(|| Failure::new("the path is not UTF-8"))?;
+        let mut config = format!(
+            "server_name: {}\nhost: 127.0.0.1\nport: {}\nhttp: \"127.0.0.1:{}\"\n\
+             jetstream {{ store_dir: {}, sync_interval: always, max_file_store: 8TB }}\naccounts {{\n",
+            quoted(&self.server_name),
+            self.port,
+            self.monitor_port,
+            quoted(store),
+        );
+        for number in 0..self.accounts {
+            writeln!(
+                config,
+                "  t{number} {{ jetstream: enabled, users: [{{ user: t{number}, password: {} }}] }}",
+                quoted(&self.password)
+            )
+            .expect("writing to a string cannot fail");
+        }
+        config.push_str("}\n");
+        Ok(config)
+    }
+}
+
+fn is_port_taken(failure: &Failure) -> bool {
+    failure.to_string().contains("address already in use")
+}
