@@ -68,7 +68,7 @@ pub async fn check_storage(report: &mut Report, storage: &Storage) {
     }
     match ObjectStore::new(storage).probe(&storage.prefix.to_string()).await {
         Ok(()) => {
-            report.good(NAME, format!("{} at {} is reachable, credentials accepted", storage.bucket, storage.endpoint))
+            report.good(NAME, format!("{} at {} is reachable, credentials accepted", storage.bucket, storage.endpoint));
         }
         Err(error) => report.bad(NAME, error.to_string(), error.advice()),
     }

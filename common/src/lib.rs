@@ -12,6 +12,7 @@ pub mod object_key;
 pub mod object_store;
 
 pub mod backoff;
+pub mod chain;
 pub mod config;
 pub mod doctor;
 pub mod exit;

@@ -235,7 +235,7 @@ pub enum MarkerError {
     #[error("the marker claims revision {claimed}, but its objects are revision {actual}")]
     Revision { claimed: Sha256Sum, actual: Sha256Sum },
     #[error("the marker's unit {marker} is not that of its subject, {subject}")]
-    Subject { marker: Unit, subject: String },
+    Subject { marker: String, subject: String },
     #[error("manifest '{key}' is not what the marker says: {why}")]
     Manifest { key: String, why: String },
 }

@@ -11,11 +11,12 @@ use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, StalledStreamProtectionConfig,
 };
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::tls;
 use bytes::Bytes;
 
+use crate::chain::chain;
 use crate::checksum::Sha256Sum;
 use crate::config::Storage;
 
@@ -157,7 +158,7 @@ impl Download {
         match tokio::time::timeout(READ_TIMEOUT, self.body.next()).await {
             Ok(None) => Ok(None),
             Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
-            Ok(Some(Err(error))) => Err(broken(format!("broke off: {}", DisplayErrorContext(error)))),
+            Ok(Some(Err(error))) => Err(broken(format!("broke off: {}", chain(&error)))),
             Err(_) => Err(broken(format!("sent nothing for {} s", READ_TIMEOUT.as_secs()))),
         }
     }
@@ -198,9 +199,9 @@ impl StoreError {
                 (kind_of(status, &code), format!("the server answered {status} {code}").trim_end().to_owned())
             }
             SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => {
-                (StoreErrorKind::Unavailable, format!("{}", DisplayErrorContext(&error)))
+                (StoreErrorKind::Unavailable, chain(&error))
             }
-            _ => (StoreErrorKind::Other, format!("{}", DisplayErrorContext(&error))),
+            _ => (StoreErrorKind::Other, chain(&error)),
         };
         Self { kind, operation, key: crate::unit::shorten(key), message }
     }

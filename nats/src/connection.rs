@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, Context};
 use async_nats::{ConnectErrorKind, ConnectOptions, Event};
 use common::backoff::Backoff;
+use common::chain::chain;
 use common::config::{Nats, Secret};
 use percent_encoding::percent_decode_str;
 
@@ -112,7 +113,7 @@ fn unusable(file: &Path, error: &std::io::Error) -> BusError {
 /// Permission errors are visible nowhere else: a denied request only times out.
 async fn log_event(event: Event) {
     match event {
-        Event::Connected => tracing::info!("connected to NATS"),
+        Event::Connected => tracing::debug!("connected to NATS"),
         Event::Disconnected => tracing::warn!("connection to NATS lost, reconnecting"),
         Event::ServerError(error) => tracing::warn!(%error, "NATS server error"),
         Event::ClientError(error) => tracing::warn!(%error, "NATS client error"),
@@ -143,17 +144,7 @@ pub struct BusError {
 
 impl BusError {
     pub(crate) fn new(kind: BusErrorKind, doing: impl Into<String>, why: &(impl std::error::Error + ?Sized)) -> Self {
-        let mut text = why.to_string();
-        let mut source = why.source();
-        while let Some(error) = source {
-            let error_text = error.to_string();
-            if !text.contains(&error_text) {
-                text.push_str(": ");
-                text.push_str(&error_text);
-            }
-            source = error.source();
-        }
-        Self { kind, doing: doing.into(), why: text }
+        Self { kind, doing: doing.into(), why: chain(why) }
     }
 
     pub(crate) fn unavailable(doing: impl Into<String>, why: &(impl std::error::Error + ?Sized)) -> Self {

@@ -8,6 +8,7 @@ use common::backoff::Backoff;
 use jiff::Timestamp;
 
 use crate::connection::BusError;
+use crate::replay::ReplayOptions;
 
 /// How long one confirmation is waited for.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
@@ -18,6 +19,7 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Delivery {
     pub subject: String,
     pub payload: Bytes,
+    pub options: ReplayOptions,
     /// Deliveries of this message so far, this one included.
     pub attempt: u32,
     /// Sequence in the stream MARKERS.
@@ -41,6 +43,7 @@ impl Delivery {
             stored_at: stored_at.map_err(|error| refused(&error.to_string()))?,
             subject: message.subject.to_string(),
             payload: message.payload.clone(),
+            options: ReplayOptions::from_headers(message.headers.as_ref()),
             reply: message.reply.clone().ok_or_else(|| refused("it has no reply subject"))?,
             client: client.clone(),
         })

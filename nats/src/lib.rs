@@ -15,6 +15,7 @@ mod lease;
 
 mod dead_letter;
 mod progress;
+mod replay;
 mod roster;
 
 pub use connection::{Bus, BusError, BusErrorKind};
@@ -24,6 +25,7 @@ pub use delivery::{Delivery, SettleError};
 pub use lease::{Activity, Lease};
 pub use progress::{DestinationProgress, StreamState};
 pub use publisher::{Latest, Published};
+pub use replay::ReplayOptions;
 pub use roster::{Roster, WorkerState};
 pub use subject::{Lane, MarkerSubject};
 pub use topology::{ConsumerSettings, Missing};

@@ -73,7 +73,9 @@ impl Bus {
             }
         };
         // Running into the time limit is the normal end: nobody knows how many workers there are.
-        let _: Result<(), tokio::time::error::Elapsed> = tokio::time::timeout(wait, collecting).await;
+        if tokio::time::timeout(wait, collecting).await.is_err() {
+            tracing::trace!(destination, "no more answers");
+        }
         roster.workers.sort_by(|a, b| a.worker.cmp(&b.worker));
         Ok(roster)
     }

@@ -89,7 +89,7 @@ impl Bus {
                 }
                 Ok(_) => {}
                 Err(error) if is_missing(&error.kind()) => {
-                    missing.push(Missing(format!("stream {} is not there", want.name)))
+                    missing.push(Missing(format!("stream {} is not there", want.name)));
                 }
                 Err(error) => return Err(BusError::unavailable(format!("stream {}", want.name), &error)),
             }

@@ -10,7 +10,7 @@ use crate::load::Loader;
 use crate::mirror::Mirror;
 
 pub(crate) enum Destination {
-    ClickHouse(Loader),
+    ClickHouse(Box<Loader>),
     Directory(Mirror),
 }
 

@@ -54,7 +54,11 @@ async fn check_queue(report: &mut Report, config: &Config) {
             report.bad("streams and consumers", found, "run `puller migrate`");
         }
         Err(error) => {
-            report.bad("streams and consumers", error.to_string(), "is JetStream enabled, and are you allowed to look?")
+            report.bad(
+                "streams and consumers",
+                error.to_string(),
+                "is JetStream enabled, and are you allowed to look?",
+            );
         }
     }
     let mut names: Vec<String> = config.destinations.iter().map(|destination| destination.name.clone()).collect();

@@ -7,7 +7,7 @@ use common::object_key::Prefix;
 use common::object_store::{ObjectStore, StoreError};
 use common::unit::{Unit, shorten};
 use jiff::Timestamp;
-use nats::MarkerSubject;
+use nats::{Delivery, MarkerSubject, ReplayOptions};
 
 use crate::error::{FaultyObject, ObjectFault, WorkError};
 
@@ -19,18 +19,16 @@ pub(crate) struct Job {
     pub revision: Sha256Sum,
     /// In the order of their symbols, which is that of the table.
     pub objects: Vec<Object>,
+    pub options: ReplayOptions,
 }
 
 /// Reads and checks what a delivery carries; fetches the manifest where the marker only refers to it.
-pub(crate) async fn resolve(
-    store: &ObjectStore,
-    prefix: &Prefix,
-    subject: &str,
-    payload: &[u8],
-) -> Result<Job, WorkError> {
-    let mut marker = Marker::parse(payload)?;
+pub(crate) async fn resolve(store: &ObjectStore, prefix: &Prefix, delivery: &Delivery) -> Result<Job, WorkError> {
+    let subject = delivery.subject.as_str();
+    let options = delivery.options.clone();
+    let mut marker = Marker::parse(&delivery.payload)?;
     let wrong_subject =
-        |marker: &Marker| MarkerError::Subject { marker: marker.unit.clone(), subject: shorten(subject) };
+        |marker: &Marker| MarkerError::Subject { marker: marker.unit.to_string(), subject: shorten(subject) };
     match MarkerSubject::parse(subject) {
         Ok(parsed) if parsed.unit == marker.unit => {}
         Ok(_) | Err(_) => return Err(wrong_subject(&marker).into()),
@@ -49,8 +47,11 @@ pub(crate) async fn resolve(
         marker.content = manifest.content;
     }
     let mut objects = marker.checked_objects(prefix, Timestamp::now())?.to_vec();
+    if !options.symbols.is_empty() {
+        objects.retain(|object| options.symbols.contains(&object.symbol));
+    }
     objects.sort_by(|a, b| a.symbol.cmp(&b.symbol));
-    Ok(Job { unit: marker.unit, marker_id: marker.id, revision: marker.revision, objects })
+    Ok(Job { unit: marker.unit, marker_id: marker.id, revision: marker.revision, objects, options })
 }
 
 async fn manifest(store: &ObjectStore, key: &str, sha256: Sha256Sum) -> Result<Bytes, WorkError> {

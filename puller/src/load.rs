@@ -92,7 +92,7 @@ impl Loader {
         let mut work = Work::default();
         let mut open = Vec::new();
         for object in &job.objects {
-            if ledger.get(&object.key).is_some_and(|entry| entry.is(object)) {
+            if !job.options.force && ledger.get(&object.key).is_some_and(|entry| entry.is(object)) {
                 work.skipped += 1;
             } else if let Err(fault) = self.acceptable(job, object) {
                 work.faults.push(FaultyObject { key: shorten(&object.key), fault });
@@ -172,7 +172,7 @@ impl Loader {
             work.times.fetch += times.0;
             work.times.decode += times.1;
             let former = ledger.get(&object.key);
-            let limit = self.corrections.shrink_limit;
+            let limit = if job.options.accept_shrink { 1.0 } else { self.corrections.shrink_limit };
             let klines = &decoded.klines;
             let removed = corrections::removed_by(&self.warehouse, &job.unit, object, klines, former, limit).await?;
             match removed {

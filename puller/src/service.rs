@@ -64,7 +64,6 @@ impl Command {
 
 /// Runs a command to its exit code.
 pub async fn run(command: Command, config: Config, stop: CancellationToken) -> u8 {
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "puller starts");
     tracing::debug!(?config, "effective configuration");
     let done = match command {
         Command::Run => serve_workers(config, stop).await,
@@ -175,14 +174,14 @@ impl Shared {
                 if warehouse.missing_migrations().await? > 0 {
                     warehouse.migrate().await?;
                 }
-                Destination::ClickHouse(Loader {
+                Destination::ClickHouse(Box::new(Loader {
                     warehouse,
                     store: self.store.clone(),
                     memory: self.memory.clone(),
                     transfers: self.transfers.clone(),
                     corrections: self.config.corrections.clone(),
                     worker: self.worker_name.clone(),
-                })
+                }))
             }
         };
         let puller = &self.config.puller;
@@ -223,6 +222,7 @@ pub(crate) fn served(config: &Config) -> Vec<DestinationConfig> {
 }
 
 async fn serve_workers(config: Config, stop: CancellationToken) -> Result<u8, Failure> {
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "puller starts");
     let readiness = Readiness::default();
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);

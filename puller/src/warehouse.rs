@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clickhouse::{Client, Compression, RowOwned, RowRead};
+use common::chain::chain;
 use common::config::ClickHouse;
 
 /// Longest answer of a query, and longest silence in the middle of an insert.
@@ -193,17 +194,8 @@ impl WarehouseError {
             Error::BadResponse(message) => kind_of(exception_code(message), message),
             _ => WarehouseErrorKind::Other,
         };
-        let mut message = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            let text = cause.to_string();
-            if !message.contains(&text) {
-                message.push_str(": ");
-                message.push_str(&text);
-            }
-            source = cause.source();
-        }
         // The server's version and stack follow the text; one line is enough.
+        let message = chain(error);
         let message = message.lines().next().unwrap_or_default().chars().take(500).collect();
         Self { kind, address: address.to_owned(), message }
     }

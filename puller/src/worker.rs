@@ -101,7 +101,7 @@ impl Worker {
         let delivery = &held.delivery;
         for waits in 1.. {
             let (started, started_at) = (Instant::now(), Timestamp::now());
-            let resolved = resolve(&self.store, &self.prefix, &delivery.subject, &delivery.payload).await;
+            let resolved = resolve(&self.store, &self.prefix, delivery).await;
             let (job, result) = match resolved {
                 Ok(job) => {
                     let result = self.destination.bring(&job, &held.lease.activity).await;

@@ -84,7 +84,12 @@ fn a_worker_dead_letters_bad_markers() -> Result<()> {
     let outside = Placed { key: "elsewhere/GOODUSDT-1h-2025-03-03.zip".into(), ..good(2)? };
     hand.publish_marker(&unit(2), &[outside])?;
     let many: Vec<Placed> = (0..100_000)
-        .map(|n| Placed { key: format!("{}/data/{n}.zip", project.prefix()), symbol: format!("S{n}"), size: 1, sha256: "0".repeat(64) })
+        .map(|n| Placed {
+            key: format!("{}/data/{n}.zip", project.prefix()),
+            symbol: format!("S{n}"),
+            size: 1,
+            sha256: "0".repeat(64),
+        })
         .collect();
     let long = hand.marker(&unit(3), &many);
     let long_key = manifest_key(&project, &unit(3), &long);

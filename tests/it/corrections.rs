@@ -96,7 +96,8 @@ fn a_marker_delivered_again_loads_only_what_is_not_there() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "again")?;
     let hand = Handmade::new(stack, &project)?;
-    let specs = ["AAAUSDT", "BBBUSDT", "CCCUSDT"].map(|symbol| ArchiveSpec::new(Market::Spot, symbol, "1m", "2025-03-01"));
+    let specs =
+        ["AAAUSDT", "BBBUSDT", "CCCUSDT"].map(|symbol| ArchiveSpec::new(Market::Spot, symbol, "1m", "2025-03-01"));
     let placed = specs.iter().map(|spec| hand.place(spec, &spec.zip())).collect::<Result<Vec<_>>>()?;
     hand.publish_marker(&specs[0].unit(), &placed)?;
     project.puller(&["pull"])?.expect_code(0)?;

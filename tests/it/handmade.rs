@@ -156,7 +156,8 @@ impl<'p> Handmade<'p> {
 
     async fn jetstream(&self) -> Result<async_nats::jetstream::Context> {
         let account = self.project.account();
-        let options = async_nats::ConnectOptions::with_user_and_password(account.user.clone(), account.password.clone());
+        let options =
+            async_nats::ConnectOptions::with_user_and_password(account.user.clone(), account.password.clone());
         let client = options.connect(&account.url).await.context("NATS")?;
         Ok(async_nats::jetstream::new(client))
     }

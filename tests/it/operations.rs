@@ -27,7 +27,9 @@ fn a_service_tells_how_it_is() -> Result<()> {
         Ok(worker.metric(r#"puller_rows_inserted_total{destination="primary"}"#)? == 48.0)
     })?;
     assert_eq!(worker.metric(r#"puller_deliveries_total{destination="primary",outcome="loaded"}"#)?, 2.0);
-    assert!(worker.metrics()?.contains(r#"puller_stage_duration_seconds_count{destination="primary",stage="fetch"} 2"#));
+    assert!(
+        worker.metrics()?.contains(r#"puller_stage_duration_seconds_count{destination="primary",stage="fetch"} 2"#)
+    );
 
     let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
     assert_eq!(status[0]["workers"].as_array().map(Vec::len), Some(1), "{status}");
@@ -62,7 +64,8 @@ fn a_server_that_is_away_is_waited_for() -> Result<()> {
     let mut worker = project.spawn_puller(&["run"])?;
     let reason = |worker: &tests::project::Service, part: &str| -> Result<bool> {
         let response = http::get(worker.http(), "/readyz");
-        Ok(response.is_ok_and(|response| response.status == 503 && response.text().is_ok_and(|text| text.contains(part))))
+        Ok(response
+            .is_ok_and(|response| response.status == 503 && response.text().is_ok_and(|text| text.contains(part))))
     };
     project.wait_until("the reason", Duration::from_secs(30), || reason(&worker, "ClickHouse at"))?;
     stack.clickhouse.restart()?;
@@ -154,7 +157,11 @@ fn exit_codes_tell_what_happened() -> Result<()> {
     project.set("retry.attempts", 99)?;
     for finished in [project.puller(&["status"])?, project.uploader(&["upload"])?] {
         let finished = finished.expect_code(2)?;
-        assert!(finished.stderr.contains("puller.slotz: unknown key; did you mean puller.slots?"), "{}", finished.stderr);
+        assert!(
+            finished.stderr.contains("puller.slotz: unknown key; did you mean puller.slots?"),
+            "{}",
+            finished.stderr
+        );
         assert!(finished.stderr.contains("retry.attempts: 99 is not between 1 and 24"), "{}", finished.stderr);
     }
     Ok(())
@@ -204,7 +211,10 @@ fn cleanup_removes_what_is_announced_and_nothing_else() -> Result<()> {
     let unmarked = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-09");
     unmarked.write(project.data_dir())?;
     let truth = tests::truth::Truth::of_archives(
-        &tests::data::archives(project.data_dir())?.into_iter().filter(|a| !a.key.contains("03-09")).collect::<Vec<_>>(),
+        &tests::data::archives(project.data_dir())?
+            .into_iter()
+            .filter(|a| !a.key.contains("03-09"))
+            .collect::<Vec<_>>(),
     )?;
     project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
     let left: Vec<String> = tests::data::archives(project.data_dir())?.into_iter().map(|archive| archive.key).collect();

@@ -39,7 +39,8 @@ fn write_everything(data_dir: &Path) -> Result<()> {
 fn archives_of_every_kind_arrive_exactly() -> Result<()> {
     let project = Project::new(Stack::shared(), "every-kind")?;
     write_everything(project.data_dir())?;
-    for stray in ["data/spot/daily/klines/BTCUSDT/1h/notes.txt", "data/spot/daily/klines/BTCUSDT/1h/BTCUSDT-1h.zip.tmp"] {
+    for stray in ["data/spot/daily/klines/BTCUSDT/1h/notes.txt", "data/spot/daily/klines/BTCUSDT/1h/BTCUSDT-1h.zip.tmp"]
+    {
         std::fs::write(project.data_dir().join(stray), b"not an archive").context(stray)?;
     }
     let units = mark_all(project.data_dir())?.len();
@@ -52,7 +53,8 @@ fn archives_of_every_kind_arrive_exactly() -> Result<()> {
                ORDER BY symbol FORMAT TSV";
     assert_eq!(column(gap)?.trim(), "3\t24\t21\n1140\t1440\t300");
     let coverage = "SELECT countIf(state = 'complete'), countIf(state = 'partial') FROM {db}.coverage FORMAT TSV";
-    let archives = column("SELECT count() FROM {db}.archives FINAL FORMAT TSV")?.trim().parse::<u64>().context("a count")?;
+    let archives =
+        column("SELECT count() FROM {db}.archives FINAL FORMAT TSV")?.trim().parse::<u64>().context("a count")?;
     assert_eq!(column(coverage)?.trim(), format!("{}\t2", archives - 2));
     Ok(())
 }
