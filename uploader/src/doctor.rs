@@ -1,0 +1,89 @@
+//! `uploader doctor`: everything this site depends on, looked at one by one.
+
+use std::path::Path;
+
+use common::config::Config;
+use common::doctor::{Report, check_storage};
+use nats::Bus;
+
+use crate::marks;
+use crate::site::blocking;
+
+/// Looks at everything; changes nothing.
+pub(crate) async fn examine(config: &Config) -> Report {
+    let mut report = Report::default();
+    match &config.local.data_dir {
+        Some(data_dir) => look_at_data_dir(&mut report, data_dir).await,
+        None => report.bad("data_dir", "local.data_dir is not set", "set it to the folder with the archives"),
+    }
+    check_storage(&mut report, &config.storage).await;
+    look_at_queue(&mut report, config).await;
+    report
+}
+
+async fn look_at_data_dir(report: &mut Report, data_dir: &Path) {
+    let (folder, tree) = (data_dir.to_owned(), data_dir.join("data"));
+    let shown = data_dir.display();
+    match blocking(move || marks::read(&folder)).await {
+        Err(error) => {
+            let advice = "check local.data_dir, and that this user may read it";
+            report.bad("data_dir", format!("{shown} cannot be read: {error}"), advice);
+            return;
+        }
+        Ok(found) => {
+            report.good("data_dir", format!("{shown} can be read"));
+            match found.bad.as_slice() {
+                [] if found.units.is_empty() => {
+                    report.good("marks", "no unit is marked complete; nothing is uploaded before one is");
+                }
+                [] => report.good("marks", format!("{} units are marked complete", found.units.len())),
+                bad => report.bad(
+                    "marks",
+                    format!("{} of the marks cannot be understood: {}", bad.len(), bad.join(", ")),
+                    format!("a mark is called {}", marks::SHAPE),
+                ),
+            }
+        }
+    }
+    match blocking(move || std::fs::read_dir(tree)).await {
+        Ok(_) => report.good("archives", format!("{shown}/data can be read")),
+        Err(error) => {
+            let advice = "local.data_dir is the folder that holds Binance's tree: data/spot/…, data/futures/…";
+            report.bad("archives", format!("{shown}/data cannot be read: {error}"), advice);
+        }
+    }
+}
+
+async fn look_at_queue(report: &mut Report, config: &Config) {
+    let bus = match Bus::connect(&config.nats, "uploader-doctor").await {
+        Ok(bus) => {
+            report.good("nats", "a server answers and accepts the credentials");
+            bus
+        }
+        Err(error) => {
+            report.bad(
+                "nats",
+                error.to_string(),
+                "check nats.url, the network, and the user, nkey or credentials file",
+            );
+            return;
+        }
+    };
+    match bus.missing(config.nats.replicas, &[]).await {
+        Ok(missing) if missing.is_empty() => report.good("streams", "all are there, with the expected settings"),
+        Ok(missing) => {
+            let found: Vec<&str> = missing.iter().map(|missing| missing.0.as_str()).collect();
+            let advice = if config.nats.manage {
+                "`puller migrate` makes and changes them; the first upload makes those that are not there"
+            } else {
+                "have an operator run `puller migrate`"
+            };
+            report.bad("streams", found.join("; "), advice);
+        }
+        Err(error) => {
+            let advice = "check that JetStream is enabled for this account and that this user may ask about streams";
+            report.bad("streams", error.to_string(), advice);
+        }
+    }
+    bus.close().await;
+}

@@ -1,0 +1,102 @@
+//! Binance's own tree: where the archive of a unit and symbol lies below `data_dir`.
+
+use common::unit::{Period, Unit};
+
+/// The exchange whose tree this is.
+pub(crate) const EXCHANGE: &str = "binance";
+/// The dataset of a mark that names none.
+pub(crate) const DATASET: &str = "klines";
+
+const SYMBOL_BYTES_MAX: usize = 64;
+
+/// The folder of a market below `data/`.
+pub(crate) fn market_folder(market: &str) -> Option<&'static str> {
+    match market {
+        "spot" => Some("spot"),
+        "um" => Some("futures/um"),
+        "cm" => Some("futures/cm"),
+        _ => None,
+    }
+}
+
+/// The folder that holds one folder a symbol, e.g. `data/futures/um/daily/klines`.
+pub(crate) fn symbols_folder(unit: &Unit) -> String {
+    // Units come from marks, whose markets are these; another one would lead to a folder that is not there.
+    let market = market_folder(unit.market.as_str()).unwrap_or(unit.market.as_str());
+    let span = if unit.period.is_month() { "monthly" } else { "daily" };
+    format!("data/{market}/{span}/{}", unit.dataset)
+}
+
+/// The archive's path below `data_dir`, with `/`.
+pub(crate) fn archive_path(unit: &Unit, symbol: &str) -> String {
+    let (folder, interval, period) = (symbols_folder(unit), &unit.interval, unit.period);
+    format!("{folder}/{symbol}/{interval}/{symbol}-{interval}-{period}.zip")
+}
+
+/// The period in the name of an archive of this symbol and interval; `None` for any other file.
+pub(crate) fn period_of(file_name: &str, symbol: &str, interval: &str) -> Option<Period> {
+    let rest = file_name.strip_prefix(symbol)?.strip_prefix('-')?;
+    rest.strip_prefix(interval)?.strip_prefix('-')?.strip_suffix(".zip")?.parse().ok()
+}
+
+/// Whether a folder's name can be a symbol: what a marker would not carry is none.
+pub(crate) fn is_symbol(name: &str) -> bool {
+    let refused = |c: char| c.is_control() || c.is_whitespace() || matches!(c, '/' | '\\' | '\'' | '"');
+    !name.is_empty() && name.len() <= SYMBOL_BYTES_MAX && !name.starts_with('.') && !name.chars().any(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_lie_where_binance_puts_them() {
+        let check = |unit: &str, symbol: &str, path: &str| {
+            let unit: Unit = unit.parse().expect(unit);
+            assert_eq!(archive_path(&unit, symbol), path);
+            let name = path.rsplit('/').next().expect("a file name");
+            assert_eq!(period_of(name, symbol, unit.interval.as_str()), Some(unit.period));
+        };
+        check(
+            "binance/um/klines/1h/2026-02-14",
+            "BTCUSDT",
+            "data/futures/um/daily/klines/BTCUSDT/1h/BTCUSDT-1h-2026-02-14.zip",
+        );
+        check(
+            "binance/cm/markPriceKlines/1m/2026-02",
+            "BTCUSD_PERP",
+            "data/futures/cm/monthly/markPriceKlines/BTCUSD_PERP/1m/BTCUSD_PERP-1m-2026-02.zip",
+        );
+        check(
+            "binance/spot/klines/1d/2026-02-14",
+            "币安人生USDT",
+            "data/spot/daily/klines/币安人生USDT/1d/币安人生USDT-1d-2026-02-14.zip",
+        );
+    }
+
+    #[test]
+    fn other_files_are_no_archives() {
+        for name in [
+            "BTCUSDT-1h-2026-02-14.zip.CHECKSUM",
+            "BTCUSDT-1h-2026-02-14.zip.tmp",
+            "BTCUSDT-1h-2026-02-14 (1).zip",
+            "BTCUSDT-1h-2026-02-30.zip",
+            "BTCUSDT-1m-2026-02-14.zip",
+            "BTCUSDT2-1h-2026-02-14.zip",
+            "BTCUSDT-1h-.zip",
+            "",
+        ] {
+            assert_eq!(period_of(name, "BTCUSDT", "1h"), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_symbol_is_what_a_marker_carries() {
+        for name in ["BTCUSDT", "BTCUSDT_240628", "币安人生USDT"] {
+            assert!(is_symbol(name), "{name}");
+        }
+        for name in ["", "BTC USDT", ".hidden", "A'B", "A\nB", &"A".repeat(65)] {
+            assert!(!is_symbol(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The uploader: archives in `data_dir` that are marked complete → checked → in the bucket, read back → announced.
+//!
+//! It keeps no ledger: what is published is what the stream and the bucket say, and every decision is made from them
+//! and the disk. It can be killed at any instant and run again. It knows nothing of what the rows mean.
+
+mod cli;
+mod error;
+
+mod layout;
+mod marks;
+mod scan;
+
+mod cache;
+mod check;
+mod digest;
+
+mod previous;
+mod unit_plan;
+
+mod upload;
+
+mod publish;
+
+mod cleanup;
+
+mod settle;
+
+mod pass;
+
+mod watch;
+
+mod doctor;
+mod metrics;
+mod progress;
+mod queue;
+mod report;
+mod site;
+
+use std::io::{self, Write};
+
+use common::config::Config;
+use common::exit;
+use common::http::{self, Readiness};
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+pub use cli::{Cli, Command, Upload};
+pub use progress::Progress;
+
+use metrics::Metrics;
+use site::Site;
+
+/// Runs a command to its end, or until `shutdown`; returns the exit code.
+pub async fn run(cli: &Cli, config: &Config, progress: Progress, shutdown: CancellationToken) -> u8 {
+    match &cli.command {
+        Command::Upload(upload) => {
+            let mut registry = Registry::default();
+            let Some(site) = site(config, &mut registry, progress, shutdown) else { return exit::USAGE };
+            let report = pass::run(&site, &upload.filter(), upload.mode()).await;
+            site.queue.close().await;
+            print(&if upload.json { report.to_json() } else { report.to_text() });
+            report.exit_code
+        }
+        Command::Watch => {
+            let mut registry = Registry::default();
+            let Some(site) = site(config, &mut registry, progress, shutdown) else { return exit::USAGE };
+            let readiness = Readiness::default();
+            watch::starting(&readiness);
+            if let Some(listen) = config.http_listen
+                && let Err(error) = http::serve(listen, readiness.clone(), registry, site.shutdown.clone()).await
+            {
+                tracing::error!(%listen, %error, "http.listen: cannot listen there");
+                return exit::USAGE;
+            }
+            let code = watch::run(&site, config.watch.rescan, &readiness).await;
+            site.queue.close().await;
+            code
+        }
+        Command::Doctor { json } => {
+            let report = doctor::examine(config).await;
+            let as_json = || serde_json::to_string_pretty(&report).expect("texts and flags always serialise");
+            print(&if *json { as_json() } else { report.to_text() });
+            report.exit_code()
+        }
+    }
+}
+
+/// What a pass works with; `None`, and a line in the log, without a `data_dir`.
+fn site(config: &Config, registry: &mut Registry, progress: Progress, shutdown: CancellationToken) -> Option<Site> {
+    let Some(data_dir) = config.local.data_dir.clone() else {
+        tracing::error!("local.data_dir is not set (the folder with the archives)");
+        return None;
+    };
+    Some(Site::new(config, data_dir, Metrics::new(registry), progress, shutdown))
+}
+
+/// The one place that writes to stdout, where the data goes. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) {
+    if let Err(error) = writeln!(io::stdout(), "{}", text.trim_end())
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        tracing::error!(%error, "cannot write to stdout");
+    }
+}

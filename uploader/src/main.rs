@@ -1,0 +1,29 @@
+use std::process::ExitCode;
+
+use clap::Parser;
+use common::config::Config;
+use common::{exit, shutdown, telemetry};
+use uploader::{Cli, Progress};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match start(&cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("uploader: {error}");
+            ExitCode::from(exit::USAGE)
+        }
+    }
+}
+
+fn start(cli: &Cli) -> Result<u8, Box<dyn std::error::Error>> {
+    let config = Config::load(cli.config.as_deref(), cli.needs())?;
+    let progress = if cli.shows_progress() { Progress::on_stderr() } else { Progress::hidden() };
+    let _log = telemetry::start(&config.log, "uploader", progress.log_writer())?;
+    tracing::debug!(version = env!("CARGO_PKG_VERSION"), ?config, "starting");
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(async {
+        let shutdown = shutdown::on_signals()?;
+        Ok(uploader::run(cli, &config, progress, shutdown).await)
+    })
+}

@@ -1,0 +1,100 @@
+//! Completion marks: the `_SUCCESS__` files in the root of `data_dir`. Their names say all; their content is ignored.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+use common::unit::{Token, Unit, shorten};
+
+use crate::layout::{DATASET, EXCHANGE, market_folder};
+
+const MARK: &str = "_SUCCESS";
+const SEPARATOR: &str = "__";
+
+/// What a mark's name looks like, for messages.
+pub(crate) const SHAPE: &str =
+    "_SUCCESS__<period>__<market>__<interval>[__<dataset>], e.g. _SUCCESS__2026-02-14__um__1h";
+
+/// What the marks in a `data_dir` say.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    /// Marked units, those of the newest period first.
+    pub(crate) units: Vec<Unit>,
+    /// Names that begin like a mark and are none, shortened.
+    pub(crate) bad: Vec<String>,
+}
+
+/// Reads the marks in `data_dir`.
+pub(crate) fn read(data_dir: &Path) -> io::Result<Marks> {
+    let mut units = BTreeSet::new();
+    let mut bad = BTreeSet::new();
+    for entry in std::fs::read_dir(data_dir)? {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with(MARK) {
+            continue;
+        }
+        match parse(&name) {
+            Some(unit) => drop(units.insert(unit)),
+            None => drop(bad.insert(shorten(&name))),
+        }
+    }
+    let mut units: Vec<Unit> = units.into_iter().collect();
+    units.sort_by_key(|unit| std::cmp::Reverse(unit.period.end()));
+    Ok(Marks { units, bad: bad.into_iter().collect() })
+}
+
+fn parse(name: &str) -> Option<Unit> {
+    let mut parts = name.strip_prefix(MARK)?.strip_prefix(SEPARATOR)?.split(SEPARATOR);
+    let period = parts.next()?.parse().ok()?;
+    let market = parts.next().filter(|market| market_folder(market).is_some())?;
+    let interval = parts.next()?.parse().ok()?;
+    let dataset = parts.next().unwrap_or(DATASET).parse().ok()?;
+    if parts.next().is_some() {
+        return None;
+    }
+    let token = |text: &str| text.parse::<Token>().ok();
+    Some(Unit { exchange: token(EXCHANGE)?, market: token(market)?, dataset, interval, period })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_names_a_unit() {
+        let check = |name: &str, unit: &str| assert_eq!(parse(name).map(|u| u.to_string()).as_deref(), Some(unit));
+        check("_SUCCESS__2026-02-14__um__1h", "binance/um/klines/1h/2026-02-14");
+        check("_SUCCESS__2026-02__spot__1mo", "binance/spot/klines/1mo/2026-02");
+        check("_SUCCESS__2026-02-14__cm__1m__markPriceKlines", "binance/cm/markPriceKlines/1m/2026-02-14");
+    }
+
+    #[test]
+    fn what_is_no_mark_is_told() {
+        for name in [
+            "_SUCCESS",
+            "_SUCCESS_2026-02-14_um_1h",
+            "_SUCCESS__2026-02-14__um",
+            "_SUCCESS__2026-02-30__um__1h",
+            "_SUCCESS__2026-02-14__usdm__1h",
+            "_SUCCESS__2026-02-14__um__1h__klines__x",
+            "_SUCCESS__2026-02-14__um__1h__",
+            "_SUCCESS__2026-02-14__um__1h.tmp",
+            "_SUCCESS__2026-02-14__um__..",
+        ] {
+            assert_eq!(parse(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_newest_period_comes_first() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for name in ["_SUCCESS__2026-02-13__um__1h", "_SUCCESS__2026-02-14__spot__1h", "_SUCCESS__x", "config.yaml"] {
+            std::fs::write(dir.path().join(name), "anything").expect("written");
+        }
+        let marks = read(dir.path()).expect("reads");
+        let units: Vec<String> = marks.units.iter().map(Unit::to_string).collect();
+        assert_eq!(units, ["binance/spot/klines/1h/2026-02-14", "binance/um/klines/1h/2026-02-13"]);
+        assert_eq!(marks.bad, ["_SUCCESS__x"]);
+    }
+}

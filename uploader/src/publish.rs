@@ -1,0 +1,105 @@
+//! A revision whose objects are stored: its manifest, `current.json`, and then the marker on the stream.
+//!
+//! In this order, because each step may be the last before the process dies: a manifest nobody names, or a
+//! `current.json` that is ahead of the stream, is found and carried on by the next run. A marker ahead of its manifest
+//! would send workers to something that is not there.
+
+use bytes::Bytes;
+use common::checksum::Sha256Sum;
+use common::marker::{Current, Marker, Object};
+use common::unit::Unit;
+use jiff::{SignedDuration, Timestamp};
+use nats::{Latest, MarkerSubject, Published};
+
+use crate::error::UnitError;
+use crate::previous;
+use crate::queue::QueueError;
+use crate::site::Site;
+
+/// A revision that is in the bucket in full.
+pub(crate) struct Stored {
+    pub(crate) marker: Marker,
+    manifest_key: String,
+    manifest_json: Vec<u8>,
+}
+
+/// The marker of a revision of these objects, and whether a worker would take it.
+pub(crate) fn marker(site: &Site, unit: &Unit, objects: Vec<Object>) -> Result<Marker, UnitError> {
+    let now = Timestamp::now();
+    // A clock that runs ahead of what is on record would not matter; fractions of a microsecond would only be noise.
+    let published_at = Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now);
+    let marker = Marker::new(unit.clone(), site.store.bucket().to_owned(), objects, published_at, site.host.clone());
+    match marker.checked_objects(&site.prefix, now) {
+        Ok(_) => Ok(marker),
+        Err(error) => Err(UnitError::held_back(format!("no worker would take this unit: {error}"))),
+    }
+}
+
+/// Stores the manifest, and makes `current.json` name it.
+pub(crate) async fn store(site: &Site, marker: Marker, current: Option<Sha256Sum>) -> Result<Stored, UnitError> {
+    let unit = marker.unit.clone();
+    let manifest_key = site.prefix.manifest_key(&unit, &marker.revision);
+    let earlier = previous::read_manifest(site, &unit, &marker.revision).await?;
+    let (marker, manifest_json) = match earlier.filter(|(manifest, _)| manifest.bucket == marker.bucket) {
+        // Stored by a run that came no further: it stays as it is, with its id and time.
+        Some(manifest) => manifest,
+        None => {
+            let json = marker.to_json();
+            put_read_back(site, &manifest_key, &json).await?;
+            (marker, json)
+        }
+    };
+    if current != Some(marker.revision) {
+        let current = Current { revision: marker.revision, manifest: manifest_key.clone() };
+        let json = serde_json::to_vec(&current).expect("two texts always serialise");
+        put_read_back(site, &site.prefix.current_key(&unit), &json).await?;
+    }
+    Ok(Stored { marker, manifest_key, manifest_json })
+}
+
+async fn put_read_back(site: &Site, key: &str, json: &[u8]) -> Result<(), UnitError> {
+    let sha256 = Sha256Sum::of(json);
+    site.store.put(key, Bytes::copy_from_slice(json), sha256).await?;
+    let stored = site.store.head(key).await?;
+    if stored.is_some_and(|stored| stored.size == json.len() as u64 && stored.sha256 == Some(sha256)) {
+        return Ok(());
+    }
+    // Also when another uploader wrote the same key in between; the next try sees what it wrote.
+    Err(UnitError::held_back(format!("bucket: {key} was stored and does not read back as sent")))
+}
+
+/// Publishes the marker on the subject its period calls for, if nothing was published there since `latest` was read.
+pub(crate) async fn announce(site: &Site, stored: &Stored, latest: &Latest) -> Result<(String, Published), QueueError> {
+    let unit = &stored.marker.unit;
+    let backfill = is_backfill(unit, site.publish.live_days, Timestamp::now());
+    let subject = MarkerSubject::announcement(unit, backfill);
+    let expected_last = if backfill { latest.backfill_sequence } else { latest.ready_sequence };
+    let payload = stored.marker.message(&stored.manifest_key, &stored.manifest_json);
+    let published = site.queue.publish(&subject, &stored.marker.revision, payload, expected_last).await?;
+    Ok((subject, published))
+}
+
+/// Whether the unit's period ended so long ago that it must not stand before today's units.
+fn is_backfill(unit: &Unit, live_days: u32, now: Timestamp) -> bool {
+    let live = SignedDuration::from_hours(24 * i64::from(live_days));
+    now.duration_since(unit.period.end()) > live
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_periods_are_backfill() {
+        let now: Timestamp = "2026-02-18T00:00:00Z".parse().expect("a time");
+        let check = |period: &str, backfill| {
+            let unit = format!("binance/um/klines/1h/{period}").parse().expect("a unit");
+            assert_eq!(is_backfill(&unit, 3, now), backfill, "{period}");
+        };
+        check("2026-02-17", false);
+        check("2026-02-14", false);
+        check("2026-02-13", true);
+        check("2026-02", false);
+        check("2026-01", true);
+    }
+}

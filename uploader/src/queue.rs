@@ -1,0 +1,126 @@
+//! The queue, which may be away: work on the bucket goes on without it.
+
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
+
+use common::checksum::Sha256Sum;
+use common::config::Nats;
+use common::unit::Unit;
+use nats::{Bus, BusError, BusErrorKind, Latest, Published};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+/// Pause between two tries to connect.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// How long nothing is asked after a request that was not answered: a server that hangs would cost each unit a timeout.
+const SILENCE_PAUSE: Duration = Duration::from_secs(5);
+
+/// A connection that is made when it is first needed, and again until it works.
+pub(crate) struct Queue {
+    config: Nats,
+    name: String,
+    link: Mutex<Link>,
+    unanswered: std::sync::Mutex<Option<(BusError, Instant)>>,
+}
+
+enum Link {
+    Untried,
+    Away { why: BusError, since: Instant },
+    Up(Box<Bus>),
+}
+
+/// Why a unit is not announced now; it may be later.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum QueueError {
+    #[error("{0}")]
+    Away(BusError),
+    #[error("NATS: the connection is lost")]
+    Lost,
+    #[error("{0}")]
+    Refused(BusError),
+}
+
+impl From<BusError> for QueueError {
+    fn from(error: BusError) -> Self {
+        match error.kind {
+            BusErrorKind::Unavailable | BusErrorKind::Missing => Self::Away(error),
+            BusErrorKind::Denied | BusErrorKind::Refused => Self::Refused(error),
+        }
+    }
+}
+
+impl Queue {
+    pub(crate) fn new(config: Nats, name: String) -> Self {
+        Self { config, name, link: Mutex::new(Link::Untried), unanswered: std::sync::Mutex::default() }
+    }
+
+    /// A working connection, with the streams there if we may create them.
+    pub(crate) async fn bus(&self) -> Result<Bus, QueueError> {
+        if let Some((why, since)) = &*self.unanswered()
+            && since.elapsed() < SILENCE_PAUSE
+        {
+            return Err(why.clone().into());
+        }
+        let mut link = self.link.lock().await;
+        match &*link {
+            Link::Up(bus) if bus.is_connected() => return Ok(Bus::clone(bus)),
+            // It comes back by itself.
+            Link::Up(_) => return Err(QueueError::Lost),
+            Link::Away { why, since } if since.elapsed() < RECONNECT_PAUSE => return Err(why.clone().into()),
+            Link::Away { .. } | Link::Untried => {}
+        }
+        match self.connect().await {
+            Ok(bus) => {
+                *link = Link::Up(Box::new(bus.clone()));
+                Ok(bus)
+            }
+            Err(why) => {
+                *link = Link::Away { why: why.clone(), since: Instant::now() };
+                Err(why.into())
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Bus, BusError> {
+        let bus = Bus::connect(&self.config, &self.name).await?;
+        if self.config.manage {
+            bus.apply_streams(self.config.replicas, false).await?;
+        }
+        Ok(bus)
+    }
+
+    pub(crate) async fn latest(&self, unit: &Unit) -> Result<Latest, QueueError> {
+        let bus = self.bus().await?;
+        self.answered(bus.latest_marker(unit).await)
+    }
+
+    pub(crate) async fn publish(
+        &self,
+        subject: &str,
+        revision: &Sha256Sum,
+        payload: Vec<u8>,
+        expected_last: u64,
+    ) -> Result<Published, QueueError> {
+        let bus = self.bus().await?;
+        self.answered(bus.publish_marker(subject, revision, payload, expected_last).await)
+    }
+
+    fn answered<T>(&self, answer: Result<T, BusError>) -> Result<T, QueueError> {
+        if let Err(error) = &answer
+            && error.kind == BusErrorKind::Unavailable
+        {
+            *self.unanswered() = Some((error.clone(), Instant::now()));
+        }
+        Ok(answer?)
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, Option<(BusError, Instant)>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) async fn close(&self) {
+        if let Link::Up(bus) = &*self.link.lock().await {
+            bus.close().await;
+        }
+    }
+}
