@@ -21,6 +21,8 @@ use reader::Reader;
 
 /// Name of the destination that the `clickhouse` section describes.
 pub const PRIMARY: &str = "primary";
+/// History a new destination starts with, unless told otherwise: five years.
+const INITIAL_DAYS: u32 = 1825;
 /// Name of the directory destination that `puller pull --no-ingest` fills.
 pub const MIRROR: &str = "mirror";
 
@@ -105,6 +107,9 @@ pub struct Nats {
 pub struct Destination {
     pub name: String,
     pub kind: DestinationKind,
+    /// How far back the periods may lie that are loaded from what was on the stream before this destination was;
+    /// `None`: everything.
+    pub initial_days: Option<u32>,
 }
 
 #[derive(Debug, Clone)]
@@ -226,7 +231,7 @@ impl Config {
             return Some(own.clone());
         }
         let path = self.local.data_dir.clone()?;
-        Some(Destination { name: MIRROR.into(), kind: DestinationKind::Directory { path } })
+        Some(Destination { name: MIRROR.into(), kind: DestinationKind::Directory { path }, initial_days: None })
     }
 }
 
@@ -313,13 +318,13 @@ fn destinations(r: &mut Reader) -> Vec<Destination> {
     let host = r.text("clickhouse.host");
     let primary = ClickHouse::read(r, "clickhouse", host.clone().unwrap_or_default());
     if host.is_some() {
-        all.push(Destination { name: PRIMARY.into(), kind: DestinationKind::ClickHouse(primary) });
+        all.push(Destination { name: PRIMARY.into(), kind: DestinationKind::ClickHouse(primary), initial_days: None });
     }
     for index in 0..r.list_len("destinations") {
         let section = format!("destinations.{index}");
         let name = r.token(&format!("{section}.name"), "the destination's name, e.g. backup");
         let directory = r.choice(&format!("{section}.type"), &[("clickhouse", false), ("directory", true)]);
-        r.integer(&format!("{section}.initial_days"), 1825_u32, 0, 36_500);
+        let initial_days = Some(r.integer(&format!("{section}.initial_days"), INITIAL_DAYS, 0, 36_500));
         let kind = if directory {
             let path = r.required(&format!("{section}.path"), "the folder the archives are kept in");
             DestinationKind::Directory { path: path.into() }
@@ -330,7 +335,7 @@ fn destinations(r: &mut Reader) -> Vec<Destination> {
         if all.iter().any(|other: &Destination| other.name == name) {
             r.problem(&format!("{section}.name"), &format!("'{name}' is used twice"));
         }
-        all.push(Destination { name, kind });
+        all.push(Destination { name, kind, initial_days });
     }
     all
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::Batch;
 use futures::StreamExt;
+use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
 use crate::connection::{Bus, BusError};
@@ -35,7 +36,10 @@ impl Intake {
     pub async fn open(bus: &Bus, settings: &ConsumerSettings, stall_timeout: Duration) -> Result<Self, BusError> {
         let puller = async |name: String| {
             let consumer = bus.durable(&name).await?;
-            let pull = Pull { consumer, client: bus.client.clone(), ack_wait: settings.ack_wait, stall_timeout };
+            let created_at = consumer.cached_info().created.unix_timestamp_nanos();
+            let created_at = Timestamp::from_nanosecond(created_at).unwrap_or_default();
+            let pull =
+                Pull { consumer, created_at, client: bus.client.clone(), ack_wait: settings.ack_wait, stall_timeout };
             Ok::<_, BusError>(Puller { pull, idle: None })
         };
         Ok(Self {
@@ -101,6 +105,7 @@ impl Drop for Puller {
 struct Pull {
     consumer: PullConsumer,
     client: async_nats::Client,
+    created_at: Timestamp,
     ack_wait: Duration,
     stall_timeout: Duration,
 }
@@ -121,7 +126,7 @@ impl Pull {
         while let Some(message) = batch.next().await {
             match message {
                 Ok(message) => {
-                    let delivery = Arc::new(Delivery::new(message, &self.client)?);
+                    let delivery = Arc::new(Delivery::new(message, &self.client, self.created_at)?);
                     let lease = Lease::hold(delivery.clone(), self.ack_wait, self.stall_timeout);
                     held.push(Held { delivery, lease });
                 }

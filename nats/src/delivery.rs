@@ -20,6 +20,8 @@ pub struct Delivery {
     pub subject: String,
     pub payload: Bytes,
     pub options: ReplayOptions,
+    /// When the consumer was made that this was delivered by.
+    pub consumer_created_at: Timestamp,
     /// Deliveries of this message so far, this one included.
     pub attempt: u32,
     /// Sequence in the stream MARKERS.
@@ -32,7 +34,11 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    pub(crate) fn new(message: async_nats::jetstream::Message, client: &Client) -> Result<Self, BusError> {
+    pub(crate) fn new(
+        message: async_nats::jetstream::Message,
+        client: &Client,
+        consumer_created_at: Timestamp,
+    ) -> Result<Self, BusError> {
         let refused = |why: &str| BusError::plain(crate::BusErrorKind::Refused, "reading a delivery", why);
         let info = message.info().map_err(|error| refused(&error.to_string()))?;
         let stored_at = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos());
@@ -43,6 +49,7 @@ impl Delivery {
             stored_at: stored_at.map_err(|error| refused(&error.to_string()))?,
             subject: message.subject.to_string(),
             payload: message.payload.clone(),
+            consumer_created_at,
             options: ReplayOptions::from_headers(message.headers.as_ref()),
             reply: message.reply.clone().ok_or_else(|| refused("it has no reply subject"))?,
             client: client.clone(),

@@ -13,13 +13,16 @@ mod consumer;
 mod delivery;
 mod lease;
 
+mod current;
 mod dead_letter;
 mod progress;
 mod replay;
 mod roster;
+mod task;
 
 pub use connection::{Bus, BusError, BusErrorKind};
 pub use consumer::{Held, Intake};
+pub use current::CurrentMarker;
 pub use dead_letter::DeadLetter;
 pub use delivery::{Delivery, SettleError};
 pub use lease::{Activity, Lease};
@@ -28,4 +31,5 @@ pub use publisher::{Latest, Published};
 pub use replay::ReplayOptions;
 pub use roster::{Roster, WorkerState};
 pub use subject::{Lane, MarkerSubject};
+pub use task::{Task, TaskState, TaskUnit};
 pub use topology::{ConsumerSettings, Missing};

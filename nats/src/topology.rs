@@ -16,6 +16,7 @@ use crate::subject::{backfill_filters, ready_filters};
 pub(crate) const MARKERS: &str = "MARKERS";
 pub(crate) const DEAD: &str = "DEAD";
 pub(crate) const ADVISORIES: &str = "ADVISORIES";
+pub(crate) const TASKS: &str = "TASKS";
 
 /// Markers hold at most 256 KiB of objects; the rest is room for headers and later fields.
 const MARKER_BYTES_MAX: i32 = 512 * 1024;
@@ -154,7 +155,7 @@ pub(crate) fn backfill_consumer(destination: &str) -> String {
     format!("backfill-{destination}")
 }
 
-fn streams(replicas: usize) -> [Config; 3] {
+fn streams(replicas: usize) -> [Config; 4] {
     let base = Config {
         retention: RetentionPolicy::Limits,
         storage: StorageType::File,
@@ -200,6 +201,15 @@ fn streams(replicas: usize) -> [Config; 3] {
             discard: DiscardPolicy::Old,
             max_age: 30 * DAY,
             max_messages: 100_000,
+            ..base.clone()
+        },
+        Config {
+            name: TASKS.into(),
+            description: Some("replays, and how far each of their units is".into()),
+            subjects: vec!["task.*".into(), "task.*.*.*.*.*.*".into()],
+            discard: DiscardPolicy::Old,
+            max_age: 90 * DAY,
+            max_messages_per_subject: 1,
             ..base
         },
     ]

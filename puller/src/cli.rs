@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use common::unit::{Period, Unit};
+use jiff::Timestamp;
 
 /// Takes announced archives from the bucket to ClickHouse, exactly once and verified
 #[derive(Debug, Parser)]
@@ -45,6 +47,21 @@ pub enum Command {
     #[command(after_help = "Examples:\n  puller status\n  puller status --json\n  puller status --missing")]
     Status(Status),
 
+    /// Sends units to a destination again, as a task that all its workers share
+    ///
+    /// What is loaded and verified is skipped, unless --force writes it again; the end state is the same. Live units go
+    /// first. Workers need no restart, and a replay survives the restart of everything.
+    #[command(
+        after_help = "Examples:\n  puller replay --dry-run\n  puller replay --market um --interval 1h --from 2026-01 --to 2026-02 --wait\n  \
+                            puller replay --symbol BTCUSDT --force --reason \"rows were deleted by mistake\"\n  \
+                            puller replay --since 2026-02-14T00:00:00Z"
+    )]
+    Replay(Replay),
+
+    /// Shows and cancels replays
+    #[command(subcommand)]
+    Tasks(Tasks),
+
     /// Creates or updates the streams, consumers, tables and views
     #[command(
         after_help = "Examples:\n  puller migrate\n  puller migrate --prune    also remove consumers of destinations \
@@ -82,6 +99,110 @@ pub struct Pull {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// Only this destination [default: all that are served here]
+    #[arg(long, value_name = "NAME")]
+    pub destination: Option<String>,
+
+    /// Only this unit, e.g. binance/um/klines/1h/2026-02-14
+    #[arg(long)]
+    pub unit: Option<Unit>,
+
+    /// Only this market, e.g. um
+    #[arg(long)]
+    pub market: Option<String>,
+
+    /// Only this dataset, e.g. klines
+    #[arg(long)]
+    pub dataset: Option<String>,
+
+    /// Only this interval, e.g. 1h
+    #[arg(long)]
+    pub interval: Option<String>,
+
+    /// Only these symbols of the units
+    #[arg(long, value_delimiter = ',')]
+    pub symbol: Vec<String>,
+
+    /// Only units that end on this day or later; a day or a month
+    #[arg(long, value_name = "PERIOD")]
+    pub from: Option<Period>,
+
+    /// Only units that begin on this day or earlier; a day or a month
+    #[arg(long, value_name = "PERIOD")]
+    pub to: Option<Period>,
+
+    /// full (0): every current marker once. since (1): those announced after --since, then goes on. continuous (2): full, then
+    /// goes on
+    #[arg(long, value_enum, default_value_t = ReplayMode::Full)]
+    pub mode: ReplayMode,
+
+    /// Only markers announced at this time or later, e.g. 2026-02-14T00:00:00Z; implies --mode since
+    #[arg(long, value_name = "TIME", required_if_eq("mode", "since"))]
+    pub since: Option<Timestamp>,
+
+    /// Write also what is loaded and verified
+    #[arg(long)]
+    pub force: bool,
+
+    /// Why; kept with the task
+    #[arg(long)]
+    pub reason: Option<String>,
+
+    /// Wait until every unit is finished; exit 1 if one failed
+    #[arg(long)]
+    pub wait: bool,
+
+    /// Only say what would be sent: units, archives, bytes, and an estimate
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReplayMode {
+    #[value(alias = "0")]
+    Full,
+    #[value(alias = "1")]
+    Since,
+    #[value(alias = "2")]
+    Continuous,
+}
+
+impl ReplayMode {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Since => "since",
+            Self::Continuous => "continuous",
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Tasks {
+    /// Lists all replays
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows one replay and each of its units
+    #[command(after_help = "Example:\n  puller tasks show primary-20260214-101500-123")]
+    Show {
+        id: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Passes over the units of a replay that no worker has begun
+    Cancel { id: String },
 }
 
 #[derive(Debug, Args)]

@@ -25,13 +25,16 @@ mod circuit;
 mod destination;
 mod metrics;
 mod runner;
+mod task_report;
 mod worker;
 
 mod cli;
 mod doctor;
 mod pull;
+mod replay;
 mod service;
 mod status;
+mod tasks;
 
 pub use cli::{Cli, Command};
 pub use service::{LogWriter, run};

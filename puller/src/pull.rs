@@ -191,7 +191,7 @@ async fn watch(
     }
 }
 
-fn progress_bar(destination: &str, units: u64) -> ProgressBar {
+pub(crate) fn progress_bar(destination: &str, units: u64) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

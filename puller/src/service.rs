@@ -25,7 +25,7 @@ use crate::mirror::Mirror;
 use crate::runner::Runner;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 use crate::worker::{Board, Worker};
-use crate::{doctor, pull, status};
+use crate::{doctor, pull, replay, status, tasks};
 
 /// Where log lines go: stderr, and around a progress bar if there is one.
 #[derive(Debug, Clone, Copy)]
@@ -56,8 +56,8 @@ impl Command {
             Self::Run => &[Need::Storage, Need::Destination],
             Self::Pull(pull) if pull.no_ingest => &[Need::Storage, Need::DataDir],
             Self::Pull(_) => &[Need::Storage, Need::Destination],
-            Self::Status(_) | Self::Migrate { .. } => &[Need::Destination],
-            Self::Doctor { .. } => &[],
+            Self::Replay(_) | Self::Status(_) | Self::Migrate { .. } => &[Need::Destination],
+            Self::Tasks(_) | Self::Doctor { .. } => &[],
         }
     }
 }
@@ -68,6 +68,8 @@ pub async fn run(command: Command, config: Config, stop: CancellationToken) -> u
     let done = match command {
         Command::Run => serve_workers(config, stop).await,
         Command::Pull(args) => pull::run(&args, config, stop).await,
+        Command::Replay(args) => replay::run(&args, &config, stop).await,
+        Command::Tasks(args) => tasks::run(&args, &config).await,
         Command::Status(args) => status::run(&args, &config).await,
         Command::Migrate { prune } => migrate(&config, prune).await,
         Command::Doctor { json } => doctor::run(&config, json).await,
@@ -197,6 +199,7 @@ impl Shared {
                 circuit: Circuit::new(&destination.name, self.readiness.clone()),
                 metrics: self.metrics.clone(),
                 board: Board::default(),
+                initial_days: destination.initial_days,
             }),
             settings: self.consumer_settings(&destination.name),
             slots: puller.slots,

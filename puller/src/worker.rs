@@ -8,8 +8,8 @@ use common::config::Retry;
 use common::object_key::Prefix;
 use common::object_store::ObjectStore;
 use common::unit::Unit;
-use jiff::Timestamp;
-use nats::{Bus, DeadLetter, Delivery, Held, MarkerSubject};
+use jiff::{SignedDuration, Timestamp};
+use nats::{Bus, DeadLetter, Delivery, Held, Lane, MarkerSubject, TaskState};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -20,6 +20,7 @@ use crate::job::{Job, is_superseded, resolve};
 use crate::ledger::Attempt;
 use crate::metrics::Metrics;
 use crate::outcome::{Disposition, decide};
+use crate::task_report::TaskReport;
 use crate::warehouse::WarehouseErrorKind;
 
 /// How long a delivery is put off when even its dead letter could not be stored.
@@ -37,6 +38,8 @@ pub(crate) struct Worker {
     pub circuit: Circuit,
     pub metrics: Metrics,
     pub board: Board,
+    /// See [`common::config::Destination::initial_days`].
+    pub initial_days: Option<u32>,
 }
 
 /// How a delivery ended, as `ingest_log`, logs and metrics call it.
@@ -45,16 +48,40 @@ enum Ending {
     Loaded,
     Skipped,
     Superseded,
+    TooOld,
+    Cancelled,
     Retry,
     DeadLetter,
 }
 
+/// Why a delivery is done although its archives were not all brought to the destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopped {
+    /// A newer revision has overwritten its objects, and has a marker of its own.
+    Superseded,
+    /// Older than a new destination wants: see `initial_days`.
+    TooOld,
+    /// The replay it belongs to was cancelled.
+    Cancelled,
+}
+
 impl Ending {
+    fn task_state(self) -> TaskState {
+        match self {
+            Self::Loaded | Self::Skipped | Self::Superseded | Self::TooOld => TaskState::Success,
+            Self::Cancelled => TaskState::Cancelled,
+            Self::Retry => TaskState::Reassigning,
+            Self::DeadLetter => TaskState::Failed,
+        }
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Loaded => "loaded",
             Self::Skipped => "skipped",
             Self::Superseded => "superseded",
+            Self::TooOld => "too_old",
+            Self::Cancelled => "cancelled",
             Self::Retry => "retry",
             Self::DeadLetter => "dead_letter",
         }
@@ -76,19 +103,24 @@ impl Worker {
             sequence = delivery.stream_sequence,
             destination = self.destination_name,
         );
+        let report = TaskReport::of(&self.bus, &self.name, delivery);
         let work = async {
             tokio::select! {
-                () = self.work_and_settle(&held, unit.as_ref()) => {}
+                () = self.work_and_settle(&held, unit.as_ref(), report.as_ref()) => {}
                 () = held.lease.lost() => {
                     // Another worker has it, or soon will; whatever we wrote, it will find or write again.
                     tracing::warn!("lease lost, leaving the unit to another worker");
                     self.metrics.lease_lost(&self.destination_name);
+                    // If it was this unit that waited for a server, nobody else may be there to notice its return.
+                    self.circuit.close();
+                    self.report(report.as_ref(), TaskState::Reassigning, "lease lost").await;
                 }
                 () = abort.cancelled() => {
                     if let Err(error) = delivery.nak(Duration::ZERO).await {
                         tracing::warn!(%error, "handing the unit back");
                     }
                     self.metrics.settled(&self.destination_name, "handed_back");
+                    self.report(report.as_ref(), TaskState::Reassigning, "handed back").await;
                 }
             }
         };
@@ -97,28 +129,21 @@ impl Worker {
         self.metrics.in_hand(&self.destination_name, self.board.in_hand().len());
     }
 
-    async fn work_and_settle(&self, held: &Held, unit: Option<&Unit>) {
+    async fn work_and_settle(&self, held: &Held, unit: Option<&Unit>, report: Option<&TaskReport<'_>>) {
         let delivery = &held.delivery;
+        self.report(report, TaskState::Running, "").await;
         for waits in 1.. {
             let (started, started_at) = (Instant::now(), Timestamp::now());
-            let resolved = resolve(&self.store, &self.prefix, delivery).await;
-            let (job, result) = match resolved {
-                Ok(job) => {
-                    let result = self.destination.bring(&job, &held.lease.activity).await;
-                    (Some(job), result)
-                }
-                Err(error) => (None, Err(error)),
-            };
-            let disposition = match self.superseded(job.as_ref(), &result).await {
-                Ok(true) => None,
-                Ok(false) => Some(decide(&result, delivery.attempt, &self.retry)),
-                Err(error) => Some(decide(&Err(error), delivery.attempt, &self.retry)),
+            let (job, result, stopped) = self.attempt(held, unit, report).await;
+            let disposition = match stopped {
+                Some(_) => None,
+                None => Some(decide(&result, delivery.attempt, &self.retry)),
             };
             if disposition == Some(Disposition::Wait) {
                 self.wait(held, &result, waits).await;
                 continue;
             }
-            let finished = Finished { job: job.as_ref(), unit, started_at, result: &result, disposition };
+            let finished = Finished { job: job.as_ref(), unit, started_at, result: &result, disposition, stopped };
             // Before the ack. When it cannot be written the server is away: the unit is gone through again, and what is
             // loaded is skipped.
             if let Err(error) = self.record(delivery, &finished).await {
@@ -126,14 +151,55 @@ impl Worker {
                 continue;
             }
             self.circuit.close();
-            self.settle(delivery, &finished, started.elapsed()).await;
+            self.settle(delivery, &finished, report, started.elapsed()).await;
             return;
         }
     }
 
+    /// One go at the unit. The last value says why nothing needs to be done about what went wrong, or at all.
+    async fn attempt(
+        &self,
+        held: &Held,
+        unit: Option<&Unit>,
+        report: Option<&TaskReport<'_>>,
+    ) -> (Option<Job>, Result<Work, WorkError>, Option<Stopped>) {
+        if self.is_before_this_destination(&held.delivery, unit) {
+            return (None, Ok(Work::default()), Some(Stopped::TooOld));
+        }
+        if let Some(report) = report
+            && report.is_cancelled().await
+        {
+            return (None, Ok(Work::default()), Some(Stopped::Cancelled));
+        }
+        let job = match resolve(&self.store, &self.prefix, &held.delivery).await {
+            Ok(job) => job,
+            Err(error) => return (None, Err(error), None),
+        };
+        let result = self.destination.bring(&job, &held.lease.activity).await;
+        match self.superseded(&job, &result).await {
+            Ok(superseded) => (Some(job), result, superseded.then_some(Stopped::Superseded)),
+            Err(error) => (Some(job), Err(error), None),
+        }
+    }
+
+    /// Whether a marker was there before the destination, and its period lies further back than the destination wants.
+    fn is_before_this_destination(&self, delivery: &Delivery, unit: Option<&Unit>) -> bool {
+        let (Some(days), Some(unit)) = (self.initial_days, unit) else { return false };
+        let Ok(subject) = MarkerSubject::parse(&delivery.subject) else { return false };
+        let oldest = delivery.consumer_created_at - SignedDuration::from_hours(24 * i64::from(days));
+        // Whoever asks for a replay wants what he asks for.
+        subject.lane != Lane::Replay && delivery.stored_at < delivery.consumer_created_at && unit.period.end() <= oldest
+    }
+
+    async fn report(&self, report: Option<&TaskReport<'_>>, state: TaskState, error: &str) {
+        if let Some(report) = report {
+            report.say(state, None, error).await;
+        }
+    }
+
     /// Whether what went wrong is explained by a newer revision of the unit, which has a marker of its own.
-    async fn superseded(&self, job: Option<&Job>, result: &Result<Work, WorkError>) -> Result<bool, WorkError> {
-        let (Some(job), Ok(work)) = (job, result) else { return Ok(false) };
+    async fn superseded(&self, job: &Job, result: &Result<Work, WorkError>) -> Result<bool, WorkError> {
+        let Ok(work) = result else { return Ok(false) };
         let differs = work.faults.iter().any(|faulty| matches!(faulty.fault, ObjectFault::Differs(_)));
         Ok(differs && is_superseded(&self.store, &self.prefix, job).await?)
     }
@@ -153,10 +219,19 @@ impl Worker {
         held.lease.activity.bump();
     }
 
-    async fn settle(&self, delivery: &Delivery, finished: &Finished<'_>, took: Duration) {
+    async fn settle(
+        &self,
+        delivery: &Delivery,
+        finished: &Finished<'_>,
+        report: Option<&TaskReport<'_>>,
+        took: Duration,
+    ) {
         let ending = finished.ending();
         let error = finished.error();
         let class = finished.class();
+        if let Some(report) = report {
+            report.say(ending.task_state(), finished.result.as_ref().ok(), &error).await;
+        }
         let settled = match &finished.disposition {
             None | Some(Disposition::Ack | Disposition::Wait) => delivery.ack().await,
             Some(Disposition::Retry { after, .. }) => {
@@ -244,15 +319,21 @@ struct Finished<'a> {
     unit: Option<&'a Unit>,
     started_at: Timestamp,
     result: &'a Result<Work, WorkError>,
-    /// `None`: superseded by a newer revision.
+    /// `None`: see `stopped`.
     disposition: Option<Disposition>,
+    stopped: Option<Stopped>,
 }
 
 impl Finished<'_> {
     fn ending(&self) -> Ending {
+        match self.stopped {
+            Some(Stopped::Superseded) => return Ending::Superseded,
+            Some(Stopped::TooOld) => return Ending::TooOld,
+            Some(Stopped::Cancelled) => return Ending::Cancelled,
+            None => {}
+        }
         match &self.disposition {
-            None => Ending::Superseded,
-            Some(Disposition::Ack | Disposition::Wait) => match self.result {
+            None | Some(Disposition::Ack | Disposition::Wait) => match self.result {
                 Ok(work) if work.loaded == 0 => Ending::Skipped,
                 _ => Ending::Loaded,
             },

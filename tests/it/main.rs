@@ -4,6 +4,8 @@ mod handmade;
 
 mod bad_input;
 mod corrections;
+mod destinations;
 mod operations;
 mod pipeline;
+mod replay;
 mod servers;

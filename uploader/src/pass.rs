@@ -14,14 +14,11 @@ use crate::queue::QueueError;
 use crate::report::Report;
 use crate::scan::{self, Filter, LocalUnit};
 use crate::settle::{self, Look, Mode, Outcome, Settled};
-use crate::site::{Site, blocking};
+use crate::site::{Site, UNITS_MAX, blocking};
 use crate::upload::Transferred;
 
 /// Units that are only looked at, at once: each waits for two answers of the queue.
 const LOOKS_MAX: usize = 32;
-/// Units being worked on at once. More than one, so that the link is not idle while one waits for its read-backs; few,
-/// so that the newest are done first.
-const UNITS_MAX: usize = 4;
 /// A long pass keeps its hashes now and then, so that being killed costs little.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
 
@@ -104,16 +101,12 @@ impl Pass<'_> {
     async fn settle_all(&mut self, local: Vec<LocalUnit>) -> Result<Vec<Unannounced>, PassError> {
         let (site, mode) = (self.site, self.mode);
         let mut unannounced = Vec::new();
-        let looks = stream::iter(local)
+        // One stage, not a stage of looks before a stage of work: a stage that is not polled, because the one after it is
+        // full, could hold the lock that the one after it waits for.
+        let settled = stream::iter(local)
             .take_until(site.shutdown.cancelled())
-            .map(|local| settle::look(site, local, mode))
-            .buffered(LOOKS_MAX);
-        let settled = looks
-            .map(async |look| match look {
-                Look::Done(settled) => Ok((None, settled)),
-                Look::NeedsWork(local) => settle_one(site, &local, mode).await.map(|settled| (Some(local), settled)),
-            })
-            .buffer_unordered(UNITS_MAX);
+            .map(|local| look_and_settle(site, local, mode))
+            .buffer_unordered(LOOKS_MAX);
         let mut settled = std::pin::pin!(settled);
         while let Some(result) = settled.next().await {
             match result? {
@@ -148,13 +141,14 @@ impl Pass<'_> {
                 }
                 () = tokio::time::sleep(Backoff::RECONNECT.delay(attempt).min(left)) => {}
             }
-            if site.queue.bus().await.is_err() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !matches!(tokio::time::timeout(left, site.queue.bus()).await, Ok(Ok(_))) {
                 continue;
             }
             let again = std::mem::take(&mut unannounced);
             let results = stream::iter(again)
                 .map(async |unit| settle_one(site, &unit.local, mode).await.map(|settled| (unit, settled)))
-                .buffered(UNITS_MAX);
+                .buffer_unordered(UNITS_MAX);
             let mut results = std::pin::pin!(results);
             while let Some(result) = results.next().await {
                 let (mut unit, settled) = result?;
@@ -210,6 +204,18 @@ impl Pass<'_> {
             let cache = Arc::clone(&self.site.cache);
             blocking(move || cache.save(false)).await;
             self.saved = Instant::now();
+        }
+    }
+}
+
+/// Looks at a unit, and waits for its turn if it needs work; the unit comes back too, unless the look was enough.
+async fn look_and_settle(site: &Site, local: LocalUnit, mode: Mode) -> Result<(Option<LocalUnit>, Settled), PassError> {
+    match settle::look(site, local, mode).await {
+        Look::Done(settled) => Ok((None, settled)),
+        Look::NeedsWork(local) => {
+            let _turn = site.unit().await?;
+            let settled = settle_one(site, &local, mode).await?;
+            Ok((Some(local), settled))
         }
     }
 }

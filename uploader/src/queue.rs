@@ -10,7 +10,7 @@ use nats::{Bus, BusError, BusErrorKind, Latest, Published};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// Pause between two tries to connect.
+/// Shortest pause between two tries to connect; as long as the last try took, if that was longer.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// How long nothing is asked after a request that was not answered: a server that hangs would cost each unit a timeout.
 const SILENCE_PAUSE: Duration = Duration::from_secs(5);
@@ -25,7 +25,11 @@ pub(crate) struct Queue {
 
 enum Link {
     Untried,
-    Away { why: BusError, since: Instant },
+    /// Not tried again before `until`.
+    Away {
+        why: BusError,
+        until: Instant,
+    },
     Up(Box<Bus>),
 }
 
@@ -66,16 +70,18 @@ impl Queue {
             Link::Up(bus) if bus.is_connected() => return Ok(Bus::clone(bus)),
             // It comes back by itself.
             Link::Up(_) => return Err(QueueError::Lost),
-            Link::Away { why, since } if since.elapsed() < RECONNECT_PAUSE => return Err(why.clone().into()),
+            Link::Away { why, until } if Instant::now() < *until => return Err(why.clone().into()),
             Link::Away { .. } | Link::Untried => {}
         }
+        let begun = Instant::now();
         match self.connect().await {
             Ok(bus) => {
                 *link = Link::Up(Box::new(bus.clone()));
                 Ok(bus)
             }
             Err(why) => {
-                *link = Link::Away { why: why.clone(), since: Instant::now() };
+                let until = Instant::now() + begun.elapsed().max(RECONNECT_PAUSE);
+                *link = Link::Away { why: why.clone(), until };
                 Err(why.into())
             }
         }

@@ -20,6 +20,10 @@ use crate::queue::Queue;
 /// Bytes of archives in memory at once. One archive of the largest size must fit.
 const MEMORY_BYTES: u64 = ARCHIVE_BYTES_MAX;
 
+/// Units being worked on at once. More than one, so that the link is not idle while one waits for its read-backs; few,
+/// so that the newest are done first.
+pub(crate) const UNITS_MAX: usize = 4;
+
 pub(crate) struct Site {
     pub(crate) data_dir: PathBuf,
     pub(crate) store: ObjectStore,
@@ -34,6 +38,7 @@ pub(crate) struct Site {
     pub(crate) host: String,
     /// Objects on their way at once.
     pub(crate) transfers_max: usize,
+    units: Semaphore,
     transfers: Semaphore,
     /// Archives being checked at once: as many as there are processors.
     pub(crate) checks_max: usize,
@@ -64,6 +69,7 @@ impl Site {
             shutdown,
             host,
             transfers_max: config.storage.transfers,
+            units: Semaphore::new(UNITS_MAX),
             transfers: Semaphore::new(config.storage.transfers),
             checks_max,
             checks: Semaphore::new(checks_max),
@@ -81,6 +87,11 @@ impl Site {
             Ok(()) | Err(_) => Ok(()),
         };
         self.bucket_is_there.get_or_try_init(look).await.copied()
+    }
+
+    /// A unit's turn to be worked on; given in the order they were asked for.
+    pub(crate) async fn unit(&self) -> Result<SemaphorePermit<'_>, PassError> {
+        self.permit(&self.units, 1).await
     }
 
     /// A place among the transfers; none is given once the process is to stop.

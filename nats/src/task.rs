@@ -1,0 +1,128 @@
+//! Replay tasks: what was asked for, and how far each unit of it is.
+//!
+//! Stream `TASKS` keeps one message a task (`task.<id>`) and one a unit of it (`task.<id>.<unit tokens>`), each the
+//! newest. Workers write the state of the units they hold; nothing depends on it but what people see.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream::DirectGetErrorKind;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::connection::{Bus, BusError};
+use crate::topology::TASKS;
+
+/// A replay that somebody asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    pub id: String,
+    pub destination: String,
+    pub mode: String,
+    /// Which units, as it was asked for.
+    pub selection: String,
+    pub force: bool,
+    #[serde(default)]
+    pub reason: String,
+    pub created_at: Timestamp,
+    pub created_by: String,
+    /// Units it consists of.
+    pub units: u64,
+    pub archives: u64,
+    pub bytes: u64,
+    /// Whether all of its units are on the stream.
+    pub published: bool,
+    /// Whether it goes on with what is published later.
+    pub follows: bool,
+    #[serde(default)]
+    pub cancelled_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum TaskState {
+    /// Waits for a worker.
+    Init,
+    Running,
+    /// Left by a worker; another one, or the same again, will take it.
+    Reassigning,
+    Success,
+    Failed,
+    Cancelled,
+}
+
+/// How far one unit of a task is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskUnit {
+    pub unit: String,
+    pub state: TaskState,
+    #[serde(default)]
+    pub worker: String,
+    #[serde(default)]
+    pub attempt: u32,
+    #[serde(default)]
+    pub archives: u64,
+    #[serde(default)]
+    pub rows: u64,
+    #[serde(default)]
+    pub bytes: u64,
+    #[serde(default)]
+    pub error: String,
+    pub at: Timestamp,
+}
+
+impl Bus {
+    pub async fn put_task(&self, task: &Task) -> Result<(), BusError> {
+        self.put(format!("task.{}", task.id), task).await
+    }
+
+    /// Writes the state of a unit; `unit_tokens` is the tail of its subject.
+    pub async fn put_task_unit(&self, task: &str, unit_tokens: &str, state: &TaskUnit) -> Result<(), BusError> {
+        self.put(format!("task.{task}.{unit_tokens}"), state).await
+    }
+
+    async fn put(&self, subject: String, content: &impl Serialize) -> Result<(), BusError> {
+        let payload = serde_json::to_vec(content).expect("strings and numbers always serialise");
+        let sent = async { self.context.publish(subject.clone(), payload.into()).await?.await };
+        match tokio::time::timeout(Duration::from_secs(10), sent).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(BusError::unavailable(format!("writing {subject}"), &error)),
+            Err(elapsed) => Err(BusError::unavailable(format!("writing {subject}"), &elapsed)),
+        }
+    }
+
+    pub async fn task(&self, id: &str) -> Result<Option<Task>, BusError> {
+        let doing = || format!("task {id}");
+        let stream = self.context.get_stream_no_info(TASKS).await;
+        let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
+        match stream.direct_get_last_for_subject(format!("task.{id}")).await {
+            Ok(message) => Ok(serde_json::from_slice(&message.payload).ok()),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(BusError::unavailable(doing(), &error)),
+        }
+    }
+
+    /// All tasks, the oldest first.
+    pub async fn tasks(&self) -> Result<Vec<Task>, BusError> {
+        self.read_all("task.*".into()).await.map(|mut tasks: Vec<Task>| {
+            tasks.sort_by_key(|task| task.created_at);
+            tasks
+        })
+    }
+
+    pub async fn task_units(&self, id: &str) -> Result<Vec<TaskUnit>, BusError> {
+        self.read_all(format!("task.{id}.>")).await.map(|mut units: Vec<TaskUnit>| {
+            units.sort_by(|a, b| a.unit.cmp(&b.unit));
+            units
+        })
+    }
+
+    async fn read_all<T: for<'de> Deserialize<'de>>(&self, filter: String) -> Result<Vec<T>, BusError> {
+        let mut all = Vec::new();
+        self.last_per_subject(TASKS, vec![filter], |message| match serde_json::from_slice(&message.payload) {
+            Ok(content) => all.push(content),
+            Err(error) => tracing::warn!(subject = message.subject, %error, "not understood"),
+        })
+        .await?;
+        Ok(all)
+    }
+}

@@ -1,0 +1,85 @@
+//! Several destinations: each with its own progress, and none in another's way.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::Project;
+use tests::servers::Stack;
+use tests::truth::Truth;
+use tests::{Context, Result};
+
+fn write_days(project: &Project, days: &[&str]) -> Result<()> {
+    for day in days {
+        ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day).write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0).map(drop)
+}
+
+fn clickhouse(stack: &Stack, name: &str, database: &str) -> serde_json::Value {
+    json!({
+        "name": name, "type": "clickhouse", "host": stack.clickhouse.host(), "port": stack.clickhouse.port(),
+        "database": database, "user": stack.clickhouse.user(), "password": stack.clickhouse.password(),
+    })
+}
+
+#[test]
+fn one_that_is_down_holds_up_no_other() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "destinations")?;
+    let copy = project.dir().join("copy");
+    std::fs::create_dir_all(&copy).context("a folder")?;
+    let second = format!("{}_second", project.database());
+    let mut down = clickhouse(stack, "down", "nowhere");
+    down["port"] = json!(9);
+    let files = json!({ "name": "files", "type": "directory", "path": copy });
+    project.set("destinations", json!([clickhouse(stack, "second", &second), files, down]))?;
+    write_days(&project, &["2025-03-01", "2025-03-02"])?;
+
+    let worker = project.spawn_puller(&["run"])?;
+    project.wait_for_archives(2, Duration::from_secs(60))?;
+    let truth = Truth::of_tree(project.data_dir())?;
+    project.wait_until("the second database", Duration::from_secs(60), || {
+        Ok(truth.compare_ledger(project.sql(), &second, project.prefix()).is_ok())
+    })?;
+    truth.compare_rows(project.sql(), &second)?;
+    project.wait_until("the files", Duration::from_secs(60), || Ok(tests::data::archives(&copy)?.len() == 2))?;
+    project.check_tables()?;
+    let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
+    let pending: Vec<_> = (0..4).map(|index| status[index]["pending"].as_u64()).collect();
+    assert_eq!(pending, [Some(0), Some(0), Some(0), Some(2)], "{status}");
+    drop(worker);
+
+    // A destination that goes leaves a consumer that doctor names and `migrate --prune` removes.
+    project.set("destinations", json!([]))?;
+    let doctor = project.puller(&["doctor"])?.expect_code(4)?;
+    assert!(doctor.stdout.contains("ingest-down") && doctor.stdout.contains("--prune"), "{}", doctor.stdout);
+    project.puller(&["migrate", "--prune"])?.expect_code(0)?;
+    project.puller(&["doctor"])?.expect_code(0).map(drop)
+}
+
+#[test]
+fn a_new_one_starts_with_as_much_history_as_it_wants() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "initial-days")?;
+    write_days(&project, &["2019-01-01", "2025-03-01"])?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    // `primary` has everything.
+    project.check_tables()?;
+
+    let second = format!("{}_second", project.database());
+    let mut destination = clickhouse(stack, "second", &second);
+    destination["initial_days"] = json!(2000);
+    project.set("destinations", json!([destination]))?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    let periods = format!("SELECT period FROM {second}.archives FINAL ORDER BY period FORMAT TSV");
+    assert_eq!(project.query(&periods)?.trim(), "2025-03-01");
+    // What is announced from now on comes whatever its period, and the rest when it is asked for.
+    write_days(&project, &["2018-01-01"])?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!(project.query(&periods)?.trim(), "2018-01-01\n2025-03-01");
+    project.puller(&["replay", "--destination", "second"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    Truth::of_tree(project.data_dir())?.compare_ledger(project.sql(), &second, project.prefix())
+}
