@@ -78,19 +78,36 @@ impl Bus {
         payload: Vec<u8>,
         expected_last: u64,
     ) -> Result<Published, BusError> {
+        // The id is compared across the whole stream, so it must hold the subject too.
+        let id = format!("{subject}@{revision}");
+        let published = self.publish_once(subject, revision, payload.clone(), expected_last, &id).await?;
+        if published != Published::Overtaken || self.last_sequence(subject).await? != expected_last {
+            return Ok(published);
+        }
+        // Nobody overtook us: the server took this for the copy of an older message. That is a unit whose content went
+        // back to an earlier revision within the duplicate window, and it must be announced again.
+        let id = format!("{id}@{expected_last}");
+        self.publish_once(subject, revision, payload, expected_last, &id).await
+    }
+
+    async fn publish_once(
+        &self,
+        subject: &str,
+        revision: &Sha256Sum,
+        payload: Vec<u8>,
+        expected_last: u64,
+        id: &str,
+    ) -> Result<Published, BusError> {
         let doing = || format!("publishing {subject}");
         let message = PublishMessage::build()
             .payload(payload.into())
-            // The id is compared across the whole stream, so it must hold the subject too.
-            .message_id(format!("{subject}@{revision}"))
+            .message_id(id)
             .expected_last_subject_sequence(expected_last)
             .expected_stream(MARKERS);
         let sent = async { self.context.send_publish(subject.to_owned(), message).await?.await };
         // The library's own timeout covers the ack only, not a full command queue.
         let answer = tokio::time::timeout(Duration::from_secs(10), sent).await;
         let error = match answer {
-            // A duplicate id may also be an older message: the same revision published before another one, which
-            // this publish was to bring back.
             Ok(Ok(ack)) if !ack.duplicate => return Ok(Published::Stored { sequence: ack.sequence }),
             Ok(Ok(_)) => None,
             Ok(Err(error)) => match error.kind() {
@@ -105,20 +122,27 @@ impl Bus {
             },
             Err(elapsed) => Some(BusError::unavailable(doing(), &elapsed)),
         };
-        match (self.last_revision(subject).await, error) {
-            (Ok(Some(found)), _) if found == *revision => Ok(Published::AlreadyThere),
+        match (self.last_on_leader(subject).await, error) {
+            (Ok(Some((_, Some(found)))), _) if found == *revision => Ok(Published::AlreadyThere),
             (Ok(_), None) => Ok(Published::Overtaken),
             (_, Some(error)) | (Err(error), None) => Err(error),
         }
     }
 
-    /// The revision of the subject's last message, asked of the leader.
-    async fn last_revision(&self, subject: &str) -> Result<Option<Sha256Sum>, BusError> {
+    async fn last_sequence(&self, subject: &str) -> Result<u64, BusError> {
+        Ok(self.last_on_leader(subject).await?.map_or(0, |(sequence, _)| sequence))
+    }
+
+    /// Sequence and revision of the subject's last message, asked of the leader.
+    async fn last_on_leader(&self, subject: &str) -> Result<Option<(u64, Option<Sha256Sum>)>, BusError> {
         let doing = || format!("reading back {subject}");
         let stream = self.context.get_stream_no_info(MARKERS).await;
         let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
         match stream.get_last_raw_message_by_subject(subject).await {
-            Ok(message) => Ok(Marker::parse(&message.payload).ok().map(|marker| marker.revision)),
+            Ok(message) => {
+                let revision = Marker::parse(&message.payload).ok().map(|marker| marker.revision);
+                Ok(Some((message.sequence, revision)))
+            }
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
             Err(error) => Err(BusError::unavailable(doing(), &error)),
         }

@@ -56,7 +56,7 @@ pub enum Command {
                             puller replay --symbol BTCUSDT --force --reason \"rows were deleted by mistake\"\n  \
                             puller replay --since 2026-02-14T00:00:00Z"
     )]
-    Replay(Replay),
+    Replay(Box<Replay>),
 
     /// Shows and cancels replays
     #[command(subcommand)]

@@ -47,6 +47,25 @@ fn a_republished_archive_replaces_its_former_self() -> Result<()> {
     project.check_tables()
 }
 
+/// Within the stream's duplicate window the message id of the first revision is still known.
+#[test]
+fn a_unit_can_go_back_to_an_earlier_revision() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "back-again")?;
+    let hand = Handmade::new(stack, &project)?;
+    let versions = [spec(), spec().seed(1).generated_at("2025-03-05T00:00:00Z"), spec()];
+    for version in &versions {
+        version.write(project.data_dir())?;
+        mark_all(project.data_dir())?;
+        project.uploader(&["upload"])?.expect_code(0)?;
+    }
+    let revisions: Vec<_> = hand.markers()?.into_iter().map(|(_, marker)| marker["revision"].clone()).collect();
+    assert_eq!(revisions.len(), 3);
+    assert_eq!(revisions[0], revisions[2]);
+    assert_ne!(revisions[0], revisions[1]);
+    Ok(())
+}
+
 #[test]
 fn a_stale_monthly_changes_nothing_a_corrected_daily_says() -> Result<()> {
     let project = Project::new(Stack::shared(), "stale-monthly")?;
