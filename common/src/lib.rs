@@ -16,6 +16,7 @@ pub mod chain;
 pub mod config;
 pub mod doctor;
 pub mod exit;
+pub mod failpoint;
 pub mod http;
 pub mod shutdown;
 pub mod telemetry;

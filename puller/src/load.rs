@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use common::config::Corrections;
+use common::failpoint::failpoint;
 use common::marker::Object;
 use common::object_store::ObjectStore;
 use common::unit::shorten;
@@ -231,7 +232,9 @@ impl Loader {
                 slices.push(Slice { symbol, version, rows: Rows::Tombstones(&archive.removed) });
             }
         }
+        failpoint("puller.decoded");
         corrections::insert(&self.warehouse, &job.unit, &slices, || activity.bump()).await?;
+        failpoint("puller.inserted");
         work.times.insert += started.elapsed();
 
         let started = Instant::now();
@@ -246,6 +249,7 @@ impl Loader {
             })
             .collect();
         let answers = self.warehouse.read_back(&job.unit, &expected).await?;
+        failpoint("puller.read_back");
         activity.bump();
         work.times.read_back += started.elapsed();
 
@@ -263,6 +267,7 @@ impl Loader {
         let rows: Vec<Loaded<'_>> = verified.iter().map(|archive| self.ledger_row(job, archive, now)).collect();
         // After the read-back, before the ack: a crash before this line loads the part again, a crash after it skips it.
         self.warehouse.record_archives(&rows).await?;
+        failpoint("puller.archives_recorded");
         let objects: Vec<&Object> = verified.iter().map(|archive| archive.object).collect();
         corrections::settle_races(&self.warehouse, &job.unit, &objects).await?;
         work.loaded += verified.len() as u64;

@@ -23,6 +23,7 @@ use crate::warehouse::Warehouse;
 
 /// Markers published at once.
 const PUBLISHES: usize = 32;
+const ESTIMATE_WAIT: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(500);
 
 /// A unit that is to be sent again.
@@ -247,10 +248,12 @@ async fn estimate(kind: &DestinationKind, bytes: u64) -> Option<u64> {
     let DestinationKind::ClickHouse(server) = kind else { return None };
     let sql = "SELECT sum(bytes) / greatest(dateDiff('millisecond', min(started_at), max(finished_at)), 1) FROM \
                (SELECT * FROM {database}.ingest_log WHERE outcome = 'loaded' ORDER BY finished_at DESC LIMIT 200)";
-    match Warehouse::new(server).select_one::<f64>(sql).await {
-        Ok(bytes_per_ms) if bytes_per_ms > 0.0 => Some((bytes as f64 / bytes_per_ms / 1000.0).ceil() as u64),
-        Ok(_) => None,
-        Err(error) => {
+    // An estimate is not worth waiting for.
+    let warehouse = Warehouse::new(server);
+    match tokio::time::timeout(ESTIMATE_WAIT, warehouse.select_one::<f64>(sql)).await {
+        Ok(Ok(bytes_per_ms)) if bytes_per_ms > 0.0 => Some((bytes as f64 / bytes_per_ms / 1000.0).ceil() as u64),
+        Ok(Ok(_)) | Err(_) => None,
+        Ok(Err(error)) => {
             tracing::debug!(%error, "no estimate");
             None
         }
@@ -270,7 +273,7 @@ impl std::fmt::Display for Plan {
         )?;
         match self.estimated_seconds {
             Some(seconds) => write!(f, ", about {}", HumanDuration(Duration::from_secs(seconds))),
-            None => write!(f, ", no estimate: nothing was loaded there yet"),
+            None => write!(f, ", no estimate"),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::config::Retry;
+use common::failpoint::failpoint;
 use common::object_key::Prefix;
 use common::object_store::ObjectStore;
 use common::unit::Unit;
@@ -150,8 +151,10 @@ impl Worker {
                 self.wait(held, &Err(error), waits).await;
                 continue;
             }
+            failpoint("puller.attempt_recorded");
             self.circuit.close();
             self.settle(delivery, &finished, report, started.elapsed()).await;
+            failpoint("puller.settled");
             return;
         }
     }
@@ -243,6 +246,7 @@ impl Worker {
                 let letter = DeadLetter { destination: &self.destination_name, class, error: &error };
                 match self.bus.store_dead_letter(delivery, &letter).await {
                     Ok(()) => {
+                        failpoint("puller.dead_letter_stored");
                         tracing::error!(class, error, "dead letter");
                         delivery.term(class).await
                     }

@@ -5,6 +5,7 @@ mod handmade;
 mod bad_input;
 mod corrections;
 mod destinations;
+mod faults;
 mod operations;
 mod pipeline;
 mod replay;

@@ -5,6 +5,7 @@
 //!
 //! - [`servers`] starts nats-server, ClickHouse and an S3 server, and kills and restarts them on purpose.
 //! - [`project`] runs `uploader` and `puller` against them, each test in its own NATS account, database and prefix.
+//! - [`proxy`] stands before a server and misbehaves on demand.
 //! - [`data`] makes archives, good and hostile. [`truth`] reads archives and compares them with `klines_latest` and `archives`.
 //!
 //! Everything here blocks: in a `#[tokio::test]` call it from the multi-threaded flavour, or not at all from async code.
@@ -36,6 +37,7 @@ pub mod data;
 pub mod http;
 pub mod process;
 pub mod project;
+pub mod proxy;
 pub mod servers;
 pub mod truth;
 

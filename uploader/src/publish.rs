@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use common::checksum::Sha256Sum;
+use common::failpoint::failpoint;
 use common::marker::{Current, Marker, Object};
 use common::unit::Unit;
 use jiff::{SignedDuration, Timestamp};
@@ -45,7 +46,9 @@ pub(crate) async fn store(site: &Site, marker: Marker, current: Option<Sha256Sum
         Some(manifest) => manifest,
         None => {
             let json = marker.to_json();
+            failpoint("uploader.objects_stored");
             put_read_back(site, &manifest_key, &json).await?;
+            failpoint("uploader.manifest_stored");
             (marker, json)
         }
     };
@@ -53,6 +56,7 @@ pub(crate) async fn store(site: &Site, marker: Marker, current: Option<Sha256Sum
         let current = Current { revision: marker.revision, manifest: manifest_key.clone() };
         let json = serde_json::to_vec(&current).expect("two texts always serialise");
         put_read_back(site, &site.prefix.current_key(&unit), &json).await?;
+        failpoint("uploader.current_stored");
     }
     Ok(Stored { marker, manifest_key, manifest_json })
 }
@@ -76,6 +80,7 @@ pub(crate) async fn announce(site: &Site, stored: &Stored, latest: &Latest) -> R
     let expected_last = if backfill { latest.backfill_sequence } else { latest.ready_sequence };
     let payload = stored.marker.message(&stored.manifest_key, &stored.manifest_json);
     let published = site.queue.publish(&subject, &stored.marker.revision, payload, expected_last).await?;
+    failpoint("uploader.published");
     Ok((subject, published))
 }
 

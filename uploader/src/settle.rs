@@ -117,10 +117,7 @@ pub(crate) async fn settle(site: &Site, local: &LocalUnit, mode: Mode) -> Result
         }
         return Ok(settled);
     }
-    Err(UnitError::held_back(
-        "NATS: the stream refused the marker each time: another uploader announces this unit too, or this revision was \
-         announced in the last two days, before the one that is there now",
-    ))
+    Err(UnitError::held_back("NATS: the stream refused the marker each time: another uploader announces this unit too"))
 }
 
 /// The stream's newest marker, or why it cannot be asked now.

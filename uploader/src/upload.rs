@@ -127,6 +127,7 @@ async fn one(site: &Site, object: &Object, archive: Option<&Digested>) -> Result
         )));
     }
     site.store.put(&object.key, bytes, object.sha256).await?;
+    common::failpoint::failpoint("uploader.object_put");
     site.progress.sent(object.size);
     let stored = site.store.head(&object.key).await?;
     match stored.map_or_else(|| Some("it is not there".to_owned()), |stored| difference(&stored, object, md5)) {

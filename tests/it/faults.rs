@@ -1,0 +1,307 @@
+//! Whatever breaks and wherever it breaks: nothing lost, nothing doubled.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::Project;
+use tests::proxy::{Fault, Proxy};
+use tests::servers::Stack;
+use tests::{Context, Failure, Result};
+
+use crate::handmade::Handmade;
+
+const SOON: Duration = Duration::from_secs(90);
+
+/// Some units of a few archives each.
+fn write_units(project: &Project, units: usize) -> Result<u64> {
+    for day in 1..=units {
+        for symbol in ["AAAUSDT", "BBBUSDT", "CCCUSDT"] {
+            ArchiveSpec::new(Market::Spot, symbol, "1m", &format!("2025-03-{day:02}")).write(project.data_dir())?;
+        }
+    }
+    mark_all(project.data_dir())?;
+    Ok(3 * units as u64)
+}
+
+/// Every unit has one marker, everything is loaded once, and nobody died for it.
+fn check(project: &Project, hand: &Handmade<'_>, units: usize) -> Result<()> {
+    project.check_tables()?;
+    let letters = hand.dead_letters()?;
+    assert!(letters.is_empty(), "{letters:#?}");
+    assert_eq!(hand.markers()?.len(), units);
+    let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
+    assert!(["pending", "in_hand", "parked"].iter().all(|key| status[0][key] == 0), "{status}");
+    Ok(())
+}
+
+fn address(project: &Project, key: &str) -> Result<SocketAddr> {
+    let text = key.split('.').fold(project.config().clone(), |section, key| section[key].clone());
+    let text = text.as_str().unwrap_or_default();
+    text.trim_start_matches("http://").parse().context(text)
+}
+
+/// A project whose worker sees the bucket through one proxy and ClickHouse through another.
+fn behind_proxies(stack: &Stack, label: &str) -> Result<(Project, Proxy, Proxy)> {
+    let mut project = Project::new(stack, label)?;
+    let bucket = Proxy::start(address(&project, "storage.r2.endpoint")?)?;
+    let clickhouse = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port())))?;
+    project.set("storage.r2.endpoint", format!("http://{}", bucket.address()))?;
+    project.set("clickhouse.port", clickhouse.address().port())?;
+    Ok((project, bucket, clickhouse))
+}
+
+/// Puts a fault before a server while work arrives, takes it away, and looks at what came of it.
+fn through(
+    label: &str,
+    fault: &Fault,
+    pick: fn(&(Project, Proxy, Proxy)) -> &Proxy,
+    burns_attempts: bool,
+) -> Result<()> {
+    let stack = Stack::shared();
+    let parts = behind_proxies(stack, label)?;
+    let (project, proxy) = (&parts.0, pick(&parts));
+    let hand = Handmade::new(stack, project)?;
+    let archives = write_units(project, 3)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_for_archives(archives, SOON)?;
+
+    proxy.set(fault.clone());
+    let before = proxy.met();
+    // A replay is work that needs both servers again.
+    project.puller(&["replay", "--force"])?.expect_code(0)?;
+    // The command's own estimate may be one of the two.
+    project.wait_until("the fault to be met", SOON, || Ok(proxy.met() > before + 1))?;
+    proxy.set(Fault::None);
+    project.wait_until("the replay's end", SOON, || {
+        let tasks = project.puller(&["tasks", "ls", "--json"])?.expect_code(0)?.json()?;
+        Ok(tasks[0]["state"] == "SUCCESS")
+    })?;
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0)?;
+    let attempts = format!("SELECT max(attempt) FROM {}.ingest_log", project.database());
+    let attempts: u32 = project.query(&attempts)?.trim().parse().context("a count")?;
+    assert_eq!(attempts > 1, burns_attempts, "{attempts} attempts under {fault:?}");
+    project.check_tables()?;
+    let letters = hand.dead_letters()?;
+    assert!(letters.is_empty(), "{letters:#?}");
+    Ok(())
+}
+
+fn bucket(parts: &(Project, Proxy, Proxy)) -> &Proxy {
+    &parts.1
+}
+
+fn clickhouse(parts: &(Project, Proxy, Proxy)) -> &Proxy {
+    &parts.2
+}
+
+const SLOW_DOWN: &str = "<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>";
+
+#[test]
+fn a_bucket_that_answers_503_or_429() -> Result<()> {
+    through("s3-503", &Fault::Answer { status: "503 Slow Down", headers: "", body: SLOW_DOWN }, bucket, false)?;
+    through("s3-429", &Fault::Answer { status: "429 Too Many Requests", headers: "", body: SLOW_DOWN }, bucket, false)
+}
+
+#[test]
+fn a_bucket_that_is_away_or_hangs() -> Result<()> {
+    through("s3-away", &Fault::Away, bucket, false)?;
+    through("s3-hangs", &Fault::Hang, bucket, false)
+}
+
+#[test]
+fn a_bucket_that_breaks_off() -> Result<()> {
+    // In the head, and in the middle of a body.
+    through("s3-cut-head", &Fault::CutReplyAfter(30), bucket, false)?;
+    through("s3-cut-body", &Fault::CutReplyAfter(20_000), bucket, false)
+}
+
+/// A wrong body is found by its hash, never ingested, and fetched again: that spends an attempt.
+#[test]
+fn a_bucket_that_sends_a_wrong_byte() -> Result<()> {
+    through("s3-wrong", &Fault::FlipReplyByteAt(5_000), bucket, true)
+}
+
+#[test]
+fn a_clickhouse_that_is_away_or_hangs() -> Result<()> {
+    through("ch-away", &Fault::Away, clickhouse, false)?;
+    through("ch-hangs", &Fault::Hang, clickhouse, false)
+}
+
+#[test]
+fn a_clickhouse_that_refuses_for_now() -> Result<()> {
+    let unavailable = Fault::Answer { status: "503 Service Unavailable", headers: "", body: "upstream is down" };
+    through("ch-503", &unavailable, clickhouse, false)?;
+    let too_many_parts = Fault::Answer {
+        status: "500 Internal Server Error",
+        headers: "X-ClickHouse-Exception-Code: 252\r\n",
+        body: "Code: 252. DB::Exception: Too many parts (3001). Merges are processing significantly slower than inserts. (TOO_MANY_PARTS)",
+    };
+    through("ch-parts", &too_many_parts, clickhouse, false)
+}
+
+/// The insert is done, and nobody is told.
+#[test]
+fn a_clickhouse_whose_answers_are_lost() -> Result<()> {
+    through("ch-silent", &Fault::SwallowReply, clickhouse, false)
+}
+
+#[test]
+fn an_uploader_that_dies_between_any_two_steps() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "uploader-dies")?;
+    let hand = Handmade::new(stack, &project)?;
+    let points = [
+        "uploader.object_put",
+        "uploader.objects_stored",
+        "uploader.manifest_stored",
+        "uploader.current_stored",
+        "uploader.published",
+    ];
+    let mut units = 0;
+    for point in points {
+        units += 2;
+        write_units(&project, units)?;
+        let mut dying = project.start("uploader", &["upload"], &[("FERRY_FAILPOINT", point)])?;
+        let died = dying.wait(SOON)?;
+        assert_eq!(died.code, None, "{point} was not reached: {}", died.stderr);
+        project.uploader(&["upload"])?.expect_code(0)?;
+        assert_eq!(hand.markers()?.len(), units, "after {point}");
+    }
+    let again = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    project.puller(&["pull"])?.expect_code(0)?;
+    check(&project, &hand, units)
+}
+
+#[test]
+fn a_worker_that_dies_between_any_two_steps() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "worker-dies")?;
+    project.set("puller.ack_wait", "1s")?;
+    let hand = Handmade::new(stack, &project)?;
+    let points = [
+        "puller.decoded",
+        "puller.inserted",
+        "puller.read_back",
+        "puller.archives_recorded",
+        "puller.attempt_recorded",
+        "puller.settled",
+    ];
+    let mut units = 0;
+    for point in points {
+        units += 2;
+        write_units(&project, units)?;
+        project.uploader(&["upload"])?.expect_code(0)?;
+        let mut dying = project.start("puller", &["pull"], &[("FERRY_FAILPOINT", point)])?;
+        let died = dying.wait(SOON)?;
+        assert_eq!(died.code, None, "{point} was not reached: {}", died.stderr);
+        project.puller(&["pull"])?.expect_code(0)?;
+        project.check_tables().map_err(|failure| Failure::new(format!("after {point}: {failure}")))?;
+    }
+    check(&project, &hand, units)
+}
+
+#[test]
+fn a_worker_that_dies_after_storing_a_dead_letter_stores_it_once() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "dead-letter-once")?;
+    project.set("puller.ack_wait", "1s")?;
+    let hand = Handmade::new(stack, &project)?;
+    hand.publish("binance/spot/klines/1h/2025-03-01", b"no marker")?;
+    let mut dying = project.start("puller", &["pull"], &[("FERRY_FAILPOINT", "puller.dead_letter_stored")])?;
+    assert_eq!(dying.wait(SOON)?.code, None);
+    project.puller(&["pull"])?.expect_code(1)?;
+    assert_eq!(hand.dead_letters()?.len(), 1);
+    Ok(())
+}
+
+/// Killed at random moments, again and again, while others work.
+#[test]
+fn workers_killed_at_random() -> Result<()> {
+    const KILLS: u64 = 20;
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "killed")?;
+    project.set("puller.ack_wait", "2s")?;
+    // A kill costs the delivery an attempt, and this test does nothing but kill.
+    project.set("retry.attempts", 24)?;
+    let hand = Handmade::new(stack, &project)?;
+    let units = 12;
+    let archives = write_units(&project, units)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let seed = u64::from(std::process::id());
+    eprintln!("seed {seed}");
+    let mut state = seed;
+    for _ in 0..KILLS {
+        let mut worker = project.spawn_puller(&["run"])?;
+        // xorshift: what matters is that it differs from run to run and can be repeated.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        std::thread::sleep(Duration::from_millis(300 + state % 700));
+        worker.kill9()?;
+    }
+    let _worker = project.spawn_puller(&["run"])?;
+    project.wait_for_archives(archives, SOON)?;
+    project.wait_until("an empty queue", SOON, || {
+        let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
+        Ok(["pending", "in_hand", "parked"].iter().all(|key| status[0][key] == 0))
+    })?;
+    check(&project, &hand, units)
+}
+
+/// A stopped process loses its leases; when it goes on, its late inserts and acks change nothing.
+#[test]
+fn a_worker_that_sleeps_through_its_leases() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "asleep")?;
+    project.set("puller.ack_wait", "2s")?;
+    project.set("retry.attempts", 24)?;
+    let hand = Handmade::new(stack, &project)?;
+    let units = 8;
+    let archives = write_units(&project, units)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let mut sleeper = project.spawn_puller(&["run"])?;
+    project.wait_until("the sleeper's first archive", SOON, || Ok(project.archives_loaded()? > 0))?;
+    sleeper.signal("STOP")?;
+    let mut other = project.spawn_puller(&["run"])?;
+    project.wait_for_archives(archives, SOON)?;
+    sleeper.signal("CONT")?;
+    project.wait_until("an empty queue", SOON, || {
+        let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
+        Ok(["pending", "in_hand", "parked"].iter().all(|key| status[0][key] == 0))
+    })?;
+    for worker in [&mut sleeper, &mut other] {
+        worker.sigterm()?;
+        worker.wait(SOON)?.expect_code(0)?;
+    }
+    check(&project, &hand, units)
+}
+
+/// Markers twice, and revisions in the wrong order.
+#[test]
+fn markers_that_come_twice_and_out_of_order() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "disorder")?;
+    let hand = Handmade::new(stack, &project)?;
+    let spec = |seed: u64| {
+        let at = format!("2025-03-{:02}T00:00:00Z", 5 + seed);
+        ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01").seed(seed).generated_at(&at)
+    };
+    let mut markers = Vec::new();
+    for seed in [0, 1] {
+        spec(seed).write(project.data_dir())?;
+        mark_all(project.data_dir())?;
+        project.uploader(&["upload"])?.expect_code(0)?;
+        markers.push(hand.markers()?.pop().ok_or_else(|| Failure::new("no marker"))?.1.to_string());
+    }
+    for payload in [&markers[1], &markers[0], &markers[1], &markers[0]] {
+        hand.publish(&spec(0).unit(), payload.as_bytes())?;
+    }
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()?;
+    assert!(hand.dead_letters()?.is_empty());
+    Ok(())
+}
