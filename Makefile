@@ -3,9 +3,12 @@
 CARGO ?= cargo
 PYTHON ?= python3
 export PYTHON
+# The binaries are run where cargo puts them: `cargo run --package` would build the dependencies again, with the features
+# of that one package.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack build test lint fmt ci
+.PHONY: help setup demo stack chaos build test lint fmt ci
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,13 +18,18 @@ setup: ## Install the pinned servers into .servers (the other targets do it by t
 
 demo: setup ## Ship generated archives (or DATA=path, only read) through real servers and show the result
 	$(CARGO) build --release --locked --workspace --bins
-	$(CARGO) run --release --locked --quiet --package tests --bin demo -- $(if $(DATA),--data "$(DATA)")
+	$(TARGET)/release/demo $(if $(DATA),--data "$(DATA)")
 
 stack: setup ## Keep the servers up and print what to export; DIR=path keeps their data
-	$(CARGO) run --release --locked --quiet --package tests --bin demo -- stack $(if $(DIR),--dir "$(DIR)")
+	$(CARGO) build --release --locked --workspace --bins
+	$(TARGET)/release/demo stack $(if $(DIR),--dir "$(DIR)")
+
+chaos: setup ## Break servers and processes at random for MINUTES=n (SEED=s repeats a run), then compare every row
+	$(CARGO) build --locked --workspace
+	$(TARGET)/debug/chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 build: ## Build both binaries for production: target/release/uploader and target/release/puller
-	$(CARGO) build --release --locked --package uploader --package puller
+	$(CARGO) build --release --locked --workspace --bins
 
 test: setup ## Run all tests on the real servers
 	$(CARGO) build --locked --workspace

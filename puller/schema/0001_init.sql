@@ -15,7 +15,7 @@ CREATE TABLE IF NOT EXISTS {database}.klines (
     taker_buy_volume Decimal(38, 8),
     taker_buy_quote_volume Decimal(38, 8),
     trades UInt64,
-    version UInt64 COMMENT 'generated_at of the archive that brought the row, in ms',
+    version UInt64 COMMENT 'generated_at of the archive that brought the row, in ms: even for a day, odd for a month',
     is_deleted UInt8 COMMENT '1: a correction took the row away'
 )
 ENGINE = ReplacingMergeTree(version, is_deleted)

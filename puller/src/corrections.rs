@@ -1,68 +1,127 @@
-//! A republished archive: which rows its former self had and it no longer has.
+//! A republished archive: taking away the rows its former self had and it no longer has.
 //!
-//! Rows carry the version of the archive that brought them. What ClickHouse shows with the old archive's version once
-//! the new one's rows are laid over it, are the rows the new one lacks. They are taken away by tombstones of the new
-//! version. Rows that another archive brought have another version and stay.
+//! Rows tell by their version which archive brought them: [`version`] is even for a day's archive and odd for a month's,
+//! and no other archive of a series covers the same time. So the rows in an archive's period that are shown with its
+//! kind of version, and an older one than its own, are its former self's, and the new one lacks them. They get
+//! tombstones of the newest version that is recorded. A month takes nothing away from a day, nor a day from a month.
+//!
+//! This needs no memory of what was loaded before: also a load that a crash cut off before it was recorded leaves
+//! nothing behind.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use clickhouse::Row;
 use common::marker::Object;
-use common::unit::Unit;
+use common::unit::{Period, Unit};
+use jiff::Timestamp;
+use serde::Deserialize;
 
 use crate::decode::Klines;
 use crate::error::ObjectFault;
-use crate::ledger::Entry;
+use crate::ledger::{Entry, unit_condition};
 use crate::native::{Rows, Slice, UnitColumns};
-use crate::warehouse::{Warehouse, WarehouseError};
+use crate::warehouse::{Warehouse, WarehouseError, quoted};
 
-/// open_times (µs) that this archive takes away; a fault when they are more than it may.
-pub(crate) async fn removed_by(
+/// The version of an archive's rows: when it was generated, in ms, made even for a day's archive; a month's is one less.
+///
+/// Zip time stamps are whole pairs of seconds, so they are even as they are, and a day generated at the same time as its
+/// month wins.
+pub(crate) fn version(generated_at: Timestamp, period: Period) -> u64 {
+    let even = u64::try_from(generated_at.as_millisecond()).unwrap_or_default() & !1;
+    if period.is_month() { even.saturating_sub(1) } else { even }
+}
+
+/// A fault when this archive would take away more of its former self's rows than it may.
+pub(crate) async fn check_shrink(
     warehouse: &Warehouse,
     unit: &Unit,
     object: &Object,
     klines: &Klines,
     former: Option<&Entry>,
     shrink_limit: f64,
-) -> Result<Result<Vec<i64>, ObjectFault>, WarehouseError> {
+) -> Result<Result<(), ObjectFault>, WarehouseError> {
+    let version = version(object.generated_at, unit.period);
     // An archive that was generated earlier than the one loaded corrects nothing: its rows lose where both have one.
-    let Some(former) = former.filter(|former| !former.is(object) && former.version() < version(object)) else {
-        return Ok(Ok(Vec::new()));
+    let Some(former) = former.filter(|former| !former.is(object) && former.version(unit.period) < version) else {
+        return Ok(Ok(()));
     };
-    let range = (former.first_open_time, former.last_open_time);
-    let shown = warehouse.open_times_of_version(unit, &object.symbol, former.version(), range).await?;
+    let shown = leftovers(warehouse, unit, &[(&object.symbol, version)]).await?;
     let kept: HashSet<i64> = klines.open_time.iter().copied().collect();
-    let removed: Vec<i64> = shown.into_iter().filter(|open_time| !kept.contains(open_time)).collect();
-    if removed.len() as f64 > former.rows as f64 * shrink_limit {
-        return Ok(Err(ObjectFault::Shrunk { gone: removed.len() as u64, rows: former.rows }));
+    let gone = shown.values().flatten().filter(|open_time| !kept.contains(open_time)).count();
+    if gone as f64 > former.rows as f64 * shrink_limit {
+        return Ok(Err(ObjectFault::Shrunk { gone: gone as u64, rows: former.rows }));
     }
-    Ok(Ok(removed))
+    Ok(Ok(()))
 }
 
-/// Repairs what two workers that loaded two revisions of an archive at the same time did not see of each other.
+/// Takes away what former revisions of these objects left, as far as newer ones are recorded.
 ///
-/// Each calls this after its own row in the ledger is written, so the later of the two sees both rows.
-pub(crate) async fn settle_races(warehouse: &Warehouse, unit: &Unit, loaded: &[&Object]) -> Result<(), WarehouseError> {
-    let versions = warehouse.ledger_versions(unit).await?;
-    for object in loaded {
-        let others = versions.iter().filter(|e| e.object_key == object.key && !e.is(object));
-        for other in others {
-            let mine = versions.iter().find(|e| e.object_key == object.key && e.is(object));
-            let Some(mine) = mine else { continue };
-            let (older, newer) = if other.version() < mine.version() { (other, mine) } else { (mine, other) };
-            if older.version() == newer.version() {
-                continue;
-            }
-            let range = (older.first_open_time, older.last_open_time);
-            let left = warehouse.open_times_of_version(unit, &object.symbol, older.version(), range).await?;
-            if left.is_empty() {
-                continue;
-            }
-            tracing::info!(%unit, object.key, rows = left.len(), "taking away rows that only the older revision had");
-            let slices = [Slice { symbol: &object.symbol, version: newer.version(), rows: Rows::Tombstones(&left) }];
-            insert(warehouse, unit, &slices, || ()).await?;
-        }
+/// Called at the end of every attempt, after its own archives are recorded: of two workers that load two revisions at the
+/// same time, whoever calls it last sees the rows of both. The newest revision's rows are all there by then, because it
+/// is recorded only after they were read back.
+pub(crate) async fn settle(warehouse: &Warehouse, unit: &Unit, objects: &[Object]) -> Result<(), WarehouseError> {
+    let ledger = warehouse.ledger(unit).await?;
+    let recorded: Vec<(&str, u64)> = objects
+        .iter()
+        .filter_map(|object| Some((object.symbol.as_str(), ledger.get(&object.key)?.version(unit.period))))
+        .collect();
+    let left = leftovers(warehouse, unit, &recorded).await?;
+    if left.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let versions: HashMap<&str, u64> = recorded.iter().copied().collect();
+    let rows: usize = left.values().map(Vec::len).sum();
+    tracing::info!(%unit, archives = left.len(), rows, "taking away rows that only a former revision had");
+    let tombstones: Vec<Slice<'_>> = left
+        .iter()
+        .filter_map(|(symbol, open_times)| {
+            let version = *versions.get(symbol.as_str())?;
+            Some(Slice { symbol, version, rows: Rows::Tombstones(open_times) })
+        })
+        .collect();
+    insert(warehouse, unit, &tombstones, || ()).await?;
+    match leftovers(warehouse, unit, &recorded).await? {
+        still if still.is_empty() => Ok(()),
+        // Another worker inserted some more in between. The attempt fails, and the next one takes these away too.
+        still => Err(WarehouseError::wrong(format!("{} archives still show rows of a former revision", still.len()))),
+    }
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct Leftover {
+    symbol: String,
+    open_time: i64,
+}
+
+/// open_times (µs), by symbol, that are shown with an older version of the same kind than the given one.
+async fn leftovers(
+    warehouse: &Warehouse,
+    unit: &Unit,
+    versions: &[(&str, u64)],
+) -> Result<BTreeMap<String, Vec<i64>>, WarehouseError> {
+    if versions.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let list = |items: Vec<String>| items.join(", ");
+    let symbols = list(versions.iter().map(|(symbol, _)| quoted(symbol)).collect());
+    let numbers = list(versions.iter().map(|(_, version)| format!("toUInt64({version})")).collect());
+    let sql = format!(
+        "SELECT symbol::String AS symbol, toUnixTimestamp64Micro(open_time) AS open_time FROM {{database}}.klines FINAL \
+         WHERE {series} AND symbol IN ({symbols}) \
+         AND klines.open_time >= fromUnixTimestamp64Micro({start}, 'UTC') \
+         AND klines.open_time < fromUnixTimestamp64Micro({end}, 'UTC') \
+         AND version % 2 = {kind} AND version < transform(klines.symbol::String, [{symbols}], [{numbers}], toUInt64(0)) \
+         ORDER BY symbol, open_time SETTINGS do_not_merge_across_partitions_select_final = 1",
+        series = unit_condition(unit, false),
+        start = unit.period.start().as_microsecond(),
+        end = unit.period.end().as_microsecond(),
+        kind = u8::from(unit.period.is_month()),
+    );
+    let mut by_symbol: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for row in warehouse.select::<Leftover>(&sql).await? {
+        by_symbol.entry(row.symbol).or_default().push(row.open_time);
+    }
+    Ok(by_symbol)
 }
 
 /// Inserts slices into `klines`; `progress` is called after every block.
@@ -86,7 +145,17 @@ pub(crate) async fn insert(
     insert.end().await
 }
 
-/// The version of an archive's rows: when it was generated, in ms.
-pub(crate) fn version(object: &Object) -> u64 {
-    u64::try_from(object.generated_at.as_millisecond()).unwrap_or_default()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_tell_days_from_months() {
+        let at = |ms| Timestamp::from_millisecond(ms).expect("a time");
+        let (day, month) = ("2026-02-14".parse().expect("a day"), "2026-02".parse().expect("a month"));
+        assert_eq!(version(at(1_771_116_240_000), day), 1_771_116_240_000);
+        assert_eq!(version(at(1_771_116_240_001), day), 1_771_116_240_000);
+        assert_eq!(version(at(1_771_116_240_000), month), 1_771_116_239_999);
+        assert!(version(at(1_771_116_240_002), month) > version(at(1_771_116_240_000), day));
+    }
 }

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use clickhouse::Row;
 use common::marker::Object;
-use common::unit::Unit;
+use common::unit::{Period, Unit};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::corrections::version;
 use crate::warehouse::{Warehouse, WarehouseError, quoted};
 
 /// What the ledger holds of one archive of a unit.
@@ -26,8 +27,8 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// The version its rows carry.
-    pub(crate) fn version(&self) -> u64 {
-        u64::try_from(self.generated_at).unwrap_or_default()
+    pub(crate) fn version(&self, period: Period) -> u64 {
+        version(Timestamp::from_millisecond(self.generated_at).unwrap_or_default(), period)
     }
 
     pub(crate) fn is(&self, object: &Object) -> bool {
@@ -89,13 +90,8 @@ pub(crate) struct Attempt<'a> {
 impl Warehouse {
     /// The archives of a unit that are loaded, by object key: of each the one generated last.
     pub(crate) async fn ledger(&self, unit: &Unit) -> Result<HashMap<String, Entry>, WarehouseError> {
-        let entries: Vec<Entry> = self.select(&entries_sql(unit, "FINAL")).await?;
+        let entries: Vec<Entry> = self.select(&entries_sql(unit)).await?;
         Ok(entries.into_iter().map(|entry| (entry.object_key.clone(), entry)).collect())
-    }
-
-    /// The same with every version of an archive that is still stored.
-    pub(crate) async fn ledger_versions(&self, unit: &Unit) -> Result<Vec<Entry>, WarehouseError> {
-        self.select(&entries_sql(unit, "")).await
     }
 
     pub(crate) async fn record_archives(&self, loaded: &[Loaded<'_>]) -> Result<(), WarehouseError> {
@@ -127,12 +123,12 @@ impl Warehouse {
     }
 }
 
-fn entries_sql(unit: &Unit, modifier: &str) -> String {
+fn entries_sql(unit: &Unit) -> String {
     format!(
         "SELECT object_key, sha256, toUnixTimestamp64Milli(generated_at) AS generated_at, rows, \
          toUnixTimestamp64Micro(first_open_time) AS first_open_time, \
          toUnixTimestamp64Micro(last_open_time) AS last_open_time \
-         FROM {{database}}.archives {modifier} WHERE {}",
+         FROM {{database}}.archives FINAL WHERE {}",
         unit_condition(unit, true)
     )
 }

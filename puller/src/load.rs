@@ -76,7 +76,6 @@ struct Ready<'j> {
     object: &'j Object,
     decoded: Decoded,
     rows_hash: u64,
-    removed: Vec<i64>,
 }
 
 impl Loader {
@@ -104,6 +103,8 @@ impl Loader {
         for part in self.parts(&open, &spec) {
             self.load_part(job, &spec, part, &ledger, activity, &mut work).await?;
         }
+        // Also when everything was skipped or failed: an earlier attempt may have died before this.
+        corrections::settle(&self.warehouse, &job.unit, &job.objects).await?;
         Ok(work)
     }
 
@@ -175,9 +176,8 @@ impl Loader {
             let former = ledger.get(&object.key);
             let limit = if job.options.accept_shrink { 1.0 } else { self.corrections.shrink_limit };
             let klines = &decoded.klines;
-            let removed = corrections::removed_by(&self.warehouse, &job.unit, object, klines, former, limit).await?;
-            match removed {
-                Ok(removed) => ready.push(Ready { object, rows_hash: decoded.klines.hash(), decoded, removed }),
+            match corrections::check_shrink(&self.warehouse, &job.unit, object, klines, former, limit).await? {
+                Ok(()) => ready.push(Ready { object, rows_hash: decoded.klines.hash(), decoded }),
                 Err(fault) => work.faults.push(FaultyObject { key: object.key.clone(), fault }),
             }
         }
@@ -223,15 +223,15 @@ impl Loader {
         work: &mut Work,
     ) -> Result<(), WorkError> {
         let started = Instant::now();
-        let mut slices = Vec::with_capacity(ready.len());
-        for archive in ready {
-            let (symbol, version) = (archive.object.symbol.as_str(), version(archive.object));
-            let klines = &archive.decoded.klines;
-            slices.push(Slice { symbol, version, rows: Rows::Klines { klines, range: 0..klines.len() } });
-            if !archive.removed.is_empty() {
-                slices.push(Slice { symbol, version, rows: Rows::Tombstones(&archive.removed) });
-            }
-        }
+        let version = |archive: &Ready<'_>| version(archive.object.generated_at, job.unit.period);
+        let slices: Vec<Slice<'_>> = ready
+            .iter()
+            .map(|archive| {
+                let klines = &archive.decoded.klines;
+                let rows = Rows::Klines { klines, range: 0..klines.len() };
+                Slice { symbol: &archive.object.symbol, version: version(archive), rows }
+            })
+            .collect();
         failpoint("puller.decoded");
         corrections::insert(&self.warehouse, &job.unit, &slices, || activity.bump()).await?;
         failpoint("puller.inserted");
@@ -242,10 +242,9 @@ impl Loader {
             .iter()
             .map(|archive| Expected {
                 symbol: &archive.object.symbol,
-                version: version(archive.object),
+                version: version(archive),
                 klines: &archive.decoded.klines,
                 rows_hash: archive.rows_hash,
-                removed: &archive.removed,
             })
             .collect();
         let answers = self.warehouse.read_back(&job.unit, &expected).await?;
@@ -268,8 +267,6 @@ impl Loader {
         // After the read-back, before the ack: a crash before this line loads the part again, a crash after it skips it.
         self.warehouse.record_archives(&rows).await?;
         failpoint("puller.archives_recorded");
-        let objects: Vec<&Object> = verified.iter().map(|archive| archive.object).collect();
-        corrections::settle_races(&self.warehouse, &job.unit, &objects).await?;
         work.loaded += verified.len() as u64;
         work.rows += verified.iter().map(|archive| archive.decoded.klines.len() as u64).sum::<u64>();
         Ok(())

@@ -24,8 +24,6 @@ pub(crate) struct Expected<'a> {
     pub version: u64,
     pub klines: &'a Klines,
     pub rows_hash: u64,
-    /// open_times (µs) that a correction takes away.
-    pub removed: &'a [i64],
 }
 
 #[derive(Debug, Row, Deserialize)]
@@ -40,7 +38,6 @@ struct Group {
 struct Stored {
     at: i64,
     newest: u64,
-    deleted: u8,
     hashes: Vec<u64>,
 }
 
@@ -71,29 +68,24 @@ impl Warehouse {
             let same = found
                 .get(&(archive.symbol, archive.version))
                 .is_some_and(|group| group.rows == archive.klines.len() as u64 && group.hash == archive.rows_hash);
-            answers.push(if same && archive.removed.is_empty() {
-                Ok(())
-            } else {
-                self.row_by_row(unit, archive).await?
-            });
+            answers.push(if same { Ok(()) } else { self.row_by_row(unit, archive).await? });
         }
         Ok(answers)
     }
 
-    /// Every open_time of the archive must show its own row, or one of an archive generated later; and what a
-    /// correction takes away must be gone.
+    /// Every open_time of the archive must show its own row, or what an archive generated later says of it.
     async fn row_by_row(&self, unit: &Unit, expected: &Expected<'_>) -> Result<Result<(), String>, WarehouseError> {
-        let times = expected.klines.open_time.iter().chain(expected.removed);
-        let (Some(first), Some(last)) = (times.clone().min(), times.max()) else { return Ok(Ok(())) };
+        let range = (expected.klines.first_open_time(), expected.klines.last_open_time());
+        let (Some(first), Some(last)) = range else { return Ok(Ok(())) };
         // Several rows may share the highest version, where two archives were generated in the same two seconds.
         let sql = format!(
-            "SELECT toUnixTimestamp64Micro(open_time) AS at, max(version) AS newest, argMax(is_deleted, version) AS deleted, \
+            "SELECT toUnixTimestamp64Micro(open_time) AS at, max(version) AS newest, \
              groupUniqArrayIf({ROW_HASH}, version = {version} AND is_deleted = 0) AS hashes \
              FROM {{database}}.klines WHERE {series} AND symbol = {symbol} AND {range} GROUP BY open_time",
             version = expected.version,
             series = unit_condition(unit, false),
             symbol = quoted(expected.symbol),
-            range = between(*first, *last),
+            range = between(first, last),
         );
         let stored: Vec<Stored> = self.select(&sql).await?;
         let stored: HashMap<i64, Stored> = stored.into_iter().map(|row| (row.at, row)).collect();
@@ -107,34 +99,7 @@ impl Warehouse {
             };
             return Ok(Err(format!("{}: the row of open_time {open_time} µs {wrong}", expected.symbol)));
         }
-        for open_time in expected.removed {
-            if let Some(row) = stored.get(open_time)
-                && row.newest <= expected.version
-                && row.deleted == 0
-            {
-                return Ok(Err(format!("{}: the row of open_time {open_time} µs is still there", expected.symbol)));
-            }
-        }
         Ok(Ok(()))
-    }
-
-    /// open_times (µs) that ClickHouse shows with exactly this version, of one symbol in a range.
-    pub(crate) async fn open_times_of_version(
-        &self,
-        unit: &Unit,
-        symbol: &str,
-        version: u64,
-        range: (i64, i64),
-    ) -> Result<Vec<i64>, WarehouseError> {
-        let sql = format!(
-            "SELECT toUnixTimestamp64Micro(open_time) FROM {{database}}.klines FINAL \
-             WHERE {} AND symbol = {} AND {} AND version = {version} ORDER BY open_time \
-             SETTINGS do_not_merge_across_partitions_select_final = 1",
-            unit_condition(unit, false),
-            quoted(symbol),
-            between(range.0, range.1),
-        );
-        self.select(&sql).await
     }
 }
 

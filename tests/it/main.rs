@@ -3,6 +3,7 @@
 mod handmade;
 
 mod bad_input;
+mod cluster;
 mod corrections;
 mod destinations;
 mod faults;

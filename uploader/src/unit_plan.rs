@@ -7,12 +7,14 @@ use jiff::{SignedDuration, Timestamp};
 
 /// Zip time stamps have steps of two seconds.
 const STAMP_STEP: SignedDuration = SignedDuration::from_secs(2);
+/// Rows tell two archives apart whose times differ by this much: their version is the time in ms with its last bit taken.
+const VERSION_STEP: SignedDuration = SignedDuration::from_millis(2);
 
 /// `newer` laid over `older`, sorted by key. Nothing vanishes.
 ///
 /// An object that is the same in both stays as it is in `older`, its `generated_at` too. One that comes with other
 /// bytes is replaced. A replacement whose time stamp cannot be told from the older one's, because both were generated
-/// within one step of a zip's clock, is dated a millisecond later: of two archives of one key, the one published later
+/// within one step of a zip's clock, is dated two milliseconds later: of two archives of one key, the one published later
 /// is to win.
 pub(crate) fn overlay(older: &[Object], newer: Vec<Object>) -> Vec<Object> {
     let mut objects: BTreeMap<String, Object> =
@@ -30,11 +32,11 @@ pub(crate) fn overlay(older: &[Object], newer: Vec<Object>) -> Vec<Object> {
 }
 
 fn after(previous: Timestamp, generated_at: Timestamp) -> Timestamp {
-    let apart = previous.duration_since(generated_at);
-    if apart.is_negative() || apart >= STAMP_STEP {
+    let least = previous.saturating_add(VERSION_STEP).unwrap_or(Timestamp::MAX);
+    if generated_at >= least || previous.duration_since(generated_at) >= STAMP_STEP {
         return generated_at;
     }
-    previous.saturating_add(SignedDuration::from_millis(1)).unwrap_or(Timestamp::MAX)
+    least
 }
 
 #[cfg(test)]
@@ -72,9 +74,10 @@ mod tests {
         };
         check("2026-02-15T00:00:00Z", "2026-02-16T00:00:00Z", "2026-02-16T00:00:00Z");
         check("2026-02-15T00:00:00Z", "2026-02-15T00:00:02Z", "2026-02-15T00:00:02Z");
-        check("2026-02-15T00:00:00Z", "2026-02-15T00:00:00Z", "2026-02-15T00:00:00.001Z");
+        check("2026-02-15T00:00:00Z", "2026-02-15T00:00:00Z", "2026-02-15T00:00:00.002Z");
         // The third archive within one step comes after the second, which was moved already.
-        check("2026-02-15T00:00:00.001Z", "2026-02-15T00:00:00Z", "2026-02-15T00:00:00.002Z");
+        check("2026-02-15T00:00:00.002Z", "2026-02-15T00:00:00Z", "2026-02-15T00:00:00.004Z");
+        check("2026-02-15T00:00:00.002Z", "2026-02-15T00:00:00.003Z", "2026-02-15T00:00:00.004Z");
         // An older archive put back keeps its place in time.
         check("2026-02-15T00:00:02Z", "2026-02-15T00:00:00Z", "2026-02-15T00:00:00Z");
     }

@@ -42,7 +42,15 @@ pub struct Nats {
     password: String,
     accounts: usize,
     handed_out: AtomicUsize,
+    cluster: Option<ClusterPart>,
     process: Option<Process>,
+}
+
+/// How a server finds the others of its cluster.
+struct ClusterPart {
+    port: u16,
+    /// Cluster ports of all of them.
+    routes: Vec<u16>,
 }
 
 impl Nats {
@@ -53,16 +61,7 @@ impl Nats {
 
     pub fn start_with_accounts(dir: &Path, accounts: usize) -> Result<Nats> {
         fs::create_dir_all(dir).context(format!("making {}", dir.display()))?;
-        let mut nats = Nats {
-            dir: dir.to_owned(),
-            port: 0,
-            monitor_port: 0,
-            server_name: format!("nats-{}", random_hex()?),
-            password: random_hex()?,
-            accounts,
-            handed_out: AtomicUsize::new(0),
-            process: None,
-        };
+        let mut nats = Nats::not_started(dir, accounts, random_hex()?)?;
         for attempt in 1.. {
             (nats.port, nats.monitor_port) = (free_port(), free_port());
             match nats.launch() {
@@ -71,6 +70,44 @@ impl Nats {
             }
         }
         unreachable!("the loop returns at the last attempt");
+    }
+
+    /// Three servers that replicate their streams, each with one account of the same password.
+    pub fn start_cluster(dir: &Path) -> Result<Vec<Nats>> {
+        let password = random_hex()?;
+        let routes: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let mut servers = Vec::new();
+        for (number, port) in routes.iter().enumerate() {
+            let dir = dir.join(number.to_string());
+            fs::create_dir_all(&dir).context(format!("making {}", dir.display()))?;
+            let mut nats = Nats::not_started(&dir, 1, password.clone())?;
+            (nats.port, nats.monitor_port) = (free_port(), free_port());
+            nats.cluster = Some(ClusterPart { port: *port, routes: routes.clone() });
+            nats.spawn()?;
+            servers.push(nats);
+        }
+        // None is healthy before two of them have met.
+        servers.iter_mut().try_for_each(Nats::await_ready)?;
+        Ok(servers)
+    }
+
+    fn not_started(dir: &Path, accounts: usize, password: String) -> Result<Nats> {
+        Ok(Nats {
+            dir: dir.to_owned(),
+            port: 0,
+            monitor_port: 0,
+            server_name: format!("nats-{}", random_hex()?),
+            password,
+            accounts,
+            handed_out: AtomicUsize::new(0),
+            cluster: None,
+            process: None,
+        })
+    }
+
+    /// The name it has in its cluster.
+    pub fn name(&self) -> &str {
+        &self.server_name
     }
 
     pub fn url(&self) -> String {
@@ -124,24 +161,37 @@ impl Nats {
     }
 
     fn launch(&mut self) -> Result<()> {
+        self.spawn()?;
+        let ready = self.await_ready();
+        if ready.is_err() {
+            self.process = None;
+        }
+        ready
+    }
+
+    fn spawn(&mut self) -> Result<()> {
         let config = self.dir.join("nats.conf");
         fs::write(&config, self.config()?).context(format!("writing {}", config.display()))?;
-        let mut process = Process::spawn(Program {
+        let process = Process::spawn(Program {
             name: "nats-server".to_owned(),
             path: setup::ensure()?.nats_server.clone(),
             args: vec!["--config".into(), config.into()],
             env: Vec::new(),
             dir: self.dir.clone(),
         })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    fn await_ready(&mut self) -> Result<()> {
         poll("nats-server", || {
+            let process = self.process.as_mut().ok_or_else(|| Failure::new("nats-server is not running"))?;
             if !process.is_running() {
                 let end = process.wait(STOP_DEADLINE)?;
                 return Err(Failure::new(format!("nats-server did not start\n{}", end.stderr)));
             }
             Ok(self.is_ready().then_some(()))
-        })?;
-        self.process = Some(process);
-        Ok(())
+        })
     }
 
     fn is_ready(&self) -> bool {
@@ -173,6 +223,12 @@ impl Nats {
             .expect("writing to a string cannot fail");
         }
         config.push_str("}\n");
+        if let Some(ClusterPart { port, routes }) = &self.cluster {
+            let routes: Vec<String> = routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+            let routes = routes.join(", ");
+            writeln!(config, "cluster {{ name: ferry, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}")
+                .expect("writing to a string cannot fail");
+        }
         Ok(config)
     }
 }
