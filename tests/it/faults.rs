@@ -105,6 +105,16 @@ fn a_bucket_that_answers_503_or_429() -> Result<()> {
     through("s3-429", &Fault::Answer { status: "429 Too Many Requests", headers: "", body: SLOW_DOWN }, bucket, false)
 }
 
+/// What a worker whose clock is an hour off gets to hear, and one whose keys were taken away: nothing is wrong with the
+/// units, so they wait.
+#[test]
+fn a_bucket_that_refuses_the_worker() -> Result<()> {
+    let skewed = "<Error><Code>RequestTimeTooSkewed</Code><Message>The difference is too large.</Message></Error>";
+    through("s3-skew", &Fault::Answer { status: "403 Forbidden", headers: "", body: skewed }, bucket, false)?;
+    let denied = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
+    through("s3-denied", &Fault::Answer { status: "403 Forbidden", headers: "", body: denied }, bucket, false)
+}
+
 #[test]
 fn a_bucket_that_is_away_or_hangs() -> Result<()> {
     through("s3-away", &Fault::Away, bucket, false)?;
@@ -249,6 +259,39 @@ fn workers_killed_at_random() -> Result<()> {
         let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
         Ok(["pending", "in_hand", "parked"].iter().all(|key| status[0][key] == 0))
     })?;
+    check(&project, &hand, units)
+}
+
+/// Servers killed with -9 while workers are busy, several times.
+#[test]
+fn servers_killed_under_load() -> Result<()> {
+    let mut stack = Stack::own()?;
+    let mut project = Project::new(&stack, "servers-killed")?;
+    project.set("puller.ack_wait", "2s")?;
+    project.set("retry.attempts", 24)?;
+    let units = 16;
+    let archives = write_units(&project, units)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let mut workers = [project.spawn_puller(&["run"])?, project.spawn_puller(&["run"])?];
+    for round in 1..=3 {
+        project.wait_until("some progress", SOON, || Ok(project.archives_loaded()? >= round * 6))?;
+        stack.nats.kill()?;
+        stack.nats.restart()?;
+        stack.clickhouse.kill()?;
+        stack.clickhouse.restart()?;
+        stack.s3.stop()?;
+        stack.s3.restart()?;
+    }
+    project.wait_for_archives(archives, SOON)?;
+    project.wait_until("an empty queue", SOON, || {
+        let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
+        Ok(["pending", "in_hand", "parked"].iter().all(|key| status[0][key] == 0))
+    })?;
+    for worker in &mut workers {
+        worker.sigterm()?;
+        worker.wait(SOON)?.expect_code(0)?;
+    }
+    let hand = Handmade::new(&stack, &project)?;
     check(&project, &hand, units)
 }
 
