@@ -14,18 +14,23 @@ mod delivery;
 mod lease;
 
 mod dead_letter;
+mod fleet;
+mod letters;
 mod progress;
 mod replay;
 mod roster;
+mod sweeper;
 
 pub use connection::{Bus, BusError, BusErrorKind};
 pub use consumer::{Held, Intake};
 pub use dead_letter::DeadLetter;
 pub use delivery::{Delivery, SettleError};
 pub use lease::{Activity, Lease};
+pub use letters::Letter;
 pub use progress::{DestinationProgress, StreamState};
 pub use publisher::{Latest, Published};
 pub use replay::ReplayOptions;
 pub use roster::{Roster, WorkerState};
 pub use subject::{Lane, MarkerSubject};
+pub use sweeper::{Sweeper, Swept};
 pub use topology::{ConsumerSettings, Missing};
