@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::replay::ReplayOptions;
 use crate::subject::unit_tokens;
-use crate::topology::DEAD;
+use crate::topology::{DEAD, is_missing};
 
 /// A dead letter as it is stored.
 #[derive(Debug, Clone)]
@@ -125,8 +125,10 @@ impl Bus {
         }
     }
 
-    async fn dead_stream(&self) -> Result<stream::Stream<()>, BusError> {
-        let stream = self.context.get_stream_no_info(DEAD).await;
-        stream.map_err(|error| BusError::unavailable("stream DEAD", &error))
+    async fn dead_stream(&self) -> Result<stream::Stream, BusError> {
+        self.context.get_stream(DEAD).await.map_err(|error| {
+            let kind = if is_missing(&error.kind()) { BusErrorKind::Missing } else { BusErrorKind::Unavailable };
+            BusError::new(kind, "stream DEAD", &error)
+        })
     }
 }

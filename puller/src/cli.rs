@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::dead::Dead;
+
 /// Takes announced archives from the bucket to ClickHouse, exactly once and verified
 #[derive(Debug, Parser)]
 #[command(
@@ -44,6 +46,12 @@ pub enum Command {
     /// Shows per destination what is pending, in hand, parked, dead and last loaded
     #[command(after_help = "Examples:\n  puller status\n  puller status --json\n  puller status --missing")]
     Status(Status),
+
+    /// Lists dead letters, shows them, sends them again or discards them
+    ///
+    /// A dead letter is a marker that a person must look at: every attempt failed, or no attempt can help.
+    #[command(subcommand)]
+    Dead(Dead),
 
     /// Creates or updates the streams, consumers, tables and views
     #[command(

@@ -28,10 +28,14 @@ mod runner;
 mod worker;
 
 mod cli;
+mod dead;
 mod doctor;
+mod moment;
 mod pull;
 mod service;
 mod status;
+mod sweep;
+mod unit_filter;
 
 pub use cli::{Cli, Command};
 pub use service::{LogWriter, run};

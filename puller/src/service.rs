@@ -25,7 +25,7 @@ use crate::mirror::Mirror;
 use crate::runner::Runner;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 use crate::worker::{Board, Worker};
-use crate::{doctor, pull, status};
+use crate::{dead, doctor, pull, status, sweep};
 
 /// Where log lines go: stderr, and around a progress bar if there is one.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +57,7 @@ impl Command {
             Self::Pull(pull) if pull.no_ingest => &[Need::Storage, Need::DataDir],
             Self::Pull(_) => &[Need::Storage, Need::Destination],
             Self::Status(_) | Self::Migrate { .. } => &[Need::Destination],
-            Self::Doctor { .. } => &[],
+            Self::Doctor { .. } | Self::Dead(_) => &[],
         }
     }
 }
@@ -69,6 +69,7 @@ pub async fn run(command: Command, config: Config, stop: CancellationToken) -> u
         Command::Run => serve_workers(config, stop).await,
         Command::Pull(args) => pull::run(&args, config, stop).await,
         Command::Status(args) => status::run(&args, &config).await,
+        Command::Dead(command) => dead::run(&command, &config).await,
         Command::Migrate { prune } => migrate(&config, prune).await,
         Command::Doctor { json } => doctor::run(&config, json).await,
     };
@@ -241,6 +242,7 @@ async fn serve_workers(config: Config, stop: CancellationToken) -> Result<u8, Fa
     for destination in served(&shared.config) {
         destinations.spawn(serve_destination(shared.clone(), destination, stop.clone()));
     }
+    destinations.spawn(sweep::run(shared.clone(), stop.clone()));
     while let Some(ended) = destinations.join_next().await {
         if let Err(error) = ended {
             stop.cancel();
@@ -301,6 +303,7 @@ async fn serve_destination(shared: Arc<Shared>, destination: DestinationConfig, 
 async fn migrate(config: &Config, prune: bool) -> Result<u8, Failure> {
     let bus = Bus::connect(&config.nats, &worker_name()).await?;
     bus.apply_streams(config.nats.replicas, true).await?;
+    bus.apply_sweeper().await?;
     let mut names: Vec<String> = Vec::new();
     for destination in &config.destinations {
         let settings = ConsumerSettings { destination: destination.name.clone(), ack_wait: config.puller.ack_wait };

@@ -19,7 +19,7 @@ use crate::error::{ErrorClass, ObjectFault, WorkError};
 use crate::job::{Job, is_superseded, resolve};
 use crate::ledger::Attempt;
 use crate::metrics::Metrics;
-use crate::outcome::{Disposition, decide};
+use crate::outcome::{Disposition, decide, decide_before};
 use crate::warehouse::WarehouseErrorKind;
 
 /// How long a delivery is put off when even its dead letter could not be stored.
@@ -101,7 +101,10 @@ impl Worker {
         let delivery = &held.delivery;
         for waits in 1.. {
             let (started, started_at) = (Instant::now(), Timestamp::now());
-            let resolved = resolve(&self.store, &self.prefix, delivery).await;
+            let resolved = match decide_before(delivery.attempt, &self.retry) {
+                Ok(()) => resolve(&self.store, &self.prefix, delivery).await,
+                Err(error) => Err(error),
+            };
             let (job, result) = match resolved {
                 Ok(job) => {
                     let result = self.destination.bring(&job, &held.lease.activity).await;

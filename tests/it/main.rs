@@ -4,6 +4,7 @@ mod handmade;
 
 mod bad_input;
 mod corrections;
+mod dead_letters;
 mod operations;
 mod pipeline;
 mod servers;
