@@ -1,14 +1,59 @@
-//! Pausing and resuming a destination for every worker at once.
+//! A destination's consumers as one thing: pausing, resuming, and where they are with a unit.
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::response::Response;
+use common::unit::Unit;
 use jiff::{Timestamp, ToSpan};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::subject::MarkerSubject;
 use crate::topology::{MARKERS, backfill_consumer, ready_consumer};
 
+/// How far a consumer is with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Not delivered yet.
+    Pending,
+    /// Delivered, and not known to be settled: the server tells no more of a single message.
+    Delivered,
+    Settled,
+}
+
+/// The newest message on one of a unit's subjects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sent {
+    pub subject: String,
+    pub sequence: u64,
+    pub standing: Standing,
+}
+
 impl Bus {
+    /// The newest messages of a unit for a destination, and how far it is with them.
+    pub async fn sent(&self, destination: &str, unit: &Unit) -> Result<Vec<Sent>, BusError> {
+        let replay = format!("marker.replay.{destination}.{}", unit.subject_tokens());
+        let mut found = Vec::new();
+        for (subject, consumer) in [
+            (MarkerSubject::announcement(unit, false), ready_consumer(destination)),
+            (MarkerSubject::announcement(unit, true), backfill_consumer(destination)),
+            (replay, backfill_consumer(destination)),
+        ] {
+            let Some((sequence, _)) = self.last(&subject).await? else { continue };
+            let consumer = self.durable(&consumer).await?;
+            let info = consumer.cached_info();
+            let standing = if sequence > info.delivered.stream_sequence {
+                Standing::Pending
+            } else if sequence <= info.ack_floor.stream_sequence || info.num_ack_pending == 0 {
+                Standing::Settled
+            } else {
+                Standing::Delivered
+            };
+            found.push(Sent { subject, sequence, standing });
+        }
+        Ok(found)
+    }
+
     /// Stops deliveries of a destination, until a time or until resumed. What is in hand is finished.
     pub async fn pause(&self, destination: &str, until: Option<Timestamp>) -> Result<(), BusError> {
         // The server knows no pause without an end.

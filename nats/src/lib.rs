@@ -25,6 +25,7 @@ pub use connection::{Bus, BusError, BusErrorKind};
 pub use consumer::{Held, Intake};
 pub use dead_letter::DeadLetter;
 pub use delivery::{Delivery, SettleError};
+pub use fleet::{Sent, Standing};
 pub use lease::{Activity, Lease};
 pub use letters::Letter;
 pub use progress::{DestinationProgress, StreamState};

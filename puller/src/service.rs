@@ -25,7 +25,7 @@ use crate::mirror::Mirror;
 use crate::runner::Runner;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 use crate::worker::{Board, Worker};
-use crate::{dead, doctor, pull, status, sweep};
+use crate::{dead, doctor, explain, history, pause, pull, status, sweep};
 
 /// Where log lines go: stderr, and around a progress bar if there is one.
 #[derive(Debug, Clone, Copy)]
@@ -55,8 +55,10 @@ impl Command {
         match self {
             Self::Run => &[Need::Storage, Need::Destination],
             Self::Pull(pull) if pull.no_ingest => &[Need::Storage, Need::DataDir],
-            Self::Pull(_) => &[Need::Storage, Need::Destination],
-            Self::Status(_) | Self::Migrate { .. } => &[Need::Destination],
+            Self::Pull(_) | Self::Explain(_) => &[Need::Storage, Need::Destination],
+            Self::Status(_) | Self::Migrate { .. } | Self::Pause(_) | Self::Resume(_) | Self::History(_) => {
+                &[Need::Destination]
+            }
             Self::Doctor { .. } | Self::Dead(_) => &[],
         }
     }
@@ -70,6 +72,10 @@ pub async fn run(command: Command, config: Config, stop: CancellationToken) -> u
         Command::Pull(args) => pull::run(&args, config, stop).await,
         Command::Status(args) => status::run(&args, &config).await,
         Command::Dead(command) => dead::run(&command, &config).await,
+        Command::Pause(args) => pause::pause(&args, &config).await,
+        Command::Resume(args) => pause::resume(&args, &config).await,
+        Command::Explain(args) => explain::run(&args, &config).await,
+        Command::History(args) => history::run(&args, &config).await,
         Command::Migrate { prune } => migrate(&config, prune).await,
         Command::Doctor { json } => doctor::run(&config, json).await,
     };

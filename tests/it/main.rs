@@ -5,6 +5,7 @@ mod handmade;
 mod bad_input;
 mod corrections;
 mod dead_letters;
+mod fleet;
 mod operations;
 mod pipeline;
 mod servers;
