@@ -14,9 +14,7 @@ use crate::lease::Lease;
 use crate::topology::{ConsumerSettings, backfill_consumer, ready_consumer};
 
 /// How long an idle pull stays open at the server.
-const IDLE_PULL: Duration = Duration::from_secs(20);
-/// The server says this often that an idle pull is still known, so that a lost one is noticed.
-const IDLE_HEARTBEAT: Duration = Duration::from_secs(5);
+const IDLE_PULL: Duration = Duration::from_secs(10);
 
 /// A delivery and the lease on it.
 pub struct Held {
@@ -112,7 +110,9 @@ impl Pull {
     }
 
     async fn wait(self) -> Result<Vec<Held>, BusError> {
-        let pull = self.consumer.batch().max_messages(1).expires(IDLE_PULL).heartbeat(IDLE_HEARTBEAT);
+        // No heartbeats: async-nats 0.51 goes to sleep for good on the first one, and a message that comes later is
+        // lost to this pull. A lost pull is noticed when its time is over.
+        let pull = self.consumer.batch().max_messages(1).expires(IDLE_PULL);
         self.hold(pull.messages().await.map_err(|error| BusError::unavailable("pulling", &error))?).await
     }
 

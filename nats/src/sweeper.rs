@@ -21,8 +21,7 @@ const SWEEPER: &str = "sweeper";
 /// Under this lease nothing is done but one read and one publish.
 const ACK_WAIT: Duration = Duration::from_secs(60);
 /// How long an idle pull stays open at the server.
-const IDLE_PULL: Duration = Duration::from_secs(20);
-const IDLE_HEARTBEAT: Duration = Duration::from_secs(5);
+const IDLE_PULL: Duration = Duration::from_secs(10);
 /// How long an advisory is put off whose letter could not be stored.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -85,7 +84,7 @@ impl Sweeper {
     /// Safe to drop at any await: the advisory is delivered again, and the letter's id is the same.
     pub async fn next(&self, class: &str, explain: impl Fn(u32) -> String) -> Result<Option<Swept>, BusError> {
         let unavailable = |error: &dyn std::error::Error| BusError::unavailable("pulling advisories", error);
-        let pull = self.consumer.batch().max_messages(1).expires(IDLE_PULL).heartbeat(IDLE_HEARTBEAT);
+        let pull = self.consumer.batch().max_messages(1).expires(IDLE_PULL);
         let mut batch = pull.messages().await.map_err(|error| unavailable(&error))?;
         let Some(message) = batch.next().await else { return Ok(None) };
         let message = message.map_err(|error| unavailable(error.as_ref()))?;

@@ -104,7 +104,7 @@ pub(crate) async fn run(args: &Explain, config: &Config) -> Result<u8, Failure> 
     let explanation = Explanation {
         unit: args.unit.to_string(),
         sentence: sentence(newest.as_ref(), &destinations),
-        marker: newest.map(|newest| newest.facts()),
+        marker: newest.map(Newest::facts),
         destinations,
     };
     if args.json {

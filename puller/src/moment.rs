@@ -6,12 +6,12 @@ use jiff::{SignedDuration, Timestamp};
 
 /// A time in the past; `2h` is two hours ago.
 pub(crate) fn past(text: &str) -> Result<Timestamp, String> {
-    parse(text, |now, duration| now.checked_sub(duration))
+    parse(text, Timestamp::checked_sub)
 }
 
 /// A time to come; `2h` is in two hours.
 pub(crate) fn future(text: &str) -> Result<Timestamp, String> {
-    let at = parse(text, |now, duration| now.checked_add(duration))?;
+    let at = parse(text, Timestamp::checked_add)?;
     if at <= Timestamp::now() {
         return Err(format!("{at} is in the past"));
     }
