@@ -6,7 +6,6 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::Batch;
 use futures::StreamExt;
-use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
 use crate::connection::{Bus, BusError};
@@ -15,9 +14,7 @@ use crate::lease::Lease;
 use crate::topology::{ConsumerSettings, backfill_consumer, ready_consumer};
 
 /// How long an idle pull stays open at the server.
-const IDLE_PULL: Duration = Duration::from_secs(20);
-/// The server says this often that an idle pull is still known, so that a lost one is noticed.
-const IDLE_HEARTBEAT: Duration = Duration::from_secs(5);
+const IDLE_PULL: Duration = Duration::from_secs(10);
 
 /// A delivery and the lease on it.
 pub struct Held {
@@ -36,10 +33,7 @@ impl Intake {
     pub async fn open(bus: &Bus, settings: &ConsumerSettings, stall_timeout: Duration) -> Result<Self, BusError> {
         let puller = async |name: String| {
             let consumer = bus.durable(&name).await?;
-            let created_at = consumer.cached_info().created.unix_timestamp_nanos();
-            let created_at = Timestamp::from_nanosecond(created_at).unwrap_or_default();
-            let pull =
-                Pull { consumer, created_at, client: bus.client.clone(), ack_wait: settings.ack_wait, stall_timeout };
+            let pull = Pull { consumer, client: bus.client.clone(), ack_wait: settings.ack_wait, stall_timeout };
             Ok::<_, BusError>(Puller { pull, idle: None })
         };
         Ok(Self {
@@ -105,7 +99,6 @@ impl Drop for Puller {
 struct Pull {
     consumer: PullConsumer,
     client: async_nats::Client,
-    created_at: Timestamp,
     ack_wait: Duration,
     stall_timeout: Duration,
 }
@@ -117,7 +110,9 @@ impl Pull {
     }
 
     async fn wait(self) -> Result<Vec<Held>, BusError> {
-        let pull = self.consumer.batch().max_messages(1).expires(IDLE_PULL).heartbeat(IDLE_HEARTBEAT);
+        // No heartbeats: async-nats 0.51 goes to sleep for good on the first one, and a message that comes later is
+        // lost to this pull. A lost pull is noticed when its time is over.
+        let pull = self.consumer.batch().max_messages(1).expires(IDLE_PULL);
         self.hold(pull.messages().await.map_err(|error| BusError::unavailable("pulling", &error))?).await
     }
 
@@ -126,7 +121,7 @@ impl Pull {
         while let Some(message) = batch.next().await {
             match message {
                 Ok(message) => {
-                    let delivery = Arc::new(Delivery::new(message, &self.client, self.created_at)?);
+                    let delivery = Arc::new(Delivery::new(message, &self.client, &self.consumer)?);
                     let lease = Lease::hold(delivery.clone(), self.ack_wait, self.stall_timeout);
                     held.push(Held { delivery, lease });
                 }

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use jiff::Timestamp;
 
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::delivery::Delivery;
+use crate::replay::ReplayOptions;
 use crate::subject::unit_tokens;
 use crate::topology::{DEAD, MARKERS};
 
@@ -23,31 +25,55 @@ pub struct DeadLetter<'a> {
     pub error: &'a str,
 }
 
+/// The message of MARKERS that a letter is about.
+pub(crate) struct Original<'a> {
+    pub subject: &'a str,
+    pub payload: Bytes,
+    pub options: &'a ReplayOptions,
+    pub stream_sequence: u64,
+    pub stored_at: Timestamp,
+    /// Deliveries so far.
+    pub attempt: u32,
+}
+
 impl Bus {
     /// Stores a dead letter with the marker as its payload; returns when the stream has it.
     ///
     /// The message id is the same for every delivery of a marker to a destination, so a crash before the
     /// delivery is terminated does not make a second letter.
     pub async fn store_dead_letter(&self, delivery: &Delivery, letter: &DeadLetter<'_>) -> Result<(), BusError> {
-        let subject = format!("dead.{}.{}", letter.destination, unit_tokens(&delivery.subject));
-        let id = format!("{subject}:{MARKERS}:{}:{}", delivery.stored_at, delivery.stream_sequence);
+        let original = Original {
+            subject: &delivery.subject,
+            payload: delivery.payload.clone(),
+            options: &delivery.options,
+            stream_sequence: delivery.stream_sequence,
+            stored_at: delivery.stored_at,
+            attempt: delivery.attempt,
+        };
+        self.store_letter(&original, letter).await
+    }
+
+    pub(crate) async fn store_letter(&self, original: &Original<'_>, letter: &DeadLetter<'_>) -> Result<(), BusError> {
+        let subject = format!("dead.{}.{}", letter.destination, unit_tokens(original.subject));
+        let id = format!("{subject}:{MARKERS}:{}:{}", original.stored_at, original.stream_sequence);
         let doing = || format!("storing a dead letter on {subject}");
-        let mut headers = HeaderMap::new();
+        // What the marker was sent with, so that a retry can ask for the same.
+        let mut headers = original.options.to_headers();
         for (name, value) in [
             ("Ferry-Class", letter.class.to_owned()),
             ("Ferry-Error", one_line(letter.error)),
             ("Ferry-Destination", letter.destination.to_owned()),
-            ("Ferry-Subject", delivery.subject.clone()),
-            ("Ferry-Stream-Sequence", delivery.stream_sequence.to_string()),
-            ("Ferry-Stored-At", delivery.stored_at.to_string()),
-            ("Ferry-Attempt", delivery.attempt.to_string()),
+            ("Ferry-Subject", original.subject.to_owned()),
+            ("Ferry-Stream-Sequence", original.stream_sequence.to_string()),
+            ("Ferry-Stored-At", original.stored_at.to_string()),
+            ("Ferry-Attempt", original.attempt.to_string()),
             ("Ferry-Worker", self.worker.clone()),
         ] {
             headers.insert(name, one_line(&value).as_str());
         }
         let message = PublishMessage::build()
             .headers(headers)
-            .payload(delivery.payload.clone())
+            .payload(original.payload.clone())
             .message_id(id)
             .expected_stream(DEAD);
         let stored = async { self.context.send_publish(subject.clone(), message).await?.await };

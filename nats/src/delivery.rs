@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::{Client, Request, RequestErrorKind, Subject};
 use bytes::Bytes;
 use common::backoff::Backoff;
@@ -37,19 +38,23 @@ impl Delivery {
     pub(crate) fn new(
         message: async_nats::jetstream::Message,
         client: &Client,
-        consumer_created_at: Timestamp,
+        consumer: &PullConsumer,
     ) -> Result<Self, BusError> {
         let refused = |why: &str| BusError::plain(crate::BusErrorKind::Refused, "reading a delivery", why);
         let info = message.info().map_err(|error| refused(&error.to_string()))?;
-        let stored_at = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos());
+        let timestamp = |at: &async_nats::datetime::DateTime| {
+            let at = Timestamp::from_nanosecond(at.unix_timestamp_nanos());
+            at.map_err(|error| refused(&error.to_string()))
+        };
+        let stored_at = timestamp(&info.published)?;
         Ok(Self {
             attempt: u32::try_from(info.delivered).unwrap_or(1).max(1),
             stream_sequence: info.stream_sequence,
             consumer: info.consumer.to_owned(),
-            stored_at: stored_at.map_err(|error| refused(&error.to_string()))?,
+            stored_at,
             subject: message.subject.to_string(),
             payload: message.payload.clone(),
-            consumer_created_at,
+            consumer_created_at: timestamp(&consumer.cached_info().created)?,
             options: ReplayOptions::from_headers(message.headers.as_ref()),
             reply: message.reply.clone().ok_or_else(|| refused("it has no reply subject"))?,
             client: client.clone(),

@@ -15,9 +15,12 @@ mod lease;
 
 mod current;
 mod dead_letter;
+mod fleet;
+mod letters;
 mod progress;
 mod replay;
 mod roster;
+mod sweeper;
 mod task;
 
 pub use connection::{Bus, BusError, BusErrorKind};
@@ -25,11 +28,14 @@ pub use consumer::{Held, Intake};
 pub use current::CurrentMarker;
 pub use dead_letter::DeadLetter;
 pub use delivery::{Delivery, SettleError};
+pub use fleet::{Sent, Standing};
 pub use lease::{Activity, Lease};
+pub use letters::Letter;
 pub use progress::{DestinationProgress, StreamState};
 pub use publisher::{Latest, Published};
 pub use replay::ReplayOptions;
 pub use roster::{Roster, WorkerState};
 pub use subject::{Lane, MarkerSubject};
+pub use sweeper::{Sweeper, Swept};
 pub use task::{Task, TaskState, TaskUnit};
 pub use topology::{ConsumerSettings, Missing};

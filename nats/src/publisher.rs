@@ -51,7 +51,7 @@ impl Bus {
         Ok(Latest { marker, ready_sequence, backfill_sequence })
     }
 
-    async fn last(&self, subject: &str) -> Result<Option<(u64, Bytes)>, BusError> {
+    pub(crate) async fn last(&self, subject: &str) -> Result<Option<(u64, Bytes)>, BusError> {
         let doing = || format!("last message of {subject}");
         let stream = self.context.get_stream_no_info(MARKERS).await;
         let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;

@@ -41,7 +41,7 @@ impl ReplayOptions {
         }
     }
 
-    fn to_headers(&self) -> HeaderMap {
+    pub(crate) fn to_headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         if self.force {
             headers.insert(FORCE, "true");

@@ -63,11 +63,15 @@ impl Bus {
 
     /// Creates the two durable consumers of a destination if they are not there; changes them if `update`.
     pub async fn apply_consumers(&self, settings: &ConsumerSettings, update: bool) -> Result<(), BusError> {
-        for want in consumers(settings) {
+        for mut want in consumers(settings) {
             let name = want.durable_name.clone().unwrap_or_default();
             let doing = format!("consumer {name}");
             let create = match self.durable(&name).await {
-                Ok(found) => update && consumer_differs(&found.cached_info().config, &want),
+                Ok(found) => {
+                    // An update without it would take a pause back.
+                    want.pause_until = found.cached_info().config.pause_until;
+                    update && consumer_differs(&found.cached_info().config, &want)
+                }
                 Err(error) if error.kind == BusErrorKind::Missing => true,
                 Err(error) => return Err(error),
             };
@@ -108,12 +112,23 @@ impl Bus {
                 Err(error) => return Err(error),
             }
         }
+        match self.sweeper().await {
+            Ok(_) => {}
+            Err(error) if error.kind == BusErrorKind::Missing => {
+                missing.push(Missing("consumer sweeper of ADVISORIES is not there".into()));
+            }
+            Err(error) => return Err(error),
+        }
         Ok(missing)
     }
 
     /// Looks a durable consumer of MARKERS up; needs no right but that to see it.
     pub(crate) async fn durable(&self, name: &str) -> Result<PullConsumer, BusError> {
-        let found = self.context.get_consumer_from_stream::<pull::Config, _, _>(name, MARKERS).await;
+        self.consumer_on(MARKERS, name).await
+    }
+
+    pub(crate) async fn consumer_on(&self, stream: &str, name: &str) -> Result<PullConsumer, BusError> {
+        let found = self.context.get_consumer_from_stream::<pull::Config, _, _>(name, stream).await;
         found.map_err(|error| {
             let gone = [ErrorCode::CONSUMER_NOT_FOUND, ErrorCode::STREAM_NOT_FOUND];
             let kind = match error.kind() {
@@ -135,8 +150,7 @@ impl Bus {
             .await
             .map_err(|error| BusError::unavailable("consumers of MARKERS", &error))?;
         let ours = |name: &str| {
-            let destination = name.strip_prefix("ingest-").or_else(|| name.strip_prefix("backfill-"));
-            destination.is_some_and(|destination| !configured.iter().any(|known| known == destination))
+            destination_of(name).is_some_and(|destination| !configured.iter().any(|known| known == destination))
         };
         Ok(names.into_iter().filter(|name| ours(name)).collect())
     }
@@ -153,6 +167,11 @@ pub(crate) fn ready_consumer(destination: &str) -> String {
 
 pub(crate) fn backfill_consumer(destination: &str) -> String {
     format!("backfill-{destination}")
+}
+
+/// The destination a durable consumer of MARKERS belongs to.
+pub(crate) fn destination_of(consumer: &str) -> Option<&str> {
+    consumer.strip_prefix("ingest-").or_else(|| consumer.strip_prefix("backfill-"))
 }
 
 fn streams(replicas: usize) -> [Config; 4] {

@@ -62,7 +62,7 @@ CREATE TABLE IF NOT EXISTS {database}.ingest_log (
     stream_sequence UInt64,
     attempt UInt32,
     worker String,
-    outcome LowCardinality(String) COMMENT 'loaded, skipped, superseded, too_old, cancelled, retry, dead_letter',
+    outcome LowCardinality(String) COMMENT 'loaded, skipped, superseded, too_old, cancelled, retry, dead_letter, dead_retried, dead_discarded',
     error_class LowCardinality(String),
     error String,
     archives UInt64 COMMENT 'objects the marker names',

@@ -7,6 +7,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use common::unit::{Period, Unit};
 use jiff::Timestamp;
 
+use crate::dead::Dead;
+use crate::explain::Explain;
+use crate::history::History;
+use crate::pause::{Pause, Resume};
+
 /// Takes announced archives from the bucket to ClickHouse, exactly once and verified
 #[derive(Debug, Parser)]
 #[command(
@@ -61,6 +66,30 @@ pub enum Command {
     /// Shows and cancels replays
     #[command(subcommand)]
     Tasks(Tasks),
+    /// Lists dead letters, shows them, sends them again or discards them
+    ///
+    /// A dead letter is a marker that a person must look at: every attempt failed, or no attempt can help.
+    #[command(subcommand)]
+    Dead(Dead),
+
+    /// Stops a destination for all workers; they finish what they have and wait
+    #[command(after_help = "Examples:\n  puller pause\n  puller pause --destination primary --until 2h\n  \
+                            puller pause --until 2026-02-14T08:00:00Z")]
+    Pause(Pause),
+
+    /// Lets a paused destination go on
+    #[command(after_help = "Examples:\n  puller resume\n  puller resume --destination primary")]
+    Resume(Resume),
+
+    /// Lists what was tried and how it ended, newest first, from ingest_log
+    #[command(after_help = "Examples:\n  puller history\n  puller history binance/um/klines/1h/2026-02-14\n  \
+                            puller history binance/um --failed --limit 20 --json")]
+    History(History),
+
+    /// Tells everything that is known of one unit; exit 4 if something of it is not loaded
+    #[command(after_help = "Examples:\n  puller explain binance/um/klines/1h/2026-02-14\n  \
+                            puller explain binance/um/klines/1h/2026-02-14 --json")]
+    Explain(Explain),
 
     /// Creates or updates the streams, consumers, tables and views
     #[command(

@@ -68,6 +68,11 @@ pub(crate) enum WorkError {
     Disk { path: PathBuf, source: std::io::Error },
     #[error("a blocking step was lost: {0}")]
     Panicked(String),
+    #[error(
+        "it was delivered {0} times and no worker lived to settle it; look in the workers' logs for a crash or for memory \
+         running out, then retry"
+    )]
+    Exhausted(u32),
 }
 
 /// Stable names of what goes wrong, for `ingest_log`, dead letters and metrics; ordered by how final they are.
@@ -95,6 +100,8 @@ pub(crate) enum ErrorClass {
     Damaged,
     /// A defect of ours.
     Internal,
+    /// Delivered again and again without being settled: workers crash over it.
+    Exhausted,
 }
 
 impl ErrorClass {
@@ -111,6 +118,7 @@ impl ErrorClass {
             Self::Unsupported => "unsupported",
             Self::Damaged => "damaged",
             Self::Internal => "internal",
+            Self::Exhausted => "exhausted",
         }
     }
 }

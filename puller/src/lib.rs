@@ -29,12 +29,19 @@ mod task_report;
 mod worker;
 
 mod cli;
+mod dead;
 mod doctor;
+mod explain;
+mod history;
+mod moment;
+mod pause;
 mod pull;
 mod replay;
 mod service;
 mod status;
+mod sweep;
 mod tasks;
+mod unit_filter;
 
 pub use cli::{Cli, Command};
 pub use service::{LogWriter, run};

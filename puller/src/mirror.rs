@@ -81,7 +81,7 @@ impl Mirror {
 }
 
 /// Whether the file is there with exactly these bytes.
-async fn holds(path: &Path, object: &Object) -> Result<bool, WorkError> {
+pub(crate) async fn holds(path: &Path, object: &Object) -> Result<bool, WorkError> {
     let failed = |source| WorkError::Disk { path: path.to_owned(), source };
     match tokio::fs::metadata(path).await {
         Ok(metadata) if metadata.len() == object.size => {

@@ -22,6 +22,18 @@ pub(crate) enum Disposition {
     Wait,
 }
 
+/// Deliveries beyond `retry.attempts` that are still worked on. A worker that fails over a delivery settles it within the
+/// attempts; what is beyond them was handed back at shutdowns, or its workers died. Enough for a day of restarts.
+const MARGIN: u32 = 10;
+/// One less than the server's own limit, so that a worker sees it first.
+const DELIVERIES_MAX: u32 = 24;
+
+/// Decides before an attempt: a delivery that nobody ever settled is not given the chance to take one more worker down.
+pub(crate) fn decide_before(attempt: u32, retry: &Retry) -> Result<(), WorkError> {
+    let deliveries_max = retry.attempts.get().saturating_add(MARGIN).min(DELIVERIES_MAX);
+    if attempt > deliveries_max { Err(WorkError::Exhausted(attempt)) } else { Ok(()) }
+}
+
 /// Decides after one attempt, counted from 1.
 pub(crate) fn decide(result: &Result<Work, WorkError>, attempt: u32, retry: &Retry) -> Disposition {
     match result {
@@ -45,6 +57,7 @@ pub(crate) fn decide(result: &Result<Work, WorkError>, attempt: u32, retry: &Ret
             // wrong with the unit.
             WorkError::Disk { .. } => Disposition::Wait,
             WorkError::Panicked(_) => attempts(ErrorClass::Internal, attempt, retry),
+            WorkError::Exhausted(_) => Disposition::DeadLetter { class: ErrorClass::Exhausted },
         },
     }
 }
@@ -166,6 +179,18 @@ mod tests {
         let disk = WorkError::Disk { path: "/x".into(), source: std::io::Error::from_raw_os_error(28) };
         check(&Err(disk), ["wait"; 3]);
         check(&Err(WorkError::Panicked("x".into())), ["retry internal", "retry internal", "dead internal"]);
+    }
+
+    #[test]
+    fn a_crash_loop_ends() {
+        let mut retry = retry();
+        assert!(decide_before(13, &retry).is_ok());
+        let error = decide_before(14, &retry).expect_err("beyond the margin");
+        check(&Err(error), ["dead exhausted"; 3]);
+        // Also with the most attempts that can be configured, the worker is there before the server.
+        retry.attempts = NonZeroU32::new(24).expect("not zero");
+        assert!(decide_before(24, &retry).is_ok());
+        assert!(decide_before(25, &retry).is_err());
     }
 
     #[test]

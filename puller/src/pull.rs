@@ -51,6 +51,8 @@ enum Ended {
     Drained,
     TimeIsUp,
     Stopped,
+    /// Nothing will be delivered until somebody resumes it.
+    Paused,
     GaveUp,
 }
 
@@ -89,6 +91,7 @@ async fn drain_all(
                 let failed = summary.dead_letters > 0 || summary.left > 0;
                 code = code.max(match ended {
                     Ended::GaveUp => exit::UNREACHABLE,
+                    Ended::Paused => exit::SOME_FAILED,
                     Ended::Drained | Ended::TimeIsUp | Ended::Stopped if failed => exit::SOME_FAILED,
                     Ended::Drained | Ended::TimeIsUp | Ended::Stopped => exit::DONE,
                 });
@@ -118,6 +121,9 @@ async fn drain(
     let before = shared.bus.destination_progress(&destination.name).await?;
     let (totals, ended) = if before.is_drained() {
         (Totals::default(), Ended::Drained)
+    } else if before.paused {
+        say_paused(&destination.name);
+        (Totals::default(), Ended::Paused)
     } else {
         let runner = Arc::new(shared.open(destination).await?);
         let bar = progress_bar(&destination.name, before.pending + before.unsettled);
@@ -166,6 +172,10 @@ async fn watch(
         let mut away = runner.worker.circuit.reason();
         match shared.bus.destination_progress(&runner.settings.destination).await {
             Ok(progress) if progress.is_drained() => return Ok(Ended::Drained),
+            Ok(progress) if progress.paused && runner.worker.board.in_hand().is_empty() => {
+                say_paused(&runner.settings.destination);
+                return Ok(Ended::Paused);
+            }
             Ok(progress) => {
                 unasked = 0;
                 let totals = runner.worker.board.totals();
@@ -189,6 +199,10 @@ async fn watch(
         }
         stop.run_until_cancelled(tokio::time::sleep(POLL)).await;
     }
+}
+
+fn say_paused(destination: &str) {
+    tracing::error!("{destination} is paused, so nothing is delivered; `puller resume --destination {destination}`");
 }
 
 pub(crate) fn progress_bar(destination: &str, units: u64) -> ProgressBar {

@@ -25,7 +25,7 @@ use crate::mirror::Mirror;
 use crate::runner::Runner;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 use crate::worker::{Board, Worker};
-use crate::{doctor, pull, replay, status, tasks};
+use crate::{dead, doctor, explain, history, pause, pull, replay, status, sweep, tasks};
 
 /// Where log lines go: stderr, and around a progress bar if there is one.
 #[derive(Debug, Clone, Copy)]
@@ -55,9 +55,14 @@ impl Command {
         match self {
             Self::Run => &[Need::Storage, Need::Destination],
             Self::Pull(pull) if pull.no_ingest => &[Need::Storage, Need::DataDir],
-            Self::Pull(_) => &[Need::Storage, Need::Destination],
-            Self::Replay(_) | Self::Status(_) | Self::Migrate { .. } => &[Need::Destination],
-            Self::Tasks(_) | Self::Doctor { .. } => &[],
+            Self::Pull(_) | Self::Explain(_) => &[Need::Storage, Need::Destination],
+            Self::Replay(_)
+            | Self::Status(_)
+            | Self::Migrate { .. }
+            | Self::Pause(_)
+            | Self::Resume(_)
+            | Self::History(_) => &[Need::Destination],
+            Self::Tasks(_) | Self::Doctor { .. } | Self::Dead(_) => &[],
         }
     }
 }
@@ -71,6 +76,11 @@ pub async fn run(command: Command, config: Config, stop: CancellationToken) -> u
         Command::Replay(args) => replay::run(&args, &config, stop).await,
         Command::Tasks(args) => tasks::run(&args, &config).await,
         Command::Status(args) => status::run(&args, &config).await,
+        Command::Dead(command) => dead::run(&command, &config).await,
+        Command::Pause(args) => pause::pause(&args, &config).await,
+        Command::Resume(args) => pause::resume(&args, &config).await,
+        Command::Explain(args) => explain::run(&args, &config).await,
+        Command::History(args) => history::run(&args, &config).await,
         Command::Migrate { prune } => migrate(&config, prune).await,
         Command::Doctor { json } => doctor::run(&config, json).await,
     };
@@ -244,6 +254,7 @@ async fn serve_workers(config: Config, stop: CancellationToken) -> Result<u8, Fa
     for destination in served(&shared.config) {
         destinations.spawn(serve_destination(shared.clone(), destination, stop.clone()));
     }
+    destinations.spawn(sweep::run(shared.clone(), stop.clone()));
     while let Some(ended) = destinations.join_next().await {
         if let Err(error) = ended {
             stop.cancel();
@@ -304,6 +315,7 @@ async fn serve_destination(shared: Arc<Shared>, destination: DestinationConfig, 
 async fn migrate(config: &Config, prune: bool) -> Result<u8, Failure> {
     let bus = Bus::connect(&config.nats, &worker_name()).await?;
     bus.apply_streams(config.nats.replicas, true).await?;
+    bus.apply_sweeper().await?;
     let mut names: Vec<String> = Vec::new();
     for destination in &config.destinations {
         let settings = ConsumerSettings { destination: destination.name.clone(), ack_wait: config.puller.ack_wait };

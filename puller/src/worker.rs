@@ -20,7 +20,7 @@ use crate::error::{ErrorClass, ObjectFault, WorkError};
 use crate::job::{Job, is_superseded, resolve};
 use crate::ledger::Attempt;
 use crate::metrics::Metrics;
-use crate::outcome::{Disposition, decide};
+use crate::outcome::{Disposition, decide, decide_before};
 use crate::task_report::TaskReport;
 use crate::warehouse::WarehouseErrorKind;
 
@@ -173,6 +173,9 @@ impl Worker {
             && report.is_cancelled().await
         {
             return (None, Ok(Work::default()), Some(Stopped::Cancelled));
+        }
+        if let Err(error) = decide_before(held.delivery.attempt, &self.retry) {
+            return (None, Err(error), None);
         }
         let job = match resolve(&self.store, &self.prefix, &held.delivery).await {
             Ok(job) => job,

@@ -1,12 +1,14 @@
 //! Objects and markers made by hand, for what no uploader of ours would ever send.
 
+use std::time::Duration;
+
 use aws_sdk_s3::primitives::ByteStream;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tests::data::{ArchiveSpec, sha256};
 use tests::project::Project;
 use tests::servers::Stack;
-use tests::{Context, Result};
+use tests::{Context, Failure, Result};
 use tokio::runtime::Runtime;
 
 /// A hand on the bucket and on the stream of one project.
@@ -97,12 +99,7 @@ impl<'p> Handmade<'p> {
 
     /// Publishes on the unit's backfill subject and waits for the ack.
     pub(crate) fn publish(&self, unit: &str, payload: &[u8]) -> Result<()> {
-        let subject = format!("marker.backfill.{}", unit.replace('/', "."));
-        self.runtime.block_on(async {
-            let jetstream = self.jetstream().await?;
-            let ack = jetstream.publish(subject.clone(), payload.to_vec().into()).await.context(&subject)?;
-            ack.await.map(drop).context(subject)
-        })
+        self.publish_on(&format!("marker.backfill.{}", unit.replace('/', ".")), payload)
     }
 
     pub(crate) fn publish_marker(&self, unit: &str, objects: &[Placed]) -> Result<()> {
@@ -134,6 +131,64 @@ impl<'p> Handmade<'p> {
             }
         };
         Ok(messages.into_iter().map(letter).collect())
+    }
+
+    /// Takes a message from a durable consumer and hands it back at once, again and again: a crash loop.
+    pub(crate) fn spend_deliveries(&self, consumer: &str, count: i64) -> Result<()> {
+        use async_nats::jetstream::{AckKind, consumer::PullConsumer};
+        self.runtime.block_on(async {
+            let jetstream = self.jetstream().await?;
+            let consumer: PullConsumer =
+                jetstream.get_consumer_from_stream(consumer, "MARKERS").await.context("a consumer")?;
+            for delivery in 1..=count {
+                let batch = consumer.batch().max_messages(1).expires(Duration::from_secs(10));
+                let mut batch = batch.messages().await.context("a pull")?;
+                let message = batch.next().await.ok_or_else(|| Failure::new("nothing is delivered"))?;
+                let message = message.context("a message")?;
+                assert_eq!(message.info().context("its info")?.delivered, delivery);
+                message.double_ack_with(AckKind::Nak(None)).await.context("a nak")?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Publishes what the server says when the deliveries of a marker ran out.
+    pub(crate) fn advise(&self, consumer: &str, sequence: u64) -> Result<()> {
+        let subject = format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.MARKERS.{consumer}");
+        let advisory = json!({ "stream": "MARKERS", "consumer": consumer, "stream_seq": sequence, "deliveries": 25 });
+        self.publish_on(&subject, advisory.to_string().as_bytes())
+    }
+
+    /// How many advisories are settled, once none is left.
+    pub(crate) fn swept(&self) -> Result<Option<u64>> {
+        use async_nats::jetstream::consumer::PullConsumer;
+        self.runtime.block_on(async {
+            let jetstream = self.jetstream().await?;
+            let consumer: PullConsumer =
+                jetstream.get_consumer_from_stream("sweeper", "ADVISORIES").await.context("the sweeper")?;
+            let info = consumer.cached_info();
+            let idle = info.num_pending == 0 && info.num_ack_pending == 0;
+            Ok(idle.then_some(info.ack_floor.consumer_sequence))
+        })
+    }
+
+    /// Makes it impossible to delete dead letters, for good.
+    pub(crate) fn forbid_deleting_letters(&self) -> Result<()> {
+        self.runtime.block_on(async {
+            let jetstream = self.jetstream().await?;
+            let mut config = jetstream.get_stream("DEAD").await.context("DEAD")?.cached_info().config.clone();
+            config.deny_delete = true;
+            jetstream.update_stream(config).await.map(drop).context("DEAD")
+        })
+    }
+
+    /// Publishes on any subject that a stream has, and waits for the ack.
+    pub(crate) fn publish_on(&self, subject: &str, payload: &[u8]) -> Result<()> {
+        self.runtime.block_on(async {
+            let jetstream = self.jetstream().await?;
+            let ack = jetstream.publish(subject.to_owned(), payload.to_vec().into()).await.context(subject)?;
+            ack.await.map(drop).context(subject)
+        })
     }
 
     fn messages(&self, stream: &str) -> Result<Vec<async_nats::Message>> {

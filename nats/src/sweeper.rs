@@ -1,0 +1,142 @@
+//! Deliveries that ran out at the server: what no worker lived to settle.
+//!
+//! The server gives a message up after its last delivery and says so once, in an advisory that does not hold the
+//! message. The stream ADVISORIES keeps those; every worker process takes part in making dead letters of them.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::stream::RawMessageErrorKind;
+use futures::StreamExt;
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::dead_letter::{DeadLetter, Original};
+use crate::delivery::Delivery;
+use crate::replay::ReplayOptions;
+use crate::topology::{ADVISORIES, MARKERS, destination_of};
+
+const SWEEPER: &str = "sweeper";
+/// Under this lease nothing is done but one read and one publish.
+const ACK_WAIT: Duration = Duration::from_secs(60);
+/// How long an idle pull stays open at the server.
+const IDLE_PULL: Duration = Duration::from_secs(10);
+/// How long an advisory is put off whose letter could not be stored.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// The durable consumer of the advisories.
+pub struct Sweeper {
+    bus: Bus,
+    consumer: PullConsumer,
+}
+
+/// What became of an advisory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Swept {
+    /// The dead letter is stored; it may have been there already.
+    Stored { destination: String, subject: String, stream_sequence: u64, deliveries: u32 },
+    /// The marker is no longer on the stream: newer revisions of its unit have pushed it out.
+    Gone { destination: String, stream_sequence: u64 },
+    /// Not about a marker of a destination.
+    Ignored { why: String },
+}
+
+/// What is used of the server's advisory.
+#[derive(Debug, Deserialize)]
+struct Advisory {
+    stream: String,
+    consumer: String,
+    stream_seq: u64,
+    #[serde(default)]
+    deliveries: u32,
+}
+
+impl Bus {
+    /// Creates the durable consumer of the advisories if it is not there.
+    pub async fn apply_sweeper(&self) -> Result<(), BusError> {
+        match self.consumer_on(ADVISORIES, SWEEPER).await {
+            Err(error) if error.kind == BusErrorKind::Missing => {}
+            found => return found.map(drop),
+        }
+        let config = pull::Config {
+            durable_name: Some(SWEEPER.into()),
+            description: Some("makes dead letters of markers whose deliveries ran out".into()),
+            deliver_policy: DeliverPolicy::All,
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: ACK_WAIT,
+            filter_subject: format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{MARKERS}.>"),
+            ..pull::Config::default()
+        };
+        let created = self.context.create_consumer_on_stream(config, ADVISORIES).await;
+        created.map(drop).map_err(|error| BusError::new(BusErrorKind::Refused, format!("consumer {SWEEPER}"), &error))
+    }
+
+    /// Looks the consumer of the advisories up; needs no right to create it.
+    pub async fn sweeper(&self) -> Result<Sweeper, BusError> {
+        Ok(Sweeper { bus: self.clone(), consumer: self.consumer_on(ADVISORIES, SWEEPER).await? })
+    }
+}
+
+impl Sweeper {
+    /// Waits for one advisory, stores the dead letter and acks; `None` when none came for a while.
+    ///
+    /// Safe to drop at any await: the advisory is delivered again, and the letter's id is the same.
+    pub async fn next(&self, class: &str, explain: impl Fn(u32) -> String) -> Result<Option<Swept>, BusError> {
+        let unavailable = |error: &dyn std::error::Error| BusError::unavailable("pulling advisories", error);
+        let pull = self.consumer.batch().max_messages(1).expires(IDLE_PULL);
+        let mut batch = pull.messages().await.map_err(|error| unavailable(&error))?;
+        let Some(message) = batch.next().await else { return Ok(None) };
+        let message = message.map_err(|error| unavailable(error.as_ref()))?;
+        let delivery = Delivery::new(message, &self.bus.client, &self.consumer)?;
+        let swept = self.sweep(&delivery, class, explain).await;
+        let settled = if swept.is_ok() { delivery.ack().await } else { delivery.nak(RETRY).await };
+        if let Err(error) = settled {
+            tracing::debug!(%error, "the advisory will come again, and its letter is there already");
+        }
+        swept.map(Some)
+    }
+
+    async fn sweep(
+        &self,
+        delivery: &Delivery,
+        class: &str,
+        explain: impl Fn(u32) -> String,
+    ) -> Result<Swept, BusError> {
+        let advisory: Advisory = match serde_json::from_slice(&delivery.payload) {
+            Ok(advisory) => advisory,
+            Err(error) => return Ok(Swept::Ignored { why: format!("the advisory is not understood: {error}") }),
+        };
+        let Some(destination) = destination_of(&advisory.consumer).filter(|_| advisory.stream == MARKERS) else {
+            let why = format!("consumer {} of {} is no destination's", advisory.consumer, advisory.stream);
+            return Ok(Swept::Ignored { why });
+        };
+        let doing = || format!("reading marker {}", advisory.stream_seq);
+        let stream = self.bus.context.get_stream_no_info(MARKERS).await;
+        let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
+        let message = match stream.get_raw_message(advisory.stream_seq).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {
+                return Ok(Swept::Gone { destination: destination.to_owned(), stream_sequence: advisory.stream_seq });
+            }
+            Err(error) => return Err(BusError::unavailable(doing(), &error)),
+        };
+        let stored_at = Timestamp::from_nanosecond(message.time.unix_timestamp_nanos());
+        let original = Original {
+            subject: &message.subject,
+            payload: message.payload.clone(),
+            options: &ReplayOptions::from_headers(Some(&message.headers)),
+            stream_sequence: advisory.stream_seq,
+            stored_at: stored_at.map_err(|error| BusError::new(BusErrorKind::Refused, doing(), &error))?,
+            attempt: advisory.deliveries,
+        };
+        let letter = DeadLetter { destination, class, error: &explain(advisory.deliveries) };
+        self.bus.store_letter(&original, &letter).await?;
+        Ok(Swept::Stored {
+            destination: destination.to_owned(),
+            subject: message.subject.to_string(),
+            stream_sequence: advisory.stream_seq,
+            deliveries: advisory.deliveries,
+        })
+    }
+}

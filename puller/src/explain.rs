@@ -1,0 +1,365 @@
+//! `puller explain`: everything that is known of one unit.
+
+use clap::Args;
+use common::config::{Config, Destination, DestinationKind};
+use common::exit;
+use common::marker::{Content, Current, MANIFEST_BYTES_MAX, Marker, Object};
+use common::object_store::ObjectStore;
+use common::unit::Unit;
+use jiff::Timestamp;
+use nats::{Bus, Sent, Standing};
+use serde::Serialize;
+
+use crate::dead::Summary;
+use crate::history::{Tried, tried};
+use crate::ledger::unit_condition;
+use crate::mirror::holds;
+use crate::service::{Failure, ROSTER_WAIT, served, worker_name};
+use crate::status::print;
+use crate::unit_filter::UnitFilter;
+use crate::warehouse::Warehouse;
+
+/// How many of the last attempts are shown.
+const ATTEMPTS_MAX: u32 = 10;
+/// Longest `current.json`, in bytes.
+const CURRENT_BYTES_MAX: u64 = 64 * 1024;
+
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// Exchange, market, dataset, interval and period, e.g. binance/um/klines/1h/2026-02-14
+    #[arg(value_name = "UNIT")]
+    unit: Unit,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a unit stands at a destination; the first that applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    /// All that the newest marker names is there and verified.
+    Loaded,
+    InHand,
+    Pending,
+    /// Delivered and not settled: it waits for a retry, or for the lease of a worker that died.
+    Parked,
+    Dead,
+    /// Not there, and nobody is going to bring it there.
+    NotLoaded,
+    /// Never announced, or what was announced cannot be read.
+    Unknown,
+}
+
+#[derive(Debug, Serialize)]
+struct Explanation {
+    unit: String,
+    sentence: String,
+    marker: Option<MarkerFacts>,
+    destinations: Vec<AtDestination>,
+}
+
+#[derive(Debug, Serialize)]
+struct MarkerFacts {
+    revision: String,
+    published_at: Timestamp,
+    uploader: String,
+    archives: usize,
+    bytes: u64,
+    /// False: only the manifest in the bucket says so.
+    on_stream: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct AtDestination {
+    destination: String,
+    state: State,
+    paused: bool,
+    loaded: usize,
+    missing: Vec<MissingArchive>,
+    messages: Vec<Sent>,
+    in_hand_of: Vec<String>,
+    dead_letters: Vec<Summary>,
+    /// Newest first.
+    attempts: Vec<Tried>,
+}
+
+#[derive(Debug, Serialize)]
+struct MissingArchive {
+    symbol: String,
+    object_key: String,
+    why: String,
+}
+
+pub(crate) async fn run(args: &Explain, config: &Config) -> Result<u8, Failure> {
+    let bus = Bus::connect(&config.nats, &worker_name()).await?;
+    let store = ObjectStore::new(&config.storage);
+    let newest = newest(&bus, &store, config, &args.unit).await?;
+    let mut destinations = Vec::new();
+    for destination in served(config) {
+        destinations.push(at(&bus, config, &destination, &args.unit, newest.as_ref()).await?);
+    }
+    bus.close().await;
+    let explanation = Explanation {
+        unit: args.unit.to_string(),
+        sentence: sentence(newest.as_ref(), &destinations),
+        marker: newest.map(Newest::facts),
+        destinations,
+    };
+    if args.json {
+        print(&serde_json::to_string_pretty(&explanation).expect("strings and numbers always serialise"));
+    } else {
+        explanation.show();
+    }
+    let loaded = explanation.destinations.iter().all(|at| at.state == State::Loaded);
+    Ok(if loaded { exit::DONE } else { exit::WANTING })
+}
+
+/// The newest revision that is known, with its list of objects.
+struct Newest {
+    marker: Marker,
+    objects: Vec<Object>,
+    on_stream: bool,
+}
+
+impl Newest {
+    fn facts(self) -> MarkerFacts {
+        MarkerFacts {
+            revision: self.marker.revision.to_string(),
+            published_at: self.marker.published_at,
+            uploader: self.marker.uploader,
+            archives: self.objects.len(),
+            bytes: self.objects.iter().map(|object| object.size).sum(),
+            on_stream: self.on_stream,
+        }
+    }
+}
+
+/// From the stream, or where that has none, from the bucket.
+async fn newest(bus: &Bus, store: &ObjectStore, config: &Config, unit: &Unit) -> Result<Option<Newest>, Failure> {
+    let prefix = &config.storage.prefix;
+    let on_stream = bus.latest_marker(unit).await?.marker;
+    let (found, key) = match on_stream {
+        Some(marker) => {
+            if let Content::Objects(objects) = &marker.content {
+                let objects = objects.clone();
+                return Ok(Some(Newest { marker, objects, on_stream: true }));
+            }
+            let key = prefix.manifest_key(unit, &marker.revision);
+            (Some(marker), key)
+        }
+        None => {
+            let current = small(store, &prefix.current_key(unit), CURRENT_BYTES_MAX).await?;
+            let Some(current) = current.and_then(|json| serde_json::from_slice::<Current>(&json).ok()) else {
+                return Ok(None);
+            };
+            (None, prefix.manifest_key(unit, &current.revision))
+        }
+    };
+    let manifest = small(store, &key, MANIFEST_BYTES_MAX).await?;
+    let Some(manifest) = manifest.and_then(|json| Marker::parse(&json).ok()) else {
+        let message = format!("{key}: the manifest is not in the bucket, or is not one; upload the unit again");
+        return Err(Failure { message, code: exit::SOME_FAILED });
+    };
+    let objects = match &manifest.content {
+        Content::Objects(objects) => objects.clone(),
+        Content::Manifest(_) => Vec::new(),
+    };
+    let on_stream = found.is_some();
+    Ok(Some(Newest { marker: found.unwrap_or(manifest), objects, on_stream }))
+}
+
+async fn small(store: &ObjectStore, key: &str, bytes_max: u64) -> Result<Option<bytes::Bytes>, Failure> {
+    store
+        .get_small(key, bytes_max)
+        .await
+        .map_err(|error| Failure { message: format!("{error} ({})", error.advice()), code: exit::UNREACHABLE })
+}
+
+async fn at(
+    bus: &Bus,
+    config: &Config,
+    destination: &Destination,
+    unit: &Unit,
+    newest: Option<&Newest>,
+) -> Result<AtDestination, Failure> {
+    let name = destination.name.as_str();
+    let objects = newest.map(|newest| newest.objects.as_slice()).unwrap_or_default();
+    let (missing, attempts) = match &destination.kind {
+        DestinationKind::ClickHouse(server) => {
+            let warehouse = Warehouse::new(server);
+            let attempts = tried(&warehouse, name, &unit_condition(unit, true), ATTEMPTS_MAX).await?;
+            (missing_rows(&warehouse, unit, objects).await?, attempts)
+        }
+        DestinationKind::Directory { path } => (missing_files(config, path, objects).await?, Vec::new()),
+    };
+    let mut dead_letters = Vec::new();
+    let filter: UnitFilter =
+        unit.to_string().parse().map_err(|error| Failure { message: format!("{error}"), code: exit::USAGE })?;
+    let keep = |letter: nats::Letter| {
+        if filter.matches(&letter.unit_tokens) {
+            dead_letters.push(Summary::of(&letter));
+        }
+    };
+    bus.each_letter(Some(name), &filter.exact(), keep).await?;
+    // A month's name begins that of its days.
+    dead_letters.retain(|letter| letter.unit == unit.to_string());
+    let roster = bus.roster(name, ROSTER_WAIT).await?;
+    let holds = |worker: &nats::WorkerState| worker.in_hand.contains(&unit.to_string());
+    let in_hand_of: Vec<String> =
+        roster.workers.iter().filter(|worker| holds(worker)).map(|worker| worker.worker.clone()).collect();
+    let mut messages = bus.sent(name, unit).await?;
+    for message in &mut messages {
+        // Every attempt is recorded before it is settled, and only a retry is followed by another delivery.
+        let last = attempts.iter().find(|tried| tried.stream_sequence == message.sequence && tried.attempt > 0);
+        if message.standing == Standing::Delivered && last.is_some_and(|tried| tried.outcome != "retry") {
+            message.standing = Standing::Settled;
+        }
+    }
+    let any = |standing| messages.iter().any(|message| message.standing == standing);
+    let state = match newest {
+        None if dead_letters.is_empty() => State::Unknown,
+        Some(_) if missing.is_empty() => State::Loaded,
+        _ if !in_hand_of.is_empty() => State::InHand,
+        _ if any(Standing::Pending) => State::Pending,
+        _ if any(Standing::Delivered) => State::Parked,
+        _ if !dead_letters.is_empty() => State::Dead,
+        _ => State::NotLoaded,
+    };
+    Ok(AtDestination {
+        destination: name.to_owned(),
+        state,
+        paused: bus.destination_progress(name).await?.paused,
+        loaded: objects.len() - missing.len(),
+        missing,
+        messages,
+        in_hand_of,
+        dead_letters,
+        attempts,
+    })
+}
+
+async fn missing_rows(warehouse: &Warehouse, unit: &Unit, objects: &[Object]) -> Result<Vec<MissingArchive>, Failure> {
+    let ledger = warehouse.ledger(unit).await?;
+    let missing = objects.iter().filter_map(|object| {
+        let why = match ledger.get(&object.key) {
+            Some(entry) if entry.is(object) => return None,
+            Some(_) => "another revision of it is loaded",
+            None => "it is not loaded",
+        };
+        Some(MissingArchive { symbol: object.symbol.clone(), object_key: object.key.clone(), why: why.to_owned() })
+    });
+    Ok(missing.collect())
+}
+
+async fn missing_files(
+    config: &Config,
+    root: &std::path::Path,
+    objects: &[Object],
+) -> Result<Vec<MissingArchive>, Failure> {
+    let mut missing = Vec::new();
+    for object in objects {
+        let why = match config.storage.prefix.archive_path(&object.key) {
+            Ok(path) => match holds(&root.join(path), object).await {
+                Ok(true) => continue,
+                Ok(false) => "no file with these bytes".to_owned(),
+                Err(error) => error.to_string(),
+            },
+            Err(error) => error.to_string(),
+        };
+        missing.push(MissingArchive { symbol: object.symbol.clone(), object_key: object.key.clone(), why });
+    }
+    Ok(missing)
+}
+
+/// The state in plain words.
+fn sentence(newest: Option<&Newest>, destinations: &[AtDestination]) -> String {
+    let Some(newest) = newest else {
+        return match destinations.iter().find(|at| at.state != State::Unknown) {
+            Some(at) => format!("What was announced of it is no marker: {}.", at.clause()),
+            None => "It was never announced: neither the stream nor the bucket knows it.".to_owned(),
+        };
+    };
+    let clauses: Vec<String> = destinations.iter().map(AtDestination::clause).collect();
+    let source = if newest.on_stream { "" } else { " It is in the bucket but not on the stream." };
+    format!("{}.{source}", clauses.join("; "))
+}
+
+impl AtDestination {
+    fn clause(&self) -> String {
+        let name = &self.destination;
+        let all = self.loaded + self.missing.len();
+        let paused = if self.paused { format!(", and {name} is paused") } else { String::new() };
+        match self.state {
+            State::Loaded => format!("{name} has all {all} archives, verified"),
+            State::InHand => format!("{} is loading it into {name}", self.in_hand_of.join(" and ")),
+            State::Pending => {
+                format!("{name} has {} of {all} archives and the marker waits to be delivered{paused}", self.loaded)
+            }
+            State::Parked => format!(
+                "{name} has {} of {all} archives and the marker waits for another delivery, after a failure or a worker \
+                 that died{paused}",
+                self.loaded
+            ),
+            State::Dead => {
+                let last = self.dead_letters.last();
+                let (sequence, class) = last.map_or((0, ""), |letter| (letter.sequence, letter.class.as_str()));
+                format!(
+                    "{name} has {} of {all} archives and the rest was given up: see `puller dead show {sequence}` ({class})",
+                    self.loaded
+                )
+            }
+            State::NotLoaded => format!(
+                "{name} has {} of {all} archives and nobody is going to load the rest: its marker was settled",
+                self.loaded
+            ),
+            State::Unknown => format!("{name} knows nothing of it"),
+        }
+    }
+}
+
+impl Explanation {
+    fn show(&self) {
+        print(&format!("{}: {}", self.unit, self.sentence));
+        match &self.marker {
+            None => {}
+            Some(marker) => print(&format!(
+                "\nrevision {}\npublished {:.0} by {}: {} archives, {} bytes",
+                marker.revision, marker.published_at, marker.uploader, marker.archives, marker.bytes
+            )),
+        }
+        for at in &self.destinations {
+            let paused = if at.paused { " (paused)" } else { "" };
+            print(&format!("\n{}{paused}: {} loaded, {} missing", at.destination, at.loaded, at.missing.len()));
+            at.missing.iter().for_each(|missing| print(&format!("  missing  {}  {}", missing.object_key, missing.why)));
+            at.in_hand_of.iter().for_each(|worker| print(&format!("  in hand  {worker}")));
+            for message in &at.messages {
+                let standing = match message.standing {
+                    Standing::Pending => "not delivered yet",
+                    Standing::Delivered => "delivered, not settled",
+                    Standing::Settled => "settled",
+                };
+                print(&format!("  message  {} on {}: {standing}", message.sequence, message.subject));
+            }
+            for letter in &at.dead_letters {
+                print(&format!(
+                    "  dead     {}  {:.0}  {}: {}",
+                    letter.sequence,
+                    letter.at,
+                    letter.class,
+                    letter.first_line()
+                ));
+            }
+            for tried in &at.attempts {
+                print(&format!(
+                    "  tried    {}  attempt {}  {}  {}",
+                    tried.at(),
+                    tried.attempt,
+                    tried.outcome,
+                    tried.why()
+                ));
+            }
+        }
+    }
+}

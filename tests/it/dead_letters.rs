@@ -1,0 +1,264 @@
+//! Dead letters: nothing is given up silently, and a person can bring all of it to an end.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::Project;
+use tests::servers::Stack;
+use tests::truth::Truth;
+use tests::{Failure, Result};
+
+use crate::handmade::{Handmade, Placed};
+
+fn spec(day: &str) -> ArchiveSpec {
+    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day)
+}
+
+/// A marker whose object is not in the bucket.
+fn announce_missing(project: &Project, hand: &Handmade<'_>, day: &str) -> Result<Placed> {
+    let placed = Placed::of(project, &spec(day), &spec(day).zip());
+    hand.publish_marker(&spec(day).unit(), std::slice::from_ref(&placed))?;
+    Ok(placed)
+}
+
+fn expect_tables(project: &Project, days: &[&str]) -> Result<()> {
+    let mut truth = Truth::default();
+    for day in days {
+        truth.add_archive(&spec(day).path(), &spec(day).zip(), Timestamp::now())?;
+    }
+    truth.compare_rows(project.sql(), project.database())?;
+    truth.compare_ledger(project.sql(), project.database(), project.prefix())
+}
+
+/// The rows of `ingest_log` that a person's decisions left, oldest first.
+fn decisions(project: &Project) -> Result<String> {
+    let sql = "SELECT period, outcome, error_class, error FROM {db}.ingest_log WHERE outcome LIKE 'dead\\_%ed' \
+               ORDER BY period, finished_at FORMAT TSV";
+    Ok(project.query(sql)?.trim().to_owned())
+}
+
+fn listed(project: &Project, filters: &[&str]) -> Result<Vec<Value>> {
+    let args = [&["dead", "ls", "--json"], filters].concat();
+    let list = project.puller(&args)?.expect_code(0)?.json()?;
+    list.as_array().cloned().ok_or_else(|| Failure::new(format!("no list: {list}")))
+}
+
+#[test]
+fn a_retry_loads_what_was_missing() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "dead-retry")?;
+    let hand = Handmade::new(stack, &project)?;
+    let empty = project.puller(&["dead", "ls"])?.expect_code(0)?;
+    assert!(empty.stdout.contains("no dead letters"), "{}", empty.stdout);
+    let placed = announce_missing(&project, &hand, "2025-03-01")?;
+    announce_missing(&project, &hand, "2025-03-02")?;
+    hand.publish(&spec("2025-03-03").unit(), b"{ this is not JSON")?;
+    project.puller(&["pull"])?.expect_code(1)?;
+
+    let letters = listed(&project, &[])?;
+    assert_eq!(letters.len(), 3, "{letters:#?}");
+    let first = &listed(&project, &["--unit", "binance/spot/klines/1h/2025-03-01"])?[0];
+    assert_eq!((&first["class"], &first["destination"]), (&json!("missing"), &json!("primary")));
+    assert_eq!(listed(&project, &["--unit", "binance/spot/klines/1h"])?.len(), 3);
+    assert_eq!(listed(&project, &["--unit", "binance/um"])?.len(), 0);
+    assert_eq!(listed(&project, &["--class", "missing", "--destination", "primary"])?.len(), 2);
+    assert_eq!(listed(&project, &["--destination", "elsewhere"])?.len(), 0);
+    assert_eq!(listed(&project, &["--older-than", "1h"])?.len(), 0);
+    assert_eq!(listed(&project, &["--newer-than", "1h"])?.len(), 3);
+    let table = project.puller(&["dead", "ls"])?.expect_code(0)?.stdout;
+    assert!(table.contains("not in the bucket") && table.contains("3 dead letters"), "{table}");
+
+    let sequence = first["sequence"].to_string();
+    let shown = project.puller(&["dead", "show", &sequence, "--json"])?.expect_code(0)?.json()?;
+    assert_eq!(shown["marker"]["objects"][0]["key"], json!(placed.key), "{shown}");
+    assert_eq!(shown["headers"]["Ferry-Class"], "missing", "{shown}");
+    let text = project.puller(&["dead", "show", &sequence])?.expect_code(0)?.stdout;
+    assert!(text.contains("Ferry-Worker") && text.contains(&placed.sha256), "{text}");
+
+    hand.put(&placed.key, &spec("2025-03-01").zip())?;
+    // A letter that is not there does not hold the other up.
+    let finished =
+        project.puller(&["dead", "retry", "999", &sequence, "--reason", "it's there now"])?.expect_code(1)?;
+    assert!(finished.stdout.contains("1 of 2 dead letters sent again"), "{}", finished.stdout);
+    assert!(finished.stderr.contains("there is no dead letter 999"), "{}", finished.stderr);
+    project.puller(&["pull"])?.expect_code(0)?;
+    expect_tables(&project, &["2025-03-01"])?;
+    assert_eq!(decisions(&project)?, "2025-03-01\tdead_retried\tmissing\tit\\'s there now");
+    assert_eq!(listed(&project, &[])?.len(), 2);
+
+    // What fails again is a new letter.
+    let finished = project.puller(&["dead", "retry", "--all", "--class", "missing", "--json"])?.expect_code(0)?;
+    assert_eq!(finished.json()?["done"], 1);
+    project.puller(&["pull"])?.expect_code(1)?;
+    let again = listed(&project, &["--class", "missing"])?;
+    assert_eq!(again.len(), 1);
+    assert!(again[0]["sequence"].as_u64() > Some(3), "{again:#?}");
+    Ok(())
+}
+
+#[test]
+fn an_accepted_correction_takes_its_rows_away() -> Result<()> {
+    let project = Project::new(Stack::shared(), "accept-shrink")?;
+    let ship = |archive: &ArchiveSpec, code| {
+        archive.write(project.data_dir())?;
+        mark_all(project.data_dir())?;
+        project.uploader(&["upload"])?.expect_code(0)?;
+        project.puller(&["pull"])?.expect_code(code).map(drop)
+    };
+    ship(&spec("2025-03-01"), 0)?;
+    ship(&spec("2025-03-01").rows_at_most(12).generated_at("2025-03-05T00:00:00Z"), 1)?;
+    let letters = listed(&project, &["--class", "shrunk"])?;
+    let sequence = letters[0]["sequence"].to_string();
+    // A plain retry is held again.
+    project.puller(&["dead", "retry", &sequence])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(1)?;
+    let letters = listed(&project, &["--class", "shrunk"])?;
+    assert_eq!(letters.len(), 1);
+    let sequence = letters[0]["sequence"].to_string();
+    project.puller(&["dead", "retry", &sequence, "--accept-shrink", "--reason", "looked at"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!(listed(&project, &[])?.len(), 0);
+    assert_eq!(project.query("SELECT count() FROM {db}.klines_latest")?.trim(), "12");
+    project.check_tables()
+}
+
+#[test]
+fn a_discarded_letter_leaves_its_reason() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "dead-discard")?;
+    let hand = Handmade::new(stack, &project)?;
+    for day in ["2025-03-01", "2025-03-02", "2025-04-01"] {
+        announce_missing(&project, &hand, day)?;
+    }
+    hand.publish_on("marker.backfill.a.b.c.d.e", b"no unit at all")?;
+    project.puller(&["pull"])?.expect_code(1)?;
+
+    project.puller(&["dead", "discard", "1"])?.expect_code(2)?;
+    project.puller(&["dead", "discard", "--reason", "which one?"])?.expect_code(2)?;
+    project.puller(&["dead", "retry", "1", "--class", "missing"])?.expect_code(2)?;
+    project.puller(&["dead", "show", "77"])?.expect_code(1)?;
+    assert_eq!(listed(&project, &[])?.len(), 4);
+
+    // One that no worker can ever load is named, and the rest goes on.
+    let retried = project.puller(&["dead", "retry", "--all"])?.expect_code(1)?;
+    assert!(retried.stdout.contains("retrying 4 dead letters"), "{}", retried.stdout);
+    assert!(retried.stdout.contains("3 of 4 dead letters sent again"), "{}", retried.stdout);
+    assert!(retried.stderr.contains("marker.backfill.a.b.c.d.e names no unit"), "{}", retried.stderr);
+    project.puller(&["pull"])?.expect_code(1)?;
+
+    let march = ["--unit", "binance/spot/klines/1h/2025-03", "--reason", "never mind", "--json"];
+    let report = project.puller(&[&["dead", "discard", "--all"], &march[..]].concat())?.expect_code(0)?.json()?;
+    assert_eq!((&report["chosen"], &report["done"]), (&json!(2), &json!(2)), "{report}");
+    let discarded = project.puller(&["dead", "discard", "--all", "--reason", "the rest"])?.expect_code(0)?;
+    assert!(discarded.stdout.contains("discarding 2 dead letters"), "{}", discarded.stdout);
+    assert!(discarded.stderr.contains("the rest"), "{}", discarded.stderr);
+    assert_eq!(listed(&project, &[])?.len(), 0);
+    let expected = [
+        "2025-03-01\tdead_retried\tmissing\t",
+        "2025-03-01\tdead_discarded\tmissing\tnever mind",
+        "2025-03-02\tdead_retried\tmissing\t",
+        "2025-03-02\tdead_discarded\tmissing\tnever mind",
+        "2025-04-01\tdead_retried\tmissing\t",
+        "2025-04-01\tdead_discarded\tmissing\tthe rest",
+    ];
+    assert_eq!(decisions(&project)?, expected.join("\n"));
+    Ok(())
+}
+
+/// As if the command had died between the publish and the delete, twice.
+#[test]
+fn a_retry_that_is_cut_short_sends_once() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "dead-once")?;
+    let hand = Handmade::new(stack, &project)?;
+    announce_missing(&project, &hand, "2025-03-01")?;
+    project.puller(&["pull"])?.expect_code(1)?;
+    hand.forbid_deleting_letters()?;
+    for _ in 0..2 {
+        project.puller(&["dead", "retry", "1"])?.expect_code(1)?;
+    }
+    let replays = || -> Result<usize> {
+        Ok(hand.markers()?.iter().filter(|(subject, _)| subject.starts_with("marker.replay.primary.")).count())
+    };
+    assert_eq!(replays()?, 1);
+    // Asking for something else is another message.
+    project.puller(&["dead", "retry", "1", "--force"])?.expect_code(1)?;
+    assert_eq!(replays()?, 2);
+    Ok(())
+}
+
+/// Workers died over it again and again: the next one does not try.
+#[test]
+fn a_crash_loop_ends_in_a_dead_letter() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "crash-loop")?;
+    let hand = Handmade::new(stack, &project)?;
+    let placed = hand.place(&spec("2025-03-01"), &spec("2025-03-01").zip())?;
+    hand.publish_marker(&spec("2025-03-01").unit(), &[placed])?;
+    // retry.attempts is 3 here, and ten more are worked on.
+    hand.spend_deliveries("backfill-primary", 13)?;
+    project.puller(&["pull"])?.expect_code(1)?;
+    let letters = listed(&project, &["--class", "exhausted"])?;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0]["attempt"], 14, "{letters:#?}");
+    assert_eq!(project.archives_loaded()?, 0);
+    let logged = "SELECT outcome, error_class, attempt FROM {db}.ingest_log FORMAT TSV";
+    assert_eq!(project.query(logged)?.trim(), "dead_letter\texhausted\t14");
+
+    project.puller(&["dead", "retry", "--all"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    expect_tables(&project, &["2025-03-01"])
+}
+
+/// No worker ever settled it, and the server gave it up.
+#[test]
+fn deliveries_that_run_out_at_the_server_are_dead_letters() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "sweeper")?;
+    let hand = Handmade::new(stack, &project)?;
+    let placed = hand.place(&spec("2025-03-01"), &spec("2025-03-01").zip())?;
+    hand.publish_marker(&spec("2025-03-01").unit(), &[placed])?;
+    hand.spend_deliveries("backfill-primary", 25)?;
+
+    let mut worker = project.spawn_puller(&["run"])?;
+    let patience = Duration::from_secs(30);
+    project.wait_until("the letter", patience, || Ok(listed(&project, &[])?.len() == 1))?;
+    let letter = &hand.dead_letters()?[0];
+    assert_eq!((letter.class.as_str(), letter.subject.split('.').nth(1)), ("exhausted", Some("primary")));
+    assert_eq!(project.archives_loaded()?, 0);
+    let logged = "SELECT outcome, error_class, attempt FROM {db}.ingest_log FORMAT TSV";
+    project.wait_until("the row", patience, || Ok(project.query(logged)?.trim() == "dead_letter\texhausted\t25"))?;
+
+    // The same advisory again, one of a marker that is gone, and one that is nobody's.
+    hand.advise("backfill-primary", 1)?;
+    hand.advise("ingest-primary", 4711)?;
+    hand.advise("somebody-elses", 1)?;
+    project.wait_until("all advisories to be settled", patience, || Ok(hand.swept()? == Some(4)))?;
+    assert_eq!(hand.dead_letters()?.len(), 1);
+
+    project.puller(&["dead", "retry", "--all"])?.expect_code(0)?;
+    project.wait_for_archives(1, patience)?;
+    worker.sigterm()?;
+    worker.wait(patience)?.expect_code(0)?;
+    expect_tables(&project, &["2025-03-01"])
+}
+
+/// A letter a worker has stored and one the sweeper would store are the same letter.
+#[test]
+fn worker_and_sweeper_write_one_letter() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "one-letter")?;
+    let hand = Handmade::new(stack, &project)?;
+    hand.publish(&spec("2025-03-01").unit(), b"{ this is not JSON")?;
+    project.puller(&["pull"])?.expect_code(1)?;
+    hand.advise("backfill-primary", 1)?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_until("the advisory to be settled", Duration::from_secs(30), || Ok(hand.swept()? == Some(1)))?;
+    let classes: Vec<String> = hand.dead_letters()?.into_iter().map(|letter| letter.class).collect();
+    assert_eq!(classes, ["malformed"]);
+    worker.sigterm()?;
+    worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+    Ok(())
+}
