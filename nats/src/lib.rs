@@ -17,6 +17,7 @@ mod dead_letter;
 mod progress;
 mod replay;
 mod roster;
+mod survey;
 
 pub use connection::{Bus, BusError, BusErrorKind};
 pub use consumer::{Held, Intake};
@@ -28,4 +29,5 @@ pub use publisher::{Latest, Published};
 pub use replay::ReplayOptions;
 pub use roster::{Roster, WorkerState};
 pub use subject::{Lane, MarkerSubject};
+pub use survey::StreamMarker;
 pub use topology::{ConsumerSettings, Missing};

@@ -51,7 +51,7 @@ impl Bus {
         Ok(Latest { marker, ready_sequence, backfill_sequence })
     }
 
-    async fn last(&self, subject: &str) -> Result<Option<(u64, Bytes)>, BusError> {
+    pub(crate) async fn last(&self, subject: &str) -> Result<Option<(u64, Bytes)>, BusError> {
         let doing = || format!("last message of {subject}");
         let stream = self.context.get_stream_no_info(MARKERS).await;
         let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
@@ -78,11 +78,40 @@ impl Bus {
         payload: Vec<u8>,
         expected_last: u64,
     ) -> Result<Published, BusError> {
+        // The id is compared across the whole stream, so it must hold the subject too.
+        let id = format!("{subject}@{revision}");
+        self.publish_as(subject, revision, payload, expected_last, id).await
+    }
+
+    /// Publishes a marker that the stream has lost, or that must come after a later one: the server may remember its
+    /// message id from the last two days, so the id also says at which end of the stream it was missing.
+    ///
+    /// # Errors
+    /// As [`Bus::publish_marker`].
+    pub async fn republish_marker(
+        &self,
+        subject: &str,
+        revision: &Sha256Sum,
+        payload: Vec<u8>,
+        expected_last: u64,
+        stream_end: u64,
+    ) -> Result<Published, BusError> {
+        let id = format!("{subject}@{revision}@{stream_end}");
+        self.publish_as(subject, revision, payload, expected_last, id).await
+    }
+
+    async fn publish_as(
+        &self,
+        subject: &str,
+        revision: &Sha256Sum,
+        payload: Vec<u8>,
+        expected_last: u64,
+        id: String,
+    ) -> Result<Published, BusError> {
         let doing = || format!("publishing {subject}");
         let message = PublishMessage::build()
             .payload(payload.into())
-            // The id is compared across the whole stream, so it must hold the subject too.
-            .message_id(format!("{subject}@{revision}"))
+            .message_id(id)
             .expected_last_subject_sequence(expected_last)
             .expected_stream(MARKERS);
         let sent = async { self.context.send_publish(subject.to_owned(), message).await?.await };

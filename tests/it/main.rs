@@ -6,4 +6,5 @@ mod bad_input;
 mod corrections;
 mod operations;
 mod pipeline;
+mod recovery;
 mod servers;

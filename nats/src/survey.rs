@@ -1,0 +1,137 @@
+//! Looking at what the stream announces, beside the durable consumers: nothing is delivered by it.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use bytes::Bytes;
+use common::unit::Unit;
+use futures::StreamExt;
+
+use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::subject::{Lane, MarkerSubject};
+use crate::topology::{MARKERS, backfill_consumer};
+
+/// Messages asked for at once; each has at most 512 KiB.
+const BATCH: usize = 64;
+/// How long the server keeps the consumer of a survey that ended without a word.
+const INACTIVE: Duration = Duration::from_secs(60);
+/// A survey that lost messages on the way begins anew this often.
+const ATTEMPTS: u32 = 3;
+
+/// The newest message of a unit on one of its subjects.
+#[derive(Debug, Clone)]
+pub struct StreamMarker {
+    pub subject: MarkerSubject,
+    pub sequence: u64,
+    pub payload: Bytes,
+}
+
+impl Bus {
+    /// Calls `visit` with the last message of every ready and backfill subject; a unit may have one of each, and the
+    /// higher sequence is the newer. After an interruption all are visited again.
+    ///
+    /// # Errors
+    /// `Missing`: there is no stream.
+    pub async fn survey(&self, mut visit: impl FnMut(StreamMarker)) -> Result<(), BusError> {
+        for attempt in 1.. {
+            match self.survey_once(&mut visit).await {
+                Err(error) if error.kind == BusErrorKind::Unavailable && attempt < ATTEMPTS => {
+                    tracing::warn!(%error, "reading the stream again from the start");
+                }
+                ended => return ended,
+            }
+        }
+        unreachable!("the loop returns at the last attempt")
+    }
+
+    async fn survey_once(&self, visit: &mut impl FnMut(StreamMarker)) -> Result<(), BusError> {
+        let broken = |why: &dyn std::error::Error| BusError::unavailable("reading the markers of the stream", why);
+        // Tells a stream that is gone from one that cannot be asked.
+        self.stream_state().await?;
+        let settings = pull::Config {
+            description: Some("reconcile or verify, for a moment".into()),
+            deliver_policy: DeliverPolicy::LastPerSubject,
+            ack_policy: AckPolicy::None,
+            filter_subjects: vec!["marker.ready.>".into(), "marker.backfill.>".into()],
+            inactive_threshold: INACTIVE,
+            memory_storage: true,
+            num_replicas: 1,
+            ..pull::Config::default()
+        };
+        let consumer: PullConsumer = self
+            .context
+            .create_consumer_on_stream(settings, MARKERS)
+            .await
+            .map_err(|error| BusError::unavailable("making a consumer to read the stream with", &error))?;
+        let expected = consumer.cached_info().num_pending;
+        let mut seen = 0;
+        while seen < expected {
+            let mut batch = consumer.fetch().max_messages(BATCH).messages().await.map_err(|error| broken(&error))?;
+            let before = seen;
+            while let Some(message) = batch.next().await {
+                let message = message.map_err(|error| broken(error.as_ref()))?;
+                let sequence = message.info().map_err(|error| broken(error.as_ref()))?.stream_sequence;
+                seen += 1;
+                match MarkerSubject::parse(&message.subject) {
+                    Ok(subject) => visit(StreamMarker { subject, sequence, payload: message.payload.clone() }),
+                    Err(error) => tracing::warn!(%error, subject = %message.subject, "not a marker's subject"),
+                }
+            }
+            if seen == before {
+                let why = format!("{seen} of {expected} markers came");
+                return Err(BusError::plain(BusErrorKind::Unavailable, "reading the markers of the stream", why));
+            }
+        }
+        let name = consumer.cached_info().name.clone();
+        if let Err(error) = self.delete_consumer(&name).await {
+            tracing::debug!(%error, "the server removes it by itself");
+        }
+        Ok(())
+    }
+
+    /// The newest message of one unit, from whichever of its two subjects has it.
+    pub async fn current_marker(&self, unit: &Unit) -> Result<Option<StreamMarker>, BusError> {
+        let subjects = [false, true].map(|backfill| MarkerSubject::announcement(unit, backfill));
+        let (ready, backfill) = futures::try_join!(self.last(&subjects[0]), self.last(&subjects[1]))?;
+        let marker = |(sequence, payload), lane| StreamMarker {
+            subject: MarkerSubject { lane, unit: unit.clone() },
+            sequence,
+            payload,
+        };
+        let both = [ready.map(|last| marker(last, Lane::Ready)), backfill.map(|last| marker(last, Lane::Backfill))];
+        Ok(both.into_iter().flatten().max_by_key(|marker| marker.sequence))
+    }
+
+    /// The sequence of the stream's last message, 0 for none; it outlives a purge.
+    pub async fn last_sequence(&self) -> Result<u64, BusError> {
+        let stream = self.context.get_stream(MARKERS).await;
+        let stream = stream.map_err(|error| BusError::unavailable("stream MARKERS", &error))?;
+        Ok(stream.cached_info().state.last_sequence)
+    }
+
+    /// The sequence of the last replay of a unit to a destination, if it and all before it are settled; else 0.
+    ///
+    /// Part of the id of the next one: what still waits is not sent twice, what is done may be sent again.
+    pub async fn settled_replay(&self, destination: &str, unit: &Unit) -> Result<u64, BusError> {
+        let subject = format!("marker.replay.{destination}.{}", unit.subject_tokens());
+        let Some((sequence, _)) = self.last(&subject).await? else { return Ok(0) };
+        Ok(if self.replays_settled(destination, sequence).await? { sequence } else { 0 })
+    }
+
+    /// Whether every replay and backfill marker up to this sequence is settled at the destination.
+    pub async fn replays_settled(&self, destination: &str, sequence: u64) -> Result<bool, BusError> {
+        let consumer = self.durable(&backfill_consumer(destination)).await?;
+        let info = consumer.cached_info();
+        let idle = info.num_pending == 0 && info.num_ack_pending == 0;
+        Ok(idle || info.ack_floor.stream_sequence >= sequence)
+    }
+
+    /// Whether the stream of markers is there.
+    pub async fn has_stream(&self) -> Result<bool, BusError> {
+        match self.stream_state().await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == BusErrorKind::Missing => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}

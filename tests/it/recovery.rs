@@ -1,0 +1,210 @@
+//! What one side lost the others bring back, and nothing is loaded twice for it.
+
+use std::fs;
+
+use serde_json::Value;
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::Project;
+use tests::servers::Stack;
+use tests::{Context, Result};
+
+use crate::handmade::Handmade;
+
+const SYMBOLS: [&str; 2] = ["BTCUSDT", "ETHUSDT"];
+const DAYS: [&str; 3] = ["2025-03-01", "2025-03-02", "2025-03-03"];
+
+fn spec(symbol: &str, day: &str) -> ArchiveSpec {
+    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
+}
+
+fn unit(day: &str) -> String {
+    spec(SYMBOLS[0], day).unit()
+}
+
+/// Three units of two archives each, in the bucket and announced.
+fn upload(project: &Project) -> Result<()> {
+    for symbol in SYMBOLS {
+        DAYS.iter().try_for_each(|day| spec(symbol, day).write(project.data_dir()).map(drop))?;
+    }
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0).map(drop)
+}
+
+/// The same, loaded.
+fn ship(project: &Project) -> Result<()> {
+    upload(project)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+/// Rows as they were inserted, before ClickHouse merges any.
+fn rows_inserted(project: &Project) -> Result<String> {
+    project.query("SELECT sum(rows), countIf(outcome = 'skipped') FROM {db}.ingest_log FORMAT TSV")
+}
+
+fn lines(text: &str, sign: char) -> Vec<&str> {
+    let marked = |line: &&str| line.starts_with(sign) && line.chars().nth(1) == Some(' ');
+    text.lines().filter(marked).filter_map(|line| line.split(' ').nth(1)).collect()
+}
+
+#[test]
+fn a_deleted_stream_is_made_again_from_the_bucket() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "stream-deleted")?;
+    let hand = Handmade::new(stack, &project)?;
+    ship(&project)?;
+    let same = project.uploader(&["reconcile", "--verbose"])?.expect_code(0)?;
+    assert_eq!(lines(&same.stdout, '=').len(), 3, "{}", same.stdout);
+    let before = hand.markers()?;
+
+    hand.delete_stream("MARKERS")?;
+    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
+    assert_eq!(lines(&found.stdout, '+'), DAYS.map(|day| unit(day)), "{}", found.stdout);
+    assert!(found.stdout.contains("there was no stream MARKERS"), "{}", found.stdout);
+    // Looking made nothing.
+    let again = project.uploader(&["reconcile", "--json"])?.expect_code(4)?.json()?;
+    assert_eq!((&again["stream_was_missing"], &again["units"]["bucket_only"]), (&Value::Bool(true), &3.into()));
+
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    let mut after = hand.markers()?;
+    after.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut expected = before;
+    expected.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(after, expected, "the same ids and times");
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+
+    // The worker gets all of it again, and finds it done.
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!(rows_inserted(&project)?.trim(), "144\t3");
+    project.check_tables()?;
+    // And the uploader has nothing to add.
+    let upload = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(upload.stdout.contains("nothing to do"), "{}", upload.stdout);
+    Ok(())
+}
+
+/// Markers that were purged are remembered by their ids for two days; they come back all the same.
+#[test]
+fn a_purged_stream_is_filled_again() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "stream-purged")?;
+    let hand = Handmade::new(stack, &project)?;
+    ship(&project)?;
+    for _ in 0..2 {
+        hand.purge_stream("MARKERS")?;
+        project.uploader(&["reconcile"])?.expect_code(4)?;
+        project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+        assert_eq!(hand.markers()?.len(), 3);
+    }
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+#[test]
+fn a_lost_manifest_is_written_back_from_the_stream() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "manifest-lost")?;
+    let hand = Handmade::new(stack, &project)?;
+    ship(&project)?;
+    let markers = hand.markers()?;
+    let revision = |day: &str| -> Result<String> {
+        let found = markers.iter().find(|(subject, _)| subject.ends_with(day)).context_of(day)?;
+        Ok(found.1["revision"].as_str().unwrap_or_default().to_owned())
+    };
+    let folder = |day: &str| format!("{}/_markers/{}", project.prefix(), unit(day));
+    let manifest = |day: &str| Ok::<_, tests::Failure>(format!("{}/{}.json", folder(day), revision(day)?));
+    let current = |day: &str| format!("{}/current.json", folder(day));
+
+    // One unit has lost its manifest, one is gone from the bucket, one has a manifest that somebody wrote to.
+    let before = hand.get(&manifest(DAYS[0])?)?;
+    hand.delete(&manifest(DAYS[0])?)?;
+    hand.delete(&manifest(DAYS[1])?)?;
+    hand.delete(&current(DAYS[1]))?;
+    hand.put(&manifest(DAYS[2])?, b"{}")?;
+    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
+    assert_eq!(lines(&found.stdout, '!'), [unit(DAYS[0]), unit(DAYS[2])], "{}", found.stdout);
+    assert_eq!(lines(&found.stdout, '-'), [unit(DAYS[1])], "{}", found.stdout);
+    assert!(found.stdout.contains(&manifest(DAYS[0])?), "{}", found.stdout);
+
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+    assert_eq!(hand.get(&manifest(DAYS[0])?)?, before);
+
+    // A manifest that nothing names, because current.json is lost and the stream too, is found all the same.
+    hand.delete(&current(DAYS[1]))?;
+    hand.delete_stream("MARKERS")?;
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+    assert_eq!(hand.markers()?.len(), 3);
+    Ok(())
+}
+
+#[test]
+fn a_lost_object_is_named() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "object-lost")?;
+    let hand = Handmade::new(stack, &project)?;
+    ship(&project)?;
+    let lost = spec(SYMBOLS[0], DAYS[0]);
+    let other = spec(SYMBOLS[1], DAYS[1]);
+    let key = |spec: &ArchiveSpec| format!("{}/{}", project.prefix(), spec.path());
+    hand.delete(&key(&lost))?;
+    hand.put(&key(&other), b"something else")?;
+    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
+    assert_eq!(lines(&found.stdout, '!'), [lost.unit(), other.unit()], "{}", found.stdout);
+    assert!(found.stdout.contains(&format!("{}: it is not in the bucket", key(&lost))), "{}", found.stdout);
+    assert!(found.stdout.contains(&format!("{}: it has 14 bytes instead of", key(&other))), "{}", found.stdout);
+    project.uploader(&["reconcile", "--quick"])?.expect_code(0)?;
+
+    // It cannot be mended where the archives are not, and can where they are.
+    let kept = project.data_dir().with_file_name("elsewhere");
+    fs::rename(project.data_dir(), &kept).context("moving data_dir")?;
+    let failed = project.uploader(&["reconcile", "--fix"])?.expect_code(1)?;
+    assert!(failed.stdout.contains(&format!("NOT FIXED: {}", key(&lost))), "{}", failed.stdout);
+    fs::rename(&kept, project.data_dir()).context("moving data_dir")?;
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+    Ok(())
+}
+
+/// A bucket or a stream that was restored from an older copy.
+#[test]
+fn of_two_revisions_the_newer_one_counts() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "two-revisions")?;
+    let hand = Handmade::new(stack, &project)?;
+    upload(&project)?;
+    let current = format!("{}/_markers/{}/current.json", project.prefix(), unit(DAYS[0]));
+    let first = (hand.get(&current)?, hand.markers()?);
+    spec("XRPUSDT", DAYS[0]).write(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+
+    hand.put(&current, &first.0)?;
+    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
+    assert_eq!(lines(&found.stdout, '*'), [unit(DAYS[0])], "{}", found.stdout);
+    assert!(found.stdout.contains("the stream's is newer"), "{}", found.stdout);
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+
+    // Now the stream is behind: as if it came from a backup.
+    hand.purge_stream("MARKERS")?;
+    for (subject, marker) in &first.1 {
+        hand.publish(&subject.replace("marker.backfill.", "").replace('.', "/"), marker.to_string().as_bytes())?;
+    }
+    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
+    assert!(found.stdout.contains("the bucket's is newer"), "{}", found.stdout);
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+trait ContextOf<T> {
+    fn context_of(self, what: &str) -> Result<T>;
+}
+
+impl<T> ContextOf<T> for Option<T> {
+    fn context_of(self, what: &str) -> Result<T> {
+        self.ok_or_else(|| tests::Failure::new(format!("no {what}")))
+    }
+}
