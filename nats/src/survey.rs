@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
 use common::unit::Unit;
 use futures::StreamExt;
@@ -109,21 +110,38 @@ impl Bus {
         Ok(stream.cached_info().state.last_sequence)
     }
 
-    /// The sequence of the last replay of a unit to a destination, if it and all before it are settled; else 0.
+    /// The sequence of the last replay of a unit to a destination of which it is known that it is settled; 0 for none.
     ///
     /// Part of the id of the next one: what still waits is not sent twice, what is done may be sent again.
     pub async fn settled_replay(&self, destination: &str, unit: &Unit) -> Result<u64, BusError> {
+        let doing = || format!("replays of {unit} to {destination}");
         let subject = format!("marker.replay.{destination}.{}", unit.subject_tokens());
-        let Some((sequence, _)) = self.last(&subject).await? else { return Ok(0) };
-        Ok(if self.replays_settled(destination, sequence).await? { sequence } else { 0 })
+        let settled_up_to = self.settled_up_to(destination).await?;
+        let stream = self.context.get_stream_no_info(MARKERS).await;
+        let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
+        let mut last = 0;
+        // The stream keeps ten messages a subject.
+        loop {
+            match stream.direct_get_next_for_subject(&subject, Some(last + 1)).await {
+                Ok(message) if message.sequence <= settled_up_to => last = message.sequence,
+                Ok(_) => return Ok(last),
+                Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(last),
+                Err(error) => return Err(BusError::unavailable(doing(), &error)),
+            }
+        }
     }
 
     /// Whether every replay and backfill marker up to this sequence is settled at the destination.
     pub async fn replays_settled(&self, destination: &str, sequence: u64) -> Result<bool, BusError> {
+        Ok(self.settled_up_to(destination).await? >= sequence)
+    }
+
+    /// Up to which sequence the destination's replays and backfill markers are settled; all, when nothing is open.
+    async fn settled_up_to(&self, destination: &str) -> Result<u64, BusError> {
         let consumer = self.durable(&backfill_consumer(destination)).await?;
         let info = consumer.cached_info();
         let idle = info.num_pending == 0 && info.num_ack_pending == 0;
-        Ok(idle || info.ack_floor.stream_sequence >= sequence)
+        Ok(if idle { u64::MAX } else { info.ack_floor.stream_sequence })
     }
 
     /// Whether the stream of markers is there.

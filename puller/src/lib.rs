@@ -32,6 +32,7 @@ mod doctor;
 mod pull;
 mod service;
 mod status;
+mod verify;
 
 pub use cli::{Cli, Command};
 pub use service::{LogWriter, run};

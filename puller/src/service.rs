@@ -25,7 +25,7 @@ use crate::mirror::Mirror;
 use crate::runner::Runner;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 use crate::worker::{Board, Worker};
-use crate::{doctor, pull, status};
+use crate::{doctor, pull, status, verify};
 
 /// Where log lines go: stderr, and around a progress bar if there is one.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +55,7 @@ impl Command {
         match self {
             Self::Run => &[Need::Storage, Need::Destination],
             Self::Pull(pull) if pull.no_ingest => &[Need::Storage, Need::DataDir],
-            Self::Pull(_) => &[Need::Storage, Need::Destination],
+            Self::Pull(_) | Self::Verify(_) => &[Need::Storage, Need::Destination],
             Self::Status(_) | Self::Migrate { .. } => &[Need::Destination],
             Self::Doctor { .. } => &[],
         }
@@ -69,6 +69,7 @@ pub async fn run(command: Command, config: Config, stop: CancellationToken) -> u
         Command::Run => serve_workers(config, stop).await,
         Command::Pull(args) => pull::run(&args, config, stop).await,
         Command::Status(args) => status::run(&args, &config).await,
+        Command::Verify(args) => verify::run(&args, config, stop).await,
         Command::Migrate { prune } => migrate(&config, prune).await,
         Command::Doctor { json } => doctor::run(&config, json).await,
     };

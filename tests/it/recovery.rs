@@ -1,11 +1,12 @@
 //! What one side lost the others bring back, and nothing is loaded twice for it.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::Value;
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
-use tests::servers::Stack;
+use tests::servers::{RunDir, Stack};
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
@@ -197,6 +198,160 @@ fn of_two_revisions_the_newer_one_counts() -> Result<()> {
     project.uploader(&["reconcile"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     project.check_tables()
+}
+
+/// NATS starts with an empty disk: streams, consumers and positions are gone.
+#[test]
+fn a_wiped_nats_is_filled_from_the_bucket() -> Result<()> {
+    let dir = RunDir::new("wiped")?;
+    let mut stack = Stack::start(dir.path())?;
+    let project = Project::new(&stack, "nats-wiped")?;
+    ship(&project)?;
+    stack.nats.stop()?;
+    fs::remove_dir_all(dir.path().join("nats/store")).context("wiping NATS")?;
+    stack.nats.restart()?;
+    // Meanwhile somebody deleted rows too.
+    project.query("DELETE FROM {db}.klines WHERE symbol = 'ETHUSDT' AND toDate(open_time) = '2025-03-02'")?;
+
+    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
+    assert_eq!(lines(&found.stdout, '+').len(), 3, "{}", found.stdout);
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.puller(&["verify", "--fix"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.puller(&["verify"])?.expect_code(0)?;
+    project.check_tables()?;
+    // One archive of 24 rows was loaded besides the six of before.
+    assert_eq!(rows_inserted(&project)?.split('\t').next(), Some("168"));
+    Ok(())
+}
+
+fn sent(text: &str) -> &str {
+    text.lines().find(|line| line.contains("sent again")).unwrap_or_default()
+}
+
+/// Whatever somebody did to the rows: it is found, and what is loaded again is what was wrong and nothing else.
+#[test]
+fn deleted_rows_come_back() -> Result<()> {
+    let project = Project::new(Stack::shared(), "rows-deleted")?;
+    ship(&project)?;
+    let all = project.puller(&["verify", "--verbose"])?.expect_code(0)?;
+    assert_eq!(lines(&all.stdout, '=').len(), 3, "{}", all.stdout);
+    let one = spec(SYMBOLS[0], DAYS[1]);
+    for (harm, archives, rows) in [
+        ("DELETE FROM {db}.klines WHERE symbol = 'BTCUSDT' AND toStartOfHour(open_time) = '2025-03-02 05:00:00'", 1, 1),
+        ("DELETE FROM {db}.klines WHERE symbol = 'BTCUSDT' AND toDate(open_time) = '2025-03-02'", 1, 24),
+        ("ALTER TABLE {db}.klines DROP PARTITION 202503", 6, 24),
+        ("TRUNCATE TABLE {db}.klines", 6, 24),
+        (
+            "ALTER TABLE {db}.klines UPDATE close = close + 1 WHERE symbol = 'BTCUSDT' \
+             AND toDate(open_time) = '2025-03-02' SETTINGS mutations_sync = 2",
+            1,
+            0,
+        ),
+        (
+            "INSERT INTO {db}.klines SELECT * REPLACE (close + 1 AS close) FROM {db}.klines FINAL \
+             WHERE symbol = 'BTCUSDT' AND toDate(open_time) = '2025-03-02' SETTINGS insert_deduplicate = 0",
+            1,
+            0,
+        ),
+    ] {
+        project.query(harm)?;
+        let found = project.puller(&["verify"])?.expect_code(4)?;
+        let wrong = lines(&found.stdout, '*');
+        assert_eq!(wrong.len(), archives, "{harm}\n{}", found.stdout);
+        assert!(wrong.contains(&one.unit().as_str()), "{harm}\n{}", found.stdout);
+        assert!(found.stdout.contains(&format!("{rows} rows missing")), "{harm}\n{}", found.stdout);
+        let narrowed = project.puller(&["verify", "--unit", &unit(DAYS[1]), "--json"])?.expect_code(4)?.json()?;
+        assert_eq!(narrowed[0]["units"], 1, "{narrowed}");
+        assert_eq!(narrowed[0]["findings"][0]["missing_rows"], rows, "{narrowed}");
+
+        let before = rows_loaded(&project)?;
+        let fixed = project.puller(&["verify", "--fix"])?.expect_code(0)?;
+        assert!(sent(&fixed.stdout).contains(&format!("{archives} archives")), "{harm}\n{}", fixed.stdout);
+        // Asked twice, it is loaded once.
+        project.puller(&["verify", "--fix"])?.expect_code(0)?;
+        project.puller(&["pull"])?.expect_code(0)?;
+        assert_eq!(rows_loaded(&project)? - before, 24 * archives as u64, "{harm}");
+        project.puller(&["verify"])?.expect_code(0)?;
+        project.check_tables()?;
+    }
+    Ok(())
+}
+
+fn rows_loaded(project: &Project) -> Result<u64> {
+    let rows = project.query("SELECT sum(rows) FROM {db}.ingest_log")?;
+    rows.trim().parse().context(rows)
+}
+
+#[test]
+fn what_is_not_loaded_is_loaded() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "not-loaded")?;
+    let hand = Handmade::new(stack, &project)?;
+    upload(&project)?;
+    // Announced, and nobody has pulled: found, and explained.
+    let pending = project.puller(&["verify", "--to", DAYS[1]])?.expect_code(4)?;
+    assert_eq!(lines(&pending.stdout, '-'), [unit(DAYS[0]), unit(DAYS[1])], "{}", pending.stdout);
+    assert!(pending.stdout.contains("3 markers are not settled yet"), "{}", pending.stdout);
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.puller(&["verify"])?.expect_code(0)?;
+
+    // The ledger has lost an archive, with its rows; a worker that runs brings it back.
+    project.query("DELETE FROM {db}.archives WHERE symbol = 'ETHUSDT' AND period = '2025-03-02'")?;
+    project.query("DELETE FROM {db}.klines WHERE symbol = 'ETHUSDT' AND toDate(open_time) = '2025-03-02'")?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    let before = rows_loaded(&project)?;
+    project.puller(&["verify", "--fix", "--wait"])?.expect_code(0)?;
+    assert_eq!(rows_loaded(&project)? - before, 24);
+    worker.sigterm()?;
+    worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+    project.check_tables()?;
+
+    // Everything is lost but the stream: the ids of what was sent before do not stand in the way.
+    for _ in 0..2 {
+        project.query("DROP DATABASE {db} SYNC")?;
+        let found = project.puller(&["verify"])?.expect_code(4)?;
+        assert_eq!(lines(&found.stdout, '-').len(), 3, "{}", found.stdout);
+        project.puller(&["verify", "--fix"])?.expect_code(0)?;
+        project.puller(&["pull"])?.expect_code(0)?;
+        project.puller(&["verify"])?.expect_code(0)?;
+        project.check_tables()?;
+    }
+
+    // An archive that has to be looked at and is not in the bucket cannot be checked, and is named.
+    project.query("DELETE FROM {db}.klines WHERE symbol = 'ETHUSDT' AND toHour(open_time) = 5")?;
+    let lost = format!("{}/{}", project.prefix(), spec("ETHUSDT", DAYS[0]).path());
+    hand.delete(&lost)?;
+    let found = project.puller(&["verify"])?.expect_code(4)?;
+    assert_eq!(lines(&found.stdout, '!'), [unit(DAYS[0])], "{}", found.stdout);
+    assert!(found.stdout.contains(&format!("{lost}: it is not in the bucket")), "{}", found.stdout);
+    project.puller(&["verify", "--fix"])?.expect_code(1)?;
+
+    project.puller(&["verify", "--destination", "nowhere"])?.expect_code(2)?;
+    project.puller(&["verify", "--unit", "binance/spot/klines/1h/2020-01-01"])?.expect_code(4)?;
+    Ok(())
+}
+
+/// Rows that a later archive replaced, or a correction took away, are not missing.
+#[test]
+fn replaced_rows_are_right() -> Result<()> {
+    let project = Project::new(Stack::shared(), "replaced")?;
+    ship(&project)?;
+    spec(SYMBOLS[0], DAYS[0]).seed(1).missing([3]).generated_at("2025-03-05T00:00:00Z").write(project.data_dir())?;
+    let monthly = ArchiveSpec::new(Market::Spot, SYMBOLS[0], "1h", "2025-03").seed(2).missing(0..30);
+    monthly.generated_at("2025-04-07T00:00:00Z").write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    let right = project.puller(&["verify"])?.expect_code(0)?;
+    assert!(right.stdout.contains("4 units, 7 archives verified"), "{}", right.stdout);
+    // A daily's own rows, of which the monthly has replaced some.
+    project.query("DELETE FROM {db}.klines WHERE symbol = 'BTCUSDT' AND toDate(open_time) = '2025-03-02'")?;
+    let found = project.puller(&["verify"])?.expect_code(4)?;
+    assert_eq!(lines(&found.stdout, '*').len(), 2, "{}", found.stdout);
+    project.puller(&["verify", "--fix"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.puller(&["verify"])?.expect_code(0).map(drop)
 }
 
 trait ContextOf<T> {
