@@ -60,7 +60,7 @@ fn a_deleted_stream_is_made_again_from_the_bucket() -> Result<()> {
 
     hand.delete_stream("MARKERS")?;
     let found = project.uploader(&["reconcile"])?.expect_code(4)?;
-    assert_eq!(lines(&found.stdout, '+'), DAYS.map(|day| unit(day)), "{}", found.stdout);
+    assert_eq!(lines(&found.stdout, '+'), DAYS.map(unit), "{}", found.stdout);
     assert!(found.stdout.contains("there was no stream MARKERS"), "{}", found.stdout);
     // Looking made nothing.
     let again = project.uploader(&["reconcile", "--json"])?.expect_code(4)?.json()?;
