@@ -159,8 +159,14 @@ struct Verifier<'s> {
 
 /// A unit that was looked at.
 enum Looked {
-    Checked { payload: Vec<u8>, job: Job, verdicts: Vec<Verdict> },
+    Checked(Box<Checked>),
     Unchecked(String),
+}
+
+struct Checked {
+    payload: Vec<u8>,
+    job: Job,
+    verdicts: Vec<Verdict>,
 }
 
 impl Verifier<'_> {
@@ -183,7 +189,8 @@ impl Verifier<'_> {
             bar.inc(1);
             match looked? {
                 Looked::Unchecked(why) => report.unchecked(unit, why),
-                Looked::Checked { payload, job, verdicts } => {
+                Looked::Checked(checked) => {
+                    let Checked { payload, job, verdicts } = *checked;
                     let symbols = job.objects.iter().map(|object| object.symbol.clone());
                     let bad = report.add(unit, symbols.zip(verdicts).collect(), self.args.verbose);
                     if fix && !bad.is_empty() {
@@ -215,7 +222,9 @@ impl Verifier<'_> {
             Ok((job, verdicts))
         };
         match checked.await {
-            Ok((job, verdicts)) => Ok(Looked::Checked { payload: message.payload.to_vec(), job, verdicts }),
+            Ok((job, verdicts)) => {
+                Ok(Looked::Checked(Box::new(Checked { payload: message.payload.to_vec(), job, verdicts })))
+            }
             Err(error) => unit_error(error).map(Looked::Unchecked),
         }
     }

@@ -162,6 +162,11 @@ fn a_lost_object_is_named() -> Result<()> {
     fs::rename(project.data_dir(), &kept).context("moving data_dir")?;
     let failed = project.uploader(&["reconcile", "--fix"])?.expect_code(1)?;
     assert!(failed.stdout.contains(&format!("NOT FIXED: {}", key(&lost))), "{}", failed.stdout);
+    // Nor is a unit announced whose objects are not all there.
+    hand.delete_stream("MARKERS")?;
+    let failed = project.uploader(&["reconcile", "--fix", "--quick", "--json"])?.expect_code(1)?.json()?;
+    assert_eq!((&failed["units"]["fixed"], &failed["units"]["not_fixed"]), (&1.into(), &2.into()), "{failed}");
+    assert_eq!(hand.markers()?.len(), 1);
     fs::rename(&kept, project.data_dir()).context("moving data_dir")?;
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     project.uploader(&["reconcile"])?.expect_code(0)?;
@@ -329,6 +334,39 @@ fn what_is_not_loaded_is_loaded() -> Result<()> {
 
     project.puller(&["verify", "--destination", "nowhere"])?.expect_code(2)?;
     project.puller(&["verify", "--unit", "binance/spot/klines/1h/2020-01-01"])?.expect_code(4)?;
+    Ok(())
+}
+
+#[test]
+fn a_server_that_is_away_is_told_from_a_difference() -> Result<()> {
+    let mut project = Project::new(Stack::shared(), "recovery-away")?;
+    let none = project.puller(&["verify"])?.expect_code(4)?;
+    assert!(none.stderr.contains("run `uploader reconcile --fix`"), "{}", none.stderr);
+    project.uploader(&["reconcile"])?.expect_code(4)?;
+    upload(&project)?;
+    // Nobody but the operator makes the stream where that is so.
+    project.set("nats.manage", false)?;
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.puller(&["verify", "--fix"])?.expect_code(2)?;
+    for (key, binaries) in [
+        ("clickhouse.port", &["puller"][..]),
+        ("nats.url", &["puller", "uploader"]),
+        ("storage.r2.endpoint", &["uploader"]),
+    ] {
+        let before = key.split('.').fold(project.config(), |config, part| &config[part]).clone();
+        let away = match key {
+            "clickhouse.port" => 9.into(),
+            "nats.url" => Value::from("nats://127.0.0.1:9"),
+            _ => "http://127.0.0.1:9".into(),
+        };
+        project.set(key, away)?;
+        for binary in binaries {
+            let ended =
+                if *binary == "puller" { project.puller(&["verify"])? } else { project.uploader(&["reconcile"])? };
+            ended.expect_code(3)?;
+        }
+        project.set(key, before)?;
+    }
     Ok(())
 }
 

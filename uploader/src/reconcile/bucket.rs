@@ -26,7 +26,7 @@ pub(super) struct Listed {
 pub(super) enum InBucket {
     /// No `current.json` that says anything.
     Absent,
-    Whole(Manifest),
+    Whole(Box<Manifest>),
     /// Why its newest revision is not known.
     Faulty(String),
 }
@@ -102,7 +102,7 @@ pub(super) async fn read(
     if announced {
         return Ok(InBucket::Absent);
     }
-    let mut newest: Option<Manifest> = None;
+    let mut newest: Option<Box<Manifest>> = None;
     for revision in &listed.manifests {
         if let InBucket::Whole(found) = manifest(site, unit, revision, false).await?
             && newest.as_ref().is_none_or(|newest| newest.marker.published_at < found.marker.published_at)
@@ -138,7 +138,7 @@ pub(super) async fn manifest(
         Ok(objects) => objects.to_vec(),
         Err(error) => return faulty(&error),
     };
-    Ok(InBucket::Whole(Manifest { key, json: json.to_vec(), marker, is_current, objects }))
+    Ok(InBucket::Whole(Box::new(Manifest { key, json: json.to_vec(), marker, is_current, objects })))
 }
 
 /// The objects that the bucket does not have as the marker says, by its own metadata.
