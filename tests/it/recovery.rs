@@ -84,6 +84,26 @@ fn a_deleted_stream_is_made_again_from_the_bucket() -> Result<()> {
     Ok(())
 }
 
+/// A worker that runs makes its consumers again and goes through everything, skipping what is loaded.
+#[test]
+fn a_running_worker_survives_the_loss_of_the_stream() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "stream-under-worker")?;
+    let hand = Handmade::new(stack, &project)?;
+    upload(&project)?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_for_archives(6, Duration::from_secs(30))?;
+    hand.delete_stream("MARKERS")?;
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.wait_until("three skipped units", Duration::from_secs(60), || {
+        Ok(rows_inserted(&project)?.trim() == "144\t3")
+    })?;
+    worker.sigterm()?;
+    worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+    project.puller(&["verify"])?.expect_code(0)?;
+    project.check_tables()
+}
+
 /// Markers that were purged are remembered by their ids for two days; they come back all the same.
 #[test]
 fn a_purged_stream_is_filled_again() -> Result<()> {
