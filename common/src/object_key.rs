@@ -33,6 +33,17 @@ impl Prefix {
         self.join(&format!("{MARKERS}/{unit}/current.json"))
     }
 
+    /// What the keys of all manifests begin with.
+    pub fn manifests(&self) -> String {
+        self.join(&format!("{MARKERS}/"))
+    }
+
+    /// The unit that a key below [`Prefix::manifests`] belongs to, and the file's name.
+    pub fn manifest_parts<'k>(&self, key: &'k str) -> Option<(Unit, &'k str)> {
+        let (unit, name) = key.strip_prefix(&self.manifests())?.rsplit_once('/')?;
+        Some((unit.parse().ok()?, name))
+    }
+
     fn join(&self, path: &str) -> String {
         if self.0.is_empty() { path.to_owned() } else { format!("{}/{path}", self.0) }
     }
@@ -92,6 +103,8 @@ mod tests {
         assert_eq!(prefix.archive_key("data/a.zip"), "download/data/a.zip");
         assert_eq!(prefix.current_key(&unit), "download/_markers/binance/um/klines/1h/2026-02-14/current.json");
         assert_eq!(Prefix::new("").archive_key("data/a.zip"), "data/a.zip");
+        assert_eq!(prefix.manifest_parts(&prefix.current_key(&unit)), Some((unit, "current.json")));
+        assert_eq!(prefix.manifest_parts("download/_markers/binance/um/current.json"), None);
     }
 
     #[test]

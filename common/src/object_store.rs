@@ -44,6 +44,15 @@ pub struct Stored {
     pub sha256: Option<Sha256Sum>,
 }
 
+/// Some of the keys below a prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// At most 1,000.
+    pub keys: Vec<String>,
+    /// What to ask for the next page with; `None`: this is the last.
+    pub next: Option<String>,
+}
+
 impl ObjectStore {
     pub fn new(storage: &Storage) -> Self {
         let http = aws_smithy_http_client::Builder::new()
@@ -127,6 +136,14 @@ impl ObjectStore {
             bytes.extend_from_slice(&chunk);
         }
         Ok(Some(bytes.into()))
+    }
+
+    /// One page of the keys below a prefix, in their order; `after` is what the page before said comes next.
+    pub async fn list(&self, prefix: &str, after: Option<String>) -> Result<Page, StoreError> {
+        let page = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix).set_continuation_token(after);
+        let page = page.send().await.map_err(|error| StoreError::from_sdk("LIST", prefix, error))?;
+        let next = page.next_continuation_token.filter(|_| page.is_truncated == Some(true));
+        Ok(Page { keys: page.contents.unwrap_or_default().into_iter().filter_map(|object| object.key).collect(), next })
     }
 
     /// Asks for one key, which tells whether endpoint, bucket and credentials work: a missing bucket and a

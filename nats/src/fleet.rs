@@ -39,7 +39,8 @@ impl Bus {
             (MarkerSubject::announcement(unit, true), backfill_consumer(destination)),
             (replay, backfill_consumer(destination)),
         ] {
-            let Some((sequence, _)) = self.last(&subject).await? else { continue };
+            let Some(message) = self.last(&subject).await? else { continue };
+            let sequence = message.sequence;
             let consumer = self.durable(&consumer).await?;
             let info = consumer.cached_info();
             let standing = if sequence > info.delivered.stream_sequence {

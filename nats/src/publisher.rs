@@ -5,12 +5,12 @@ use std::time::Duration;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind};
-use bytes::Bytes;
 use common::checksum::Sha256Sum;
 use common::marker::Marker;
 use common::unit::Unit;
 
 use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::reader::StoredMessage;
 use crate::subject::MarkerSubject;
 use crate::topology::MARKERS;
 
@@ -44,19 +44,19 @@ impl Bus {
     pub async fn latest_marker(&self, unit: &Unit) -> Result<Latest, BusError> {
         let subjects = [false, true].map(|backfill| MarkerSubject::announcement(unit, backfill));
         let (ready, backfill) = futures::try_join!(self.last(&subjects[0]), self.last(&subjects[1]))?;
-        let sequence = |message: &Option<(u64, Bytes)>| message.as_ref().map_or(0, |(sequence, _)| *sequence);
+        let sequence = |message: &Option<StoredMessage>| message.as_ref().map_or(0, |message| message.sequence);
         let (ready_sequence, backfill_sequence) = (sequence(&ready), sequence(&backfill));
         let newest = if ready_sequence > backfill_sequence { ready } else { backfill };
-        let marker = newest.and_then(|(_, payload)| Marker::parse(&payload).ok());
+        let marker = newest.and_then(|message| Marker::parse(&message.payload).ok());
         Ok(Latest { marker, ready_sequence, backfill_sequence })
     }
 
-    pub(crate) async fn last(&self, subject: &str) -> Result<Option<(u64, Bytes)>, BusError> {
+    pub(crate) async fn last(&self, subject: &str) -> Result<Option<StoredMessage>, BusError> {
         let doing = || format!("last message of {subject}");
         let stream = self.context.get_stream_no_info(MARKERS).await;
         let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
         match stream.direct_get_last_for_subject(subject).await {
-            Ok(message) => Ok(Some((message.sequence, message.payload))),
+            Ok(message) => Ok(Some(StoredMessage::from(message))),
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
             Err(error) => Err(BusError::unavailable(doing(), &error)),
         }
@@ -80,17 +80,34 @@ impl Bus {
     ) -> Result<Published, BusError> {
         // The id is compared across the whole stream, so it must hold the subject too.
         let id = format!("{subject}@{revision}");
-        let published = self.publish_once(subject, revision, payload.clone(), expected_last, &id).await?;
-        if published != Published::Overtaken || self.last_sequence(subject).await? != expected_last {
+        let published = self.publish_as(subject, revision, payload.clone(), expected_last, &id).await?;
+        if published != Published::Overtaken || self.last_sequence_of(subject).await? != expected_last {
             return Ok(published);
         }
         // Nobody overtook us: the server took this for the copy of an older message. That is a unit whose content went
         // back to an earlier revision within the duplicate window, and it must be announced again.
         let id = format!("{id}@{expected_last}");
-        self.publish_once(subject, revision, payload, expected_last, &id).await
+        self.publish_as(subject, revision, payload, expected_last, &id).await
     }
 
-    async fn publish_once(
+    /// Publishes a marker that the stream has lost, or that must come after a later one: the server may remember its
+    /// message id from the last two days, so the id also says at which end of the stream it was missing.
+    ///
+    /// # Errors
+    /// As [`Bus::publish_marker`].
+    pub async fn republish_marker(
+        &self,
+        subject: &str,
+        revision: &Sha256Sum,
+        payload: Vec<u8>,
+        expected_last: u64,
+        stream_end: u64,
+    ) -> Result<Published, BusError> {
+        let id = format!("{subject}@{revision}@{stream_end}");
+        self.publish_as(subject, revision, payload, expected_last, &id).await
+    }
+
+    async fn publish_as(
         &self,
         subject: &str,
         revision: &Sha256Sum,
@@ -129,7 +146,7 @@ impl Bus {
         }
     }
 
-    async fn last_sequence(&self, subject: &str) -> Result<u64, BusError> {
+    async fn last_sequence_of(&self, subject: &str) -> Result<u64, BusError> {
         Ok(self.last_on_leader(subject).await?.map_or(0, |(sequence, _)| sequence))
     }
 

@@ -4,13 +4,29 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use common::unit::{Period, Unit};
+use common::unit::{Period, Token, Unit};
 use jiff::Timestamp;
 
 use crate::dead::Dead;
 use crate::explain::Explain;
 use crate::history::History;
 use crate::pause::{Pause, Resume};
+
+const VERIFY_EXAMPLES: &str = "\
+Lines:
+  = unit          verified (only with --verbose)
+  - unit symbol   an archive is not loaded
+  * unit symbol   rows are missing or differ, and how many
+  ! unit symbol   could not be checked, and why
+
+Exit 0 when all is right, 4 when something is not; with --fix 0, or 1 if something could not be sent or checked.
+
+Examples:
+  puller verify
+  puller verify --unit binance/um/klines/1h/2026-02-14
+  puller verify --from 2026-02 --to 2026-03 --market um --json
+  puller verify --fix && puller pull    load again what is not right
+  puller verify --fix --wait            the same where workers are running";
 
 /// Takes announced archives from the bucket to ClickHouse, exactly once and verified
 #[derive(Debug, Parser)]
@@ -90,6 +106,13 @@ pub enum Command {
     #[command(after_help = "Examples:\n  puller explain binance/um/klines/1h/2026-02-14\n  \
                             puller explain binance/um/klines/1h/2026-02-14 --json")]
     Explain(Explain),
+
+    /// Reads ClickHouse back against what is announced: every archive, by count and hash of its rows
+    ///
+    /// Where they differ, the archive is fetched and compared row by row; rows that another archive, generated later,
+    /// replaced are right. Without --fix nothing is changed.
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify(Verify),
 
     /// Creates or updates the streams, consumers, tables and views
     #[command(
@@ -232,6 +255,49 @@ pub enum Tasks {
     },
     /// Passes over the units of a replay that no worker has begun
     Cancel { id: String },
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Only this destination; else all ClickHouse destinations that this configuration serves
+    #[arg(long, value_name = "NAME")]
+    pub destination: Option<String>,
+
+    /// Only this unit, e.g. binance/um/klines/1h/2026-02-14
+    #[arg(long, conflicts_with_all = ["from", "to", "market", "interval"])]
+    pub unit: Option<Unit>,
+
+    /// Only units whose period ends on this day or later, e.g. 2026-02-14 or 2026-02
+    #[arg(long, value_name = "DATE")]
+    pub from: Option<Period>,
+
+    /// Only units whose period begins on this day or earlier
+    #[arg(long, value_name = "DATE")]
+    pub to: Option<Period>,
+
+    /// Only units of this market, e.g. um
+    #[arg(long)]
+    pub market: Option<Token>,
+
+    /// Only units of this interval, e.g. 1h
+    #[arg(long)]
+    pub interval: Option<Token>,
+
+    /// Send what is not right to the workers again
+    #[arg(long)]
+    pub fix: bool,
+
+    /// With --fix, wait until the workers are done with it, and check again
+    #[arg(long, requires = "fix")]
+    pub wait: bool,
+
+    /// Also list units that are right
+    #[arg(long)]
+    pub verbose: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -24,9 +24,18 @@ pub(crate) struct Job {
 
 /// Reads and checks what a delivery carries; fetches the manifest where the marker only refers to it.
 pub(crate) async fn resolve(store: &ObjectStore, prefix: &Prefix, delivery: &Delivery) -> Result<Job, WorkError> {
-    let subject = delivery.subject.as_str();
-    let options = delivery.options.clone();
-    let mut marker = Marker::parse(&delivery.payload)?;
+    read(store, prefix, &delivery.subject, &delivery.payload, delivery.options.clone()).await
+}
+
+/// Reads and checks a marker that came on this subject.
+pub(crate) async fn read(
+    store: &ObjectStore,
+    prefix: &Prefix,
+    subject: &str,
+    payload: &[u8],
+    options: ReplayOptions,
+) -> Result<Job, WorkError> {
+    let mut marker = Marker::parse(payload)?;
     let wrong_subject =
         |marker: &Marker| MarkerError::Subject { marker: marker.unit.to_string(), subject: shorten(subject) };
     match MarkerSubject::parse(subject) {

@@ -23,6 +23,7 @@ pub(crate) struct Entry {
     pub first_open_time: i64,
     /// µs
     pub last_open_time: i64,
+    pub rows_hash: u64,
 }
 
 impl Entry {
@@ -94,6 +95,18 @@ impl Warehouse {
         Ok(entries.into_iter().map(|entry| (entry.object_key.clone(), entry)).collect())
     }
 
+    /// A text that changes with every attempt at the unit that ends, and with everything loaded of it.
+    pub(crate) async fn unit_state(&self, unit: &Unit, destination: &str) -> Result<String, WarehouseError> {
+        let unit = unit_condition(unit, true);
+        self.select_one(&format!(
+            "SELECT concat(ifNull(toString((SELECT max(loaded_at) FROM {{database}}.archives WHERE {unit})), ''), ' ', \
+             toString(max(finished_at)), ' ', toString(count())) FROM {{database}}.ingest_log \
+             WHERE destination = {} AND {unit}",
+            quoted(destination)
+        ))
+        .await
+    }
+
     pub(crate) async fn record_archives(&self, loaded: &[Loaded<'_>]) -> Result<(), WarehouseError> {
         self.insert_json("archives", loaded).await
     }
@@ -127,7 +140,7 @@ fn entries_sql(unit: &Unit) -> String {
     format!(
         "SELECT object_key, sha256, toUnixTimestamp64Milli(generated_at) AS generated_at, rows, \
          toUnixTimestamp64Micro(first_open_time) AS first_open_time, \
-         toUnixTimestamp64Micro(last_open_time) AS last_open_time \
+         toUnixTimestamp64Micro(last_open_time) AS last_open_time, rows_hash \
          FROM {{database}}.archives FINAL WHERE {}",
         unit_condition(unit, true)
     )

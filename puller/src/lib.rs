@@ -42,6 +42,7 @@ mod status;
 mod sweep;
 mod tasks;
 mod unit_filter;
+mod verify;
 
 pub use cli::{Cli, Command};
 pub use service::{LogWriter, run};

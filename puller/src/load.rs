@@ -80,14 +80,7 @@ struct Ready<'j> {
 
 impl Loader {
     pub(crate) async fn load(&self, job: &Job, activity: &Activity) -> Result<Work, WorkError> {
-        let dataset = job.unit.dataset.as_str();
-        if !KLINE_DATASETS.contains(&dataset) {
-            return Err(WorkError::NoDecoder(format!("dataset {dataset}")));
-        }
-        let interval = job.unit.interval.as_str().parse::<Interval>();
-        let interval = interval.map_err(|error| WorkError::NoDecoder(error.to_string()))?;
-        let spec = spec(job, interval);
-
+        let spec = spec(job)?;
         let ledger = self.warehouse.ledger(&job.unit).await?;
         let mut work = Work::default();
         let mut open = Vec::new();
@@ -189,7 +182,7 @@ impl Loader {
     }
 
     /// One archive, verified and decoded. The outer error stops the unit, the inner one is the object's own.
-    async fn fetch_and_decode(
+    pub(crate) async fn fetch_and_decode(
         &self,
         object: &Object,
         spec: &Spec,
@@ -295,18 +288,25 @@ impl Loader {
     }
 }
 
-fn spec(job: &Job, interval: Interval) -> Spec {
+/// How the unit's archives are to be decoded.
+pub(crate) fn spec(job: &Job) -> Result<Spec, WorkError> {
+    let dataset = job.unit.dataset.as_str();
+    if !KLINE_DATASETS.contains(&dataset) {
+        return Err(WorkError::NoDecoder(format!("dataset {dataset}")));
+    }
+    let interval = job.unit.interval.as_str().parse::<Interval>();
+    let interval = interval.map_err(|error| WorkError::NoDecoder(error.to_string()))?;
     let mut spec =
         Spec { interval, period_start: job.unit.period.start(), period_end: job.unit.period.end(), csv_bytes_max: 0 };
     spec.csv_bytes_max = expected_rows(&spec) * CSV_ROW_BYTES_MAX + CSV_SLACK_BYTES;
-    spec
+    Ok(spec)
 }
 
-fn expected_rows(spec: &Spec) -> u64 {
+pub(crate) fn expected_rows(spec: &Spec) -> u64 {
     spec.interval.expected_rows(spec.period_start, spec.period_end).max(1)
 }
 
 /// Memory an archive takes from fetch to read-back: its bytes and its decoded rows.
-fn footprint(object: &Object, rows: u64) -> u64 {
+pub(crate) fn footprint(object: &Object, rows: u64) -> u64 {
     object.size + rows * ROW_BYTES as u64
 }

@@ -26,12 +26,24 @@ pub(crate) struct Expected<'a> {
     pub rows_hash: u64,
 }
 
+/// The rows that ClickHouse shows of one symbol and version.
 #[derive(Debug, Row, Deserialize)]
-struct Group {
-    symbol: String,
-    version: u64,
-    rows: u64,
-    hash: u64,
+pub(crate) struct Group {
+    pub symbol: String,
+    pub version: u64,
+    pub rows: u64,
+    pub hash: u64,
+}
+
+/// How an archive's rows compare with those that ClickHouse shows.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Comparison {
+    /// Rows that are not there, or are those of an archive generated earlier.
+    pub missing: u64,
+    /// Rows with other values.
+    pub differing: u64,
+    /// The first thing found wrong.
+    pub first: Option<String>,
 }
 
 #[derive(Debug, Row, Deserialize)]
@@ -51,16 +63,7 @@ impl Warehouse {
         let first = expected.iter().filter_map(|e| e.klines.first_open_time()).min();
         let last = expected.iter().filter_map(|e| e.klines.last_open_time()).max();
         let (Some(first), Some(last)) = (first, last) else { return Ok(Vec::new()) };
-        let symbols: Vec<String> = expected.iter().map(|e| quoted(e.symbol)).collect();
-        let sql = format!(
-            "SELECT symbol::String AS symbol, version, count() AS rows, sum({ROW_HASH}) AS hash FROM {{database}}.klines FINAL \
-             WHERE {} AND symbol IN ({}) AND {} GROUP BY symbol, version \
-             SETTINGS do_not_merge_across_partitions_select_final = 1",
-            unit_condition(unit, false),
-            symbols.join(", "),
-            between(first, last),
-        );
-        let groups: Vec<Group> = self.select(&sql).await?;
+        let groups = self.groups(unit, expected.iter().map(|e| e.symbol), (first, last)).await?;
         let found: HashMap<(&str, u64), &Group> =
             groups.iter().map(|group| ((group.symbol.as_str(), group.version), group)).collect();
         let mut answers = Vec::with_capacity(expected.len());
@@ -68,15 +71,16 @@ impl Warehouse {
             let same = found
                 .get(&(archive.symbol, archive.version))
                 .is_some_and(|group| group.rows == archive.klines.len() as u64 && group.hash == archive.rows_hash);
-            answers.push(if same { Ok(()) } else { self.row_by_row(unit, archive).await? });
+            answers.push(if same { Ok(()) } else { self.row_by_row(unit, archive).await?.first.map_or(Ok(()), Err) });
         }
         Ok(answers)
     }
 
     /// Every open_time of the archive must show its own row, or what an archive generated later says of it.
-    async fn row_by_row(&self, unit: &Unit, expected: &Expected<'_>) -> Result<Result<(), String>, WarehouseError> {
+    pub(crate) async fn row_by_row(&self, unit: &Unit, expected: &Expected<'_>) -> Result<Comparison, WarehouseError> {
+        let mut comparison = Comparison::default();
         let range = (expected.klines.first_open_time(), expected.klines.last_open_time());
-        let (Some(first), Some(last)) = range else { return Ok(Ok(())) };
+        let (Some(first), Some(last)) = range else { return Ok(comparison) };
         // Several rows may share the highest version, where two archives were generated in the same two seconds.
         let sql = format!(
             "SELECT toUnixTimestamp64Micro(open_time) AS at, max(version) AS newest, \
@@ -90,16 +94,74 @@ impl Warehouse {
         let stored: Vec<Stored> = self.select(&sql).await?;
         let stored: HashMap<i64, Stored> = stored.into_iter().map(|row| (row.at, row)).collect();
         for (index, open_time) in expected.klines.open_time.iter().enumerate() {
-            let wrong = match stored.get(open_time) {
-                None => "is not there",
+            let (count, wrong) = match stored.get(open_time) {
+                None => (&mut comparison.missing, "is not there"),
                 Some(row) if row.newest > expected.version => continue,
-                Some(row) if row.newest < expected.version => "is that of an older archive",
+                Some(row) if row.newest < expected.version => (&mut comparison.missing, "is that of an older archive"),
                 Some(row) if row.hashes.contains(&expected.klines.row_hash(index)) => continue,
-                Some(_) => "has other values",
+                Some(_) => (&mut comparison.differing, "has other values"),
             };
-            return Ok(Err(format!("{}: the row of open_time {open_time} µs {wrong}", expected.symbol)));
+            *count += 1;
+            comparison
+                .first
+                .get_or_insert_with(|| format!("{}: the row of open_time {open_time} µs {wrong}", expected.symbol));
         }
-        Ok(Ok(()))
+        Ok(comparison)
+    }
+
+    /// Counts and hashes what ClickHouse shows of these symbols of a series in a range (µs).
+    pub(crate) async fn groups(
+        &self,
+        unit: &Unit,
+        symbols: impl Iterator<Item = &str>,
+        range: (i64, i64),
+    ) -> Result<Vec<Group>, WarehouseError> {
+        let sql = format!(
+            "SELECT symbol::String AS symbol, version, count() AS rows, sum({ROW_HASH}) AS hash FROM {{database}}.klines FINAL \
+             WHERE {} AND symbol IN ({}) AND {} GROUP BY symbol, version \
+             SETTINGS do_not_merge_across_partitions_select_final = 1",
+            unit_condition(unit, false),
+            symbols.map(quoted).collect::<Vec<_>>().join(", "),
+            between(range.0, range.1),
+        );
+        self.select(&sql).await
+    }
+
+    /// How many rows ClickHouse shows with this archive's version and other values than the archive's.
+    ///
+    /// Stricter than reading back an insert: there another archive of the same version may have rows of its own.
+    pub(crate) async fn shown_otherwise(&self, unit: &Unit, expected: &Expected<'_>) -> Result<u64, WarehouseError> {
+        let klines = expected.klines;
+        let (Some(first), Some(last)) = (klines.first_open_time(), klines.last_open_time()) else { return Ok(0) };
+        let sql = format!(
+            "SELECT toUnixTimestamp64Micro(open_time), {ROW_HASH} FROM {{database}}.klines FINAL \
+             WHERE {} AND symbol = {} AND {} AND version = {} \
+             SETTINGS do_not_merge_across_partitions_select_final = 1",
+            unit_condition(unit, false),
+            quoted(expected.symbol),
+            between(first, last),
+            expected.version,
+        );
+        let shown: Vec<(i64, u64)> = self.select(&sql).await?;
+        let own: HashMap<i64, usize> = klines.open_time.iter().copied().zip(0..).collect();
+        let other = |(at, hash): &&(i64, u64)| own.get(at).is_some_and(|index| klines.row_hash(*index) != *hash);
+        Ok(shown.iter().filter(other).count() as u64)
+    }
+
+    /// Which of these symbols have any row at all in a range (µs), also one that is not shown.
+    pub(crate) async fn symbols_with_rows(
+        &self,
+        unit: &Unit,
+        symbols: impl Iterator<Item = &str>,
+        range: (i64, i64),
+    ) -> Result<Vec<String>, WarehouseError> {
+        let sql = format!(
+            "SELECT DISTINCT symbol::String FROM {{database}}.klines WHERE {} AND symbol IN ({}) AND {}",
+            unit_condition(unit, false),
+            symbols.map(quoted).collect::<Vec<_>>().join(", "),
+            between(range.0, range.1),
+        );
+        self.select(&sql).await
     }
 }
 

@@ -1,16 +1,16 @@
 //! `puller replay`: sends markers to a destination again, as a task that workers share.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::config::{Config, DestinationKind};
 use common::exit;
 use common::marker::{Content, Marker};
-use common::unit::Period;
+use common::unit::{Period, Unit};
 use futures::{StreamExt, TryStreamExt};
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use jiff::Timestamp;
-use nats::{Bus, CurrentMarker, ReplayOptions, Task, TaskState, TaskUnit};
+use nats::{Bus, ReplayOptions, Task, TaskState, TaskUnit};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,10 @@ const POLL: Duration = Duration::from_millis(500);
 
 /// A unit that is to be sent again.
 struct Chosen {
-    marker: CurrentMarker,
+    unit: Unit,
+    sequence: u64,
+    stored_at: Timestamp,
+    holds_symbols: bool,
     /// Unknown where the list is in the manifest only.
     archives: u64,
     bytes: u64,
@@ -85,7 +88,7 @@ pub(crate) async fn run(args: &Replay, config: &Config, stop: CancellationToken)
             print(&plan.to_string());
         }
         if args.dry_run {
-            chosen.iter().for_each(|unit| print(&format!("  {}  {} archives", unit.marker.unit, unit.archives)));
+            chosen.iter().for_each(|unit| print(&format!("  {}  {} archives", unit.unit, unit.archives)));
         }
     }
     let mut code = exit::DONE;
@@ -101,27 +104,39 @@ pub(crate) async fn run(args: &Replay, config: &Config, stop: CancellationToken)
 /// The current markers that the arguments select.
 async fn choose(bus: &Bus, args: &Replay) -> Result<Vec<Chosen>, Failure> {
     let symbols: BTreeSet<&str> = args.symbol.iter().map(String::as_str).collect();
-    let mut sizes = std::collections::HashMap::new();
-    let markers = bus
-        .current_markers(|marker, payload| {
-            let Ok(Marker { content: Content::Objects(objects), .. }) = Marker::parse(payload) else { return };
+    // A unit may have a marker on each of two subjects; the later one counts.
+    let mut newest: BTreeMap<Unit, Chosen> = BTreeMap::new();
+    bus.survey(|marker| {
+        let objects = match Marker::parse(&marker.payload) {
+            Ok(Marker { content: Content::Objects(objects), .. }) => Some(objects),
+            Ok(_) | Err(_) => None,
+        };
+        let wanted = objects.as_ref().map(|objects| {
             let wanted = objects.iter().filter(|o| symbols.is_empty() || symbols.contains(o.symbol.as_str()));
-            let (archives, bytes) = wanted.fold((0, 0), |(count, bytes), object| (count + 1, bytes + object.size));
-            sizes.insert(marker.stream_sequence, (archives, bytes));
-        })
-        .await?;
-    let chosen = markers.into_iter().filter(|marker| args.selects(marker)).filter_map(|marker| {
-        let known = sizes.get(&marker.stream_sequence).copied();
-        let (archives, bytes) = known.unwrap_or_default();
-        // A list that is in the manifest only may hold the symbols; the worker will see.
-        (known.is_none() || archives > 0).then_some(Chosen { marker, archives, bytes })
-    });
-    Ok(chosen.collect())
+            wanted.fold((0, 0), |(count, bytes), object| (count + 1, bytes + object.size))
+        });
+        let (archives, bytes) = wanted.unwrap_or_default();
+        let chosen = Chosen {
+            // A list that is in the manifest only may hold the symbols; the worker will see.
+            holds_symbols: wanted.is_none() || archives > 0,
+            sequence: marker.sequence,
+            stored_at: marker.stored_at,
+            unit: marker.subject.unit.clone(),
+            archives,
+            bytes,
+        };
+        match newest.get(&marker.subject.unit) {
+            Some(known) if known.sequence > marker.sequence => {}
+            _ => drop(newest.insert(marker.subject.unit, chosen)),
+        }
+    })
+    .await?;
+    Ok(newest.into_values().filter(|chosen| chosen.holds_symbols && args.selects(chosen)).collect())
 }
 
 impl Replay {
-    fn selects(&self, marker: &CurrentMarker) -> bool {
-        let unit = &marker.unit;
+    fn selects(&self, chosen: &Chosen) -> bool {
+        let unit = &chosen.unit;
         let (from, to) = (self.from.map(Period::first_day), self.to.map(Period::last_day));
         self.market.as_ref().is_none_or(|market| market == unit.market.as_str())
             && self.interval.as_ref().is_none_or(|interval| interval == unit.interval.as_str())
@@ -129,7 +144,7 @@ impl Replay {
             && self.unit.as_ref().is_none_or(|wanted| wanted == unit)
             && from.is_none_or(|from| unit.period.last_day() >= from)
             && to.is_none_or(|to| unit.period.first_day() <= to)
-            && self.since.is_none_or(|since| marker.stored_at >= since)
+            && self.since.is_none_or(|since| chosen.stored_at >= since)
     }
 
     fn selection(&self) -> String {
@@ -199,15 +214,14 @@ async fn publish_one(
     options: &ReplayOptions,
     task: &str,
 ) -> Result<(), Failure> {
-    let marker = &chosen.marker;
-    let unit_tokens = marker.unit.subject_tokens();
-    let Some(payload) = bus.marker_payload(marker.stream_sequence).await? else {
+    let unit_tokens = chosen.unit.subject_tokens();
+    let Some(payload) = bus.marker_payload(chosen.sequence).await? else {
         // A newer revision came in between, and is delivered by itself.
-        tracing::debug!(unit = %marker.unit, "the marker is no longer there");
+        tracing::debug!(unit = %chosen.unit, "the marker is no longer there");
         return Ok(());
     };
     let init = TaskUnit {
-        unit: marker.unit.to_string(),
+        unit: chosen.unit.to_string(),
         state: TaskState::Init,
         worker: String::new(),
         attempt: 0,

@@ -25,7 +25,7 @@ use crate::mirror::Mirror;
 use crate::runner::Runner;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 use crate::worker::{Board, Worker};
-use crate::{dead, doctor, explain, history, pause, pull, replay, status, sweep, tasks};
+use crate::{dead, doctor, explain, history, pause, pull, replay, status, sweep, tasks, verify};
 
 /// Where log lines go: stderr, and around a progress bar if there is one.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +55,7 @@ impl Command {
         match self {
             Self::Run => &[Need::Storage, Need::Destination],
             Self::Pull(pull) if pull.no_ingest => &[Need::Storage, Need::DataDir],
-            Self::Pull(_) | Self::Explain(_) => &[Need::Storage, Need::Destination],
+            Self::Pull(_) | Self::Explain(_) | Self::Verify(_) => &[Need::Storage, Need::Destination],
             Self::Replay(_)
             | Self::Status(_)
             | Self::Migrate { .. }
@@ -81,6 +81,7 @@ pub async fn run(command: Command, config: Config, stop: CancellationToken) -> u
         Command::Resume(args) => pause::resume(&args, &config).await,
         Command::Explain(args) => explain::run(&args, &config).await,
         Command::History(args) => history::run(&args, &config).await,
+        Command::Verify(args) => verify::run(&args, config, stop).await,
         Command::Migrate { prune } => migrate(&config, prune).await,
         Command::Doctor { json } => doctor::run(&config, json).await,
     };

@@ -66,6 +66,24 @@ impl<'p> Handmade<'p> {
         self.runtime.block_on(deleted).map(drop).context(key)
     }
 
+    pub(crate) fn get(&self, key: &str) -> Result<Vec<u8>> {
+        self.runtime.block_on(async {
+            let got = self.s3.get_object().bucket(&self.bucket).key(key).send().await.context(key)?;
+            Ok(got.body.collect().await.context(key)?.to_vec())
+        })
+    }
+
+    pub(crate) fn delete_stream(&self, name: &str) -> Result<()> {
+        self.runtime.block_on(async { self.jetstream().await?.delete_stream(name).await.map(drop).context(name) })
+    }
+
+    pub(crate) fn purge_stream(&self, name: &str) -> Result<()> {
+        self.runtime.block_on(async {
+            let stream = self.jetstream().await?.get_stream(name).await.context(name)?;
+            stream.purge().await.map(drop).context(name)
+        })
+    }
+
     /// Puts an archive where its specification says, whatever the bytes are.
     pub(crate) fn place(&self, spec: &ArchiveSpec, bytes: &[u8]) -> Result<Placed> {
         let placed = Placed::of(self.project, spec, bytes);

@@ -11,5 +11,6 @@ mod faults;
 mod fleet;
 mod operations;
 mod pipeline;
+mod recovery;
 mod replay;
 mod servers;

@@ -15,7 +15,7 @@ Exit codes:
   1  some of the work failed; stderr says what
   2  wrong usage or configuration
   3  a server could not be reached
-  4  checked and found wanting (doctor)";
+  4  checked and found wanting (doctor, reconcile)";
 
 const UPLOAD_EXAMPLES: &str = "\
 Examples:
@@ -28,6 +28,21 @@ const WATCH_EXAMPLES: &str = "\
 Examples:
   uploader watch --config /etc/marketferry/config.yaml
   FERRY__WATCH__RESCAN=5m FERRY__HTTP__LISTEN=0.0.0.0:9100 uploader watch";
+
+const RECONCILE_EXAMPLES: &str = "\
+Lines:
+  = unit   the same on both sides (only with --verbose)
+  + unit   in the bucket, not on the stream
+  - unit   on the stream, not in the bucket
+  * unit   revisions differ
+  ! unit   a manifest or an object is lost or damaged; it is named
+
+Exit 0 without differences, 4 with some; with --fix 0, or 1 if something could not be fixed.
+
+Examples:
+  uploader reconcile
+  uploader reconcile --quick --json
+  uploader reconcile --fix           after the stream was deleted or NATS lost its store";
 
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
@@ -58,6 +73,12 @@ pub enum Command {
     /// The service: a pass every watch.rescan, with /livez, /readyz and /metrics on http.listen
     #[command(after_help = WATCH_EXAMPLES)]
     Watch,
+    /// Compares the bucket's manifests with the stream, both ways
+    ///
+    /// The bucket has a manifest of every revision announced, and is enough to make the stream again; a marker on the
+    /// stream is enough to write a lost manifest back. Without --fix nothing is changed.
+    #[command(after_help = RECONCILE_EXAMPLES)]
+    Reconcile(Reconcile),
     /// Looks at everything the uploader depends on, and says what is wrong
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor {
@@ -92,6 +113,22 @@ pub struct Upload {
     pub(crate) json: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct Reconcile {
+    /// Publish what the stream lacks, write back what the bucket lacks; makes the stream if it is gone
+    #[arg(long)]
+    pub(crate) fix: bool,
+    /// Do not look at the objects of units whose marker stands; what --fix publishes is looked at all the same
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Also list units that are the same
+    #[arg(long)]
+    pub(crate) verbose: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Market {
     Spot,
@@ -104,6 +141,7 @@ impl Cli {
     pub fn needs(&self) -> &'static [Need] {
         match self.command {
             Command::Upload(_) | Command::Watch => &[Need::Storage, Need::DataDir],
+            Command::Reconcile(_) => &[Need::Storage],
             // It says itself what is missing.
             Command::Doctor { .. } => &[],
         }
@@ -111,7 +149,7 @@ impl Cli {
 
     /// Whether somebody may be watching: a service has its log.
     pub fn shows_progress(&self) -> bool {
-        matches!(self.command, Command::Upload(_))
+        matches!(self.command, Command::Upload(_) | Command::Reconcile(_))
     }
 }
 
@@ -140,6 +178,13 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn reconcile_needs_the_bucket_only() {
+        let cli = Cli::parse_from(["uploader", "reconcile", "--fix", "--quick", "--json"]);
+        assert_eq!(cli.needs(), [Need::Storage]);
+        assert!(cli.shows_progress());
+    }
 
     #[test]
     fn the_command_line_is_sound() {

@@ -29,6 +29,8 @@ mod pass;
 
 mod watch;
 
+mod reconcile;
+
 mod doctor;
 mod metrics;
 mod progress;
@@ -75,6 +77,15 @@ pub async fn run(cli: &Cli, config: &Config, progress: Progress, shutdown: Cance
             let code = watch::run(&site, config.watch.rescan, &readiness).await;
             site.queue.close().await;
             code
+        }
+        Command::Reconcile(args) => {
+            let metrics = Metrics::new(&mut Registry::default());
+            // Empty where there is none; only `--fix` looks there, and only if one is set.
+            let data_dir = config.local.data_dir.clone().unwrap_or_default();
+            let site = Site::new(config, data_dir, metrics, progress, shutdown);
+            let report = reconcile::run(&site, config, args).await;
+            print(&if args.json { report.to_json() } else { report.to_text() });
+            report.exit_code
         }
         Command::Doctor { json } => {
             let report = doctor::examine(config).await;

@@ -61,7 +61,7 @@ pub(crate) async fn store(site: &Site, marker: Marker, current: Option<Sha256Sum
     Ok(Stored { marker, manifest_key, manifest_json })
 }
 
-async fn put_read_back(site: &Site, key: &str, json: &[u8]) -> Result<(), UnitError> {
+pub(crate) async fn put_read_back(site: &Site, key: &str, json: &[u8]) -> Result<(), UnitError> {
     let sha256 = Sha256Sum::of(json);
     site.store.put(key, Bytes::copy_from_slice(json), sha256).await?;
     let stored = site.store.head(key).await?;
@@ -85,7 +85,7 @@ pub(crate) async fn announce(site: &Site, stored: &Stored, latest: &Latest) -> R
 }
 
 /// Whether the unit's period ended so long ago that it must not stand before today's units.
-fn is_backfill(unit: &Unit, live_days: u32, now: Timestamp) -> bool {
+pub(crate) fn is_backfill(unit: &Unit, live_days: u32, now: Timestamp) -> bool {
     let live = SignedDuration::from_hours(24 * i64::from(live_days));
     now.duration_since(unit.period.end()) > live
 }

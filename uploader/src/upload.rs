@@ -157,7 +157,7 @@ fn lost(object: &Object) -> String {
 }
 
 /// How what is stored differs from what the marker says; `md5` is that of the bytes, where they are here.
-fn difference(stored: &Stored, object: &Object, md5: Option<&str>) -> Option<String> {
+pub(crate) fn difference(stored: &Stored, object: &Object, md5: Option<&str>) -> Option<String> {
     if stored.size != object.size {
         return Some(format!("it has {} bytes instead of {}", stored.size, object.size));
     }

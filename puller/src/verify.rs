@@ -1,0 +1,292 @@
+//! `puller verify`: ClickHouse read back against what is announced, and sent to the workers again where it is not right.
+
+mod check;
+mod report;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use common::checksum::Sha256Sum;
+use common::config::{Config, Destination as DestinationConfig, DestinationKind};
+use common::exit;
+use common::http::Readiness;
+use common::object_store::StoreErrorKind;
+use common::unit::Unit;
+use futures::{StreamExt, stream};
+use nats::{Bus, BusErrorKind, Lane, MarkerSubject, ReplayOptions};
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Verify;
+use crate::destination::Destination;
+use crate::error::WorkError;
+use crate::job::{self, Job};
+use crate::load::Loader;
+use crate::metrics::Metrics;
+use crate::pull::progress_bar;
+use crate::service::{Failure, Shared, served, worker_name};
+use crate::status::print;
+
+use check::Verdict;
+use report::{Bad, DestinationReport};
+
+/// Units looked at side by side.
+const UNITS_MAX: usize = 4;
+/// How often `--wait` asks.
+const POLL: Duration = Duration::from_millis(500);
+
+pub(crate) async fn run(args: &Verify, config: Config, stop: CancellationToken) -> Result<u8, Failure> {
+    let destinations = chosen(args, &config)?;
+    let name = worker_name();
+    let bus = Bus::connect(&config.nats, &name).await?;
+    if !bus.has_stream().await? {
+        return Err(Failure {
+            message:
+                "there is no stream MARKERS, so nothing is known to be announced: run `uploader reconcile --fix`, \
+                      which makes it again from the bucket; on a new installation `puller migrate`"
+                    .into(),
+            code: exit::WANTING,
+        });
+    }
+    let metrics = Metrics::new(&mut Registry::default());
+    let shared = Shared::new(config, name, bus, Readiness::default(), metrics);
+    let units = units(&shared.bus, args).await?;
+    let mut reports = Vec::new();
+    for destination in &destinations {
+        let verified = verify(&shared, destination, &units, args, &stop).await;
+        reports.push(verified?);
+    }
+    shared.bus.close().await;
+    if args.json {
+        print(&serde_json::to_string_pretty(&reports).expect("strings and numbers always serialise"));
+    } else {
+        let mut lines = Vec::new();
+        reports.iter().for_each(|report| report.lines(reports.len() > 1, &mut lines));
+        let wanting = !args.fix && reports.iter().any(|report| report.to_repair() > 0);
+        if wanting {
+            lines.push("`puller verify --fix` sends what is not right to the workers again".into());
+        }
+        print(&lines.join("\n"));
+    }
+    // With --wait what was sent is checked again, and must be right by now.
+    let fix = args.fix && !args.wait;
+    let codes = reports.iter().map(|report| match report.exit_code(fix) {
+        exit::WANTING if args.wait => exit::SOME_FAILED,
+        code => code,
+    });
+    Ok(codes.max().unwrap_or(exit::DONE))
+}
+
+fn chosen(args: &Verify, config: &Config) -> Result<Vec<DestinationConfig>, Failure> {
+    let usage = |message: String| Failure { message, code: exit::USAGE };
+    let is_database = |destination: &DestinationConfig| matches!(destination.kind, DestinationKind::ClickHouse(_));
+    if let Some(name) = &args.destination {
+        let Some(destination) = config.destination(name) else {
+            let known: Vec<&str> = config.destinations.iter().map(|known| known.name.as_str()).collect();
+            return Err(usage(format!("there is no destination '{name}'; configured are {}", known.join(", "))));
+        };
+        if !is_database(destination) {
+            return Err(usage(format!("'{name}' is a directory; verify reads ClickHouse destinations")));
+        }
+        return Ok(vec![destination.clone()]);
+    }
+    let databases: Vec<_> = served(config).into_iter().filter(is_database).collect();
+    if databases.is_empty() {
+        return Err(usage("no ClickHouse destination is configured: there is nothing to verify".into()));
+    }
+    Ok(databases)
+}
+
+/// The units that are announced and asked for: names only.
+async fn units(bus: &Bus, args: &Verify) -> Result<Vec<Unit>, Failure> {
+    if let Some(unit) = &args.unit {
+        if bus.current_marker(unit).await?.is_none() {
+            let message = format!("{unit} is not announced: there is no marker of it on the stream");
+            return Err(Failure { message, code: exit::WANTING });
+        }
+        return Ok(vec![unit.clone()]);
+    }
+    let asked = |unit: &Unit| {
+        args.market.as_ref().is_none_or(|market| unit.market == *market)
+            && args.interval.as_ref().is_none_or(|interval| unit.interval == *interval)
+            && args.from.is_none_or(|from| unit.period.last_day() >= from.first_day())
+            && args.to.is_none_or(|to| unit.period.first_day() <= to.last_day())
+    };
+    let mut units = BTreeSet::new();
+    bus.survey(|message| {
+        if asked(&message.subject.unit) {
+            units.insert(message.subject.unit);
+        }
+    })
+    .await?;
+    Ok(units.into_iter().collect())
+}
+
+async fn verify(
+    shared: &Shared,
+    destination: &DestinationConfig,
+    units: &[Unit],
+    args: &Verify,
+    stop: &CancellationToken,
+) -> Result<DestinationReport, Failure> {
+    let runner = shared.open(destination).await?;
+    let Destination::ClickHouse(loader) = &runner.worker.destination else {
+        unreachable!("only ClickHouse destinations are chosen");
+    };
+    let name = destination.name.as_str();
+    if args.fix {
+        shared.prepare_queue(name).await?;
+    }
+    let verifier = Verifier { shared, name, loader, args };
+    let (mut report, last_sent, sent) = verifier.every(units, args.fix, stop).await?;
+    if args.wait && !sent.is_empty() {
+        verifier.wait(last_sent, stop).await?;
+        (report, _, _) = verifier.every(units, false, stop).await?;
+    }
+    report.unsettled =
+        shared.bus.destination_progress(name).await.ok().map(|progress| progress.pending + progress.unsettled);
+    Ok(report)
+}
+
+struct Verifier<'s> {
+    shared: &'s Shared,
+    name: &'s str,
+    loader: &'s Loader,
+    args: &'s Verify,
+}
+
+/// A unit that was looked at.
+enum Looked {
+    Checked(Box<Checked>),
+    Unchecked(String),
+}
+
+struct Checked {
+    payload: Vec<u8>,
+    job: Job,
+    verdicts: Vec<Verdict>,
+}
+
+impl Verifier<'_> {
+    /// Checks units and sends those that are not right; returns the highest sequence sent, and which units.
+    async fn every(
+        &self,
+        units: &[Unit],
+        fix: bool,
+        stop: &CancellationToken,
+    ) -> Result<(DestinationReport, u64, Vec<Unit>), Failure> {
+        let mut report = DestinationReport::new(self.name);
+        let (mut last_sent, mut sent) = (0, Vec::new());
+        let bar = progress_bar(self.name, units.len() as u64);
+        let looks = stream::iter(units)
+            .take_until(stop.cancelled())
+            .map(async |unit| (unit, self.unit(unit).await))
+            .buffered(UNITS_MAX);
+        let mut looks = std::pin::pin!(looks);
+        while let Some((unit, looked)) = looks.next().await {
+            bar.inc(1);
+            match looked? {
+                Looked::Unchecked(why) => report.unchecked(unit, why),
+                Looked::Checked(checked) => {
+                    let Checked { payload, job, verdicts } = *checked;
+                    let symbols = job.objects.iter().map(|object| object.symbol.clone());
+                    let bad = report.add(unit, symbols.zip(verdicts).collect(), self.args.verbose);
+                    if fix && !bad.is_empty() {
+                        last_sent = last_sent.max(self.send(&payload, &job, bad, &mut report).await?);
+                        sent.push(unit.clone());
+                    }
+                }
+            }
+        }
+        bar.finish_and_clear();
+        if stop.is_cancelled() {
+            return Err(Failure {
+                message: "stopped by a signal before all was checked".into(),
+                code: exit::SOME_FAILED,
+            });
+        }
+        Ok((report, last_sent, sent))
+    }
+
+    async fn unit(&self, unit: &Unit) -> Result<Looked, Failure> {
+        let Some(message) = self.shared.bus.current_marker(unit).await? else {
+            return Ok(Looked::Unchecked("its marker is no longer on the stream".into()));
+        };
+        let subject = MarkerSubject::announcement(unit, message.subject.lane == Lane::Backfill);
+        let (store, prefix) = (&self.loader.store, &self.shared.config.storage.prefix);
+        let checked = async {
+            let job = job::read(store, prefix, &subject, &message.payload, ReplayOptions::default()).await?;
+            let verdicts = check::check(self.loader, &job).await?;
+            Ok((job, verdicts))
+        };
+        match checked.await {
+            Ok((job, verdicts)) => {
+                Ok(Looked::Checked(Box::new(Checked { payload: message.payload.to_vec(), job, verdicts })))
+            }
+            Err(error) => unit_error(error).map(Looked::Unchecked),
+        }
+    }
+
+    /// Sends the marker again, once for what is not loaded and once, by force, for what is wrong.
+    async fn send(&self, payload: &[u8], job: &Job, bad: Bad, report: &mut DestinationReport) -> Result<u64, Failure> {
+        let (bus, unit) = (&self.shared.bus, &job.unit);
+        // The same until a worker is through with it, so that asking twice loads once; then another, or the stream
+        // would take what is sent for a copy of what it had within two days.
+        let state = self.loader.warehouse.unit_state(unit, self.name).await?;
+        let settled = bus.settled_replay(self.name, unit).await?;
+        let mut last = 0;
+        for (force, symbols) in [(false, bad.not_loaded), (true, bad.wrong)] {
+            if symbols.is_empty() {
+                continue;
+            }
+            let id = format!("{} {force} {state} {settled} {}", job.revision, symbols.join(","));
+            let id = format!("verify-{}", Sha256Sum::of(id.as_bytes()));
+            report.sent(symbols.len());
+            // No list says all of them, which is shorter.
+            let all = symbols.len() == job.objects.len();
+            let symbols = if all { BTreeSet::new() } else { symbols.into_iter().collect() };
+            let options = ReplayOptions { force, symbols, ..ReplayOptions::default() };
+            let tokens = unit.subject_tokens();
+            last = bus.publish_replay(self.name, &tokens, payload.to_vec(), &options, &id).await?.max(last);
+        }
+        Ok(last)
+    }
+
+    /// Waits until the workers have settled what was sent.
+    async fn wait(&self, last_sent: u64, stop: &CancellationToken) -> Result<(), Failure> {
+        tracing::info!(destination = self.name, "waiting for running workers to load what was sent");
+        loop {
+            match self.shared.bus.replays_settled(self.name, last_sent).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) if error.kind == BusErrorKind::Unavailable => tracing::warn!(%error, "asking again"),
+                Err(error) => return Err(error.into()),
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_none() {
+                let message = "stopped by a signal; what was sent stays on the stream, workers load it".into();
+                return Err(Failure { message, code: exit::SOME_FAILED });
+            }
+        }
+    }
+}
+
+/// Whether an error is about one unit, and then what to say, or ends the run.
+fn unit_error(error: WorkError) -> Result<String, Failure> {
+    match error {
+        WorkError::Warehouse(error) => Err(error.into()),
+        WorkError::Store(error) => {
+            let code = match error.kind {
+                StoreErrorKind::Unavailable => exit::UNREACHABLE,
+                StoreErrorKind::NoSuchBucket | StoreErrorKind::Denied | StoreErrorKind::ClockSkew => exit::USAGE,
+                StoreErrorKind::NotFound | StoreErrorKind::Other => return Ok(error.to_string()),
+            };
+            Err(Failure { message: format!("{error} ({})", error.advice()), code })
+        }
+        error @ (WorkError::Marker(_)
+        | WorkError::NoDecoder(_)
+        | WorkError::Manifest(_)
+        | WorkError::Disk { .. }
+        | WorkError::Exhausted(_)
+        | WorkError::Panicked(_)) => Ok(error.to_string()),
+    }
+}

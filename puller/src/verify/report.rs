@@ -1,0 +1,199 @@
+//! What verifying found and did, for people and as JSON.
+
+use common::exit;
+use common::unit::Unit;
+use serde::Serialize;
+
+use super::check::Verdict;
+
+/// An archive, or a whole unit, that is not right.
+#[derive(Debug, Serialize)]
+struct Finding {
+    sign: &'static str,
+    unit: String,
+    /// None: the unit as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    symbol: Option<String>,
+    what: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing_rows: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    differing_rows: Option<u64>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Archives {
+    verified: u64,
+    not_loaded: u64,
+    wrong: u64,
+    not_checked: u64,
+}
+
+/// What was found at one destination.
+#[derive(Debug, Serialize)]
+pub(super) struct DestinationReport {
+    destination: String,
+    units: u64,
+    archives: Archives,
+    findings: Vec<Finding>,
+    /// Markers sent again.
+    replays_sent: u64,
+    /// Archives that were sent again.
+    archives_sent: u64,
+    /// Markers of this destination that are not settled yet: they may explain what is not loaded.
+    pub(super) unsettled: Option<u64>,
+    /// Units that could not be checked as a whole.
+    units_not_checked: u64,
+}
+
+/// Symbols to load again: those without a ledger entry, and those whose rows are wrong.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Bad {
+    pub(super) not_loaded: Vec<String>,
+    pub(super) wrong: Vec<String>,
+}
+
+impl Bad {
+    pub(super) fn is_empty(&self) -> bool {
+        self.not_loaded.is_empty() && self.wrong.is_empty()
+    }
+}
+
+impl DestinationReport {
+    pub(super) fn new(destination: &str) -> Self {
+        Self {
+            destination: destination.to_owned(),
+            units: 0,
+            archives: Archives::default(),
+            findings: Vec::new(),
+            replays_sent: 0,
+            archives_sent: 0,
+            unsettled: None,
+            units_not_checked: 0,
+        }
+    }
+
+    /// Adds what was found of a unit; returns what is to be loaded again.
+    pub(super) fn add(&mut self, unit: &Unit, verdicts: Vec<(String, Verdict)>, verbose: bool) -> Bad {
+        self.units += 1;
+        let (before, count) = (self.findings.len(), verdicts.len());
+        let mut bad = Bad::default();
+        let none_loaded = count > 1 && verdicts.iter().all(|(_, verdict)| *verdict == Verdict::NotLoaded);
+        if none_loaded {
+            self.find("-", unit, None, format!("none of its {count} archives is loaded"));
+        }
+        for (symbol, verdict) in verdicts {
+            match verdict {
+                Verdict::Right => self.archives.verified += 1,
+                Verdict::NotLoaded => {
+                    self.archives.not_loaded += 1;
+                    if !none_loaded {
+                        self.find("-", unit, Some(&symbol), "not loaded".into());
+                    }
+                    bad.not_loaded.push(symbol);
+                }
+                Verdict::Wrong { missing, differing, first } => {
+                    self.archives.wrong += 1;
+                    let what = format!("{missing} rows missing, {differing} with other values: {first}");
+                    self.find("*", unit, Some(&symbol), what);
+                    if let Some(finding) = self.findings.last_mut() {
+                        (finding.missing_rows, finding.differing_rows) = (Some(missing), Some(differing));
+                    }
+                    bad.wrong.push(symbol);
+                }
+                Verdict::Unchecked(why) => {
+                    self.archives.not_checked += 1;
+                    self.find("!", unit, Some(&symbol), why);
+                }
+            }
+        }
+        if verbose && self.findings.len() == before {
+            self.find("=", unit, None, format!("{count} archives"));
+        }
+        bad
+    }
+
+    /// A unit that could not be checked at all.
+    pub(super) fn unchecked(&mut self, unit: &Unit, why: String) {
+        self.units += 1;
+        self.units_not_checked += 1;
+        self.find("!", unit, None, why);
+    }
+
+    pub(super) fn sent(&mut self, archives: usize) {
+        self.replays_sent += 1;
+        self.archives_sent += archives as u64;
+    }
+
+    fn find(&mut self, sign: &'static str, unit: &Unit, symbol: Option<&str>, what: String) {
+        let (unit, symbol) = (unit.to_string(), symbol.map(str::to_owned));
+        self.findings.push(Finding { sign, unit, symbol, what, missing_rows: None, differing_rows: None });
+    }
+
+    pub(super) fn to_repair(&self) -> u64 {
+        self.archives.not_loaded + self.archives.wrong
+    }
+
+    fn beyond_repair(&self) -> u64 {
+        self.archives.not_checked + self.units_not_checked
+    }
+
+    /// The exit code, where nothing ended the run early.
+    pub(super) fn exit_code(&self, fix: bool) -> u8 {
+        match (fix, self.to_repair(), self.beyond_repair()) {
+            (_, 0, 0) => exit::DONE,
+            (false, _, _) => exit::WANTING,
+            (true, _, 0) => exit::DONE,
+            (true, _, _) => exit::SOME_FAILED,
+        }
+    }
+
+    pub(super) fn lines(&self, several: bool, lines: &mut Vec<String>) {
+        let name = &self.destination;
+        let suffix = if several { format!("  ({name})") } else { String::new() };
+        for finding in &self.findings {
+            let symbol = finding.symbol.as_ref().map(|symbol| format!(" {symbol}")).unwrap_or_default();
+            lines.push(format!("{} {}{symbol}  {}{suffix}", finding.sign, finding.unit, finding.what));
+        }
+        let Archives { verified, not_loaded, wrong, not_checked } = self.archives;
+        lines.push(format!(
+            "{name}: {} units, {verified} archives verified, {not_loaded} not loaded, {wrong} with wrong rows, \
+             {not_checked} not checked",
+            self.units
+        ));
+        if let Some(unsettled) = self.unsettled.filter(|unsettled| *unsettled > 0 && not_loaded > 0) {
+            lines.push(format!("{name}: {unsettled} markers are not settled yet; `puller pull` or running workers do"));
+        }
+        if self.replays_sent > 0 {
+            lines.push(format!(
+                "{name}: {} archives sent again in {} markers; `puller pull` or running workers load them",
+                self.archives_sent, self.replays_sent
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_listed_and_counted() {
+        let unit: Unit = "binance/um/klines/1h/2026-02-14".parse().expect("a unit");
+        let mut report = DestinationReport::new("primary");
+        let wrong = Verdict::Wrong { missing: 3, differing: 1, first: "B: the row".into() };
+        let bad = report.add(
+            &unit,
+            vec![("A".into(), Verdict::Right), ("B".into(), wrong), ("C".into(), Verdict::NotLoaded)],
+            false,
+        );
+        assert_eq!(bad, Bad { not_loaded: vec!["C".into()], wrong: vec!["B".into()] });
+        assert_eq!((report.exit_code(false), report.exit_code(true)), (exit::WANTING, exit::DONE));
+        let mut lines = Vec::new();
+        report.lines(false, &mut lines);
+        assert_eq!(lines[0], format!("* {unit} B  3 rows missing, 1 with other values: B: the row"));
+        assert_eq!(lines[1], format!("- {unit} C  not loaded"));
+        report.unchecked(&unit, "gone".into());
+        assert_eq!(report.exit_code(true), exit::SOME_FAILED);
+    }
+}

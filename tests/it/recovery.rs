@@ -1,0 +1,423 @@
+//! What one side lost the others bring back, and nothing is loaded twice for it.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::Value;
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::Project;
+use tests::servers::{RunDir, Stack};
+use tests::{Context, Result};
+
+use crate::handmade::Handmade;
+
+const SYMBOLS: [&str; 2] = ["BTCUSDT", "ETHUSDT"];
+const DAYS: [&str; 3] = ["2025-03-01", "2025-03-02", "2025-03-03"];
+
+fn spec(symbol: &str, day: &str) -> ArchiveSpec {
+    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
+}
+
+fn unit(day: &str) -> String {
+    spec(SYMBOLS[0], day).unit()
+}
+
+/// Three units of two archives each, in the bucket and announced.
+fn upload(project: &Project) -> Result<()> {
+    for symbol in SYMBOLS {
+        DAYS.iter().try_for_each(|day| spec(symbol, day).write(project.data_dir()).map(drop))?;
+    }
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0).map(drop)
+}
+
+/// The same, loaded.
+fn ship(project: &Project) -> Result<()> {
+    upload(project)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+/// Rows as they were inserted, before ClickHouse merges any.
+fn rows_inserted(project: &Project) -> Result<String> {
+    project.query("SELECT sum(rows), countIf(outcome = 'skipped') FROM {db}.ingest_log FORMAT TSV")
+}
+
+fn lines(text: &str, sign: char) -> Vec<&str> {
+    let marked = |line: &&str| line.starts_with(sign) && line.chars().nth(1) == Some(' ');
+    text.lines().filter(marked).filter_map(|line| line.split(' ').nth(1)).collect()
+}
+
+#[test]
+fn a_deleted_stream_is_made_again_from_the_bucket() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "stream-deleted")?;
+    let hand = Handmade::new(stack, &project)?;
+    ship(&project)?;
+    let same = project.uploader(&["reconcile", "--verbose"])?.expect_code(0)?;
+    assert_eq!(lines(&same.stdout, '=').len(), 3, "{}", same.stdout);
+    let before = hand.markers()?;
+
+    hand.delete_stream("MARKERS")?;
+    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
+    assert_eq!(lines(&found.stdout, '+'), DAYS.map(unit), "{}", found.stdout);
+    assert!(found.stdout.contains("there was no stream MARKERS"), "{}", found.stdout);
+    // Looking made nothing.
+    let again = project.uploader(&["reconcile", "--json"])?.expect_code(4)?.json()?;
+    assert_eq!((&again["stream_was_missing"], &again["units"]["bucket_only"]), (&Value::Bool(true), &3.into()));
+
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    let mut after = hand.markers()?;
+    after.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut expected = before;
+    expected.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(after, expected, "the same ids and times");
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+
+    // The worker gets all of it again, and finds it done.
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!(rows_inserted(&project)?.trim(), "144\t3");
+    project.check_tables()?;
+    // And the uploader has nothing to add.
+    let upload = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(upload.stdout.contains("nothing to do"), "{}", upload.stdout);
+    Ok(())
+}
+
+/// A worker that runs makes its consumers again and goes through everything, skipping what is loaded.
+#[test]
+fn a_running_worker_survives_the_loss_of_the_stream() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "stream-under-worker")?;
+    let hand = Handmade::new(stack, &project)?;
+    upload(&project)?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_for_archives(6, Duration::from_secs(30))?;
+    hand.delete_stream("MARKERS")?;
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.wait_until("three skipped units", Duration::from_secs(60), || {
+        Ok(rows_inserted(&project)?.trim() == "144\t3")
+    })?;
+    worker.sigterm()?;
+    worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+    project.puller(&["verify"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+/// Markers that were purged are remembered by their ids for two days; they come back all the same.
+#[test]
+fn a_purged_stream_is_filled_again() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "stream-purged")?;
+    let hand = Handmade::new(stack, &project)?;
+    ship(&project)?;
+    for _ in 0..2 {
+        hand.purge_stream("MARKERS")?;
+        project.uploader(&["reconcile"])?.expect_code(4)?;
+        project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+        assert_eq!(hand.markers()?.len(), 3);
+    }
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+#[test]
+fn a_lost_manifest_is_written_back_from_the_stream() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "manifest-lost")?;
+    let hand = Handmade::new(stack, &project)?;
+    ship(&project)?;
+    let markers = hand.markers()?;
+    let revision = |day: &str| -> Result<String> {
+        let found = markers.iter().find(|(subject, _)| subject.ends_with(day)).context_of(day)?;
+        Ok(found.1["revision"].as_str().unwrap_or_default().to_owned())
+    };
+    let folder = |day: &str| format!("{}/_markers/{}", project.prefix(), unit(day));
+    let manifest = |day: &str| Ok::<_, tests::Failure>(format!("{}/{}.json", folder(day), revision(day)?));
+    let current = |day: &str| format!("{}/current.json", folder(day));
+
+    // One unit has lost its manifest, one is gone from the bucket, one has a manifest that somebody wrote to.
+    let before = hand.get(&manifest(DAYS[0])?)?;
+    hand.delete(&manifest(DAYS[0])?)?;
+    hand.delete(&manifest(DAYS[1])?)?;
+    hand.delete(&current(DAYS[1]))?;
+    hand.put(&manifest(DAYS[2])?, b"{}")?;
+    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
+    assert_eq!(lines(&found.stdout, '!'), [unit(DAYS[0]), unit(DAYS[2])], "{}", found.stdout);
+    assert_eq!(lines(&found.stdout, '-'), [unit(DAYS[1])], "{}", found.stdout);
+    assert!(found.stdout.contains(&manifest(DAYS[0])?), "{}", found.stdout);
+
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+    assert_eq!(hand.get(&manifest(DAYS[0])?)?, before);
+
+    // A manifest that nothing names, because current.json is lost and the stream too, is found all the same.
+    hand.delete(&current(DAYS[1]))?;
+    hand.delete_stream("MARKERS")?;
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+    assert_eq!(hand.markers()?.len(), 3);
+    Ok(())
+}
+
+#[test]
+fn a_lost_object_is_named() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "object-lost")?;
+    let hand = Handmade::new(stack, &project)?;
+    ship(&project)?;
+    let lost = spec(SYMBOLS[0], DAYS[0]);
+    let other = spec(SYMBOLS[1], DAYS[1]);
+    let key = |spec: &ArchiveSpec| format!("{}/{}", project.prefix(), spec.path());
+    hand.delete(&key(&lost))?;
+    hand.put(&key(&other), b"something else")?;
+    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
+    assert_eq!(lines(&found.stdout, '!'), [lost.unit(), other.unit()], "{}", found.stdout);
+    assert!(found.stdout.contains(&format!("{}: it is not in the bucket", key(&lost))), "{}", found.stdout);
+    assert!(found.stdout.contains(&format!("{}: it has 14 bytes instead of", key(&other))), "{}", found.stdout);
+    project.uploader(&["reconcile", "--quick"])?.expect_code(0)?;
+
+    // It cannot be mended where the archives are not, and can where they are.
+    let kept = project.data_dir().with_file_name("elsewhere");
+    fs::rename(project.data_dir(), &kept).context("moving data_dir")?;
+    let failed = project.uploader(&["reconcile", "--fix"])?.expect_code(1)?;
+    assert!(failed.stdout.contains(&format!("NOT FIXED: {}", key(&lost))), "{}", failed.stdout);
+    // Nor is a unit announced whose objects are not all there.
+    hand.delete_stream("MARKERS")?;
+    let failed = project.uploader(&["reconcile", "--fix", "--quick", "--json"])?.expect_code(1)?.json()?;
+    assert_eq!((&failed["units"]["fixed"], &failed["units"]["not_fixed"]), (&1.into(), &2.into()), "{failed}");
+    assert_eq!(hand.markers()?.len(), 1);
+    fs::rename(&kept, project.data_dir()).context("moving data_dir")?;
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+    Ok(())
+}
+
+/// A bucket or a stream that was restored from an older copy.
+#[test]
+fn of_two_revisions_the_newer_one_counts() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "two-revisions")?;
+    let hand = Handmade::new(stack, &project)?;
+    upload(&project)?;
+    let current = format!("{}/_markers/{}/current.json", project.prefix(), unit(DAYS[0]));
+    let first = (hand.get(&current)?, hand.markers()?);
+    spec("XRPUSDT", DAYS[0]).write(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+
+    hand.put(&current, &first.0)?;
+    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
+    assert_eq!(lines(&found.stdout, '*'), [unit(DAYS[0])], "{}", found.stdout);
+    assert!(found.stdout.contains("the stream's is newer"), "{}", found.stdout);
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+
+    // Now the stream is behind: as if it came from a backup.
+    hand.purge_stream("MARKERS")?;
+    for (subject, marker) in &first.1 {
+        hand.publish(&subject.replace("marker.backfill.", "").replace('.', "/"), marker.to_string().as_bytes())?;
+    }
+    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
+    assert!(found.stdout.contains("the bucket's is newer"), "{}", found.stdout);
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+/// NATS starts with an empty disk: streams, consumers and positions are gone.
+#[test]
+fn a_wiped_nats_is_filled_from_the_bucket() -> Result<()> {
+    let dir = RunDir::new("wiped")?;
+    let mut stack = Stack::start(dir.path())?;
+    let project = Project::new(&stack, "nats-wiped")?;
+    ship(&project)?;
+    stack.nats.stop()?;
+    fs::remove_dir_all(dir.path().join("nats/store")).context("wiping NATS")?;
+    stack.nats.restart()?;
+    // Meanwhile somebody deleted rows too.
+    project.query("DELETE FROM {db}.klines WHERE symbol = 'ETHUSDT' AND toDate(open_time) = '2025-03-02'")?;
+
+    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
+    assert_eq!(lines(&found.stdout, '+').len(), 3, "{}", found.stdout);
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.puller(&["verify", "--fix"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.puller(&["verify"])?.expect_code(0)?;
+    project.check_tables()?;
+    // One archive of 24 rows was loaded besides the six of before.
+    assert_eq!(rows_inserted(&project)?.split('\t').next(), Some("168"));
+    Ok(())
+}
+
+fn sent(text: &str) -> &str {
+    text.lines().find(|line| line.contains("sent again")).unwrap_or_default()
+}
+
+/// Whatever somebody did to the rows: it is found, and what is loaded again is what was wrong and nothing else.
+#[test]
+fn deleted_rows_come_back() -> Result<()> {
+    let project = Project::new(Stack::shared(), "rows-deleted")?;
+    ship(&project)?;
+    let all = project.puller(&["verify", "--verbose"])?.expect_code(0)?;
+    assert_eq!(lines(&all.stdout, '=').len(), 3, "{}", all.stdout);
+    let one = spec(SYMBOLS[0], DAYS[1]);
+    for (harm, archives, rows) in [
+        ("DELETE FROM {db}.klines WHERE symbol = 'BTCUSDT' AND toStartOfHour(open_time) = '2025-03-02 05:00:00'", 1, 1),
+        ("DELETE FROM {db}.klines WHERE symbol = 'BTCUSDT' AND toDate(open_time) = '2025-03-02'", 1, 24),
+        ("ALTER TABLE {db}.klines DROP PARTITION 202503", 6, 24),
+        ("TRUNCATE TABLE {db}.klines", 6, 24),
+        (
+            "ALTER TABLE {db}.klines UPDATE close = close + 1 WHERE symbol = 'BTCUSDT' \
+             AND toDate(open_time) = '2025-03-02' SETTINGS mutations_sync = 2",
+            1,
+            0,
+        ),
+        (
+            "INSERT INTO {db}.klines SELECT * REPLACE (close + 1 AS close) FROM {db}.klines FINAL \
+             WHERE symbol = 'BTCUSDT' AND toDate(open_time) = '2025-03-02' SETTINGS insert_deduplicate = 0",
+            1,
+            0,
+        ),
+    ] {
+        project.query(harm)?;
+        let found = project.puller(&["verify"])?.expect_code(4)?;
+        let wrong = lines(&found.stdout, '*');
+        assert_eq!(wrong.len(), archives, "{harm}\n{}", found.stdout);
+        assert!(wrong.contains(&one.unit().as_str()), "{harm}\n{}", found.stdout);
+        assert!(found.stdout.contains(&format!("{rows} rows missing")), "{harm}\n{}", found.stdout);
+        let narrowed = project.puller(&["verify", "--unit", &unit(DAYS[1]), "--json"])?.expect_code(4)?.json()?;
+        assert_eq!(narrowed[0]["units"], 1, "{narrowed}");
+        assert_eq!(narrowed[0]["findings"][0]["missing_rows"], rows, "{narrowed}");
+
+        let before = rows_loaded(&project)?;
+        let fixed = project.puller(&["verify", "--fix"])?.expect_code(0)?;
+        assert!(sent(&fixed.stdout).contains(&format!("{archives} archives")), "{harm}\n{}", fixed.stdout);
+        // Asked twice, it is loaded once.
+        project.puller(&["verify", "--fix"])?.expect_code(0)?;
+        project.puller(&["pull"])?.expect_code(0)?;
+        assert_eq!(rows_loaded(&project)? - before, 24 * archives as u64, "{harm}");
+        project.puller(&["verify"])?.expect_code(0)?;
+        project.check_tables()?;
+    }
+    Ok(())
+}
+
+fn rows_loaded(project: &Project) -> Result<u64> {
+    let rows = project.query("SELECT sum(rows) FROM {db}.ingest_log")?;
+    rows.trim().parse().context(rows)
+}
+
+#[test]
+fn what_is_not_loaded_is_loaded() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "not-loaded")?;
+    let hand = Handmade::new(stack, &project)?;
+    upload(&project)?;
+    // Announced, and nobody has pulled: found, and explained.
+    let pending = project.puller(&["verify", "--to", DAYS[1]])?.expect_code(4)?;
+    assert_eq!(lines(&pending.stdout, '-'), [unit(DAYS[0]), unit(DAYS[1])], "{}", pending.stdout);
+    assert!(pending.stdout.contains("3 markers are not settled yet"), "{}", pending.stdout);
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.puller(&["verify"])?.expect_code(0)?;
+
+    // The ledger has lost an archive, with its rows; a worker that runs brings it back.
+    project.query("DELETE FROM {db}.archives WHERE symbol = 'ETHUSDT' AND period = '2025-03-02'")?;
+    project.query("DELETE FROM {db}.klines WHERE symbol = 'ETHUSDT' AND toDate(open_time) = '2025-03-02'")?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    let before = rows_loaded(&project)?;
+    project.puller(&["verify", "--fix", "--wait"])?.expect_code(0)?;
+    assert_eq!(rows_loaded(&project)? - before, 24);
+    worker.sigterm()?;
+    worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+    project.check_tables()?;
+
+    // Everything is lost but the stream: the ids of what was sent before do not stand in the way.
+    for _ in 0..2 {
+        project.query("DROP DATABASE {db} SYNC")?;
+        let found = project.puller(&["verify"])?.expect_code(4)?;
+        assert_eq!(lines(&found.stdout, '-').len(), 3, "{}", found.stdout);
+        project.puller(&["verify", "--fix"])?.expect_code(0)?;
+        project.puller(&["pull"])?.expect_code(0)?;
+        project.puller(&["verify"])?.expect_code(0)?;
+        project.check_tables()?;
+    }
+
+    // An archive that has to be looked at and is not in the bucket cannot be checked, and is named.
+    project.query("DELETE FROM {db}.klines WHERE symbol = 'ETHUSDT' AND toHour(open_time) = 5")?;
+    let lost = format!("{}/{}", project.prefix(), spec("ETHUSDT", DAYS[0]).path());
+    hand.delete(&lost)?;
+    let found = project.puller(&["verify"])?.expect_code(4)?;
+    assert_eq!(lines(&found.stdout, '!'), [unit(DAYS[0])], "{}", found.stdout);
+    assert!(found.stdout.contains(&format!("{lost}: it is not in the bucket")), "{}", found.stdout);
+    project.puller(&["verify", "--fix"])?.expect_code(1)?;
+
+    project.puller(&["verify", "--destination", "nowhere"])?.expect_code(2)?;
+    project.puller(&["verify", "--unit", "binance/spot/klines/1h/2020-01-01"])?.expect_code(4)?;
+    Ok(())
+}
+
+#[test]
+fn a_server_that_is_away_is_told_from_a_difference() -> Result<()> {
+    let mut project = Project::new(Stack::shared(), "recovery-away")?;
+    let none = project.puller(&["verify"])?.expect_code(4)?;
+    assert!(none.stderr.contains("run `uploader reconcile --fix`"), "{}", none.stderr);
+    project.uploader(&["reconcile"])?.expect_code(4)?;
+    upload(&project)?;
+    // Nobody but the operator makes the stream where that is so.
+    project.set("nats.manage", false)?;
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.puller(&["verify", "--fix"])?.expect_code(2)?;
+    for (key, binaries) in [
+        ("clickhouse.port", &["puller"][..]),
+        ("nats.url", &["puller", "uploader"]),
+        ("storage.r2.endpoint", &["uploader"]),
+    ] {
+        let before = key.split('.').fold(project.config(), |config, part| &config[part]).clone();
+        let away = match key {
+            "clickhouse.port" => 9.into(),
+            "nats.url" => Value::from("nats://127.0.0.1:9"),
+            _ => "http://127.0.0.1:9".into(),
+        };
+        project.set(key, away)?;
+        for binary in binaries {
+            let ended =
+                if *binary == "puller" { project.puller(&["verify"])? } else { project.uploader(&["reconcile"])? };
+            ended.expect_code(3)?;
+        }
+        project.set(key, before)?;
+    }
+    Ok(())
+}
+
+/// Rows that a later archive replaced, or a correction took away, are not missing.
+#[test]
+fn replaced_rows_are_right() -> Result<()> {
+    let project = Project::new(Stack::shared(), "replaced")?;
+    ship(&project)?;
+    spec(SYMBOLS[0], DAYS[0]).seed(1).missing([3]).generated_at("2025-03-05T00:00:00Z").write(project.data_dir())?;
+    let monthly = ArchiveSpec::new(Market::Spot, SYMBOLS[0], "1h", "2025-03").seed(2).missing(0..30);
+    monthly.generated_at("2025-04-07T00:00:00Z").write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    let right = project.puller(&["verify"])?.expect_code(0)?;
+    assert!(right.stdout.contains("4 units, 7 archives verified"), "{}", right.stdout);
+    // A daily's own rows, of which the monthly has replaced some.
+    project.query("DELETE FROM {db}.klines WHERE symbol = 'BTCUSDT' AND toDate(open_time) = '2025-03-02'")?;
+    let found = project.puller(&["verify"])?.expect_code(4)?;
+    assert_eq!(lines(&found.stdout, '*').len(), 2, "{}", found.stdout);
+    project.puller(&["verify", "--fix"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.puller(&["verify"])?.expect_code(0).map(drop)
+}
+
+trait ContextOf<T> {
+    fn context_of(self, what: &str) -> Result<T>;
+}
+
+impl<T> ContextOf<T> for Option<T> {
+    fn context_of(self, what: &str) -> Result<T> {
+        self.ok_or_else(|| tests::Failure::new(format!("no {what}")))
+    }
+}

@@ -1,0 +1,261 @@
+//! `uploader reconcile`: the bucket's manifests against the stream, both ways.
+//!
+//! Bucket and stream say the same in health: `current.json` of each unit names the revision of its newest marker. Each
+//! is enough to bring back what the other lost, the bucket because it has every manifest, the stream as far as its
+//! markers hold their lists themselves. Held in memory are names and revisions, a few hundred bytes a unit, never lists
+//! of objects.
+
+mod bucket;
+mod fix;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::checksum::Sha256Sum;
+use common::config::Config;
+use common::exit;
+use common::marker::Marker;
+use common::unit::Unit;
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use nats::{Bus, BusError, BusErrorKind, StreamMarker};
+
+use crate::cli::Reconcile;
+use crate::error::{PassError, UnitError};
+use crate::site::Site;
+
+use bucket::{InBucket, Listed};
+use fix::{Fixer, Repair};
+pub(crate) use report::Report;
+use report::{Finding, Sign};
+
+/// Units looked at side by side; each waits for some answers of the bucket.
+const UNITS_MAX: usize = 16;
+
+/// Ends a run: nothing else would fare better.
+#[derive(Debug)]
+struct Stop {
+    message: String,
+    code: u8,
+}
+
+impl From<PassError> for Stop {
+    fn from(error: PassError) -> Self {
+        Self { message: error.to_string(), code: error.exit_code() }
+    }
+}
+
+impl From<BusError> for Stop {
+    fn from(error: BusError) -> Self {
+        let (code, advice) = match error.kind {
+            BusErrorKind::Unavailable => (exit::UNREACHABLE, "check nats.url and the network, then run it again"),
+            BusErrorKind::Denied => (exit::USAGE, "check the NATS user and password, nkey or credentials file"),
+            BusErrorKind::Missing => (exit::USAGE, "have an operator run `puller migrate`"),
+            BusErrorKind::Refused => (exit::SOME_FAILED, "see the message"),
+        };
+        Self { message: format!("{error} ({advice})"), code }
+    }
+}
+
+/// The newest message of a unit on the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct OnStream {
+    sequence: u64,
+    /// `None`: the message is not a marker this version reads.
+    content: Option<(Sha256Sum, Timestamp)>,
+}
+
+impl OnStream {
+    fn of(message: &StreamMarker) -> Self {
+        let marker = Marker::parse(&message.payload).ok();
+        Self { sequence: message.sequence, content: marker.map(|marker| (marker.revision, marker.published_at)) }
+    }
+}
+
+/// Compares, and with `--fix` repairs; says how it went.
+pub(crate) async fn run(site: &Site, config: &Config, args: &Reconcile) -> Report {
+    let mut report = Report::new(args.fix);
+    if let Err(stop) = compare_all(site, config, args, &mut report).await {
+        tracing::error!("{}", stop.message);
+        report.fail(stop.message, stop.code);
+    }
+    site.progress.end();
+    report.end();
+    report
+}
+
+async fn compare_all(site: &Site, config: &Config, args: &Reconcile, report: &mut Report) -> Result<(), Stop> {
+    site.bucket_is_there().await?;
+    // Not `site.queue`: that makes streams that are not there, and comparing must change nothing.
+    let bus = Bus::connect(&config.nats, &format!("uploader-reconcile-{}", std::process::id())).await?;
+    let mut there = bus.has_stream().await?;
+    report.stream_was_missing = !there;
+    if !there {
+        tracing::warn!("there is no stream MARKERS: it was deleted, or NATS has lost its store");
+        if args.fix {
+            if !config.nats.manage {
+                return Err(Stop {
+                    message: "there is no stream MARKERS, and nats.manage is false: have an operator run `puller \
+                              migrate`, then run this again"
+                        .into(),
+                    code: exit::USAGE,
+                });
+            }
+            bus.apply_streams(config.nats.replicas, false).await?;
+            there = true;
+        }
+    }
+    let mut announced: BTreeMap<Unit, OnStream> = BTreeMap::new();
+    let mut stream_end = 0;
+    if there {
+        stream_end = bus.last_sequence().await?;
+        bus.survey(|message| {
+            let found = OnStream::of(&message);
+            let newest = announced.entry(message.subject.unit).or_insert(found);
+            if found.sequence > newest.sequence {
+                *newest = found;
+            }
+        })
+        .await?;
+    }
+    let listed = bucket::list(site).await?;
+    let units: BTreeSet<&Unit> = announced.keys().chain(listed.keys()).collect();
+    site.progress.begin(units.len());
+    let data_dir = config.local.data_dir.is_some();
+    let run = Run { site, bus: &bus, args, there, fixer: Fixer { site, bus: &bus, stream_end, data_dir } };
+    let findings = stream::iter(units)
+        .take_until(site.shutdown.cancelled())
+        .map(|unit| run.unit(unit, listed.get(unit), announced.get(unit).copied()))
+        .buffered(UNITS_MAX);
+    let mut findings = std::pin::pin!(findings);
+    while let Some(finding) = findings.next().await {
+        site.progress.unit_done();
+        report.add(finding?, args.verbose);
+    }
+    bus.close().await;
+    if site.shutdown.is_cancelled() { Err(PassError::Stopped.into()) } else { Ok(()) }
+}
+
+struct Run<'s> {
+    site: &'s Site,
+    bus: &'s Bus,
+    args: &'s Reconcile,
+    /// Whether there is a stream to ask.
+    there: bool,
+    fixer: Fixer<'s>,
+}
+
+impl Run<'_> {
+    /// One unit, compared and repaired.
+    async fn unit(&self, unit: &Unit, listed: Option<&Listed>, announced: Option<OnStream>) -> Result<Finding, Stop> {
+        self.site.progress.doing(unit.to_string());
+        let result = async {
+            let bucket = bucket::read(self.site, unit, listed, announced.is_some()).await?;
+            let (mut finding, mut repair) = judge(unit, &bucket, announced);
+            if finding.sign != Sign::Same && self.there {
+                // The stream was read before the bucket, and an uploader may be at work.
+                let now = self.bus.current_marker(unit).await.map_err(Stop::from)?;
+                (finding, repair) = judge(unit, &bucket, now.as_ref().map(OnStream::of));
+            }
+            let look = !self.args.quick || self.args.fix && repair == Repair::Publish;
+            if let InBucket::Whole(manifest) = &bucket
+                && look
+            {
+                let lost = bucket::faulty_objects(self.site, manifest.objects()).await?;
+                finding.lose(&lost);
+                if self.args.fix && !lost.is_empty() {
+                    let left = self.fixer.put_back(lost, &mut finding).await?;
+                    if left > 0 {
+                        repair = Repair::Impossible;
+                    }
+                }
+            }
+            if self.args.fix {
+                self.fixer.repair(unit, &bucket, repair, &mut finding).await?;
+            }
+            Ok(finding)
+        };
+        match result.await {
+            Ok(finding) => Ok(finding),
+            Err(Trouble::Unit(reasons)) => {
+                let mut finding = Finding::new(unit, Sign::Faulty, "could not be looked at");
+                finding.details.extend(reasons);
+                if self.args.fix {
+                    finding.fixed = Some(false);
+                }
+                Ok(finding)
+            }
+            Err(Trouble::Stop(stop)) => Err(stop),
+        }
+    }
+}
+
+/// What ends the work on a unit, or all work.
+enum Trouble {
+    Unit(Vec<String>),
+    Stop(Stop),
+}
+
+impl From<UnitError> for Trouble {
+    fn from(error: UnitError) -> Self {
+        match error {
+            UnitError::HeldBack(reasons) => Self::Unit(reasons),
+            UnitError::Pass(error) => Self::Stop(error.into()),
+        }
+    }
+}
+
+impl From<Stop> for Trouble {
+    fn from(stop: Stop) -> Self {
+        Self::Stop(stop)
+    }
+}
+
+/// What the two sides together mean, and what would bring them together.
+fn judge(unit: &Unit, bucket: &InBucket, stream: Option<OnStream>) -> (Finding, Repair) {
+    let finding = |sign, what: &str| Finding::new(unit, sign, what);
+    match (bucket, stream) {
+        (InBucket::Absent, None) => (finding(Sign::Same, "gone on both sides"), Repair::Nothing),
+        (InBucket::Absent, Some(_)) => {
+            (finding(Sign::StreamOnly, "on the stream, not in the bucket"), Repair::WriteBack)
+        }
+        (InBucket::Faulty(why), stream) => {
+            let repair = stream.and_then(|stream| stream.content).map_or(Repair::Impossible, |_| Repair::WriteBack);
+            (finding(Sign::Faulty, why), repair)
+        }
+        (InBucket::Whole(manifest), None) => {
+            let what = if manifest.is_current { "" } else { "; current.json is missing" };
+            (finding(Sign::BucketOnly, &format!("in the bucket, not on the stream{what}")), Repair::Publish)
+        }
+        (InBucket::Whole(_), Some(OnStream { content: None, sequence })) => {
+            let what = format!(
+                "message {sequence} of the stream is not a marker this version reads: update this program, or find out \
+                 who publishes there"
+            );
+            (finding(Sign::Faulty, &what), Repair::Impossible)
+        }
+        (InBucket::Whole(manifest), Some(OnStream { content: Some((revision, published_at)), .. })) => {
+            let marker = &manifest.marker;
+            if marker.revision == revision {
+                return (finding(Sign::Same, "the same"), Repair::Nothing);
+            }
+            let (newer, repair) = if published_at > marker.published_at {
+                ("the stream's is newer", Repair::WriteBack)
+            } else {
+                ("the bucket's is newer", Repair::Publish)
+            };
+            let what = format!(
+                "revisions differ, {newer}: bucket {} of {}, stream {} of {published_at}",
+                short(&marker.revision),
+                marker.published_at,
+                short(&revision)
+            );
+            (finding(Sign::Differ, &what), repair)
+        }
+    }
+}
+
+/// The first twelve digits, as people compare them.
+fn short(revision: &Sha256Sum) -> String {
+    revision.to_string().chars().take(12).collect()
+}

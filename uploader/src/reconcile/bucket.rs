@@ -1,0 +1,162 @@
+//! The bucket's side: which units it has manifests of, and what they say.
+
+use std::collections::BTreeMap;
+
+use common::checksum::Sha256Sum;
+use common::marker::{Current, MANIFEST_BYTES_MAX, Marker, Object};
+use common::unit::Unit;
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+
+use crate::error::{PassError, UnitError};
+use crate::site::Site;
+use crate::upload::difference;
+
+const CURRENT: &str = "current.json";
+const CURRENT_BYTES_MAX: u64 = 64 * 1024;
+
+/// What the listing shows of a unit.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    current: bool,
+    manifests: Vec<Sha256Sum>,
+}
+
+/// What the bucket says of a unit.
+pub(super) enum InBucket {
+    /// No `current.json` that says anything.
+    Absent,
+    Whole(Box<Manifest>),
+    /// Why its newest revision is not known.
+    Faulty(String),
+}
+
+/// A manifest that was read and checked.
+pub(super) struct Manifest {
+    pub(super) key: String,
+    pub(super) json: Vec<u8>,
+    pub(super) marker: Marker,
+    /// Whether `current.json` names it.
+    pub(super) is_current: bool,
+    objects: Vec<Object>,
+}
+
+impl Manifest {
+    pub(super) fn objects(&self) -> &[Object] {
+        &self.objects
+    }
+}
+
+/// An object that is not in the bucket as a marker says.
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) object: Object,
+    pub(super) why: String,
+}
+
+/// All units the bucket has manifests of.
+pub(super) async fn list(site: &Site) -> Result<BTreeMap<Unit, Listed>, PassError> {
+    let mut units: BTreeMap<Unit, Listed> = BTreeMap::new();
+    let (prefix, mut next) = (site.prefix.manifests(), None);
+    loop {
+        let page = site.store.list(&prefix, next).await.map_err(PassError::Bucket)?;
+        for key in &page.keys {
+            let Some((unit, name)) = site.prefix.manifest_parts(key) else {
+                tracing::warn!(object.key = key, "not the key of a manifest");
+                continue;
+            };
+            let listed = units.entry(unit).or_default();
+            match name.strip_suffix(".json").map(str::parse) {
+                _ if name == CURRENT => listed.current = true,
+                Some(Ok(revision)) => listed.manifests.push(revision),
+                _ => tracing::warn!(object.key = key, "not the key of a manifest"),
+            }
+        }
+        next = page.next;
+        if next.is_none() {
+            return Ok(units);
+        }
+        if site.shutdown.is_cancelled() {
+            return Err(PassError::Stopped);
+        }
+    }
+}
+
+/// Reads what `current.json` names. Where there is none and the stream knows nothing either, the newest manifest counts:
+/// an uploader that died, or somebody's deletion, left it without a name.
+pub(super) async fn read(
+    site: &Site,
+    unit: &Unit,
+    listed: Option<&Listed>,
+    announced: bool,
+) -> Result<InBucket, UnitError> {
+    let Some(listed) = listed else { return Ok(InBucket::Absent) };
+    if listed.current {
+        let key = site.prefix.current_key(unit);
+        let Some(json) = site.store.get_small(&key, CURRENT_BYTES_MAX).await? else { return Ok(InBucket::Absent) };
+        return match serde_json::from_slice::<Current>(&json) {
+            Ok(current) => manifest(site, unit, &current.revision, true).await,
+            Err(error) => Ok(InBucket::Faulty(format!("{key} cannot be understood: {error}"))),
+        };
+    }
+    if announced {
+        return Ok(InBucket::Absent);
+    }
+    let mut newest: Option<Box<Manifest>> = None;
+    for revision in &listed.manifests {
+        if let InBucket::Whole(found) = manifest(site, unit, revision, false).await?
+            && newest.as_ref().is_none_or(|newest| newest.marker.published_at < found.marker.published_at)
+        {
+            newest = Some(found);
+        }
+    }
+    Ok(newest.map_or_else(
+        || InBucket::Faulty("there is no current.json, and no manifest that can be read".into()),
+        InBucket::Whole,
+    ))
+}
+
+/// A manifest by its revision, checked as a worker would.
+pub(super) async fn manifest(
+    site: &Site,
+    unit: &Unit,
+    revision: &Sha256Sum,
+    is_current: bool,
+) -> Result<InBucket, UnitError> {
+    let key = site.prefix.manifest_key(unit, revision);
+    let Some(json) = site.store.get_small(&key, MANIFEST_BYTES_MAX).await? else {
+        return Ok(InBucket::Faulty(format!("manifest {key} is not in the bucket")));
+    };
+    let faulty = |why: &dyn std::fmt::Display| Ok(InBucket::Faulty(format!("manifest {key} is not whole: {why}")));
+    let marker = match Marker::parse(&json) {
+        Ok(marker) if marker.unit != *unit => return faulty(&"it is of another unit"),
+        Ok(marker) if marker.revision != *revision => return faulty(&"it is of another revision"),
+        Ok(marker) => marker,
+        Err(error) => return faulty(&error),
+    };
+    let objects = match marker.checked_objects(&site.prefix, Timestamp::now()) {
+        Ok(objects) => objects.to_vec(),
+        Err(error) => return faulty(&error),
+    };
+    Ok(InBucket::Whole(Box::new(Manifest { key, json: json.to_vec(), marker, is_current, objects })))
+}
+
+/// The objects that the bucket does not have as the marker says, by its own metadata.
+pub(super) async fn faulty_objects(site: &Site, objects: &[Object]) -> Result<Vec<Lost>, UnitError> {
+    let mut lost = Vec::new();
+    let mut heads = stream::iter(objects)
+        .map(async |object| {
+            let _place = site.transfer().await?;
+            let stored = site.store.head(&object.key).await?;
+            let why = match &stored {
+                None => Some("it is not in the bucket".to_owned()),
+                Some(stored) => difference(stored, object, None),
+            };
+            Ok::<_, UnitError>(why.map(|why| Lost { object: object.clone(), why }))
+        })
+        .buffered(site.transfers_max);
+    while let Some(found) = heads.next().await {
+        lost.extend(found?);
+    }
+    Ok(lost)
+}

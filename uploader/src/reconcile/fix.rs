@@ -1,0 +1,209 @@
+//! Bringing the two sides together again.
+
+use std::time::{Duration, Instant};
+
+use common::backoff::Backoff;
+use common::checksum::Sha256Sum;
+use common::marker::{Content, Current, Marker};
+use common::unit::Unit;
+use jiff::Timestamp;
+use nats::{Bus, BusErrorKind, MarkerSubject, Published};
+
+use super::bucket::{self, InBucket, Lost, Manifest};
+use super::report::Finding;
+use super::{Stop, Trouble};
+use crate::publish::{is_backfill, put_read_back};
+use crate::site::{Site, blocking};
+
+/// How often a unit is decided on anew because an uploader announced it in between.
+const OVERTAKEN_MAX: usize = 4;
+
+/// What brings the sides of a unit together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repair {
+    Nothing,
+    /// The bucket's manifest goes to the stream.
+    Publish,
+    /// The stream's marker goes to the bucket.
+    WriteBack,
+    /// Neither side has what is missing.
+    Impossible,
+}
+
+pub(super) struct Fixer<'s> {
+    pub(super) site: &'s Site,
+    pub(super) bus: &'s Bus,
+    /// Sequence of the stream's last message when the run began.
+    pub(super) stream_end: u64,
+    /// Whether this machine may have the archives.
+    pub(super) data_dir: bool,
+}
+
+impl Fixer<'_> {
+    pub(super) async fn repair(
+        &self,
+        unit: &Unit,
+        bucket: &InBucket,
+        repair: Repair,
+        finding: &mut Finding,
+    ) -> Result<(), Trouble> {
+        let done = match (repair, bucket) {
+            (Repair::Nothing, _) => return Ok(()),
+            (Repair::Impossible, _) => Err("neither side has what is missing; with the archives in data_dir, mend or \
+                                            delete the unit's current.json and run `uploader upload`"
+                .to_owned()),
+            (Repair::Publish, InBucket::Whole(manifest)) => self.publish(unit, manifest).await?,
+            (Repair::Publish, _) => Err("there is no manifest to publish".to_owned()),
+            (Repair::WriteBack, _) => self.write_back(unit).await?,
+        };
+        // What was lost and could not be put back has its own line.
+        if finding.fixed == Some(false) {
+            return Ok(());
+        }
+        match done {
+            Ok(what) => finding.mended(what),
+            Err(why) => finding.not_mended(why),
+        }
+        Ok(())
+    }
+
+    /// The manifest, byte for byte, where its period belongs now. All its objects were read back.
+    async fn publish(&self, unit: &Unit, manifest: &Manifest) -> Result<Result<String, String>, Trouble> {
+        if !manifest.is_current {
+            self.write_current(unit, &manifest.marker.revision, &manifest.key).await?;
+        }
+        let revision = &manifest.marker.revision;
+        let deadline = Instant::now() + self.site.publish.timeout;
+        let (mut overtaken, mut attempt) = (0, 0);
+        while overtaken < OVERTAKEN_MAX {
+            attempt += 1;
+            match self.publish_once(unit, manifest).await {
+                Ok(Some(Published::Stored { .. })) => {
+                    return Ok(Ok(format!("published on {}", self.subject(unit))));
+                }
+                Ok(Some(Published::AlreadyThere)) => return Ok(Ok("published in the meantime".into())),
+                Ok(None) => return Ok(Err("a newer revision was published in the meantime; run this again".into())),
+                Ok(Some(Published::Overtaken)) => overtaken += 1,
+                Err(error) if error.kind == BusErrorKind::Refused => return Ok(Err(error.to_string())),
+                // An election takes some seconds; the same id makes trying again safe.
+                Err(error) if error.kind == BusErrorKind::Unavailable && Instant::now() < deadline => {
+                    tracing::warn!(%unit, %revision, %error, "publishing again");
+                    let pause = Backoff::RECONNECT.delay(attempt).min(Duration::from_secs(2));
+                    let stopped = self.site.shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none();
+                    if stopped {
+                        return Err(Stop::from(crate::error::PassError::Stopped).into());
+                    }
+                }
+                Err(error) => return Err(Stop::from(error).into()),
+            }
+        }
+        Ok(Err("the stream refused the marker each time: an uploader announces this unit too; run this again".into()))
+    }
+
+    fn subject(&self, unit: &Unit) -> String {
+        MarkerSubject::announcement(unit, is_backfill(unit, self.site.publish.live_days, Timestamp::now()))
+    }
+
+    /// `None`: the stream has something newer.
+    async fn publish_once(&self, unit: &Unit, manifest: &Manifest) -> Result<Option<Published>, nats::BusError> {
+        let latest = self.bus.latest_marker(unit).await?;
+        if let Some(found) = &latest.marker {
+            if found.revision == manifest.marker.revision {
+                return Ok(Some(Published::AlreadyThere));
+            }
+            if found.published_at > manifest.marker.published_at {
+                return Ok(None);
+            }
+        }
+        let backfill = is_backfill(unit, self.site.publish.live_days, Timestamp::now());
+        let subject = MarkerSubject::announcement(unit, backfill);
+        let expected_last = if backfill { latest.backfill_sequence } else { latest.ready_sequence };
+        let payload = manifest.marker.message(&manifest.key, &manifest.json);
+        let revision = &manifest.marker.revision;
+        self.bus.republish_marker(&subject, revision, payload, expected_last, self.stream_end).await.map(Some)
+    }
+
+    /// The stream's marker becomes the bucket's manifest again, if all it names is there.
+    async fn write_back(&self, unit: &Unit) -> Result<Result<String, String>, Trouble> {
+        let Some(message) = self.bus.current_marker(unit).await.map_err(Stop::from)? else {
+            return Ok(Err("the marker is no longer on the stream; run this again".into()));
+        };
+        let marker = match Marker::parse(&message.payload) {
+            Ok(marker) if marker.unit == *unit => marker,
+            Ok(_) => return Ok(Err("the marker on the stream is of another unit".into())),
+            Err(error) => return Ok(Err(format!("the stream's message: {error}"))),
+        };
+        let key = self.site.prefix.manifest_key(unit, &marker.revision);
+        let (objects, json) = match &marker.content {
+            Content::Objects(_) => match marker.checked_objects(&self.site.prefix, Timestamp::now()) {
+                Ok(objects) => (objects.to_vec(), Some(&message.payload)),
+                Err(error) => return Ok(Err(format!("the marker on the stream: {error}"))),
+            },
+            Content::Manifest(_) => match bucket::manifest(self.site, unit, &marker.revision, false).await? {
+                InBucket::Whole(manifest) => (manifest.objects().to_vec(), None),
+                InBucket::Absent | InBucket::Faulty(_) => {
+                    return Ok(Err(format!(
+                        "the list of its objects was in {key} only; with the archives in data_dir, delete the unit's \
+                         current.json and run `uploader upload`"
+                    )));
+                }
+            },
+        };
+        let lost = bucket::faulty_objects(self.site, &objects).await?;
+        if let Some(first) = lost.first() {
+            let (count, key, why) = (lost.len(), &first.object.key, &first.why);
+            return Ok(Err(format!(
+                "{count} objects that the stream's marker names are not in the bucket: {key}: {why}"
+            )));
+        }
+        if let Some(json) = json {
+            put_read_back(self.site, &key, json).await?;
+        }
+        self.write_current(unit, &marker.revision, &key).await?;
+        Ok(Ok(format!("written back to the bucket: {key}")))
+    }
+
+    async fn write_current(&self, unit: &Unit, revision: &Sha256Sum, manifest: &str) -> Result<(), Trouble> {
+        let current = Current { revision: *revision, manifest: manifest.to_owned() };
+        let json = serde_json::to_vec(&current).expect("two texts always serialise");
+        Ok(put_read_back(self.site, &self.site.prefix.current_key(unit), &json).await?)
+    }
+
+    /// Uploads again what the bucket lost and this machine still has, byte for byte; returns how many are left.
+    pub(super) async fn put_back(&self, lost: Vec<Lost>, finding: &mut Finding) -> Result<usize, Trouble> {
+        let mut left = 0;
+        for Lost { object, .. } in lost {
+            match self.put_back_one(&object).await? {
+                Ok(()) => finding.mended(format!("{} uploaded again from data_dir", object.key)),
+                Err(why) => {
+                    left += 1;
+                    finding.not_mended(format!("{} {why}", object.key));
+                }
+            }
+        }
+        Ok(left)
+    }
+
+    async fn put_back_one(&self, object: &common::marker::Object) -> Result<Result<(), String>, Trouble> {
+        let advice = "put the archive back into data_dir and run this again on that machine";
+        let Ok(path) = self.site.prefix.archive_path(&object.key) else { return Ok(Err(advice.into())) };
+        if !self.data_dir {
+            return Ok(Err(format!("is lost, and no local.data_dir is set: {advice}")));
+        }
+        let place = self.site.transfer().await.map_err(Stop::from)?;
+        let memory = self.site.memory(object.size).await.map_err(Stop::from)?;
+        let Ok(bytes) = self.site.read(path).await else {
+            return Ok(Err(format!("is lost, and not in data_dir either: {advice}")));
+        };
+        let copy = bytes.clone();
+        if blocking(move || Sha256Sum::of(&copy)).await != object.sha256 {
+            return Ok(Err(
+                "is lost, and what is in data_dir has other bytes; `uploader upload` takes it as a new revision".into(),
+            ));
+        }
+        self.site.store.put(&object.key, bytes, object.sha256).await.map_err(crate::error::UnitError::from)?;
+        drop((place, memory));
+        let still = bucket::faulty_objects(self.site, std::slice::from_ref(object)).await?;
+        Ok(still.first().map_or(Ok(()), |lost| Err(format!("was uploaded and does not read back: {}", lost.why))))
+    }
+}

@@ -1,0 +1,180 @@
+//! What a comparison found, for people and as JSON.
+
+use common::exit;
+use common::unit::Unit;
+use serde::Serialize;
+
+use super::bucket::Lost;
+
+/// How a unit compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) enum Sign {
+    #[serde(rename = "=")]
+    Same,
+    #[serde(rename = "+")]
+    BucketOnly,
+    #[serde(rename = "-")]
+    StreamOnly,
+    #[serde(rename = "*")]
+    Differ,
+    #[serde(rename = "!")]
+    Faulty,
+}
+
+impl Sign {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Same => "=",
+            Self::BucketOnly => "+",
+            Self::StreamOnly => "-",
+            Self::Differ => "*",
+            Self::Faulty => "!",
+        }
+    }
+}
+
+/// One unit.
+#[derive(Debug, Serialize)]
+pub(super) struct Finding {
+    unit: String,
+    pub(super) sign: Sign,
+    what: String,
+    /// Objects that are not in the bucket as they must be, and other reasons; one line each.
+    pub(super) details: Vec<String>,
+    /// What `--fix` did, or why it could not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    repairs: Vec<String>,
+    /// `None`: nothing was tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) fixed: Option<bool>,
+}
+
+impl Finding {
+    pub(super) fn new(unit: &Unit, sign: Sign, what: &str) -> Self {
+        let (unit, what) = (unit.to_string(), what.to_owned());
+        Self { unit, sign, what, details: Vec::new(), repairs: Vec::new(), fixed: None }
+    }
+
+    /// Objects of the manifest are not in the bucket as it says.
+    pub(super) fn lose(&mut self, lost: &[Lost]) {
+        if lost.is_empty() {
+            return;
+        }
+        let before = if self.sign == Sign::Same { String::new() } else { format!("; {}", self.what) };
+        let (count, plural) = (lost.len(), if lost.len() == 1 { "" } else { "s" });
+        self.what = format!("the bucket does not have {count} object{plural} that the manifest names{before}");
+        self.sign = Sign::Faulty;
+        self.details.extend(lost.iter().map(|lost| format!("{}: {}", lost.object.key, lost.why)));
+    }
+
+    pub(super) fn mended(&mut self, what: String) {
+        self.fixed = Some(self.fixed.unwrap_or(true));
+        self.repairs.push(what);
+    }
+
+    pub(super) fn not_mended(&mut self, why: String) {
+        self.fixed = Some(false);
+        self.repairs.push(format!("NOT FIXED: {why}"));
+    }
+
+    fn lines(&self, lines: &mut Vec<String>) {
+        lines.push(format!("{} {}  {}", self.sign.as_str(), self.unit, self.what));
+        lines.extend(self.details.iter().map(|detail| format!("    {detail}")));
+        lines.extend(self.repairs.iter().map(|repair| format!("    → {repair}")));
+    }
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Counts {
+    same: usize,
+    bucket_only: usize,
+    stream_only: usize,
+    differ: usize,
+    faulty: usize,
+    fixed: usize,
+    not_fixed: usize,
+}
+
+/// What a run found and did.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    fix: bool,
+    pub(super) stream_was_missing: bool,
+    units: Counts,
+    /// Units that differ; with `--verbose` all.
+    findings: Vec<Finding>,
+    /// Why the run ended early.
+    error: Option<String>,
+    #[serde(skip)]
+    error_code: Option<u8>,
+    pub(crate) exit_code: u8,
+}
+
+impl Report {
+    pub(super) fn new(fix: bool) -> Self {
+        let (units, findings) = (Counts::default(), Vec::new());
+        Self { fix, stream_was_missing: false, units, findings, error: None, error_code: None, exit_code: exit::DONE }
+    }
+
+    pub(super) fn add(&mut self, finding: Finding, verbose: bool) {
+        let units = &mut self.units;
+        *match finding.sign {
+            Sign::Same => &mut units.same,
+            Sign::BucketOnly => &mut units.bucket_only,
+            Sign::StreamOnly => &mut units.stream_only,
+            Sign::Differ => &mut units.differ,
+            Sign::Faulty => &mut units.faulty,
+        } += 1;
+        match finding.fixed {
+            Some(true) => units.fixed += 1,
+            Some(false) => units.not_fixed += 1,
+            None if self.fix && finding.sign != Sign::Same => units.not_fixed += 1,
+            None => {}
+        }
+        if verbose || finding.sign != Sign::Same {
+            self.findings.push(finding);
+        }
+    }
+
+    pub(super) fn fail(&mut self, message: String, code: u8) {
+        self.error = Some(message);
+        self.error_code = Some(code);
+    }
+
+    pub(super) fn end(&mut self) {
+        let units = &self.units;
+        let differences = units.bucket_only + units.stream_only + units.differ + units.faulty;
+        self.exit_code = match self.error_code {
+            Some(code) => code,
+            None if self.fix && units.not_fixed > 0 => exit::SOME_FAILED,
+            None if !self.fix && (differences > 0 || self.stream_was_missing) => exit::WANTING,
+            None => exit::DONE,
+        };
+    }
+
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("texts and numbers always serialise")
+    }
+
+    pub(crate) fn to_text(&self) -> String {
+        let mut lines = Vec::new();
+        self.findings.iter().for_each(|finding| finding.lines(&mut lines));
+        let units = &self.units;
+        lines.push(format!(
+            "{} the same, {} only in the bucket, {} only on the stream, {} differ, {} faulty",
+            units.same, units.bucket_only, units.stream_only, units.differ, units.faulty
+        ));
+        if self.stream_was_missing {
+            lines.push(format!("there was no stream MARKERS{}", if self.fix { ", it was made" } else { "" }));
+        }
+        if self.fix {
+            lines.push(format!("{} fixed, {} not fixed", units.fixed, units.not_fixed));
+        } else if self.exit_code == exit::WANTING {
+            lines.push("`uploader reconcile --fix` repairs what can be repaired".into());
+        }
+        if let Some(error) = &self.error {
+            lines.push(format!("ended early: {error}"));
+        }
+        lines.join("\n")
+    }
+}
