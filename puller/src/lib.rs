@@ -21,6 +21,7 @@ mod mirror;
 mod read_back;
 mod warehouse;
 
+mod board;
 mod circuit;
 mod destination;
 mod metrics;
@@ -33,6 +34,7 @@ mod dead;
 mod doctor;
 mod explain;
 mod history;
+mod journal;
 mod moment;
 mod pause;
 mod pull;

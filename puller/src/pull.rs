@@ -14,12 +14,12 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::board::Totals;
 use crate::cli::Pull;
 use crate::metrics::Metrics;
 use crate::runner::Runner;
 use crate::service::{Failure, Shared, served, worker_name};
 use crate::status::print;
-use crate::worker::Totals;
 
 /// The progress bars of the process; log lines are written around them.
 pub(crate) static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::board::Board;
 use crate::circuit::Circuit;
 use crate::cli::Command;
 use crate::destination::Destination;
@@ -24,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::runner::Runner;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
-use crate::worker::{Board, Worker};
+use crate::worker::Worker;
 use crate::{dead, doctor, explain, history, pause, pull, replay, status, sweep, tasks, verify};
 
 /// Where log lines go: stderr, and around a progress bar if there is one.

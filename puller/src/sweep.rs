@@ -7,8 +7,8 @@ use common::backoff::{Backoff, Growth};
 use nats::{BusError, BusErrorKind, MarkerSubject, Sweeper, Swept};
 use tokio_util::sync::CancellationToken;
 
-use crate::dead::{Journal, Note};
 use crate::error::{ErrorClass, WorkError};
+use crate::journal::{Journal, Note};
 use crate::service::Shared;
 
 /// Nothing that anybody waits for.

@@ -1,7 +1,5 @@
 //! One delivery, from the queue to the destination and back to the queue.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::config::Retry;
@@ -14,6 +12,7 @@ use nats::{Bus, DeadLetter, Delivery, Held, Lane, MarkerSubject, TaskState};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::board::Board;
 use crate::circuit::Circuit;
 use crate::destination::{Destination, Work};
 use crate::error::{ErrorClass, ObjectFault, WorkError};
@@ -265,7 +264,9 @@ impl Worker {
             tracing::warn!(%error, "the unit will be delivered again, and found to be done");
         }
         self.metrics.settled(&self.destination_name, ending.as_str());
-        self.board.count(ending);
+        if ending != Ending::Retry {
+            self.board.count(ending == Ending::DeadLetter);
+        }
         if let Ok(work) = finished.result {
             self.metrics.archives(&self.destination_name, "loaded", work.loaded);
             self.metrics.archives(&self.destination_name, "skipped", work.skipped);
@@ -371,88 +372,5 @@ fn describe(error: &WorkError) -> String {
         WorkError::Store(store) => format!("{error} ({})", store.advice()),
         WorkError::Warehouse(warehouse) => format!("{error} ({})", warehouse.advice()),
         other => other.to_string(),
-    }
-}
-
-/// What a destination's workers in this process hold, have parked and have done.
-#[derive(Clone, Default)]
-pub(crate) struct Board(Arc<Mutex<BoardState>>);
-
-#[derive(Default)]
-struct BoardState {
-    next_id: u64,
-    in_hand: BTreeMap<u64, String>,
-    parked_until: Vec<Instant>,
-    totals: Totals,
-}
-
-/// What this process has settled since it started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
-    /// Units that need no further delivery, dead ones included.
-    pub units: u64,
-    pub dead: u64,
-    pub archives: u64,
-    pub skipped: u64,
-    pub rows: u64,
-    pub bytes: u64,
-}
-
-/// Takes a unit off the board when dropped.
-struct InHand {
-    board: Board,
-    id: u64,
-}
-
-impl Board {
-    fn state(&self) -> std::sync::MutexGuard<'_, BoardState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn enter(&self, unit: &str) -> InHand {
-        let mut state = self.state();
-        let id = state.next_id;
-        state.next_id += 1;
-        state.in_hand.insert(id, unit.to_owned());
-        InHand { board: self.clone(), id }
-    }
-
-    fn park(&self, after: Duration) {
-        self.state().parked_until.push(Instant::now() + after);
-    }
-
-    fn count(&self, ending: Ending) {
-        let totals = &mut self.state().totals;
-        totals.units += u64::from(ending != Ending::Retry);
-        totals.dead += u64::from(ending == Ending::DeadLetter);
-    }
-
-    fn add(&self, work: &Work) {
-        let totals = &mut self.state().totals;
-        totals.archives += work.loaded;
-        totals.skipped += work.skipped;
-        totals.rows += work.rows;
-        totals.bytes += work.bytes;
-    }
-
-    pub(crate) fn in_hand(&self) -> Vec<String> {
-        self.state().in_hand.values().cloned().collect()
-    }
-
-    pub(crate) fn parked(&self) -> u64 {
-        let mut state = self.state();
-        let now = Instant::now();
-        state.parked_until.retain(|until| *until > now);
-        state.parked_until.len() as u64
-    }
-
-    pub(crate) fn totals(&self) -> Totals {
-        self.state().totals
-    }
-}
-
-impl Drop for InHand {
-    fn drop(&mut self) {
-        self.board.state().in_hand.remove(&self.id);
     }
 }

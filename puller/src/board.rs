@@ -1,0 +1,91 @@
+//! What this process holds, has parked and has done for one destination: for `status`, `pull` and the metrics.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::destination::Work;
+
+/// What a destination's workers in this process hold, have parked and have done.
+#[derive(Clone, Default)]
+pub(crate) struct Board(Arc<Mutex<BoardState>>);
+
+#[derive(Default)]
+struct BoardState {
+    next_id: u64,
+    in_hand: BTreeMap<u64, String>,
+    parked_until: Vec<Instant>,
+    totals: Totals,
+}
+
+/// What this process has settled since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    /// Units that need no further delivery, dead ones included.
+    pub units: u64,
+    pub dead: u64,
+    pub archives: u64,
+    pub skipped: u64,
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+/// Takes a unit off the board when dropped.
+pub(crate) struct InHand {
+    board: Board,
+    id: u64,
+}
+
+impl Board {
+    fn state(&self) -> MutexGuard<'_, BoardState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn enter(&self, unit: &str) -> InHand {
+        let mut state = self.state();
+        let id = state.next_id;
+        state.next_id += 1;
+        state.in_hand.insert(id, unit.to_owned());
+        InHand { board: self.clone(), id }
+    }
+
+    pub(crate) fn park(&self, after: Duration) {
+        self.state().parked_until.push(Instant::now() + after);
+    }
+
+    /// Counts a unit that needs no further delivery.
+    pub(crate) fn count(&self, dead: bool) {
+        let totals = &mut self.state().totals;
+        totals.units += 1;
+        totals.dead += u64::from(dead);
+    }
+
+    pub(crate) fn add(&self, work: &Work) {
+        let totals = &mut self.state().totals;
+        totals.archives += work.loaded;
+        totals.skipped += work.skipped;
+        totals.rows += work.rows;
+        totals.bytes += work.bytes;
+    }
+
+    pub(crate) fn in_hand(&self) -> Vec<String> {
+        self.state().in_hand.values().cloned().collect()
+    }
+
+    pub(crate) fn parked(&self) -> u64 {
+        let mut state = self.state();
+        let now = Instant::now();
+        state.parked_until.retain(|until| *until > now);
+        state.parked_until.len() as u64
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        self.state().totals
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.board.state().in_hand.remove(&self.id);
+    }
+}
