@@ -13,6 +13,7 @@ pub mod object_store;
 
 pub mod backoff;
 pub mod chain;
+pub mod clock;
 pub mod config;
 pub mod doctor;
 pub mod exit;

@@ -58,7 +58,7 @@ impl Bus {
     /// Stops deliveries of a destination, until a time or until resumed. What is in hand is finished.
     pub async fn pause(&self, destination: &str, until: Option<Timestamp>) -> Result<(), BusError> {
         // The server knows no pause without an end.
-        let endless = || Timestamp::now().checked_add((100 * 365 * 24).hours()).unwrap_or(Timestamp::MAX);
+        let endless = || common::clock::now().checked_add((100 * 365 * 24).hours()).unwrap_or(Timestamp::MAX);
         self.set_pause(destination, Some(until.unwrap_or_else(endless))).await
     }
 

@@ -6,7 +6,6 @@ use common::marker::{Content, Current, MANIFEST_BYTES_MAX, Marker, MarkerError, 
 use common::object_key::Prefix;
 use common::object_store::{ObjectStore, StoreError};
 use common::unit::{Unit, shorten};
-use jiff::Timestamp;
 use nats::{Delivery, MarkerSubject, ReplayOptions};
 
 use crate::error::{FaultyObject, ObjectFault, WorkError};
@@ -55,7 +54,7 @@ pub(crate) async fn read(
         }
         marker.content = manifest.content;
     }
-    let mut objects = marker.checked_objects(prefix, Timestamp::now())?.to_vec();
+    let mut objects = marker.checked_objects(prefix, common::clock::now())?.to_vec();
     if !options.symbols.is_empty() {
         objects.retain(|object| options.symbols.contains(&object.symbol));
     }

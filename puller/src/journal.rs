@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use common::config::{Config, DestinationKind};
 use common::marker::Marker;
 use common::unit::Unit;
-use jiff::Timestamp;
 
 use crate::ledger::Attempt;
 use crate::service::Failure;
@@ -54,7 +53,7 @@ impl<'a> Journal<'a> {
     pub(crate) async fn record(&self, note: &Note<'_>) -> Result<(), Failure> {
         let (Some(warehouse), Some(unit)) = (self.warehouses.get(note.destination), &note.unit) else { return Ok(()) };
         let marker = Marker::parse(note.payload).ok();
-        let now = Timestamp::now();
+        let now = common::clock::now();
         let attempt = Attempt {
             finished_at: now,
             started_at: now,

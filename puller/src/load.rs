@@ -255,7 +255,7 @@ impl Loader {
                 }
             }
         }
-        let now = Timestamp::now();
+        let now = common::clock::now();
         let rows: Vec<Loaded<'_>> = verified.iter().map(|archive| self.ledger_row(job, archive, now)).collect();
         // After the read-back, before the ack: a crash before this line loads the part again, a crash after it skips it.
         self.warehouse.record_archives(&rows).await?;

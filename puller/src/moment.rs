@@ -12,7 +12,7 @@ pub(crate) fn past(text: &str) -> Result<Timestamp, String> {
 /// A time to come; `2h` is in two hours.
 pub(crate) fn future(text: &str) -> Result<Timestamp, String> {
     let at = parse(text, Timestamp::checked_add)?;
-    if at <= Timestamp::now() {
+    if at <= common::clock::now() {
         return Err(format!("{at} is in the past"));
     }
     Ok(at)
@@ -32,7 +32,7 @@ fn parse(
     match humantime::parse_duration(text) {
         Ok(duration) => {
             let duration = SignedDuration::try_from(duration).map_err(|error| out_of_range(&error))?;
-            shift(Timestamp::now(), duration).map_err(|error| out_of_range(&error))
+            shift(common::clock::now(), duration).map_err(|error| out_of_range(&error))
         }
         Err(_) => Err("write a time as 2026-02-14T08:00:00Z, a day as 2026-02-14, or a duration as 2h or 3d".into()),
     }
@@ -48,8 +48,8 @@ mod tests {
         assert_eq!(past("2026-02-14"), Ok("2026-02-14T00:00:00Z".parse().expect("a time")));
         let two_hours = SignedDuration::from_hours(2);
         let near = |at: Timestamp, to: Timestamp| at.duration_since(to).abs() < SignedDuration::from_mins(1);
-        assert!(near(past("2h").expect("a time"), Timestamp::now() - two_hours));
-        assert!(near(future("2h").expect("a time"), Timestamp::now() + two_hours));
+        assert!(near(past("2h").expect("a time"), common::clock::now() - two_hours));
+        assert!(near(future("2h").expect("a time"), common::clock::now() + two_hours));
         for text in ["", "soon", "2026-02-30", "99999999999999y"] {
             assert!(past(text).is_err(), "{text}");
         }

@@ -167,7 +167,7 @@ impl Replay {
 }
 
 async fn publish(bus: &Bus, args: &Replay, destination: &str, chosen: &[Chosen], plan: &Plan) -> Result<Task, Failure> {
-    let now = Timestamp::now();
+    let now = common::clock::now();
     let mut task = Task {
         id: format!("{destination}-{}", now.strftime("%Y%m%d-%H%M%S-%3f")),
         destination: destination.to_owned(),
@@ -229,7 +229,7 @@ async fn publish_one(
         rows: 0,
         bytes: 0,
         error: String::new(),
-        at: Timestamp::now(),
+        at: common::clock::now(),
     };
     // Before the marker: a worker that is quick writes its own state after this one.
     bus.put_task_unit(task, &unit_tokens, &init).await?;

@@ -129,7 +129,7 @@ impl Runner {
 
     async fn answer_roster(&self, stop: &CancellationToken) -> Result<(), BusError> {
         let worker = self.worker.clone();
-        let started_at = jiff::Timestamp::now();
+        let started_at = common::clock::now();
         let state = move || WorkerState {
             worker: worker.name.clone(),
             started_at,

@@ -225,7 +225,7 @@ impl Shared {
 /// A name that no other start of a worker has: host, process and time.
 pub(crate) fn worker_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "host".into());
-    let since = jiff::Timestamp::now().as_millisecond();
+    let since = common::clock::now().as_millisecond();
     format!("{}-{}-{since:x}", host.trim(), std::process::id())
 }
 

@@ -82,7 +82,7 @@ async fn one(bus: &Bus, name: &str, kind: &DestinationKind) -> Result<Destinatio
             Err(error) => (None, Some(format!("{error} ({})", error.advice()))),
         },
     };
-    let age = |since: Timestamp| Timestamp::now().duration_since(since).as_secs();
+    let age = |since: Timestamp| common::clock::now().duration_since(since).as_secs();
     Ok(DestinationStatus {
         destination: name.to_owned(),
         pending: progress.pending,
@@ -114,7 +114,7 @@ fn table(all: &[DestinationStatus]) -> String {
     ]);
     for status in all {
         let since = |at: Option<Timestamp>| {
-            let now = Timestamp::now().round(TimeUnit::Second).unwrap_or_default();
+            let now = common::clock::now().round(TimeUnit::Second).unwrap_or_default();
             at.and_then(|at| at.round(TimeUnit::Second).ok())
                 .and_then(|at| now.since((TimeUnit::Hour, at)).ok())
                 .map_or_else(|| "-".into(), |span| format!("{span:#} ago"))

@@ -1,6 +1,5 @@
 //! Telling a replay task how far one of its units is.
 
-use jiff::Timestamp;
 use nats::{Bus, Delivery, MarkerSubject, TaskState, TaskUnit};
 
 use crate::destination::Work;
@@ -41,7 +40,7 @@ impl<'w> TaskReport<'w> {
             rows: work_or(|work| work.rows),
             bytes: work_or(|work| work.bytes),
             error: error.chars().take(2000).collect(),
-            at: Timestamp::now(),
+            at: common::clock::now(),
         };
         if let Err(error) = self.bus.put_task_unit(&self.task, &self.unit_tokens, &state).await {
             tracing::warn!(%error, task = self.task, "`puller tasks` will not see this step");

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use comfy_table::{Table, presets};
 use common::config::Config;
 use common::exit;
-use jiff::Timestamp;
 use nats::{Bus, Task, TaskState, TaskUnit};
 use serde::Serialize;
 
@@ -185,7 +184,7 @@ async fn show(bus: &Bus, id: &str, json: bool) -> Result<u8, Failure> {
 async fn cancel(bus: &Bus, id: &str) -> Result<u8, Failure> {
     let mut task = find(bus, id).await?;
     if task.cancelled_at.is_none() {
-        task.cancelled_at = Some(Timestamp::now());
+        task.cancelled_at = Some(common::clock::now());
         bus.put_task(&task).await?;
     }
     print(&format!("{id}: cancelled; what is in a worker's hands is finished, the rest is passed over"));

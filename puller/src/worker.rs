@@ -133,7 +133,7 @@ impl Worker {
         let delivery = &held.delivery;
         self.report(report, TaskState::Running, "").await;
         for waits in 1.. {
-            let (started, started_at) = (Instant::now(), Timestamp::now());
+            let (started, started_at) = (Instant::now(), common::clock::now());
             let (job, result, stopped) = self.attempt(held, unit, report).await;
             let disposition = match stopped {
                 Some(_) => None,
@@ -293,7 +293,7 @@ impl Worker {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let error = finished.error();
         let attempt = Attempt {
-            finished_at: Timestamp::now(),
+            finished_at: common::clock::now(),
             started_at: finished.started_at,
             destination: &self.destination_name,
             unit,

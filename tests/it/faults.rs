@@ -255,10 +255,7 @@ fn workers_killed_at_random() -> Result<()> {
     }
     let _worker = project.spawn_puller(&["run"])?;
     project.wait_for_archives(archives, SOON)?;
-    project.wait_until("an empty queue", SOON, || {
-        let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-        Ok(["pending", "in_hand", "parked"].iter().all(|key| status[0][key] == 0))
-    })?;
+    project.wait_until("an empty queue", SOON, || is_drained(&project))?;
     check(&project, &hand, units)
 }
 
@@ -283,16 +280,166 @@ fn servers_killed_under_load() -> Result<()> {
         stack.s3.restart()?;
     }
     project.wait_for_archives(archives, SOON)?;
-    project.wait_until("an empty queue", SOON, || {
-        let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-        Ok(["pending", "in_hand", "parked"].iter().all(|key| status[0][key] == 0))
-    })?;
+    project.wait_until("an empty queue", SOON, || is_drained(&project))?;
     for worker in &mut workers {
         worker.sigterm()?;
         worker.wait(SOON)?.expect_code(0)?;
     }
     let hand = Handmade::new(&stack, &project)?;
     check(&project, &hand, units)
+}
+
+/// A unit that makes no progress loses its lease, so that another worker may try.
+#[test]
+fn a_stalled_unit_loses_its_lease() -> Result<()> {
+    let stack = Stack::shared();
+    let (mut project, bucket, _clickhouse) = behind_proxies(stack, "stalled")?;
+    project.set("puller.ack_wait", "1s")?;
+    project.set("puller.stall_timeout", "2s")?;
+    project.set("retry.attempts", 24)?;
+    let hand = Handmade::new(stack, &project)?;
+    let archives = write_units(&project, 1)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    bucket.set(Fault::Hang);
+    let worker = project.spawn_puller(&["run"])?;
+    let lost = r#"puller_leases_lost_total{destination="primary"}"#;
+    project.wait_until("a lost lease", SOON, || Ok(worker.metric(lost).is_ok_and(|count| count >= 1.0)))?;
+    bucket.set(Fault::None);
+    project.wait_for_archives(archives, SOON)?;
+    project.wait_until("an empty queue", SOON, || is_drained(&project))?;
+    check(&project, &hand, 1)
+}
+
+/// The first SIGTERM finishes or hands back within the grace, the second stops at once.
+#[test]
+fn a_worker_that_is_told_to_stop() -> Result<()> {
+    let stack = Stack::shared();
+    let (mut project, bucket, _clickhouse) = behind_proxies(stack, "told-to-stop")?;
+    project.set("puller.shutdown_grace", "1s")?;
+    let hand = Handmade::new(stack, &project)?;
+    let archives = write_units(&project, 1)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    bucket.set(Fault::Hang);
+    let in_hand = || -> Result<bool> {
+        let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
+        Ok(status[0]["in_hand"] == 1)
+    };
+
+    // It cannot finish, so it hands the unit back: the next worker has it long before a lease would have ended.
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_until("a unit in hand", SOON, in_hand)?;
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0)?;
+    let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
+    assert!(status[0]["pending"] == 1 || status[0]["parked"] == 1, "{status}");
+
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_until("a unit in hand", SOON, in_hand)?;
+    worker.sigterm()?;
+    worker.wait_for_line("draining", SOON)?;
+    worker.sigterm()?;
+    let stopped = worker.wait(SOON)?;
+    // 143 as a shell would say; 0 where the grace was over first.
+    assert!(matches!(stopped.code, Some(143 | 0)), "{:?}", stopped.code);
+
+    bucket.set(Fault::None);
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!(project.archives_loaded()?, archives);
+    check(&project, &hand, 1)
+}
+
+/// Connections to NATS cut again and again: acks, extensions and publishes are lost on the way.
+#[test]
+fn a_queue_whose_connections_are_cut() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "cut-queue")?;
+    let queue = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.nats.port())))?;
+    let direct = project.config()["nats"]["url"].clone();
+    project.set("nats.url", format!("nats://{}", queue.address()))?;
+    project.set("puller.ack_wait", "2s")?;
+    project.set("retry.attempts", 24)?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    let units = 10;
+    let archives = write_units(&project, units)?;
+    let mut uploader = project.start("uploader", &["upload"], &[])?;
+    let _workers = [project.spawn_puller(&["run"])?, project.spawn_puller(&["run"])?];
+    for _ in 0..15 {
+        std::thread::sleep(Duration::from_millis(200));
+        // Cuts what is open; new connections pass.
+        queue.set(Fault::None);
+    }
+    // It may have given up; the next run goes on.
+    uploader.wait(SOON)?;
+    project.set("nats.url", direct)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.wait_for_archives(archives, SOON)?;
+    project.wait_until("an empty queue", SOON, || is_drained(&project))?;
+    let hand = Handmade::new(stack, &project)?;
+    check(&project, &hand, units)
+}
+
+/// A disk that takes no more, by a limit on the size of files: what is written in part goes, the rest waits.
+#[test]
+fn a_directory_that_takes_no_more() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "disk-full")?;
+    let copy = project.dir().join("copy");
+    std::fs::create_dir_all(&copy).context("a folder")?;
+    project.set("destinations", serde_json::json!([{ "name": "files", "type": "directory", "path": copy }]))?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    let limit = |soft: &str| -> Result<()> {
+        let pid = worker.pid().to_string();
+        let status = std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={soft}:")]).status();
+        assert!(status.context("prlimit, of util-linux")?.success());
+        Ok(())
+    };
+    limit("8192")?;
+    write_units(&project, 1)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.wait_until("the reason", SOON, || {
+        let ready = tests::http::get(worker.http(), "/readyz");
+        Ok(ready.is_ok_and(|ready| ready.status == 503 && ready.text().is_ok_and(|text| text.contains("too large"))))
+    })?;
+    assert_eq!(tests::data::archives(&copy)?.len(), 0);
+    limit("unlimited")?;
+    project.wait_until("the files", SOON, || Ok(tests::data::archives(&copy)?.len() == 3))?;
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0)?;
+    for archive in tests::data::archives(project.data_dir())? {
+        let read = |root: &std::path::Path| std::fs::read(root.join(&archive.key)).context(&archive.key);
+        assert_eq!(read(project.data_dir())?, read(&copy)?);
+    }
+    let left = std::process::Command::new("find").arg(&copy).args(["-name", ".ferry-*"]).output().context("find")?;
+    assert!(left.stdout.is_empty(), "{}", String::from_utf8_lossy(&left.stdout));
+    Ok(())
+}
+
+fn is_drained(project: &Project) -> Result<bool> {
+    let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
+    Ok(["pending", "in_hand", "parked"].iter().all(|key| status[0][key] == 0))
+}
+
+/// Two workers whose clocks are two hours apart, and a correction that either may load.
+#[test]
+fn workers_whose_clocks_are_off() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "clocks")?;
+    let hand = Handmade::new(stack, &project)?;
+    let archives = write_units(&project, 4)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let clock = |seconds| project.spawn("puller", &["run"], &[("FERRY_CLOCK_OFFSET_S", seconds)]);
+    let _workers = [clock("3600")?, clock("-3600")?];
+    project.wait_for_archives(archives, SOON)?;
+    for day in ["2025-03-01", "2025-03-02"] {
+        let corrected = ArchiveSpec::new(Market::Spot, "AAAUSDT", "1m", day).seed(1).missing([7]);
+        corrected.generated_at("2025-06-01T00:00:00Z").write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.wait_until("the corrections", SOON, || Ok(project.check_tables().is_ok()))?;
+    project.wait_until("an empty queue", SOON, || is_drained(&project))?;
+    check(&project, &hand, 6)
 }
 
 /// A stopped process loses its leases; when it goes on, its late inserts and acks change nothing.
@@ -312,10 +459,7 @@ fn a_worker_that_sleeps_through_its_leases() -> Result<()> {
     let mut other = project.spawn_puller(&["run"])?;
     project.wait_for_archives(archives, SOON)?;
     sleeper.signal("CONT")?;
-    project.wait_until("an empty queue", SOON, || {
-        let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-        Ok(["pending", "in_hand", "parked"].iter().all(|key| status[0][key] == 0))
-    })?;
+    project.wait_until("an empty queue", SOON, || is_drained(&project))?;
     for worker in [&mut sleeper, &mut other] {
         worker.sigterm()?;
         worker.wait(SOON)?.expect_code(0)?;

@@ -3,7 +3,6 @@
 use common::checksum::Sha256Sum;
 use common::marker::Object;
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
 
 use crate::check::{self, Checked};
 use crate::error::{PassError, UnitError};
@@ -76,7 +75,7 @@ async fn one(site: &Site, unit: &LocalUnit, archive: &LocalArchive) -> Result<Re
     let path = layout::archive_path(&unit.unit, &archive.symbol);
     let _permits = site.check(archive.fingerprint.size).await?;
     let file = site.data_dir.join(&path);
-    match blocking(move || check::check_file(&file, Timestamp::now())).await {
+    match blocking(move || check::check_file(&file, common::clock::now())).await {
         Ok((checked, fingerprint)) => {
             site.cache.insert(path.clone(), fingerprint, checked.clone());
             Ok(Ok(Digested { symbol: archive.symbol.to_string(), path, fingerprint, checked }))

@@ -111,7 +111,7 @@ impl Metrics {
     pub(crate) fn pass(&self, took: Duration, held_back: usize, unannounced: usize) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.pass_duration.observe(took.as_secs_f64());
-        self.last_pass.set(jiff::Timestamp::now().as_second());
+        self.last_pass.set(common::clock::now().as_second());
         self.units_held_back.set(gauge(held_back));
         self.units_unannounced.set(gauge(unannounced));
     }

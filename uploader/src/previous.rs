@@ -3,7 +3,6 @@
 use common::checksum::Sha256Sum;
 use common::marker::{Content, Current, MANIFEST_BYTES_MAX, Marker, Object, revision};
 use common::unit::{Unit, shorten};
-use jiff::Timestamp;
 use nats::Latest;
 
 use crate::digest::Digested;
@@ -23,7 +22,7 @@ pub(crate) fn covers(site: &Site, marker: &Marker, local: &[Digested]) -> Option
     let here: Vec<Object> = local.iter().map(|archive| archive.object(site)).collect();
     match &marker.content {
         Content::Objects(_) => {
-            let published = marker.checked_objects(&site.prefix, Timestamp::now()).ok()?;
+            let published = marker.checked_objects(&site.prefix, common::clock::now()).ok()?;
             let next = overlay(published, here);
             (revision(&next) == marker.revision).then_some(Covered::Listed(next))
         }
@@ -73,7 +72,7 @@ pub(crate) async fn read(site: &Site, unit: &Unit, latest: Option<&Latest>) -> R
         Some(current) if on_stream.is_some() && marker.is_some_and(|marker| marker.revision == current) => None,
         Some(current) => match read_manifest(site, unit, &current).await? {
             Some((manifest, _)) => {
-                let objects = manifest.checked_objects(&site.prefix, Timestamp::now());
+                let objects = manifest.checked_objects(&site.prefix, common::clock::now());
                 objects.ok().map(|objects| (manifest.published_at, objects.to_vec()))
             }
             None if on_stream.is_some() => None,
@@ -122,7 +121,7 @@ async fn objects_of(site: &Site, unit: &Unit, marker: &Marker) -> Result<Option<
             }
         },
     };
-    match marker.checked_objects(&site.prefix, Timestamp::now()) {
+    match marker.checked_objects(&site.prefix, common::clock::now()) {
         Ok(objects) => Ok(Some(objects.to_vec())),
         Err(error) => {
             tracing::warn!(%unit, %error, "the marker on the stream is not a good one, it will be replaced");
@@ -153,7 +152,7 @@ pub(crate) async fn read_manifest(
     let why = match Marker::parse(&json) {
         Ok(manifest) if manifest.unit != *unit => "it is of another unit".to_owned(),
         Ok(manifest) if manifest.revision != *revision => "it is of another revision".to_owned(),
-        Ok(manifest) => match manifest.checked_objects(&site.prefix, Timestamp::now()) {
+        Ok(manifest) => match manifest.checked_objects(&site.prefix, common::clock::now()) {
             Ok(_) => return Ok(Some((manifest, json.to_vec()))),
             Err(error) => error.to_string(),
         },

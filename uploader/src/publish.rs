@@ -26,7 +26,7 @@ pub(crate) struct Stored {
 
 /// The marker of a revision of these objects, and whether a worker would take it.
 pub(crate) fn marker(site: &Site, unit: &Unit, objects: Vec<Object>) -> Result<Marker, UnitError> {
-    let now = Timestamp::now();
+    let now = common::clock::now();
     // A clock that runs ahead of what is on record would not matter; fractions of a microsecond would only be noise.
     let published_at = Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now);
     let marker = Marker::new(unit.clone(), site.store.bucket().to_owned(), objects, published_at, site.host.clone());
@@ -75,7 +75,7 @@ pub(crate) async fn put_read_back(site: &Site, key: &str, json: &[u8]) -> Result
 /// Publishes the marker on the subject its period calls for, if nothing was published there since `latest` was read.
 pub(crate) async fn announce(site: &Site, stored: &Stored, latest: &Latest) -> Result<(String, Published), QueueError> {
     let unit = &stored.marker.unit;
-    let backfill = is_backfill(unit, site.publish.live_days, Timestamp::now());
+    let backfill = is_backfill(unit, site.publish.live_days, common::clock::now());
     let subject = MarkerSubject::announcement(unit, backfill);
     let expected_last = if backfill { latest.backfill_sequence } else { latest.ready_sequence };
     let payload = stored.marker.message(&stored.manifest_key, &stored.manifest_json);

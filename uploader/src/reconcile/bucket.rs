@@ -6,7 +6,6 @@ use common::checksum::Sha256Sum;
 use common::marker::{Current, MANIFEST_BYTES_MAX, Marker, Object};
 use common::unit::Unit;
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
 
 use crate::error::{PassError, UnitError};
 use crate::site::Site;
@@ -134,7 +133,7 @@ pub(super) async fn manifest(
         Ok(marker) => marker,
         Err(error) => return faulty(&error),
     };
-    let objects = match marker.checked_objects(&site.prefix, Timestamp::now()) {
+    let objects = match marker.checked_objects(&site.prefix, common::clock::now()) {
         Ok(objects) => objects.to_vec(),
         Err(error) => return faulty(&error),
     };

@@ -6,7 +6,6 @@ use common::backoff::Backoff;
 use common::checksum::Sha256Sum;
 use common::marker::{Content, Current, Marker};
 use common::unit::Unit;
-use jiff::Timestamp;
 use nats::{Bus, BusErrorKind, MarkerSubject, Published};
 
 use super::bucket::{self, InBucket, Lost, Manifest};
@@ -101,7 +100,7 @@ impl Fixer<'_> {
     }
 
     fn subject(&self, unit: &Unit) -> String {
-        MarkerSubject::announcement(unit, is_backfill(unit, self.site.publish.live_days, Timestamp::now()))
+        MarkerSubject::announcement(unit, is_backfill(unit, self.site.publish.live_days, common::clock::now()))
     }
 
     /// `None`: the stream has something newer.
@@ -115,7 +114,7 @@ impl Fixer<'_> {
                 return Ok(None);
             }
         }
-        let backfill = is_backfill(unit, self.site.publish.live_days, Timestamp::now());
+        let backfill = is_backfill(unit, self.site.publish.live_days, common::clock::now());
         let subject = MarkerSubject::announcement(unit, backfill);
         let expected_last = if backfill { latest.backfill_sequence } else { latest.ready_sequence };
         let payload = manifest.marker.message(&manifest.key, &manifest.json);
@@ -135,7 +134,7 @@ impl Fixer<'_> {
         };
         let key = self.site.prefix.manifest_key(unit, &marker.revision);
         let (objects, json) = match &marker.content {
-            Content::Objects(_) => match marker.checked_objects(&self.site.prefix, Timestamp::now()) {
+            Content::Objects(_) => match marker.checked_objects(&self.site.prefix, common::clock::now()) {
                 Ok(objects) => (objects.to_vec(), Some(&message.payload)),
                 Err(error) => return Ok(Err(format!("the marker on the stream: {error}"))),
             },
