@@ -101,7 +101,7 @@ impl Runner {
                 };
                 jobs.spawn(deliver(self.worker.clone(), held, abort.clone(), permit));
             }
-            while jobs.try_join_next().is_some() {}
+            reap(jobs);
         }
     }
 
@@ -112,6 +112,7 @@ impl Runner {
     }
 
     async fn drain(&self, mut jobs: JoinSet<()>, abort: &CancellationToken) {
+        reap(&mut jobs);
         if jobs.is_empty() {
             return;
         }
@@ -138,6 +139,15 @@ impl Runner {
             waiting_for: worker.circuit.reason(),
         };
         self.worker.bus.answer_roster(&self.settings.destination, state, stop.clone()).await
+    }
+}
+
+/// Takes the deliveries that have ended out of the set.
+fn reap(jobs: &mut JoinSet<()>) {
+    while let Some(ended) = jobs.try_join_next() {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a delivery was lost to a defect; it comes back when its lease ends");
+        }
     }
 }
 
