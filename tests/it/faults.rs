@@ -48,6 +48,8 @@ fn behind_proxies(stack: &Stack, label: &str) -> Result<(Project, Proxy, Proxy)>
     let clickhouse = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port())))?;
     project.set("storage.r2.endpoint", format!("http://{}", bucket.address()))?;
     project.set("clickhouse.port", clickhouse.address().port())?;
+    // A fault that spends attempts must not use them up before it is taken away.
+    project.set("retry.attempts", 24)?;
     Ok((project, bucket, clickhouse))
 }
 
@@ -73,6 +75,10 @@ fn through(
     project.puller(&["replay", "--force"])?.expect_code(0)?;
     // The command's own estimate may be one of the two.
     project.wait_until("the fault to be met", SOON, || Ok(proxy.met() > before + 1))?;
+    if burns_attempts {
+        let failed = format!("SELECT count() FROM {}.ingest_log WHERE outcome = 'retry'", project.database());
+        project.wait_until("an attempt that failed", SOON, || Ok(project.query(&failed)?.trim() != "0"))?;
+    }
     proxy.set(Fault::None);
     project.wait_until("the replay's end", SOON, || {
         let tasks = project.puller(&["tasks", "ls", "--json"])?.expect_code(0)?.json()?;
