@@ -3,19 +3,22 @@
 //! Every problem is reported at once, before any connection is made. A key is known because [`Config::load`]
 //! reads it: there is no second list.
 
+mod download;
 mod reader;
 mod secret;
 mod source;
+mod storage;
 
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use download::{DATASETS, Download, INTERVALS, MARKETS, Symbols};
 pub use reader::ConfigError;
 pub use secret::Secret;
+pub use storage::{Bucket, Place, Rsync, Storage};
 
 use crate::backoff::{Backoff, Growth};
-use crate::object_key::Prefix;
 use crate::telemetry::{LogFormat, LogSettings};
 use reader::Reader;
 
@@ -39,6 +42,7 @@ pub enum Need {
 pub struct Config {
     pub local: Local,
     pub storage: Storage,
+    pub download: Download,
     pub publish: Publish,
     pub watch: Watch,
     pub nats: Nats,
@@ -59,32 +63,40 @@ pub struct Local {
     pub state_dir: Option<PathBuf>,
 }
 
-/// The bucket. One type for now: an S3 API, of which `r2` is the dialect everything is tested with.
-#[derive(Debug, Clone)]
-pub struct Storage {
-    pub bucket: String,
-    pub prefix: Prefix,
-    pub endpoint: String,
-    pub region: String,
-    pub access_key_id: String,
-    pub secret_access_key: Secret,
-    /// Objects in flight at once.
-    pub transfers: usize,
-    pub path_style: bool,
+/// What makes a unit complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Its `_SUCCESS__` mark.
+    Marked,
+    /// Its archives.
+    Complete,
+    /// Whichever comes first.
+    Both,
 }
 
 #[derive(Debug, Clone)]
 pub struct Publish {
+    pub when: When,
+    /// With `download.symbols: all`: how long no archive of a unit may have come before it counts as complete.
+    pub settle: Duration,
+    /// With symbols listed: how long those that do not come are waited for.
+    pub grace: Duration,
     /// Units whose period ended longer ago go to the backfill subject.
     pub live_days: u32,
     /// How long announcing is tried when NATS is away.
     pub timeout: Duration,
+    /// How long after its announcement an archive is removed from disk; none: never, unless the command line says so.
+    pub cleanup_after: Option<Duration>,
+    /// Archives of periods that ended less than so many days ago are not removed.
+    pub keep_days: u32,
 }
 
 #[derive(Debug, Clone)]
 pub struct Watch {
-    /// Pause between two passes over `data_dir`.
+    /// Pause between two passes over all of `data_dir`; between them, events of the file system tell what to look at.
     pub rescan: Duration,
+    /// An archive written to a shorter time ago is left for later.
+    pub min_age: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -141,6 +153,18 @@ pub struct Puller {
     /// How long a unit may make no progress before its lease is no longer extended.
     pub stall_timeout: Duration,
     pub shutdown_grace: Duration,
+    pub group: Group,
+}
+
+/// How far units that are loaded at the same time share an insert.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// Rows of one insert at most. The server stores up to 1,048,449 as one block, whole or not at all.
+    pub rows: u64,
+    /// Bytes of one insert at most, as they are sent.
+    pub bytes: u64,
+    /// How long a unit waits at most for others that are in hand.
+    pub linger: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -174,20 +198,39 @@ impl Config {
         let config = Self {
             local: Local { data_dir: r.path("local.data_dir"), state_dir: r.path("local.state_dir") },
             storage: Storage::read(&mut r, needs.contains(&Need::Storage)),
+            download: Download::read(&mut r),
             publish: Publish {
+                when: r.choice(
+                    "publish.when",
+                    &[("marked", When::Marked), ("complete", When::Complete), ("both", When::Both)],
+                ),
+                settle: r.duration("publish.settle", Duration::from_secs(600)),
+                grace: r.duration("publish.grace", Duration::from_secs(6 * 3600)),
                 live_days: r.integer("publish.live_days", 3, 0, 36_500),
                 timeout: r.duration("publish.timeout", Duration::from_secs(60)),
+                cleanup_after: r
+                    .text("publish.cleanup_after")
+                    .map(|_| r.duration("publish.cleanup_after", Duration::ZERO)),
+                keep_days: r.integer("publish.keep_days", 0, 0, 36_500),
             },
-            watch: Watch { rescan: r.duration("watch.rescan", Duration::from_secs(60)) },
+            watch: Watch {
+                rescan: r.duration("watch.rescan", Duration::from_secs(60)),
+                min_age: r.duration("watch.min_age", Duration::from_secs(3)),
+            },
             nats: Nats::read(&mut r),
             destinations: destinations(&mut r),
             puller: Puller {
                 destinations: r.strings("puller.destinations"),
-                slots: r.integer("puller.slots", 4, 1, 1024),
+                slots: r.integer("puller.slots", 128, 1, 1024),
                 memory: r.bytes("puller.memory", 512 << 20),
                 ack_wait: r.duration("puller.ack_wait", Duration::from_secs(60)),
                 stall_timeout: r.duration("puller.stall_timeout", Duration::from_secs(300)),
                 shutdown_grace: r.duration("puller.shutdown_grace", Duration::from_secs(30)),
+                group: Group {
+                    rows: r.integer("puller.group.rows", 500_000, 1, 1_000_000),
+                    bytes: r.bytes("puller.group.bytes", 64 << 20),
+                    linger: r.duration("puller.group.linger", Duration::from_millis(25)),
+                },
             },
             retry: Retry::read(&mut r),
             corrections: Corrections { shrink_limit: r.share("corrections.shrink_limit", 0.2) },
@@ -215,7 +258,6 @@ impl Config {
         if needs.contains(&Need::Destination) && config.destinations.is_empty() {
             r.problem("clickhouse.host", "is not set, and destinations lists none: there is nowhere to load to");
         }
-        later_keys(&mut r);
         r.finish()?;
         Ok(config)
     }
@@ -232,29 +274,6 @@ impl Config {
         }
         let path = self.local.data_dir.clone()?;
         Some(Destination { name: MIRROR.into(), kind: DestinationKind::Directory { path }, initial_days: None })
-    }
-}
-
-impl Storage {
-    fn read(r: &mut Reader, needed: bool) -> Self {
-        let mut text =
-            |key: &str, meaning: &str| if needed { r.required(key, meaning) } else { r.text(key).unwrap_or_default() };
-        let bucket = text("storage.r2.bucket", "the name of the bucket");
-        let endpoint = text("storage.r2.endpoint", "e.g. https://<account id>.r2.cloudflarestorage.com");
-        let access_key_id = text("storage.r2.access_key_id", "part of the bucket's API token");
-        let secret_access_key = text("storage.r2.secret_access_key", "part of the bucket's API token");
-        // A single value today. The names of the others are refused by name, not as typing errors.
-        r.choice("storage.type", &[("r2", ()), ("s3", ())]);
-        Self {
-            bucket,
-            prefix: Prefix::new(&r.text("storage.r2.prefix").unwrap_or_else(|| "download".into())),
-            endpoint,
-            region: r.text("storage.r2.region").unwrap_or_else(|| "auto".into()),
-            access_key_id,
-            secret_access_key: Secret::new(secret_access_key),
-            transfers: r.integer("storage.r2.transfers", 8, 1, 256),
-            path_style: r.flag("storage.r2.path_style", true),
-        }
     }
 }
 
@@ -338,37 +357,6 @@ fn destinations(r: &mut Reader) -> Vec<Destination> {
         all.push(Destination { name, kind, initial_days });
     }
     all
-}
-
-/// Keys of parts that are named but not built yet: accepted, so that one file serves every version.
-fn later_keys(r: &mut Reader) {
-    for key in [
-        "storage.fs.path",
-        "storage.rsync.host",
-        "storage.rsync.port",
-        "storage.rsync.user",
-        "storage.rsync.key_file",
-        "storage.rsync.path",
-        "storage.bwlimit",
-        "download.symbols",
-        "download.intervals",
-        "download.market",
-        "download.datasets",
-        "download.base_url",
-        "download.every",
-        "download.recheck_days",
-        "publish.when",
-        "publish.settle",
-        "publish.grace",
-        "publish.cleanup_after",
-        "publish.keep_days",
-        "watch.min_age",
-        "puller.group.rows",
-        "puller.group.bytes",
-        "puller.group.linger",
-    ] {
-        r.reserved(key);
-    }
 }
 
 #[cfg(test)]

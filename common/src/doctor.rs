@@ -1,10 +1,15 @@
 //! What `doctor` finds: a list of checks, for people and as JSON.
 
+use std::path::Path;
+
 use serde::Serialize;
 
-use crate::config::Storage;
+use crate::config::{Bucket, Place, Rsync, Storage};
 use crate::exit;
-use crate::object_store::ObjectStore;
+use crate::object_store::{End, ObjectStore};
+use crate::unit::shorten;
+
+const NOT_SET: &str = "set it in the configuration or the environment";
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, Serialize)]
@@ -51,26 +56,97 @@ impl Report {
     }
 }
 
-/// Whether the bucket can be used as configured; part of both binaries' `doctor`.
-pub async fn check_storage(report: &mut Report, storage: &Storage) {
+/// Whether the store can be used as configured from this end; part of both binaries' `doctor`.
+pub async fn check_storage(report: &mut Report, storage: &Storage, end: End) {
+    match &storage.place {
+        Place::S3(bucket) => check_bucket(report, storage, bucket, end).await,
+        Place::Folder { path } => check_folder(report, storage, path, end).await,
+        Place::Rsync(rsync) => check_rsync(report, storage, rsync, end).await,
+    }
+}
+
+async fn check_bucket(report: &mut Report, storage: &Storage, bucket: &Bucket, end: End) {
     const NAME: &str = "bucket";
-    for (value, key) in [(&storage.bucket, "storage.r2.bucket"), (&storage.endpoint, "storage.r2.endpoint")] {
+    let (name, endpoint) = (&bucket.bucket, &bucket.endpoint);
+    for (value, key) in [(name, "storage.r2.bucket"), (endpoint, "storage.r2.endpoint")] {
         if value.is_empty() {
-            return report.bad(NAME, format!("{key} is not set"), "set it in the configuration or the environment");
+            return report.bad(NAME, format!("{key} is not set"), NOT_SET);
         }
     }
-    if endpoint_carries_bucket(&storage.endpoint, &storage.bucket) {
+    if endpoint_carries_bucket(endpoint, name) {
         return report.bad(
             NAME,
-            format!("storage.r2.endpoint {} carries the name of the bucket", storage.endpoint),
+            format!("storage.r2.endpoint {endpoint} carries the name of the bucket"),
             "use the account's endpoint alone, e.g. https://<account id>.r2.cloudflarestorage.com",
         );
     }
-    match ObjectStore::new(storage).probe(&storage.prefix.to_string()).await {
-        Ok(()) => {
-            report.good(NAME, format!("{} at {} is reachable, credentials accepted", storage.bucket, storage.endpoint));
+    match ObjectStore::new(storage, end).probe(&storage.prefix.to_string()).await {
+        Ok(()) => report.good(NAME, format!("{name} at {endpoint} is reachable, credentials accepted")),
+        Err(error) => report.bad(NAME, error.to_string(), error.advice()),
+    }
+}
+
+async fn check_folder(report: &mut Report, storage: &Storage, path: &Path, end: End) {
+    const NAME: &str = "shared folder";
+    if path.as_os_str().is_empty() {
+        return report.bad(NAME, "storage.fs.path is not set", NOT_SET);
+    }
+    let store = ObjectStore::new(storage, end);
+    let looked = async {
+        store.probe(&storage.prefix.to_string()).await?;
+        if end == End::Uploader {
+            store.probe_writing().await?;
+        }
+        store.list(&storage.prefix.manifests(), None).await
+    };
+    match looked.await {
+        Ok(page) => {
+            let may = if end == End::Uploader { "read and written" } else { "read" };
+            // A mount point without its mount is an empty folder.
+            let holds = if page.keys.is_empty() { "; it holds no manifest yet, or is not mounted" } else { "" };
+            report.good(NAME, format!("{} can be {may}{holds}", path.display()));
         }
         Err(error) => report.bad(NAME, error.to_string(), error.advice()),
+    }
+}
+
+async fn check_rsync(report: &mut Report, storage: &Storage, rsync: &Rsync, end: End) {
+    // At the uploader it is what the puller's ssh starts.
+    check_program(report, "rsync", "--version").await;
+    let store = ObjectStore::new(storage, end);
+    if end == End::Uploader {
+        const NAME: &str = "manifests";
+        match store.probe_writing().await {
+            Ok(()) => report.good(NAME, "can be written to local.data_dir, below _markers"),
+            Err(error) => report.bad(NAME, error.to_string(), error.advice()),
+        }
+        return;
+    }
+    const NAME: &str = "remote data_dir";
+    check_program(report, "ssh", "-V").await;
+    for (value, key) in [(&rsync.host, "storage.rsync.host"), (&rsync.path, "storage.rsync.path")] {
+        if value.is_empty() {
+            return report.bad(NAME, format!("{key} is not set"), NOT_SET);
+        }
+    }
+    match store.probe(&storage.prefix.to_string()).await {
+        Ok(()) => report.good(NAME, format!("{} on {} is there, credentials accepted", rsync.path, rsync.host)),
+        Err(error) => report.bad(NAME, error.to_string(), error.advice()),
+    }
+}
+
+async fn check_program(report: &mut Report, name: &str, version: &str) {
+    match tokio::process::Command::new(name).arg(version).kill_on_drop(true).output().await {
+        Ok(output) => {
+            let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+            let said = String::from_utf8_lossy(&said);
+            report.good(name, shorten(said.lines().next().unwrap_or_default()));
+        }
+        Err(error) => {
+            let advice =
+                "storage.type rsync needs the programs rsync and ssh; on Debian: apt-get install rsync openssh-client";
+            report.bad(name, format!("cannot be started: {error}"), advice);
+        }
     }
 }
 

@@ -9,9 +9,11 @@ pub mod checksum;
 pub mod marker;
 pub mod object_key;
 
+pub mod bwlimit;
 pub mod object_store;
 
 pub mod backoff;
+pub mod bars;
 pub mod chain;
 pub mod clock;
 pub mod config;

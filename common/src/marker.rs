@@ -4,6 +4,7 @@
 //! is replaced there by a reference to the manifest.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,8 @@ pub const INLINE_BYTES_MAX: usize = 256 * 1024;
 pub const OBJECTS_MAX: usize = 20_000;
 /// Largest manifest that is read, in bytes.
 pub const MANIFEST_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Most names of missing symbols in a marker: they may not push the list of objects out of a message.
+const MISSING_NAMES_MAX: usize = 100;
 /// Longest symbol, in bytes of UTF-8.
 const SYMBOL_BYTES_MAX: usize = 64;
 
@@ -50,6 +53,34 @@ pub enum Content {
     Manifest(ManifestRef),
 }
 
+/// Symbols that a unit was to have and was published without.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incomplete {
+    /// How many.
+    pub count: usize,
+    /// Their names, as far as the marker has room for them.
+    pub symbols: Vec<String>,
+}
+
+impl Incomplete {
+    /// `None` when nothing is missing.
+    pub fn of(mut missing: Vec<String>) -> Option<Self> {
+        let count = missing.len();
+        missing.truncate(MISSING_NAMES_MAX);
+        (count > 0).then_some(Self { count, symbols: missing })
+    }
+}
+
+impl fmt::Display for Incomplete {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES_MAX: usize = 10;
+        let names: Vec<String> = self.symbols.iter().take(NAMES_MAX).map(|symbol| shorten(symbol)).collect();
+        let more = if self.count > names.len() { ", …" } else { "" };
+        let plural = if self.count == 1 { "" } else { "s" };
+        write!(f, "{} symbol{plural}: {}{more}", self.count, names.join(", "))
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marker {
     /// UUIDv5 of unit and revision. Whoever reads a marker relies on the revision, never on this.
@@ -61,6 +92,8 @@ pub struct Marker {
     pub published_at: Timestamp,
     /// Who published it: a host name.
     pub uploader: String,
+    /// What it lacks. No part of the revision: what there is, is the same with or without it.
+    pub incomplete: Option<Incomplete>,
 }
 
 /// `current.json`: which manifest of the unit is the newest.
@@ -88,6 +121,8 @@ struct Wire {
     published_at: Timestamp,
     #[serde(default)]
     uploader: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    incomplete: Option<Incomplete>,
 }
 
 impl Marker {
@@ -103,7 +138,22 @@ impl Marker {
         let revision = revision(&objects);
         let name = format!("marketferry:{unit}@{revision}");
         let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes()).to_string();
-        Self { id, unit, revision, bucket, content: Content::Objects(objects), published_at, uploader }
+        Self {
+            id,
+            unit,
+            revision,
+            bucket,
+            content: Content::Objects(objects),
+            published_at,
+            uploader,
+            incomplete: None,
+        }
+    }
+
+    /// The same, saying what it lacks.
+    #[must_use]
+    pub fn lacking(self, incomplete: Option<Incomplete>) -> Self {
+        Self { incomplete, ..self }
     }
 
     /// Reads a marker from the stream or the bucket; nothing in it has been checked against anything yet.
@@ -130,6 +180,7 @@ impl Marker {
             content,
             published_at: wire.published_at,
             uploader: wire.uploader,
+            incomplete: wire.incomplete,
         })
     }
 
@@ -149,6 +200,7 @@ impl Marker {
             manifest,
             published_at: self.published_at,
             uploader: self.uploader.clone(),
+            incomplete: self.incomplete.clone(),
         };
         serde_json::to_vec(&wire).expect("strings and numbers always serialise")
     }
@@ -275,6 +327,21 @@ mod tests {
         assert!(text.starts_with(r#"{"schema":"marketferry.marker/1","id":""#), "{text}");
         assert!(text.contains(r#""market":"um","dataset":"klines","interval":"1h","period":"2026-02-14""#), "{text}");
         assert!(text.contains(r#""generated_at":"2026-02-15T00:44:00Z""#), "{text}");
+    }
+
+    #[test]
+    fn what_is_missing_is_said_and_is_no_part_of_the_revision() {
+        let whole = marker((0..2000).map(|n| object(&format!("download/{n:0100}"))).collect());
+        let missing = (0..300).map(|n| format!("S{n}USDT")).collect();
+        let lacking = whole.clone().lacking(Incomplete::of(missing));
+        assert_eq!((whole.revision, &whole.id), (lacking.revision, &lacking.id));
+        let manifest = lacking.to_json();
+        assert_eq!(Marker::parse(&manifest).expect("parses"), lacking);
+        let message = Marker::parse(&lacking.message("download/_markers/x.json", &manifest)).expect("parses");
+        let incomplete = message.incomplete.expect("said in the short form too");
+        assert_eq!((incomplete.count, incomplete.symbols.len()), (300, MISSING_NAMES_MAX));
+        assert!(incomplete.to_string().starts_with("300 symbols: S0USDT, S1USDT, "), "{incomplete}");
+        assert_eq!(Incomplete::of(vec![]), None);
     }
 
     #[test]

@@ -44,6 +44,16 @@ impl Prefix {
         Some((unit.parse().ok()?, name))
     }
 
+    /// What of a key is below the prefix; `None` for a key outside.
+    pub(crate) fn strip<'k>(&self, key: &'k str) -> Option<&'k str> {
+        if self.0.is_empty() { Some(key) } else { key.strip_prefix(&self.0)?.strip_prefix('/') }
+    }
+
+    /// Whether a path below the prefix is one of the manifests.
+    pub(crate) fn is_manifest(path: &str) -> bool {
+        path.split('/').next() == Some(MARKERS)
+    }
+
     fn join(&self, path: &str) -> String {
         if self.0.is_empty() { path.to_owned() } else { format!("{}/{path}", self.0) }
     }
@@ -57,22 +67,16 @@ impl Prefix {
         if key.len() > KEY_BYTES_MAX {
             return refuse("it is longer than 1,024 bytes");
         }
-        let path = if self.0.is_empty() {
-            Some(key)
-        } else {
-            key.strip_prefix(&self.0).and_then(|rest| rest.strip_prefix('/'))
-        };
-        let Some(path) = path else {
+        let Some(path) = self.strip(key) else {
             return refuse("it is outside storage.r2.prefix");
         };
         if path.chars().any(|c| c.is_control() || c == '\\') {
             return refuse("it has a control character or a backslash");
         }
-        let mut segments = path.split('/');
-        if segments.clone().any(|segment| matches!(segment, "" | "." | "..")) {
+        if path.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
             return refuse("it has an empty, '.' or '..' segment");
         }
-        if segments.next() == Some(MARKERS) {
+        if Self::is_manifest(path) {
             return refuse("it is among the manifests");
         }
         Ok(path)

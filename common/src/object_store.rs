@@ -1,47 +1,83 @@
-//! The bucket: put, head, get. The only module that names S3 types.
+//! Where the objects are: put, head, get, list. One interface, whatever keeps them.
 //!
-//! R2's rules are kept everywhere: region `auto`, no checksum headers unless an operation requires one, no ACLs,
-//! no bucket-level calls (a token scoped to one bucket may not make them).
+//! - `s3`: a bucket.
+//! - `folder`: a folder that both sites can open.
+//! - `data_dir` and `rsync`: the two ends of a store that is the remote site's data_dir itself. The uploader's end has
+//!   the archives already and writes manifests beside them; the puller's end only fetches.
 
-use std::time::Duration;
+mod error;
+pub mod parts;
 
-use aws_sdk_s3::Client;
-use aws_sdk_s3::config::retry::RetryConfig;
-use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{
-    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, StalledStreamProtectionConfig,
-};
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::primitives::ByteStream;
-use aws_smithy_http_client::tls;
+mod s3;
+
+mod data_dir;
+mod folder;
+mod path;
+mod rsync;
+
+use std::path::Path;
+
 use bytes::Bytes;
+use jiff::Timestamp;
 
-use crate::chain::chain;
+use crate::bwlimit::{Bandwidth, Direction};
 use crate::checksum::Sha256Sum;
-use crate::config::Storage;
+use crate::config::{Place, Storage};
+use error::StoreType;
 
-/// User metadata that carries an object's sha256 (`x-amz-meta-sha256`).
-const SHA256: &str = "sha256";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest silence of the server, also between two chunks of a body.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// Of one request; beyond it the caller's own retries decide.
-const ATTEMPTS: u32 = 4;
+pub use error::{StoreError, StoreErrorKind};
 
-#[derive(Clone)]
-pub struct ObjectStore {
-    client: Client,
-    bucket: String,
+/// The end of the way a process stands at. It matters where the two see the store differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Uploader,
+    Puller,
 }
 
-/// What the bucket's own metadata says of a stored object.
+/// A store of objects. Cheap to clone.
+#[derive(Clone)]
+pub struct ObjectStore {
+    backend: Backend,
+    bandwidth: Bandwidth,
+}
+
+#[derive(Clone)]
+enum Backend {
+    S3(s3::S3),
+    Folder(folder::Folder),
+    DataDir(data_dir::DataDir),
+    Rsync(rsync::Rsync),
+}
+
+/// What a store says of an object as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// Bytes.
     pub size: u64,
-    /// Without its quotes. The MD5 of the content, if it was stored by a single PUT.
+    /// Without its quotes. The MD5 of the content, if it was stored by a single PUT. Empty where there is no bucket.
     pub etag: String,
+    /// A bucket says what was sent with the object; a folder reads the file.
     pub sha256: Option<Sha256Sum>,
+}
+
+/// What else is known of a stored object that somebody else may have put there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Details {
+    pub stored: Stored,
+    /// The MD5 of the content in hex, as far as the program that sent it left it.
+    pub md5: Option<String>,
+    /// When the file it was sent from was modified, if that is known; else when it was stored.
+    pub modified: Option<Timestamp>,
+}
+
+/// What came of giving an object its sha256.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Given {
+    Done,
+    /// It is no longer the object that was asked for, or gone. Nothing was done.
+    Changed,
+    /// The store does not do such a thing; why.
+    Refused(String),
 }
 
 /// Some of the keys below a prefix.
@@ -54,67 +90,100 @@ pub struct Page {
 }
 
 impl ObjectStore {
-    pub fn new(storage: &Storage) -> Self {
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-            .build_https();
-        let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
-        let credentials = Credentials::new(
-            storage.access_key_id.clone(),
-            storage.secret_access_key.reveal(),
-            None,
-            None,
-            "marketferry configuration",
-        );
-        let config = aws_sdk_s3::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .http_client(http)
-            .endpoint_url(&storage.endpoint)
-            .region(Region::new(storage.region.clone()))
-            .credentials_provider(credentials)
-            .force_path_style(storage.path_style)
-            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
-            .timeout_config(timeouts)
-            // Our own limit in `Download::chunk` says which object stalled.
-            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .build();
-        Self { client: Client::from_conf(config), bucket: storage.bucket.clone() }
+    pub fn new(storage: &Storage, end: End) -> Self {
+        let bandwidth = Bandwidth::new(storage.bwlimit.clone());
+        let backend = match (&storage.place, end) {
+            (Place::S3(bucket), _) => Backend::S3(s3::S3::new(bucket, bandwidth.clone())),
+            (Place::Folder { path }, _) => Backend::Folder(folder::Folder::new(path)),
+            (Place::Rsync(rsync), End::Uploader) => {
+                // Without one the empty path leads nowhere, which is said as such.
+                let data_dir = rsync.data_dir.clone().unwrap_or_default();
+                Backend::DataDir(data_dir::DataDir::new(&data_dir, &storage.prefix))
+            }
+            (Place::Rsync(rsync), End::Puller) => {
+                Backend::Rsync(rsync::Rsync::new(rsync, &storage.prefix, storage.transfers, bandwidth.clone()))
+            }
+        };
+        Self { backend, bandwidth }
     }
 
+    /// What markers name as the bucket. A folder has no name that holds on every machine that mounts it, so that the
+    /// type stands for it: one stream goes with one folder, or one data_dir.
     pub fn bucket(&self) -> &str {
-        &self.bucket
+        match &self.backend {
+            Backend::S3(s3) => s3.bucket(),
+            Backend::Folder(_) => "fs",
+            Backend::DataDir(_) | Backend::Rsync(_) => "rsync",
+        }
     }
 
     /// What is stored under a key; `None` when nothing is.
+    ///
+    /// Where there is no bucket the whole file is read for it, so that what is compared is what is stored.
     pub async fn head(&self, key: &str) -> Result<Option<Stored>, StoreError> {
-        let head = match self.client.head_object().bucket(&self.bucket).key(key).send().await {
-            Ok(head) => head,
-            Err(error) => {
-                let error = StoreError::from_sdk("HEAD", key, error);
-                return if error.kind == StoreErrorKind::NotFound { Ok(None) } else { Err(error) };
+        match &self.backend {
+            Backend::S3(s3) => s3.head(key).await,
+            Backend::Folder(folder) => folder.head(key).await,
+            Backend::DataDir(data_dir) => data_dir.head(key).await,
+            Backend::Rsync(_) => Err(only_fetches("HEAD", key)),
+        }
+    }
+
+    /// What is known of an object beyond [`Stored`]; `None` when nothing is there.
+    pub async fn details(&self, key: &str) -> Result<Option<Details>, StoreError> {
+        match &self.backend {
+            Backend::S3(s3) => s3.details(key).await,
+            Backend::Folder(_) | Backend::DataDir(_) | Backend::Rsync(_) => {
+                Ok(self.head(key).await?.map(|stored| Details { stored, md5: None, modified: None }))
             }
-        };
-        let sha256 = head.metadata().and_then(|metadata| metadata.get(SHA256)).and_then(|text| text.parse().ok());
-        Ok(Some(Stored {
-            size: head.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
-            etag: head.e_tag().unwrap_or_default().trim_matches('"').to_owned(),
-            sha256,
-        }))
+        }
     }
 
-    /// Stores an object by a single PUT, with its sha256 as user metadata.
+    /// Gives the object with this ETag the sha256 that a `put` of ours would have given it, without sending it.
+    pub async fn give_sha256(&self, key: &str, etag: &str, sha256: Sha256Sum) -> Result<Given, StoreError> {
+        match &self.backend {
+            Backend::S3(s3) => s3.give_sha256(key, etag, sha256).await,
+            // They say the sha256 of whatever lies there.
+            Backend::Folder(_) | Backend::DataDir(_) | Backend::Rsync(_) => Ok(Given::Done),
+        }
+    }
+
+    /// Stores an object, with its sha256.
     pub async fn put(&self, key: &str, body: Bytes, sha256: Sha256Sum) -> Result<(), StoreError> {
-        let put = self.client.put_object().bucket(&self.bucket).key(key);
-        let sent = put.metadata(SHA256, sha256.to_string()).body(ByteStream::from(body)).send().await;
-        sent.map(drop).map_err(|error| StoreError::from_sdk("PUT", key, error))
+        match &self.backend {
+            Backend::S3(s3) => s3.put(key, body, sha256).await,
+            Backend::Folder(folder) => folder.put(key, body).await,
+            Backend::DataDir(data_dir) => data_dir.put(key, body, sha256).await,
+            Backend::Rsync(_) => Err(only_fetches("PUT", key)),
+        }
     }
 
-    /// Begins to fetch an object.
-    pub async fn get(&self, key: &str) -> Result<Download, StoreError> {
-        let got = self.client.get_object().bucket(&self.bucket).key(key).send().await;
-        let got = got.map_err(|error| StoreError::from_sdk("GET", key, error))?;
-        Ok(Download { key: key.to_owned(), body: got.body })
+    /// Whether objects are stored by copying a file here, rather than by requests to a server.
+    pub fn copies_files(&self) -> bool {
+        matches!(self.backend, Backend::Folder(_) | Backend::DataDir(_))
+    }
+
+    /// Stores a file of any size, where the store [copies files](Self::copies_files). False: the file has other bytes than
+    /// these, and nothing was stored.
+    pub async fn put_file(&self, key: &str, file: &Path, sha256: Sha256Sum) -> Result<bool, StoreError> {
+        match &self.backend {
+            Backend::Folder(folder) => folder.put_file(key, file, sha256, self.bandwidth.clone()).await,
+            // It lies there already, or it does not.
+            Backend::DataDir(data_dir) => data_dir.put(key, Bytes::new(), sha256).await.map(|()| true),
+            Backend::S3(_) | Backend::Rsync(_) => Err(only_fetches("PUT", key)),
+        }
+    }
+
+    /// Begins to fetch an object. No store sends or keeps much more than `bytes_max` of it; that it is larger may be
+    /// told by an error ([`StoreErrorKind::TooLarge`]) or by more bytes than that.
+    pub async fn get(&self, key: &str, bytes_max: u64) -> Result<Download, StoreError> {
+        let body = match &self.backend {
+            Backend::S3(s3) => Body::S3(s3.get(key).await?),
+            Backend::Folder(folder) => Body::File(folder.get(key).await?),
+            Backend::DataDir(data_dir) => Body::File(data_dir.get(key).await?),
+            Backend::Rsync(rsync) => Body::Rsync(Box::new(rsync.get(key, bytes_max).await?)),
+        };
+        Ok(Download { body, arrived: Bytes::new(), bandwidth: self.bandwidth.clone() })
     }
 
     /// Fetches a small object whole; `None` when there is none.
@@ -122,7 +191,7 @@ impl ObjectStore {
     /// # Errors
     /// Also when the object is larger than `bytes_max`.
     pub async fn get_small(&self, key: &str, bytes_max: u64) -> Result<Option<Bytes>, StoreError> {
-        let mut download = match self.get(key).await {
+        let mut download = match self.get(key, bytes_max).await {
             Ok(download) => download,
             Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -131,7 +200,8 @@ impl ObjectStore {
         while let Some(chunk) = download.chunk().await? {
             if (bytes.len() + chunk.len()) as u64 > bytes_max {
                 let message = format!("is larger than {bytes_max} bytes");
-                return Err(StoreError { kind: StoreErrorKind::Other, operation: "GET", key: key.into(), message });
+                let (store, kind) = (self.store_type(), StoreErrorKind::TooLarge);
+                return Err(StoreError::new(store, kind, "GET", key, message));
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -140,137 +210,85 @@ impl ObjectStore {
 
     /// One page of the keys below a prefix, in their order; `after` is what the page before said comes next.
     pub async fn list(&self, prefix: &str, after: Option<String>) -> Result<Page, StoreError> {
-        let page = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix).set_continuation_token(after);
-        let page = page.send().await.map_err(|error| StoreError::from_sdk("LIST", prefix, error))?;
-        let next = page.next_continuation_token.filter(|_| page.is_truncated == Some(true));
-        Ok(Page { keys: page.contents.unwrap_or_default().into_iter().filter_map(|object| object.key).collect(), next })
+        match &self.backend {
+            Backend::S3(s3) => s3.list(prefix, after).await,
+            Backend::Folder(folder) => folder.list(prefix, after).await,
+            Backend::DataDir(data_dir) => data_dir.list(prefix, after).await,
+            Backend::Rsync(_) => Err(only_fetches("LIST", prefix)),
+        }
     }
 
-    /// Asks for one key, which tells whether endpoint, bucket and credentials work: a missing bucket and a
-    /// missing permission answer differently.
+    /// Asks whether the store is there and may be read: a missing bucket and a missing permission answer differently.
     pub async fn probe(&self, prefix: &str) -> Result<(), StoreError> {
-        let listed = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix).max_keys(1).send().await;
-        listed.map(drop).map_err(|error| StoreError::from_sdk("LIST", prefix, error))
+        match &self.backend {
+            Backend::S3(s3) => s3.probe(prefix).await,
+            Backend::Folder(folder) => folder.probe(prefix).await,
+            Backend::DataDir(data_dir) => data_dir.probe(prefix).await,
+            Backend::Rsync(rsync) => rsync.probe().await,
+        }
     }
+
+    /// Asks whether the store may be written to, as far as that can be told without leaving anything there: of a bucket
+    /// it cannot.
+    pub async fn probe_writing(&self) -> Result<(), StoreError> {
+        match &self.backend {
+            Backend::S3(_) => Ok(()),
+            Backend::Folder(folder) => folder.probe_writing().await,
+            Backend::DataDir(data_dir) => data_dir.probe_writing().await,
+            Backend::Rsync(_) => Err(only_fetches("PUT", "")),
+        }
+    }
+
+    fn store_type(&self) -> StoreType {
+        match &self.backend {
+            Backend::S3(_) => StoreType::S3,
+            Backend::Folder(_) => StoreType::Folder,
+            Backend::DataDir(_) => StoreType::DataDir,
+            Backend::Rsync(_) => StoreType::Rsync,
+        }
+    }
+}
+
+fn only_fetches(operation: &'static str, key: &str) -> StoreError {
+    let message = "with storage.type rsync this site only fetches; the uploader runs where the data_dir is";
+    StoreError::new(StoreType::Rsync, StoreErrorKind::Other, operation, key, message)
 }
 
 /// The body of an object, chunk by chunk.
 pub struct Download {
-    key: String,
-    body: ByteStream,
+    body: Body,
+    /// Read from the store and not handed on yet.
+    arrived: Bytes,
+    bandwidth: Bandwidth,
+}
+
+enum Body {
+    S3(s3::S3Download),
+    File(folder::FileDownload),
+    Rsync(Box<rsync::RsyncDownload>),
 }
 
 impl Download {
-    /// The next bytes; `None` at the end.
+    /// The next bytes, as fast as the limit allows; `None` at the end. An empty chunk is a sign of life: bytes are arriving
+    /// elsewhere first.
     ///
     /// # Errors
     /// The connection broke, or nothing came for 30 seconds.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
-        let broken = |message| StoreError {
-            kind: StoreErrorKind::Unavailable,
-            operation: "GET",
-            key: self.key.clone(),
-            message,
-        };
-        match tokio::time::timeout(READ_TIMEOUT, self.body.next()).await {
-            Ok(None) => Ok(None),
-            Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
-            Ok(Some(Err(error))) => Err(broken(format!("broke off: {}", chain(&error)))),
-            Err(_) => Err(broken(format!("sent nothing for {} s", READ_TIMEOUT.as_secs()))),
+        if self.arrived.is_empty() {
+            let chunk = match &mut self.body {
+                Body::S3(download) => download.chunk().await?,
+                Body::File(download) => download.chunk().await?,
+                // Came as fast as rsync was told to let it.
+                Body::Rsync(download) => return download.chunk().await,
+            };
+            match chunk {
+                Some(chunk) => self.arrived = chunk,
+                None => return Ok(None),
+            }
         }
-    }
-}
-
-/// What a caller can do about a failed request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreErrorKind {
-    NotFound,
-    NoSuchBucket,
-    /// Wrong keys, or keys that may not do this.
-    Denied,
-    /// The signature's time is too far from the server's.
-    ClockSkew,
-    /// Away, overloaded or slow: worth another try.
-    Unavailable,
-    Other,
-}
-
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{operation} of '{key}': {message}")]
-pub struct StoreError {
-    pub kind: StoreErrorKind,
-    operation: &'static str,
-    key: String,
-    message: String,
-}
-
-impl StoreError {
-    fn from_sdk<E>(operation: &'static str, key: &str, error: SdkError<E>) -> Self
-    where
-        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-    {
-        let (kind, message) = match &error {
-            SdkError::ServiceError(service) => {
-                let status = service.raw().status().as_u16();
-                let code = service.err().code().unwrap_or_default().to_owned();
-                (kind_of(status, &code), format!("the server answered {status} {code}").trim_end().to_owned())
-            }
-            SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => {
-                (StoreErrorKind::Unavailable, chain(&error))
-            }
-            _ => (StoreErrorKind::Other, chain(&error)),
-        };
-        Self { kind, operation, key: crate::unit::shorten(key), message }
-    }
-
-    /// What to do about it, for a person.
-    pub fn advice(&self) -> &'static str {
-        match self.kind {
-            StoreErrorKind::NotFound => "check storage.r2.prefix, and that the uploader has finished",
-            StoreErrorKind::NoSuchBucket => {
-                "there is no bucket of that name: check storage.r2.bucket, and that storage.r2.endpoint is the account's \
-                 (it must not carry the bucket's name)"
-            }
-            StoreErrorKind::Denied => {
-                "check storage.r2.access_key_id and secret_access_key, and that the token may read and write this bucket"
-            }
-            StoreErrorKind::ClockSkew => {
-                "this machine's clock is off: synchronise it (NTP), requests are signed with the time"
-            }
-            StoreErrorKind::Unavailable => "check storage.r2.endpoint and the network",
-            StoreErrorKind::Other => "see the message",
-        }
-    }
-}
-
-fn kind_of(status: u16, code: &str) -> StoreErrorKind {
-    match (status, code) {
-        (_, "NoSuchBucket") => StoreErrorKind::NoSuchBucket,
-        (_, "RequestTimeTooSkewed") => StoreErrorKind::ClockSkew,
-        (_, "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "Unauthorized") => StoreErrorKind::Denied,
-        (404, _) => StoreErrorKind::NotFound,
-        (401 | 403, _) => StoreErrorKind::Denied,
-        (429 | 500..=599, _) | (_, "SlowDown" | "RequestTimeout") => StoreErrorKind::Unavailable,
-        _ => StoreErrorKind::Other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_are_told_apart() {
-        let check = |status, code, kind| assert_eq!(kind_of(status, code), kind, "{status} {code}");
-        check(404, "NoSuchKey", StoreErrorKind::NotFound);
-        check(404, "", StoreErrorKind::NotFound);
-        check(404, "NoSuchBucket", StoreErrorKind::NoSuchBucket);
-        check(403, "RequestTimeTooSkewed", StoreErrorKind::ClockSkew);
-        check(403, "SignatureDoesNotMatch", StoreErrorKind::Denied);
-        check(403, "", StoreErrorKind::Denied);
-        check(503, "SlowDown", StoreErrorKind::Unavailable);
-        check(429, "", StoreErrorKind::Unavailable);
-        check(400, "RequestTimeout", StoreErrorKind::Unavailable);
-        check(400, "InvalidArgument", StoreErrorKind::Other);
+        // What is not handed on is not read on either, so the sender slows down too.
+        let granted = self.bandwidth.take(Direction::Down, self.arrived.len()).await;
+        Ok(Some(self.arrived.split_to(granted)))
     }
 }

@@ -98,12 +98,6 @@ impl Reader {
         value.unwrap_or_default()
     }
 
-    /// A key that a later version reads.
-    pub(super) fn reserved(&mut self, key: &str) {
-        // A list counts as one value here.
-        self.known.insert(key.to_owned());
-    }
-
     pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
         self.text(key).map(PathBuf::from)
     }

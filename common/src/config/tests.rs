@@ -1,4 +1,5 @@
 use super::*;
+use crate::object_key::Prefix;
 
 fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -8,6 +9,11 @@ fn read(yaml: &str, pairs: &[(&str, &str)], needs: &[Need]) -> Result<Config, Co
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(file.path(), yaml).expect("written");
     Config::read(source::tree(Some(file.path()), &environment(pairs))?, needs)
+}
+
+fn bucket(config: &Config) -> &Bucket {
+    let Place::S3(bucket) = &config.storage.place else { panic!("not a bucket: {:?}", config.storage) };
+    bucket
 }
 
 #[test]
@@ -44,19 +50,51 @@ fn the_example_environment_is_read() {
         .collect();
     assert!(pairs.len() >= 16, "{pairs:?}");
     let config = read("", &pairs, &[Need::Storage, Need::DataDir, Need::Destination]).expect("reads");
-    assert_eq!(config.storage.bucket, "market-archives");
+    assert_eq!(bucket(&config).bucket, "market-archives");
 }
 
 #[test]
 fn the_environment_beats_the_file_and_the_older_names_beat_both() {
     let yaml = "storage: {r2: {bucket: from-file, transfers: 2}}\nclickhouse: {host: file-host}";
-    let bucket = |pairs: &[(&str, &str)]| read(yaml, pairs, &[]).expect("reads").storage.bucket;
-    assert_eq!(bucket(&[]), "from-file");
-    assert_eq!(bucket(&[("FERRY__STORAGE__R2__BUCKET", "from-ferry")]), "from-ferry");
-    assert_eq!(bucket(&[("R2_BUCKET", "older")]), "older");
-    assert_eq!(bucket(&[("R2_BUCKET", "older"), ("FERRY__STORAGE__R2__BUCKET", "from-ferry")]), "older");
-    assert_eq!(bucket(&[("R2_BUCKET", "")]), "from-file");
+    let named = |pairs: &[(&str, &str)]| bucket(&read(yaml, pairs, &[]).expect("reads")).bucket.clone();
+    assert_eq!(named(&[]), "from-file");
+    assert_eq!(named(&[("FERRY__STORAGE__R2__BUCKET", "from-ferry")]), "from-ferry");
+    assert_eq!(named(&[("R2_BUCKET", "older")]), "older");
+    assert_eq!(named(&[("R2_BUCKET", "older"), ("FERRY__STORAGE__R2__BUCKET", "from-ferry")]), "older");
+    assert_eq!(named(&[("R2_BUCKET", "")]), "from-file");
     assert_eq!(read(yaml, &[("R2_TRANSFERS", "16")], &[]).expect("reads").storage.transfers, 16);
+}
+
+#[test]
+fn only_the_chosen_storage_has_needs() {
+    let missing = |kind: &str, rest: &str| {
+        let yaml = format!("storage: {{type: {kind}{rest}}}");
+        read(&yaml, &[], &[Need::Storage]).map(|config| config.storage.place).map_err(|error| error.to_string())
+    };
+    let keys = |kind: &str| {
+        let message = missing(kind, "").expect_err("nothing is set");
+        message
+            .lines()
+            .skip(1)
+            .map(|line| line.trim().split(':').next().unwrap_or_default().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(keys("fs"), ["storage.fs.path"]);
+    assert_eq!(keys("rsync"), ["storage.rsync.host", "storage.rsync.path"]);
+    assert_eq!(keys("s3").len(), 4);
+    assert!(missing("ftp", "").expect_err("unknown").contains("'ftp' is not one of: r2, s3, fs, rsync"));
+    let place = missing("fs", ", fs: {path: /mnt/share/ferry}").expect("reads");
+    assert!(matches!(place, Place::Folder { path } if path == Path::new("/mnt/share/ferry")));
+    let place = missing("rsync", ", rsync: {host: 10.0.0.7, path: /srv/binance/}").expect("reads");
+    assert!(matches!(place, Place::Rsync(rsync) if rsync.path == "/srv/binance" && rsync.port == 22));
+    for odd in [
+        "host: -oProxyCommand=x, path: /srv",
+        "host: a b, path: /srv",
+        "host: h, user: -x, path: /srv",
+        "host: h, path: '/srv/*'",
+    ] {
+        assert!(missing("rsync", &format!(", rsync: {{{odd}}}")).is_err(), "{odd}");
+    }
 }
 
 #[test]
@@ -113,4 +151,60 @@ fn secrets_are_not_printed() {
     let pairs = [("R2_SECRET_ACCESS_KEY", "hunter2"), ("CLICKHOUSE_HOST", "h"), ("CLICKHOUSE_PASSWORD", "hunter2")];
     let config = read("nats: {password: hunter2, url: 'nats://user:hunter2@host:4222'}", &pairs, &[]).expect("reads");
     assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+}
+
+/// What somebody has who moves in: an environment as the cron job read it, and a file that says the rest.
+#[test]
+fn the_cron_jobs_environment_and_file_still_do() {
+    let env = [
+        ("STORAGE_TYPE", "r2"),
+        ("R2_ACCESS_KEY_ID", "0123456789abcdef0123456789abcdef"),
+        ("R2_SECRET_ACCESS_KEY", "example-secret"),
+        ("R2_ENDPOINT", "https://0123456789abcdef0123456789abcdef.r2.cloudflarestorage.com"),
+        ("R2_BUCKET", "market-archives"),
+        ("R2_PREFIX", "download/"),
+        ("R2_TRANSFERS", "16"),
+        ("LOCAL_DATA_DIR", "/srv/binance"),
+        ("LOCAL_STATE_DIR", "/srv/binance/state"),
+        ("LOCAL_LOG_DIR", ""),
+        ("CLICKHOUSE_HOST", "10.0.0.5"),
+        ("CLICKHOUSE_PORT", "8123"),
+        ("CLICKHOUSE_DB", "marketferry"),
+        ("CLICKHOUSE_USER", "ingest"),
+        ("CLICKHOUSE_PASSWORD", "example-password"),
+        ("NATS_URL", "nats://ferry:example-password@10.0.0.6:4222"),
+        // Of the job's other programs.
+        ("RCLONE_CONFIG_R2_TYPE", "s3"),
+        ("LOCK_FILE", "/tmp/ingest.lock"),
+        ("PATH", "/usr/bin"),
+    ];
+    let file = "\
+local:
+  data_dir: ./download
+storage:
+  type: r2
+  r2: {bucket: market-archives, prefix: download, transfers: 8}
+download:
+  symbols: [BTCUSDT, ETHUSDT]
+  intervals: [1m, 1h]
+  market: um
+clickhouse: {host: localhost, port: 8123, database: binance, user: default, password: ''}
+";
+    let needs = [Need::Storage, Need::DataDir, Need::Destination];
+    let config = read(file, &env, &needs).expect("reads");
+    assert_eq!(config.storage.prefix, Prefix::new("download"));
+    assert_eq!((config.storage.transfers, bucket(&config).region.as_str()), (16, "auto"));
+    assert_eq!(config.local.data_dir.as_deref(), Some(Path::new("/srv/binance")));
+    assert_eq!(config.log.dir, None);
+    let DestinationKind::ClickHouse(primary) = &config.destinations[0].kind else { panic!("not ClickHouse") };
+    assert_eq!((primary.host.as_str(), primary.database.as_str()), ("10.0.0.5", "marketferry"));
+    assert_eq!(config.nats.urls, [Secret::new("nats://ferry:example-password@10.0.0.6:4222")]);
+
+    // What only the job read is told at once, each with the key it is nearest to.
+    let more = "ingest: {lock_file: /tmp/ingest.lock}\nstorage: {r2: {bucket: b, buckets: c}}";
+    let error = read(more, &env, &needs).expect_err("two keys too many").to_string();
+    assert!(
+        error.contains("ingest.lock_file: unknown key") && error.contains("did you mean storage.r2.bucket?"),
+        "{error}"
+    );
 }

@@ -1,0 +1,98 @@
+//! What can go wrong with a store, as far as callers treat it differently.
+
+use crate::unit::shorten;
+
+/// What a caller can do about a failed request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    NotFound,
+    /// The bucket, or the folder that stands for it.
+    NoSuchBucket,
+    /// Wrong keys, or keys that may not do this.
+    Denied,
+    /// The signature's time is too far from the server's.
+    ClockSkew,
+    /// Away, overloaded, full or slow: worth another try.
+    Unavailable,
+    /// The object has more bytes than the caller takes.
+    TooLarge,
+    Other,
+}
+
+/// Which store it was, for the advice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StoreType {
+    S3,
+    Folder,
+    /// The uploader's side of rsync.
+    DataDir,
+    /// The puller's side of it.
+    Rsync,
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{operation} of '{key}': {message}")]
+pub struct StoreError {
+    pub(super) store: StoreType,
+    pub kind: StoreErrorKind,
+    pub(super) operation: &'static str,
+    pub(super) key: String,
+    pub(super) message: String,
+}
+
+impl StoreError {
+    pub(super) fn new(
+        store: StoreType,
+        kind: StoreErrorKind,
+        operation: &'static str,
+        key: &str,
+        message: impl Into<String>,
+    ) -> Self {
+        Self { store, kind, operation, key: shorten(key), message: message.into() }
+    }
+
+    /// What to do about it, for a person.
+    pub fn advice(&self) -> &'static str {
+        use StoreErrorKind::{ClockSkew, Denied, NoSuchBucket, NotFound, Other, TooLarge, Unavailable};
+        match (self.kind, self.store) {
+            (NotFound, StoreType::DataDir | StoreType::Rsync) => {
+                "the archive is no longer in the remote data_dir: put it back there"
+            }
+            (NotFound, _) => "check storage.r2.prefix, and that the uploader has finished",
+            (NoSuchBucket, StoreType::S3) => {
+                "there is no bucket of that name: check storage.r2.bucket, and that storage.r2.endpoint is the account's \
+                 (it must not carry the bucket's name)"
+            }
+            (NoSuchBucket, StoreType::Folder) => {
+                "check storage.fs.path, and that the share is mounted; the folder itself is never made"
+            }
+            (NoSuchBucket, StoreType::DataDir) => "check local.data_dir, and that its disk is mounted",
+            (NoSuchBucket, StoreType::Rsync) => {
+                "check storage.rsync.path: the remote site's data_dir as storage.rsync.user finds it there"
+            }
+            (Denied, StoreType::S3) => {
+                "check storage.r2.access_key_id and secret_access_key, and that the token may read and write this bucket"
+            }
+            (Denied, StoreType::Folder) => {
+                "this user must be allowed to read below storage.fs.path, and the uploader's to write there"
+            }
+            (Denied, StoreType::DataDir) => {
+                "this user must be allowed to read local.data_dir, and to write to _markers in it"
+            }
+            (Denied, StoreType::Rsync) => {
+                "check storage.rsync.user and key_file, that the remote host's key is known (storage.rsync.known_hosts), \
+                 and that the user may read storage.rsync.path; `ssh` by hand with the same options says more"
+            }
+            (ClockSkew, _) => "this machine's clock is off: synchronise it (NTP), requests are signed with the time",
+            (Unavailable, StoreType::S3) => "check storage.r2.endpoint and the network",
+            (Unavailable, StoreType::Folder | StoreType::DataDir) => {
+                "check that the disk or share answers and has room"
+            }
+            (Unavailable, StoreType::Rsync) => {
+                "check storage.rsync.host and port, the network, that rsync is installed on both machines, and that \
+                 local.state_dir has room"
+            }
+            (TooLarge | Other, _) => "see the message",
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Objects too large for one request: stored part by part, each of which is kept if the rest does not follow at once.
+//!
+//! All parts but the last have the same size, as R2 demands. It follows from the object's size alone, so that whoever
+//! goes on with an upload cuts the parts as whoever began it.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::error::StoreType;
+use super::s3::S3;
+use super::{Backend, ObjectStore, StoreError, StoreErrorKind};
+use crate::checksum::{Md5Sum, Sha256Sum};
+
+/// Largest object stored by a single request, and held in memory whole for it.
+pub const SINGLE_BYTES_MAX: u64 = 16 << 20;
+/// Size of a part, unless there would be too many. At least 5 MiB; more means more to send again when a part is cut short.
+const PART_BYTES: u64 = 8 << 20;
+/// Parts of this size are the largest we hold in memory.
+pub const PART_BYTES_MAX: u64 = 64 << 20;
+const PARTS_MAX: u64 = 10_000;
+/// Largest object that can be stored: 625 GiB.
+pub const OBJECT_BYTES_MAX: u64 = PART_BYTES_MAX * PARTS_MAX;
+
+/// How large the parts of an object are: the smallest whole number of MiB that is enough, and never less than 8.
+pub const fn part_bytes(object_bytes: u64) -> u64 {
+    let least = object_bytes.div_ceil(PARTS_MAX).next_multiple_of(1 << 20);
+    if least > PART_BYTES { least } else { PART_BYTES }
+}
+
+/// An upload that was begun and not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadId {
+    pub key: String,
+    pub id: String,
+}
+
+/// A part that the store has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartStored {
+    /// From 1.
+    pub number: u32,
+    pub size: u64,
+    /// `None` where the server does not tell.
+    pub md5: Option<Md5Sum>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingUpload {
+    pub upload: UploadId,
+    pub begun: Timestamp,
+}
+
+impl ObjectStore {
+    fn with_parts(&self, key: &str) -> Result<&S3, StoreError> {
+        match &self.backend {
+            Backend::S3(s3) => Ok(s3),
+            Backend::Folder(_) | Backend::DataDir(_) | Backend::Rsync(_) => {
+                let message = "only a bucket takes an object part by part";
+                Err(StoreError::new(StoreType::Folder, StoreErrorKind::Other, "PUT", key, message))
+            }
+        }
+    }
+
+    /// Begins to store an object part by part, with its sha256.
+    pub async fn begin_parts(&self, key: &str, sha256: Sha256Sum) -> Result<UploadId, StoreError> {
+        self.with_parts(key)?.begin_parts(key, sha256).await
+    }
+
+    /// Stores a part; one of the same number is replaced.
+    pub async fn put_part(&self, upload: &UploadId, number: u32, body: Bytes) -> Result<(), StoreError> {
+        self.with_parts(&upload.key)?.put_part(upload, number, body).await
+    }
+
+    /// The parts that are there. None also of an upload that is not there, on some servers.
+    pub async fn stored_parts(&self, upload: &UploadId) -> Result<Vec<PartStored>, StoreError> {
+        self.with_parts(&upload.key)?.stored_parts(upload).await
+    }
+
+    /// Makes the object of its parts, if they have these MD5s (not every server looks; the ETag tells).
+    pub async fn complete_parts(&self, upload: &UploadId, parts: &[Md5Sum]) -> Result<(), StoreError> {
+        self.with_parts(&upload.key)?.complete_parts(upload, parts).await
+    }
+
+    /// Forgets an upload and its parts.
+    pub async fn abort_parts(&self, upload: &UploadId) -> Result<(), StoreError> {
+        self.with_parts(&upload.key)?.abort_parts(upload).await
+    }
+
+    /// All uploads of keys with this prefix, whoever began them.
+    pub async fn pending_uploads(&self, prefix: &str) -> Result<Vec<PendingUpload>, StoreError> {
+        match &self.backend {
+            Backend::S3(s3) => s3.pending_uploads(prefix).await,
+            Backend::Folder(_) | Backend::DataDir(_) | Backend::Rsync(_) => Ok(Vec::new()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_thousand_parts_are_enough() {
+        let check = |bytes: u64, part: u64| assert_eq!(part_bytes(bytes), part, "{bytes}");
+        check(SINGLE_BYTES_MAX + 1, 8 << 20);
+        check((8 << 20) * 10_000, 8 << 20);
+        check((8 << 20) * 10_000 + 1, 9 << 20);
+        check(OBJECT_BYTES_MAX, PART_BYTES_MAX);
+        for bytes in [1, 1 << 30, 1 << 37, OBJECT_BYTES_MAX] {
+            assert!(bytes.div_ceil(part_bytes(bytes)) <= PARTS_MAX);
+        }
+    }
+}
