@@ -34,7 +34,7 @@ impl Bus {
             .name(worker)
             .connection_timeout(CONNECT_TIMEOUT)
             .ping_interval(PING_INTERVAL)
-            .reconnect_delay_callback(|attempt| Backoff::RECONNECT.delay(u32::try_from(attempt).unwrap_or(u32::MAX)))
+            .reconnect_delay_callback(pause_before)
             .event_callback(log_event);
         if let Some((user, password)) = login(config) {
             options = options.user_and_password(user, password.reveal().to_owned());
@@ -82,6 +82,14 @@ impl Bus {
 /// The configured servers without user names and passwords.
 fn public_urls(config: &Nats) -> String {
     config.urls.iter().map(|url| parts(url.reveal()).0).collect::<Vec<_>>().join(", ")
+}
+
+/// The pause before an attempt to connect, counted from 1: async-nats asks also before the first one.
+fn pause_before(attempt: usize) -> Duration {
+    match u32::try_from(attempt).unwrap_or(u32::MAX) {
+        0 | 1 => Duration::ZERO,
+        attempt => Backoff::RECONNECT.delay(attempt - 1),
+    }
 }
 
 /// The user and the password: their own keys first, else the first URL that holds some. async-nats 0.51 does not

@@ -36,7 +36,7 @@ pub use publisher::{Latest, Published};
 pub use replay::ReplayOptions;
 pub use roster::{Roster, WorkerState};
 pub use subject::{Lane, MarkerSubject};
-pub use survey::StreamMarker;
+pub use survey::{Stamp, StreamMarker};
 pub use sweeper::{Sweeper, Swept};
 pub use task::{Task, TaskState, TaskUnit};
 pub use topology::{ConsumerSettings, Missing};

@@ -12,6 +12,7 @@ use common::unit::Unit;
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::reader::StoredMessage;
 use crate::subject::MarkerSubject;
+use crate::survey::Stamp;
 use crate::topology::MARKERS;
 
 /// The newest marker of a unit on the stream.
@@ -23,6 +24,14 @@ pub struct Latest {
     pub ready_sequence: u64,
     /// The same for the backfill subject.
     pub backfill_sequence: u64,
+}
+
+impl Latest {
+    /// `None` without a marker.
+    pub fn stamp(&self) -> Option<Stamp> {
+        let sequence = self.ready_sequence.max(self.backfill_sequence);
+        self.marker.as_ref().map(|marker| Stamp { sequence, revision: marker.revision })
+    }
 }
 
 /// How a publish ended well.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::message::StreamMessage;
+use async_nats::{HeaderMap, header};
 use bytes::Bytes;
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -13,6 +14,8 @@ use crate::topology::{MARKERS, is_missing};
 
 /// Messages asked for at once; each has at most 512 KiB.
 const BATCH: usize = 64;
+/// The same where only headers are asked for, some hundred bytes each.
+const HEADERS_BATCH: usize = 1000;
 /// How long the server keeps the consumer of a reader that ended without a word.
 const INACTIVE: Duration = Duration::from_secs(60);
 
@@ -21,7 +24,21 @@ pub(crate) struct StoredMessage {
     pub(crate) subject: String,
     pub(crate) sequence: u64,
     pub(crate) stored_at: Timestamp,
+    /// Empty where only headers were asked for.
     pub(crate) payload: Bytes,
+    /// Its `Nats-Msg-Id`.
+    pub(crate) message_id: Option<String>,
+}
+
+/// What of a message is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Whole,
+    Headers,
+}
+
+fn message_id(headers: Option<&HeaderMap>) -> Option<String> {
+    headers?.get(header::NATS_MESSAGE_ID).map(ToString::to_string)
 }
 
 impl From<StreamMessage> for StoredMessage {
@@ -30,6 +47,7 @@ impl From<StreamMessage> for StoredMessage {
             subject: message.subject.to_string(),
             sequence: message.sequence,
             stored_at: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).unwrap_or_default(),
+            message_id: message_id(Some(&message.headers)),
             payload: message.payload,
         }
     }
@@ -54,6 +72,7 @@ impl Bus {
         &self,
         stream: &str,
         filters: Vec<String>,
+        part: Part,
         mut each: impl FnMut(StoredMessage),
     ) -> Result<(), BusError> {
         let unavailable =
@@ -67,6 +86,7 @@ impl Bus {
             ack_policy: AckPolicy::None,
             deliver_policy: DeliverPolicy::LastPerSubject,
             filter_subjects: filters,
+            headers_only: part == Part::Headers,
             inactive_threshold: INACTIVE,
             memory_storage: true,
             num_replicas: 1,
@@ -75,18 +95,20 @@ impl Bus {
         let consumer = found.create_consumer(reader).await.map_err(|error| unavailable(&error))?;
         // What is published from now on is not waited for.
         let expected = consumer.cached_info().num_pending;
+        let batch_max = if part == Part::Headers { HEADERS_BATCH } else { BATCH };
         let mut seen = 0;
         while seen < expected {
             let mut batch =
-                consumer.fetch().max_messages(BATCH).messages().await.map_err(|error| unavailable(&error))?;
+                consumer.fetch().max_messages(batch_max).messages().await.map_err(|error| unavailable(&error))?;
             let before = seen;
             while let Some(message) = batch.next().await {
                 let message = message.map_err(|error| unavailable(error.as_ref()))?;
                 let info = message.info().map_err(|error| unavailable(error.as_ref()))?;
                 let stored_at = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos()).unwrap_or_default();
                 let sequence = info.stream_sequence;
+                let message_id = message_id(message.headers.as_ref());
                 let (subject, payload) = (message.subject.to_string(), message.payload.clone());
-                each(StoredMessage { subject, sequence, stored_at, payload });
+                each(StoredMessage { subject, sequence, stored_at, payload, message_id });
                 seen += 1;
             }
             if seen == before {

@@ -1,12 +1,17 @@
 //! Looking at what the stream announces, beside the durable consumers: nothing is delivered by it.
 
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
+use common::checksum::Sha256Sum;
 use common::unit::Unit;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::connection::{Bus, BusError, BusErrorKind};
-use crate::reader::StoredMessage;
+use crate::reader::{Part, StoredMessage};
 use crate::subject::{Lane, MarkerSubject};
 use crate::topology::{MARKERS, backfill_consumer};
 
@@ -22,7 +27,45 @@ pub struct StreamMarker {
     pub payload: Bytes,
 }
 
+/// Which message of the stream is the newest of a unit, known without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    pub sequence: u64,
+    pub revision: Sha256Sum,
+}
+
+/// The revision in a message id, `<subject>@<revision>[@<sequence>]`.
+fn revision_of(message_id: &str) -> Option<Sha256Sum> {
+    message_id.split('@').nth(1)?.parse().ok()
+}
+
 impl Bus {
+    /// The newest message of every unit, for the size of its headers: a unit of thousands of archives costs no more
+    /// than one of a single archive. Units whose message does not say its revision are left out.
+    ///
+    /// # Errors
+    /// Those of reading a stream; also where this login may not make a consumer.
+    pub async fn stamps(&self) -> Result<HashMap<Unit, Stamp>, BusError> {
+        let lanes = vec!["marker.ready.>".to_owned(), "marker.backfill.>".to_owned()];
+        let mut newest: HashMap<Unit, (u64, Option<Sha256Sum>)> = HashMap::new();
+        self.last_per_subject(MARKERS, lanes, Part::Headers, |message| {
+            let Ok(subject) = MarkerSubject::parse(&message.subject) else { return };
+            let found = (message.sequence, message.message_id.as_deref().and_then(revision_of));
+            let entry = newest.entry(subject.unit).or_insert(found);
+            if found.0 > entry.0 {
+                *entry = found;
+            }
+        })
+        .await?;
+        let stamp = |(unit, (sequence, revision))| Some((unit, Stamp { sequence, revision: revision? }));
+        Ok(newest.into_iter().filter_map(stamp).collect())
+    }
+
+    /// How often this process has connected; more than before means that the server may not be what it was.
+    pub fn connects(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
     /// Calls `visit` with the last message of every ready and backfill subject; a unit may have one of each, and the
     /// higher sequence is the newer. After an interruption all are visited again.
     ///
@@ -42,7 +85,7 @@ impl Bus {
 
     async fn survey_once(&self, visit: &mut impl FnMut(StreamMarker)) -> Result<(), BusError> {
         let lanes = vec!["marker.ready.>".to_owned(), "marker.backfill.>".to_owned()];
-        self.last_per_subject(MARKERS, lanes, |message| match MarkerSubject::parse(&message.subject) {
+        self.last_per_subject(MARKERS, lanes, Part::Whole, |message| match MarkerSubject::parse(&message.subject) {
             Ok(subject) => visit(StreamMarker {
                 subject,
                 sequence: message.sequence,
