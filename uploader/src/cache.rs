@@ -1,109 +1,238 @@
 //! What is known of archives from earlier runs, so that one that has not changed is not read again.
 //!
 //! A cache and nothing more: without it, or with a damaged one, archives are read again. What is published is what the
-//! bucket and the stream say, never what this file says.
+//! bucket and the stream say, never what is said here. One file a unit: a unit is in memory only while it is worked on,
+//! and damage costs that unit's archives one more reading.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use common::checksum::Sha256Sum;
+use common::unit::Unit;
 use jiff::Timestamp;
+use nats::Stamp;
 use serde::{Deserialize, Serialize};
 
 use crate::check::Checked;
-use crate::scan::Fingerprint;
+use crate::scan::{Fingerprint, LocalUnit, SetDigest};
 
-/// Longest line that is read: a path below `data_dir` and five short fields.
-const LINE_BYTES_MAX: usize = 4096;
+/// Longest first line of a file.
+const HEAD_BYTES_MAX: u64 = 4096;
+/// Largest file that is read: one of a unit of the most archives there may be has 8 MB.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+/// A unit that takes long keeps its hashes now and then, so that being killed costs little.
+const SAVE_EVERY: Duration = Duration::from_secs(30);
 
-/// Archives by their path below `data_dir`.
 pub(crate) struct Cache {
     /// `None`: nowhere to keep it.
-    file: Option<PathBuf>,
-    state: Mutex<State>,
+    root: Option<PathBuf>,
+    open: Mutex<HashMap<Unit, Entry>>,
+    /// Whether the last attempt to write failed, and that was said.
+    failed: AtomicBool,
 }
 
-#[derive(Default)]
-struct State {
+/// What is known of a unit as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// When this uploader saw the first archive of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) first_seen: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) settled: Option<SettledAs>,
+}
+
+/// A set of archives that a message of the stream was found to say all of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SettledAs {
+    pub(crate) archives: SetDigest,
+    pub(crate) message: Stamp,
+    /// Bucket and prefix, which are part of the answer.
+    pub(crate) place: String,
+    /// Objects of the revision, if known.
+    pub(crate) objects: Option<usize>,
+    /// When it was published, if known.
+    #[serde(default)]
+    pub(crate) published_at: Option<Timestamp>,
+}
+
+/// A unit that is being worked on.
+struct Entry {
+    record: Record,
     archives: HashMap<String, Known>,
     changed: bool,
+    saved: Instant,
 }
 
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 struct Known {
     fingerprint: Fingerprint,
     checked: Checked,
-    /// Asked for or added in this pass.
-    used: bool,
 }
 
-/// One line of the file.
+/// The first line, after a checksum of its own.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    /// Another one is no version of ours.
+    format: u32,
+    /// Of all that follows.
+    lines: Sha256Sum,
+    #[serde(default)]
+    record: Record,
+}
+
+const FORMAT: u32 = 2;
+
 #[derive(Serialize, Deserialize)]
 struct Line {
-    path: String,
-    #[serde(flatten)]
-    fingerprint: Fingerprint,
-    sha256: Sha256Sum,
-    md5: String,
-    generated_at: Timestamp,
+    symbol: String,
+    known: Known,
 }
 
 impl Cache {
-    /// Reads what earlier runs left for this `data_dir`.
+    /// What earlier runs left for this `data_dir`.
     pub(crate) fn open(state_dir: Option<&Path>, data_dir: &Path) -> Self {
-        let file = folder(state_dir).map(|folder| folder.join(file_name(data_dir)));
-        let archives = file.as_deref().map(load).unwrap_or_default();
-        Self { file, state: Mutex::new(State { archives, changed: false }) }
+        let root = folder(state_dir).map(|folder| folder.join(format!("archives-{}", which(data_dir))));
+        Self { root, open: Mutex::default(), failed: AtomicBool::new(false) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn units(&self) -> MutexGuard<'_, HashMap<Unit, Entry>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of the archive, if it is still the same file.
-    pub(crate) fn get(&self, path: &str, fingerprint: Fingerprint) -> Option<Checked> {
-        let mut state = self.state();
-        let known = state.archives.get_mut(path).filter(|known| known.fingerprint == fingerprint)?;
-        known.used = true;
+    fn file(&self, unit: &Unit) -> Option<PathBuf> {
+        let Unit { exchange, market, dataset, interval, period } = unit;
+        let folder = self.root.as_ref()?.join(exchange.as_str()).join(market.as_str()).join(dataset.as_str());
+        Some(folder.join(interval.as_str()).join(period.to_string()))
+    }
+
+    /// What is known of a unit as a whole. Blocks.
+    pub(crate) fn record(&self, unit: &Unit) -> Record {
+        let head = self.file(unit).and_then(|file| read_head(&mut BufReader::new(File::open(file).ok()?)));
+        head.map(|head| head.record).unwrap_or_default()
+    }
+
+    /// Notes when a unit was first seen. Blocks.
+    pub(crate) fn note_first_seen(&self, unit: &Unit, at: Timestamp) {
+        self.load(unit);
+        if let Some(entry) = self.units().get_mut(unit) {
+            entry.record.first_seen = Some(at);
+            entry.changed = true;
+        }
+        self.close(unit);
+    }
+
+    /// Takes a unit into memory, until it is closed. Blocks.
+    pub(crate) fn load(&self, unit: &Unit) {
+        if self.units().contains_key(unit) {
+            return;
+        }
+        let (record, archives) = self.file(unit).and_then(|file| read(&file)).unwrap_or_default();
+        let entry = Entry { record, archives, changed: false, saved: Instant::now() };
+        self.units().insert(unit.clone(), entry);
+    }
+
+    /// What is known of an archive of a loaded unit, if it is still the same file.
+    pub(crate) fn get(&self, unit: &Unit, symbol: &str, fingerprint: Fingerprint) -> Option<Checked> {
+        let units = self.units();
+        let known = units.get(unit)?.archives.get(symbol).filter(|known| known.fingerprint == fingerprint)?;
         Some(known.checked.clone())
     }
 
-    pub(crate) fn insert(&self, path: String, fingerprint: Fingerprint, checked: Checked) {
-        if fingerprint.has_settled() {
-            let mut state = self.state();
-            state.archives.insert(path, Known { fingerprint, checked, used: true });
-            state.changed = true;
+    /// Remembers an archive of a loaded unit.
+    pub(crate) fn insert(&self, unit: &Unit, symbol: &str, fingerprint: Fingerprint, checked: Checked) {
+        if !fingerprint.has_settled() {
+            return;
+        }
+        let mut units = self.units();
+        let Some(entry) = units.get_mut(unit) else { return };
+        entry.archives.insert(symbol.to_owned(), Known { fingerprint, checked });
+        entry.changed = true;
+        if entry.saved.elapsed() > SAVE_EVERY {
+            self.save(unit, entry);
         }
     }
 
-    /// Writes the file, if there is anything new. With `forget_unused`, archives that nobody came across since the last
-    /// such call are left out.
-    pub(crate) fn save(&self, forget_unused: bool) {
-        let Some(file) = &self.file else { return };
-        let mut state = self.state();
-        if forget_unused {
-            let before = state.archives.len();
-            state.archives.retain(|_, known| known.used);
-            state.changed |= state.archives.len() != before;
-            state.archives.values_mut().for_each(|known| known.used = false);
+    /// Notes which message of the stream says all of a loaded unit, and forgets archives it no longer has. Whether the
+    /// note holds: not while an archive was written to so lately that another change could not be told.
+    pub(crate) fn settle(&self, local: &LocalUnit, settled: Option<SettledAs>) -> bool {
+        let mut units = self.units();
+        let Some(entry) = units.get_mut(&local.unit) else { return false };
+        let here: HashMap<&str, Fingerprint> =
+            local.archives.iter().map(|archive| (archive.symbol.as_str(), archive.fingerprint)).collect();
+        let known = |symbol: &str, known: &Known| here.get(symbol) == Some(&known.fingerprint);
+        let all = entry.archives.iter().filter(|(symbol, archive)| known(symbol, archive)).count() == here.len();
+        let before = entry.archives.len();
+        entry.archives.retain(|symbol, _| here.contains_key(symbol.as_str()));
+        entry.changed |= entry.archives.len() != before;
+        if all && settled.is_some() && entry.record.settled != settled {
+            entry.record.settled = settled;
+            entry.changed = true;
         }
-        if !state.changed {
-            return;
+        all
+    }
+
+    /// Lets go of a unit, and keeps what is new of it. Blocks.
+    pub(crate) fn close(&self, unit: &Unit) {
+        let entry = self.units().remove(unit);
+        if let Some(mut entry) = entry {
+            self.save(unit, &mut entry);
         }
-        match write(file, &state.archives) {
-            Ok(()) => state.changed = false,
-            Err(error) => {
-                let path = file.display();
-                tracing::warn!(%path, %error, "cannot keep the hashes; the next run will read the archives again");
+    }
+
+    /// Lets go of a unit and keeps nothing.
+    pub(crate) fn abandon(&self, unit: &Unit) {
+        self.units().remove(unit);
+    }
+
+    /// Forgets the units that are not among these. Blocks.
+    pub(crate) fn retain(&self, units: &HashSet<Unit>) {
+        let Some(root) = &self.root else { return };
+        let kept: HashSet<PathBuf> = units.iter().filter_map(|unit| self.file(unit)).collect();
+        // Exchange, market, dataset, interval; then the files.
+        let mut folders = vec![root.clone()];
+        for _ in 0..4 {
+            folders = folders.iter().flat_map(|folder| entries(folder)).collect();
+        }
+        for file in folders.iter().flat_map(|folder| entries(folder)).filter(|file| !kept.contains(file)) {
+            if let Err(error) = fs::remove_file(&file) {
+                tracing::debug!(path = %file.display(), %error, "what is no longer needed stays");
             }
+        }
+    }
+
+    fn save(&self, unit: &Unit, entry: &mut Entry) {
+        let Some(file) = self.file(unit).filter(|_| entry.changed) else { return };
+        entry.saved = Instant::now();
+        match write(&file, entry) {
+            Ok(()) => {
+                entry.changed = false;
+                self.failed.store(false, Ordering::Relaxed);
+            }
+            Err(error) if !self.failed.swap(true, Ordering::Relaxed) => {
+                let path = file.display();
+                tracing::warn!(%path, %error, "cannot keep the hashes (local.state_dir); the next run reads archives again");
+            }
+            Err(error) => tracing::debug!(path = %file.display(), %error, "cannot keep the hashes"),
         }
     }
 }
 
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// Where what is remembered of a `data_dir` is kept in one file, e.g. `downloads-<which data_dir>.jsonl`.
+pub(crate) fn state_file(what: &str, state_dir: Option<&Path>, data_dir: &Path) -> Option<PathBuf> {
+    folder(state_dir).map(|folder| folder.join(format!("{what}-{}.jsonl", which(data_dir))))
+}
+
 /// `local.state_dir`, else the user's cache folder.
-fn folder(state_dir: Option<&Path>) -> Option<PathBuf> {
+pub(crate) fn folder(state_dir: Option<&Path>) -> Option<PathBuf> {
     let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let user = || {
         let cache = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
@@ -113,103 +242,133 @@ fn folder(state_dir: Option<&Path>) -> Option<PathBuf> {
 }
 
 /// Several `data_dir`s may share one folder of caches.
-fn file_name(data_dir: &Path) -> String {
+fn which(data_dir: &Path) -> String {
     let whole = fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_owned());
-    let sum = Sha256Sum::of(whole.as_os_str().as_encoded_bytes()).to_string();
-    format!("archives-{}.jsonl", &sum[..16])
+    Sha256Sum::of(whole.as_os_str().as_encoded_bytes()).to_string()[..16].to_owned()
 }
 
-fn load(file: &Path) -> HashMap<String, Known> {
-    let mut archives = HashMap::new();
-    let reader = match File::open(file) {
-        Ok(reader) => BufReader::new(reader),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return archives,
-        Err(error) => {
-            let path = file.display();
-            tracing::warn!(%path, %error, "cannot read the hashes of earlier runs; archives are read again");
-            return archives;
-        }
-    };
-    for line in reader.split(b'\n') {
-        let parsed = match line {
-            Ok(line) if line.len() <= LINE_BYTES_MAX => serde_json::from_slice(&line).ok(),
-            Ok(_) => None,
-            Err(_) => break,
-        };
-        // A line that cannot be read costs the reading of one archive.
-        let Some(Line { path, fingerprint, sha256, md5, generated_at }) = parsed else { continue };
-        let checked = Checked { sha256, md5, generated_at };
-        archives.insert(path, Known { fingerprint, checked, used: false });
+/// The first line, if it is whole.
+fn read_head(reader: &mut impl BufRead) -> Option<Head> {
+    let mut line = String::new();
+    reader.take(HEAD_BYTES_MAX).read_line(&mut line).ok()?;
+    let (sum, json) = line.trim_end_matches('\n').split_once(' ')?;
+    let whole = line.ends_with('\n') && sum == Sha256Sum::of(json.as_bytes()).to_string();
+    serde_json::from_str(json).ok().filter(|head: &Head| whole && head.format == FORMAT)
+}
+
+/// A file, if it is there and whole.
+fn read(file: &Path) -> Option<(Record, HashMap<String, Known>)> {
+    let mut reader = BufReader::new(File::open(file).ok()?);
+    let head = read_head(&mut reader)?;
+    let mut lines = Vec::new();
+    reader.take(FILE_BYTES_MAX).read_to_end(&mut lines).ok()?;
+    if Sha256Sum::of(&lines) != head.lines {
+        return None;
     }
-    archives
+    let parse = |line: &[u8]| serde_json::from_slice::<Line>(line).ok();
+    let archives = lines.split(|byte| *byte == b'\n').filter_map(parse).map(|line| (line.symbol, line.known));
+    Some((head.record, archives.collect()))
 }
 
-fn write(file: &Path, archives: &HashMap<String, Known>) -> io::Result<()> {
+fn write(file: &Path, entry: &Entry) -> io::Result<()> {
+    let mut lines = Vec::new();
+    for (symbol, known) in &entry.archives {
+        serde_json::to_writer(&mut lines, &Line { symbol: symbol.clone(), known: known.clone() })?;
+        lines.push(b'\n');
+    }
+    let head = Head { format: FORMAT, lines: Sha256Sum::of(&lines), record: entry.record.clone() };
+    let head = serde_json::to_string(&head)?;
     let folder = file.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
-    let mut writer = BufWriter::new(temporary.as_file_mut());
-    for (path, Known { fingerprint, checked, .. }) in archives {
-        let line = Line {
-            path: path.clone(),
-            fingerprint: *fingerprint,
-            sha256: checked.sha256,
-            md5: checked.md5.clone(),
-            generated_at: checked.generated_at,
-        };
-        serde_json::to_writer(&mut writer, &line)?;
-        writer.write_all(b"\n")?;
-    }
-    writer.flush()?;
-    drop(writer);
+    writeln!(temporary, "{} {head}", Sha256Sum::of(head.as_bytes()))?;
+    temporary.write_all(&lines)?;
     temporary.persist(file)?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::scan::LocalArchive;
+
     use super::*;
 
     fn known(text: &str) -> Checked {
         Checked {
             sha256: Sha256Sum::of(text.as_bytes()),
             md5: common::checksum::md5_hex(text.as_bytes()),
+            parts_etag: None,
             generated_at: "2026-02-15T00:44:06Z".parse().expect("a time"),
         }
     }
 
     const FINGERPRINT: Fingerprint = Fingerprint { size: 3, mtime_ns: 1, ctime_ns: 2, inode: 4 };
 
-    #[test]
-    fn the_next_run_knows_what_this_one_found() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let open = || Cache::open(Some(&dir.path().join("state")), dir.path());
-        let cache = open();
-        cache.insert("data/a.zip".into(), FINGERPRINT, known("a"));
-        cache.insert("data/b.zip".into(), FINGERPRINT, known("b"));
-        cache.save(false);
+    fn unit() -> Unit {
+        "binance/um/klines/1h/2026-02-14".parse().expect("a unit")
+    }
 
-        let cache = open();
-        assert_eq!(cache.get("data/a.zip", FINGERPRINT), Some(known("a")));
-        assert_eq!(cache.get("data/a.zip", Fingerprint { ctime_ns: 3, ..FINGERPRINT }), None);
-        cache.save(true);
-        assert_eq!(open().get("data/b.zip", FINGERPRINT), None);
-        assert_eq!(open().get("data/a.zip", FINGERPRINT), Some(known("a")));
+    fn local(symbols: &[&str]) -> LocalUnit {
+        let archive = |symbol: &&str| LocalArchive { symbol: (*symbol).to_owned(), fingerprint: FINGERPRINT };
+        let archives = symbols.iter().map(archive).collect();
+        LocalUnit { unit: unit(), marked: true, archives, unreadable: vec![] }
+    }
+
+    fn settled() -> SettledAs {
+        SettledAs {
+            archives: local(&["A", "B"]).digest(),
+            message: Stamp { sequence: 7, revision: Sha256Sum::of(b"x") },
+            place: "bucket/download".into(),
+            objects: Some(2),
+            published_at: None,
+        }
+    }
+
+    /// A cache in `dir` that knows two archives, closed.
+    fn filled(dir: &Path) -> Cache {
+        let cache = Cache::open(Some(&dir.join("state")), dir);
+        cache.load(&unit());
+        cache.insert(&unit(), "A", FINGERPRINT, known("a"));
+        cache.insert(&unit(), "B", FINGERPRINT, known("b"));
+        assert!(cache.settle(&local(&["A", "B"]), Some(settled())));
+        cache.close(&unit());
+        cache
     }
 
     #[test]
-    fn damage_costs_only_what_is_damaged() {
+    fn the_next_run_knows_what_this_one_found() {
         let dir = tempfile::tempdir().expect("a folder");
-        let cache = Cache::open(Some(dir.path()), dir.path());
-        cache.insert("data/a.zip".into(), FINGERPRINT, known("a"));
-        cache.save(false);
-        let file = dir.path().join(file_name(dir.path()));
-        let mut bytes = fs::read(&file).expect("read");
-        bytes.splice(0..0, *b"{\"path\":\xff\n\n[]\n");
-        bytes.extend_from_slice(b"{\"path\":\"data/b.zip\",\"si");
-        fs::write(&file, bytes).expect("written");
-        let cache = Cache::open(Some(dir.path()), dir.path());
-        assert_eq!(cache.get("data/a.zip", FINGERPRINT), Some(known("a")));
+        filled(dir.path());
+        let cache = Cache::open(Some(&dir.path().join("state")), dir.path());
+        assert_eq!(cache.record(&unit()).settled, Some(settled()));
+        cache.load(&unit());
+        assert_eq!(cache.get(&unit(), "A", FINGERPRINT), Some(known("a")));
+        assert_eq!(cache.get(&unit(), "A", Fingerprint { ctime_ns: 3, ..FINGERPRINT }), None);
+        assert!(!cache.settle(&local(&["A", "C"]), None), "C was never checked");
+        cache.close(&unit());
+        cache.load(&unit());
+        assert_eq!(cache.get(&unit(), "B", FINGERPRINT), None, "it is no longer there");
+        cache.close(&unit());
+        cache.retain(&HashSet::new());
+        assert_eq!(cache.record(&unit()), Record::default());
+    }
+
+    #[test]
+    fn damage_is_noticed_wherever_it_is() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = filled(dir.path());
+        let file = cache.file(&unit()).expect("a place");
+        let bytes = fs::read(&file).expect("read");
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            fs::write(&file, damaged).expect("written");
+            cache.load(&unit());
+            assert_eq!(cache.get(&unit(), "A", FINGERPRINT), None, "byte {at}");
+            cache.close(&unit());
+        }
+        fs::write(&file, &bytes[..bytes.len() - 10]).expect("written");
+        assert_eq!(read(&file).map(drop), None);
     }
 
     #[test]
@@ -219,7 +378,10 @@ mod tests {
         fs::write(&file, "abc").expect("written");
         let fingerprint = Fingerprint::of(&fs::metadata(&file).expect("is there"));
         let cache = Cache::open(Some(dir.path()), dir.path());
-        cache.insert("a.zip".into(), fingerprint, known("a"));
-        assert_eq!(cache.get("a.zip", fingerprint), None);
+        cache.load(&unit());
+        cache.insert(&unit(), "A", fingerprint, known("a"));
+        assert_eq!(cache.get(&unit(), "A", fingerprint), None);
+        let archives = vec![LocalArchive { symbol: "A".into(), fingerprint }];
+        assert!(!cache.settle(&LocalUnit { archives, ..local(&[]) }, Some(settled())));
     }
 }

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use common::config::Need;
+use common::bwlimit::BwLimit;
+use common::config::{self, DATASETS, INTERVALS, MARKETS, Need, Publish, Symbols};
 use common::unit::{Period, Token};
 
+use crate::cleanup::Policy;
 use crate::scan::Filter;
 use crate::settle::Mode;
 
@@ -22,12 +25,22 @@ Examples:
   uploader upload
   uploader upload --dry-run --market um --interval 1h
   uploader upload --from 2026-02-01 --to 2026-02-14
-  uploader upload --cleanup --json";
+  uploader upload --cleanup --keep-days 7 --json
+  uploader upload --bwlimit 2M";
 
 const WATCH_EXAMPLES: &str = "\
 Examples:
   uploader watch --config /etc/marketferry/config.yaml
+  uploader watch --bwlimit '08:00,512K 19:00,off'
   FERRY__WATCH__RESCAN=5m FERRY__HTTP__LISTEN=0.0.0.0:9100 uploader watch";
+
+const DOWNLOAD_EXAMPLES: &str = "\
+Examples:
+  uploader download                                   yesterday, of what the section download names
+  uploader download --symbols BTCUSDT,ETHUSDT --market um --interval 1h --interval 1m
+  uploader download --symbols all --market spot --interval 1d --from 2026-02-01 --to 2026-02-14
+  uploader download --monthly --from 2025-01 --to 2025-12
+  uploader download --from 2026-01 --recheck-days 60   ask again for what is here: was it published anew?";
 
 const RECONCILE_EXAMPLES: &str = "\
 Lines:
@@ -44,6 +57,12 @@ Examples:
   uploader reconcile --quick --json
   uploader reconcile --fix           after the stream was deleted or NATS lost its store";
 
+const ADOPT_EXAMPLES: &str = "\
+Examples:
+  uploader adopt --dry-run
+  uploader adopt --market um --interval 1h --from 2026-01
+  uploader adopt --marked --json";
+
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
   uploader doctor
@@ -51,7 +70,8 @@ Examples:
 
 /// Ships complete units of archives to the bucket and announces them
 ///
-/// A unit is complete when its mark, _SUCCESS__<period>__<market>__<interval>[__<dataset>], lies in local.data_dir.
+/// A unit is complete when its mark, _SUCCESS__<period>__<market>__<interval>[__<dataset>], lies in local.data_dir, or
+/// when its archives are there: publish.when says which counts.
 #[derive(Debug, Parser)]
 #[command(name = "uploader", version, after_help = EXIT_CODES)]
 pub struct Cli {
@@ -67,18 +87,35 @@ pub enum Command {
     /// One pass: check, upload and announce what is complete, then exit
     ///
     /// What the bucket and the stream already have is not sent again. A unit with a damaged archive is held back, the
-    /// others go on.
+    /// others go on. One that waits for more archives is named with what it waits for and until when. Does not wait for
+    /// watch.min_age: an archive that is being written is no whole zip file, or changes while it is read.
     #[command(after_help = UPLOAD_EXAMPLES)]
     Upload(Upload),
-    /// The service: a pass every watch.rescan, with /livez, /readyz and /metrics on http.listen
+    /// Fetches archives and their .CHECKSUMs from the exchange into local.data_dir, then exits
+    ///
+    /// What is here is asked for again only if its period ended lately (--recheck-days). What is not published yet is
+    /// counted, and is no failure. An archive that does not match its .CHECKSUM is not taken; the next run asks again.
+    /// A transfer that broke off goes on where it stopped. No _SUCCESS__ marks are written.
+    #[command(after_help = DOWNLOAD_EXAMPLES)]
+    Download(Download),
+    /// The service: takes what comes as it comes, with /livez, /readyz and /metrics on http.listen
+    ///
+    /// The file system says what changes; every watch.rescan all of data_dir is looked at, where that does not help.
     #[command(after_help = WATCH_EXAMPLES)]
-    Watch,
+    Watch(Watch),
     /// Compares the bucket's manifests with the stream, both ways
     ///
     /// The bucket has a manifest of every revision announced, and is enough to make the stream again; a marker on the
     /// stream is enough to write a lost manifest back. Without --fix nothing is changed.
     #[command(after_help = RECONCILE_EXAMPLES)]
     Reconcile(Reconcile),
+    /// Announces what the bucket holds already, put there by another program
+    ///
+    /// Needs no data_dir. Lists the bucket, puts archives together to units by their keys, fetches each archive that no
+    /// manifest names once, checks it, gives it its sha256 where it lies, and writes manifests and markers. A unit with a
+    /// damaged archive is held back. A second run changes nothing.
+    #[command(after_help = ADOPT_EXAMPLES)]
+    Adopt(Adopt),
     /// Looks at everything the uploader depends on, and says what is wrong
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor {
@@ -93,9 +130,28 @@ pub struct Upload {
     /// Print what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Remove archives from disk once a marker that names them is acknowledged
+    /// Remove archives from disk once a marker that names them is acknowledged and the bucket has them
+    ///
+    /// Their .CHECKSUM files go with them, marks and folders stay. Without it, publish.cleanup_after counts. Not with
+    /// storage.type rsync, where the archives are the stored objects themselves.
     #[arg(long)]
     cleanup: bool,
+    /// Keep archives whose period ended less than N days ago [default: publish.keep_days]
+    #[arg(long, value_name = "N")]
+    keep_days: Option<u32>,
+    #[command(flatten)]
+    selection: Selection,
+    /// How fast bytes may go, instead of storage.bwlimit: 10M, 512K, off, or a timetable '08:00,512K 19:00,off'
+    #[arg(long, value_name = "LIMIT")]
+    bwlimit: Option<BwLimit>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which units a command is about; all that every given option takes.
+#[derive(Debug, Args)]
+pub(crate) struct Selection {
     /// Only units of this market
     #[arg(long)]
     market: Option<Market>,
@@ -108,9 +164,65 @@ pub struct Upload {
     /// Only units whose period begins on this day or earlier
     #[arg(long, value_name = "DATE")]
     to: Option<Period>,
+}
+
+#[derive(Debug, Args)]
+pub struct Adopt {
+    /// Only list the bucket and say what would be fetched and announced
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Only units whose mark lies in local.data_dir; else every unit the bucket has an archive of
+    #[arg(long)]
+    pub(crate) marked: bool,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Download {
+    /// These symbols, or all, instead of download.symbols
+    #[arg(long, value_delimiter = ',', value_name = "A,B")]
+    symbols: Vec<String>,
+    /// These markets instead of download.market
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(MARKETS))]
+    market: Vec<String>,
+    /// These intervals instead of download.intervals
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(INTERVALS))]
+    interval: Vec<String>,
+    /// These datasets instead of download.datasets
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(DATASETS))]
+    dataset: Vec<String>,
+    /// The first day, e.g. 2026-02-14 or 2026-02; without dates yesterday, with --monthly the last whole month (UTC)
+    #[arg(long, value_name = "DATE")]
+    pub(crate) from: Option<Period>,
+    /// The last day; without it yesterday
+    #[arg(long, value_name = "DATE")]
+    pub(crate) to: Option<Period>,
+    /// The archives of whole months that overlap these days and have ended, instead of those of days
+    #[arg(long)]
+    pub(crate) monthly: bool,
+    /// Ask again for archives of periods that ended no longer ago, instead of download.recheck_days; 0: never
+    #[arg(long, value_name = "N")]
+    recheck_days: Option<u32>,
+    /// Print what the exchange would be asked for, and fetch nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print JSON, with what came of each unit
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Instead of download.base_url
+    #[arg(long, value_name = "URL")]
+    base_url: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// How fast bytes may go, instead of storage.bwlimit: 10M, 512K, off, or a timetable '08:00,512K 19:00,off'
+    #[arg(long, value_name = "LIMIT")]
+    bwlimit: Option<BwLimit>,
 }
 
 #[derive(Debug, Args)]
@@ -139,21 +251,31 @@ enum Market {
 impl Cli {
     /// What the command cannot do without.
     pub fn needs(&self) -> &'static [Need] {
-        match self.command {
-            Command::Upload(_) | Command::Watch => &[Need::Storage, Need::DataDir],
-            Command::Reconcile(_) => &[Need::Storage],
+        match &self.command {
+            Command::Upload(_) | Command::Watch(_) => &[Need::Storage, Need::DataDir],
+            Command::Adopt(adopt) if adopt.marked => &[Need::Storage, Need::DataDir],
+            Command::Download(_) => &[Need::DataDir],
+            Command::Reconcile(_) | Command::Adopt(_) => &[Need::Storage],
             // It says itself what is missing.
             Command::Doctor { .. } => &[],
         }
     }
 
+    /// What stands in for `storage.bwlimit`.
+    pub fn bwlimit(&self) -> Option<&BwLimit> {
+        match &self.command {
+            Command::Upload(Upload { bwlimit, .. }) | Command::Watch(Watch { bwlimit }) => bwlimit.as_ref(),
+            Command::Download(_) | Command::Adopt(_) | Command::Reconcile(_) | Command::Doctor { .. } => None,
+        }
+    }
+
     /// Whether somebody may be watching: a service has its log.
     pub fn shows_progress(&self) -> bool {
-        matches!(self.command, Command::Upload(_) | Command::Reconcile(_))
+        matches!(self.command, Command::Upload(_) | Command::Download(_) | Command::Reconcile(_) | Command::Adopt(_))
     }
 }
 
-impl Upload {
+impl Selection {
     pub(crate) fn filter(&self) -> Filter {
         let market = self.market.map(|market| match market {
             Market::Spot => "spot",
@@ -167,9 +289,46 @@ impl Upload {
             to: self.to.map(Period::last_day),
         }
     }
+}
 
-    pub(crate) fn mode(&self) -> Mode {
-        Mode { dry_run: self.dry_run, cleanup: self.cleanup }
+impl Upload {
+    pub(crate) fn filter(&self) -> Filter {
+        self.selection.filter()
+    }
+
+    pub(crate) fn mode(&self, publish: &Publish) -> Mode {
+        Mode { dry_run: self.dry_run, cleanup: Policy::of(publish, self.cleanup, self.keep_days), service: false }
+    }
+}
+
+impl Download {
+    /// Puts what was said here in the place of what is configured.
+    ///
+    /// # Errors
+    /// The dates are the wrong way round, or the address is none.
+    pub(crate) fn apply(&self, download: &mut config::Download) -> Result<(), String> {
+        if let (Some(from), Some(to)) = (self.from, self.to)
+            && from.first_day() > to.last_day()
+        {
+            return Err(format!("--from {from} lies after --to {to}"));
+        }
+        if !self.symbols.is_empty() {
+            download.symbols = Symbols::parse(&self.symbols);
+        }
+        for (given, configured) in [
+            (&self.market, &mut download.markets),
+            (&self.interval, &mut download.intervals),
+            (&self.dataset, &mut download.datasets),
+        ] {
+            if !given.is_empty() {
+                configured.clone_from(given);
+            }
+        }
+        download.recheck_days = self.recheck_days.unwrap_or(download.recheck_days);
+        match &self.base_url {
+            Some(url) => download.set_base_url(url).map_err(|problem| format!("--base-url {problem}")),
+            None => Ok(()),
+        }
     }
 }
 

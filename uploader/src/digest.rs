@@ -46,9 +46,9 @@ pub(crate) fn known(site: &Site, unit: &LocalUnit) -> Option<Vec<Digested>> {
 }
 
 fn from_cache(site: &Site, unit: &LocalUnit, archive: &LocalArchive) -> Option<Digested> {
+    let checked = site.cache.get(&unit.unit, &archive.symbol, archive.fingerprint)?;
     let path = layout::archive_path(&unit.unit, &archive.symbol);
-    let checked = site.cache.get(&path, archive.fingerprint)?;
-    Some(Digested { symbol: archive.symbol.to_string(), path, fingerprint: archive.fingerprint, checked })
+    Some(Digested { symbol: archive.symbol.clone(), path, fingerprint: archive.fingerprint, checked })
 }
 
 /// Checks and hashes the unit's archives.
@@ -77,8 +77,9 @@ async fn one(site: &Site, unit: &LocalUnit, archive: &LocalArchive) -> Result<Re
     let file = site.data_dir.join(&path);
     match blocking(move || check::check_file(&file, common::clock::now())).await {
         Ok((checked, fingerprint)) => {
-            site.cache.insert(path.clone(), fingerprint, checked.clone());
-            Ok(Ok(Digested { symbol: archive.symbol.to_string(), path, fingerprint, checked }))
+            site.metrics.archive_read();
+            site.cache.insert(&unit.unit, &archive.symbol, fingerprint, checked.clone());
+            Ok(Ok(Digested { symbol: archive.symbol.clone(), path, fingerprint, checked }))
         }
         Err(fault) => {
             site.metrics.object_failed();

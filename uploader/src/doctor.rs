@@ -4,8 +4,10 @@ use std::path::Path;
 
 use common::config::Config;
 use common::doctor::{Report, check_storage};
+use common::object_store::End;
 use nats::Bus;
 
+use crate::download;
 use crate::marks;
 use crate::site::blocking;
 
@@ -16,7 +18,8 @@ pub(crate) async fn examine(config: &Config) -> Report {
         Some(data_dir) => look_at_data_dir(&mut report, data_dir).await,
         None => report.bad("data_dir", "local.data_dir is not set", "set it to the folder with the archives"),
     }
-    check_storage(&mut report, &config.storage).await;
+    download::look_at_exchange(&mut report, config).await;
+    check_storage(&mut report, &config.storage, End::Uploader).await;
     look_at_queue(&mut report, config).await;
     report
 }

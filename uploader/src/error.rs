@@ -18,6 +18,10 @@ pub(crate) enum PassError {
     Queue(BusError),
     #[error("stopped by a signal")]
     Stopped,
+    #[error(
+        "nowhere to keep archives while they are checked: {0}; set local.state_dir to a folder that can be written"
+    )]
+    Scratch(String),
 }
 
 impl PassError {
@@ -27,11 +31,11 @@ impl PassError {
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::DataDir { .. } | Self::Queue(_) => exit::USAGE,
+            Self::DataDir { .. } | Self::Queue(_) | Self::Scratch(_) => exit::USAGE,
             Self::Bucket(error) => match error.kind {
                 StoreErrorKind::NoSuchBucket | StoreErrorKind::Denied | StoreErrorKind::ClockSkew => exit::USAGE,
                 StoreErrorKind::Unavailable => exit::UNREACHABLE,
-                StoreErrorKind::NotFound | StoreErrorKind::Other => exit::SOME_FAILED,
+                StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::Other => exit::SOME_FAILED,
             },
             Self::Stopped => exit::SOME_FAILED,
         }
@@ -39,10 +43,12 @@ impl PassError {
 }
 
 /// Ends the work on one unit.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum UnitError {
     /// The unit is not announced; one line a reason. The next run looks again.
+    #[error("{}", .0.join("; "))]
     HeldBack(Vec<String>),
+    #[error("{0}")]
     Pass(PassError),
 }
 
@@ -66,7 +72,9 @@ impl From<StoreError> for UnitError {
             | StoreErrorKind::Denied
             | StoreErrorKind::ClockSkew
             | StoreErrorKind::Unavailable => Self::Pass(PassError::Bucket(error)),
-            StoreErrorKind::NotFound | StoreErrorKind::Other => Self::held_back(format!("bucket: {error}")),
+            StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::Other => {
+                Self::held_back(format!("bucket: {error}"))
+            }
         }
     }
 }

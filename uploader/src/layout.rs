@@ -9,21 +9,24 @@ pub(crate) const DATASET: &str = "klines";
 
 const SYMBOL_BYTES_MAX: usize = 64;
 
+/// The markets, each with its folder below `data/`.
+pub(crate) const MARKETS: [(&str, &str); 3] = [("spot", "spot"), ("um", "futures/um"), ("cm", "futures/cm")];
+
 /// The folder of a market below `data/`.
 pub(crate) fn market_folder(market: &str) -> Option<&'static str> {
-    match market {
-        "spot" => Some("spot"),
-        "um" => Some("futures/um"),
-        "cm" => Some("futures/cm"),
-        _ => None,
-    }
+    MARKETS.into_iter().find(|(name, _)| *name == market).map(|(_, folder)| folder)
+}
+
+/// The folder of archives that cover a day, or a month.
+pub(crate) fn span(monthly: bool) -> &'static str {
+    if monthly { "monthly" } else { "daily" }
 }
 
 /// The folder that holds one folder a symbol, e.g. `data/futures/um/daily/klines`.
 pub(crate) fn symbols_folder(unit: &Unit) -> String {
     // Units come from marks, whose markets are these; another one would lead to a folder that is not there.
     let market = market_folder(unit.market.as_str()).unwrap_or(unit.market.as_str());
-    let span = if unit.period.is_month() { "monthly" } else { "daily" };
+    let span = span(unit.period.is_month());
     format!("data/{market}/{span}/{}", unit.dataset)
 }
 
@@ -33,10 +36,35 @@ pub(crate) fn archive_path(unit: &Unit, symbol: &str) -> String {
     format!("{folder}/{symbol}/{interval}/{symbol}-{interval}-{period}.zip")
 }
 
+/// The unit and symbol of an archive by its path below `data_dir`; `None` for any other file.
+pub(crate) fn parse(path: &str) -> Option<(Unit, &str)> {
+    let below = path.strip_prefix("data/")?;
+    let (market, rest) = MARKETS
+        .into_iter()
+        .find_map(|(market, folder)| Some((market, below.strip_prefix(folder)?.strip_prefix('/')?)))?;
+    let mut parts = rest.split('/').skip(1);
+    let (dataset, symbol, interval, name) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let unit = Unit {
+        exchange: EXCHANGE.parse().ok()?,
+        market: market.parse().ok()?,
+        dataset: dataset.parse().ok()?,
+        interval: interval.parse().ok()?,
+        period: period_of(name, symbol, interval)?,
+    };
+    // Also says no to a month among the days, and to whatever follows the name.
+    (is_symbol(symbol) && archive_path(&unit, symbol) == path).then_some((unit, symbol))
+}
+
 /// The period in the name of an archive of this symbol and interval; `None` for any other file.
 pub(crate) fn period_of(file_name: &str, symbol: &str, interval: &str) -> Option<Period> {
     let rest = file_name.strip_prefix(symbol)?.strip_prefix('-')?;
     rest.strip_prefix(interval)?.strip_prefix('-')?.strip_suffix(".zip")?.parse().ok()
+}
+
+/// The unit of a file in the folder of a symbol's interval: an archive, or its `.CHECKSUM`.
+pub(crate) fn unit_of(folder: &str, file_name: &str) -> Option<Unit> {
+    let archive = file_name.strip_suffix(".CHECKSUM").unwrap_or(file_name);
+    parse(&format!("{folder}/{archive}")).map(|(unit, _)| unit)
 }
 
 /// Whether a folder's name can be a symbol: what a marker would not carry is none.
@@ -54,8 +82,13 @@ mod tests {
         let check = |unit: &str, symbol: &str, path: &str| {
             let unit: Unit = unit.parse().expect(unit);
             assert_eq!(archive_path(&unit, symbol), path);
+            assert_eq!(parse(path), Some((unit.clone(), symbol)));
             let name = path.rsplit('/').next().expect("a file name");
             assert_eq!(period_of(name, symbol, unit.interval.as_str()), Some(unit.period));
+            let folder = path.strip_suffix(name).and_then(|folder| folder.strip_suffix('/')).expect("a folder");
+            assert_eq!(unit_of(folder, name), Some(unit.clone()));
+            assert_eq!(unit_of(folder, &format!("{name}.CHECKSUM")), Some(unit));
+            assert_eq!(unit_of(folder, &format!("{name}.tmp")), None);
         };
         check(
             "binance/um/klines/1h/2026-02-14",

@@ -6,9 +6,14 @@
 mod cli;
 mod error;
 
+mod download;
+
 mod layout;
 mod marks;
 mod scan;
+mod tree;
+
+mod complete;
 
 mod cache;
 mod check;
@@ -17,6 +22,9 @@ mod digest;
 mod previous;
 mod unit_plan;
 
+mod foreign;
+mod multipart;
+mod pending;
 mod upload;
 
 mod publish;
@@ -24,12 +32,17 @@ mod publish;
 mod cleanup;
 
 mod settle;
+mod turn;
 
+mod memory;
 mod pass;
 
+mod events;
 mod watch;
 
 mod reconcile;
+
+mod adopt;
 
 mod doctor;
 mod metrics;
@@ -49,22 +62,46 @@ use tokio_util::sync::CancellationToken;
 pub use cli::{Cli, Command, Upload};
 pub use progress::Progress;
 
+use cleanup::Policy;
+use memory::Memory;
 use metrics::Metrics;
+use pass::{Scope, Watching};
 use site::Site;
 
 /// Runs a command to its end, or until `shutdown`; returns the exit code.
 pub async fn run(cli: &Cli, config: &Config, progress: Progress, shutdown: CancellationToken) -> u8 {
     match &cli.command {
         Command::Upload(upload) => {
+            if let Err(why) = cleanup::allowed(&config.storage, upload.mode(&config.publish).cleanup) {
+                tracing::error!("{why}");
+                return exit::USAGE;
+            }
             let mut registry = Registry::default();
             let Some(site) = site(config, &mut registry, progress, shutdown) else { return exit::USAGE };
-            let report = pass::run(&site, &upload.filter(), upload.mode()).await;
+            let scope = Scope::Everything(upload.filter());
+            let mode = upload.mode(&site.publish);
+            let report = pass::run(&site, &scope, mode, &mut Memory::default(), &Watching::default()).await;
             site.queue.close().await;
             print(&if upload.json { report.to_json() } else { report.to_text() });
             report.exit_code
         }
-        Command::Watch => {
+        Command::Download(args) => match download::run(config, args, progress, shutdown).await {
+            Ok(report) => {
+                print(&if args.json { report.to_json() } else { report.to_text() });
+                report.exit_code
+            }
+            Err(error) => usage(&error),
+        },
+        Command::Watch(_) => {
+            if let Err(why) = cleanup::allowed(&config.storage, Policy::of(&config.publish, false, None)) {
+                tracing::error!("{why}");
+                return exit::USAGE;
+            }
             let mut registry = Registry::default();
+            let schedule = match download::schedule(config, &mut registry, shutdown.clone()) {
+                Ok(schedule) => schedule,
+                Err(error) => return usage(&error),
+            };
             let Some(site) = site(config, &mut registry, progress, shutdown) else { return exit::USAGE };
             let readiness = Readiness::default();
             watch::starting(&readiness);
@@ -74,7 +111,12 @@ pub async fn run(cli: &Cli, config: &Config, progress: Progress, shutdown: Cance
                 tracing::error!(%listen, %error, "http.listen: cannot listen there");
                 return exit::USAGE;
             }
-            let code = watch::run(&site, config.watch.rescan, &readiness).await;
+            let download = async {
+                if let Some(schedule) = schedule {
+                    schedule.follow(&readiness).await;
+                }
+            };
+            let (code, ()) = tokio::join!(watch::run(&site, config.watch.rescan, &readiness), download);
             site.queue.close().await;
             code
         }
@@ -84,6 +126,16 @@ pub async fn run(cli: &Cli, config: &Config, progress: Progress, shutdown: Cance
             let data_dir = config.local.data_dir.clone().unwrap_or_default();
             let site = Site::new(config, data_dir, metrics, progress, shutdown);
             let report = reconcile::run(&site, config, args).await;
+            print(&if args.json { report.to_json() } else { report.to_text() });
+            report.exit_code
+        }
+        Command::Adopt(args) => {
+            let metrics = Metrics::new(&mut Registry::default());
+            // Only `--marked` looks there, and is refused without one.
+            let data_dir = config.local.data_dir.clone().unwrap_or_default();
+            let site = Site::new(config, data_dir, metrics, progress, shutdown);
+            let report = adopt::run(&site, config, args).await;
+            site.queue.close().await;
             print(&if args.json { report.to_json() } else { report.to_text() });
             report.exit_code
         }
@@ -103,6 +155,12 @@ fn site(config: &Config, registry: &mut Registry, progress: Progress, shutdown: 
         return None;
     };
     Some(Site::new(config, data_dir, Metrics::new(registry), progress, shutdown))
+}
+
+/// Says what is wrong with arguments or configuration, a line each.
+fn usage(problems: &str) -> u8 {
+    problems.lines().for_each(|problem| tracing::error!("{problem}"));
+    exit::USAGE
 }
 
 /// The one place that writes to stdout, where the data goes. A reader that has seen enough (`| head`) is no failure.

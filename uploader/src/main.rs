@@ -1,6 +1,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use common::bars::LogWriter;
 use common::config::Config;
 use common::{exit, shutdown, telemetry};
 use uploader::{Cli, Progress};
@@ -17,9 +18,12 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: &Cli) -> Result<u8, Box<dyn std::error::Error>> {
-    let config = Config::load(cli.config.as_deref(), cli.needs())?;
+    let mut config = Config::load(cli.config.as_deref(), cli.needs())?;
+    if let Some(limit) = cli.bwlimit() {
+        config.storage.bwlimit = limit.clone();
+    }
     let progress = if cli.shows_progress() { Progress::on_stderr() } else { Progress::hidden() };
-    let _log = telemetry::start(&config.log, "uploader", progress.log_writer())?;
+    let _log = telemetry::start(&config.log, "uploader", LogWriter)?;
     tracing::debug!(version = env!("CARGO_PKG_VERSION"), ?config, "starting");
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {

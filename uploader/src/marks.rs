@@ -44,7 +44,17 @@ pub(crate) fn read(data_dir: &Path) -> io::Result<Marks> {
     Ok(Marks { units, bad: bad.into_iter().collect() })
 }
 
-fn parse(name: &str) -> Option<Unit> {
+/// Whether a unit has its mark.
+pub(crate) fn is_marked(data_dir: &Path, unit: &Unit) -> bool {
+    let Unit { market, dataset, interval, period, .. } = unit;
+    let short = format!("{MARK}{SEPARATOR}{period}{SEPARATOR}{market}{SEPARATOR}{interval}");
+    let long = format!("{short}{SEPARATOR}{dataset}");
+    let is_there = |name: &str| std::fs::symlink_metadata(data_dir.join(name)).is_ok();
+    is_there(&long) || dataset.as_str() == DATASET && is_there(&short)
+}
+
+/// The unit that a mark of this name is about.
+pub(crate) fn parse(name: &str) -> Option<Unit> {
     let mut parts = name.strip_prefix(MARK)?.strip_prefix(SEPARATOR)?.split(SEPARATOR);
     let period = parts.next()?.parse().ok()?;
     let market = parts.next().filter(|market| market_folder(market).is_some())?;
@@ -96,5 +106,7 @@ mod tests {
         let units: Vec<String> = marks.units.iter().map(Unit::to_string).collect();
         assert_eq!(units, ["binance/spot/klines/1h/2026-02-14", "binance/um/klines/1h/2026-02-13"]);
         assert_eq!(marks.bad, ["_SUCCESS__x"]);
+        assert!(marks.units.iter().all(|unit| is_marked(dir.path(), unit)));
+        assert!(!is_marked(dir.path(), &"binance/um/markPriceKlines/1h/2026-02-13".parse().expect("a unit")));
     }
 }

@@ -8,6 +8,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::memory::Counts;
+
 /// The one label there is; its values are those of the enums below.
 type ByOutcome = Family<[(&'static str, &'static str); 1], Counter>;
 
@@ -24,6 +26,7 @@ pub(crate) enum UnitOutcome {
     Unchanged,
     HeldBack,
     Unannounced,
+    Waiting,
 }
 
 /// The counters, shared by cloning.
@@ -37,6 +40,9 @@ pub(crate) struct Metrics {
     last_pass: Gauge,
     units_held_back: Gauge,
     units_unannounced: Gauge,
+    units_waiting: Gauge,
+    archives_read: Counter,
+    watched_folders: Gauge,
 }
 
 impl Metrics {
@@ -50,6 +56,9 @@ impl Metrics {
             last_pass: Gauge::default(),
             units_held_back: Gauge::default(),
             units_unannounced: Gauge::default(),
+            units_waiting: Gauge::default(),
+            archives_read: Counter::default(),
+            watched_folders: Gauge::default(),
         };
         let r = registry.sub_registry_with_prefix("uploader");
         r.register("objects", "Archives handled, by what came of them", metrics.objects.clone());
@@ -68,6 +77,13 @@ impl Metrics {
             "Units the last pass stored and could not announce",
             metrics.units_unannounced.clone(),
         );
+        r.register(
+            "waiting_units",
+            "Units that wait to be complete, or for an archive that is being written",
+            metrics.units_waiting.clone(),
+        );
+        r.register("archives_read", "Archives opened, checked and hashed", metrics.archives_read.clone());
+        r.register("watched_folders", "Folders whose events are listened to", metrics.watched_folders.clone());
         metrics
     }
 
@@ -99,6 +115,7 @@ impl Metrics {
             UnitOutcome::Unchanged => "unchanged",
             UnitOutcome::HeldBack => "held_back",
             UnitOutcome::Unannounced => "unannounced",
+            UnitOutcome::Waiting => "waiting",
         };
         self.units.get_or_create(&[("outcome", outcome)]).inc();
     }
@@ -107,12 +124,26 @@ impl Metrics {
         self.cleaned.inc_by(archives);
     }
 
-    /// A pass came to its end.
-    pub(crate) fn pass(&self, took: Duration, held_back: usize, unannounced: usize) {
+    pub(crate) fn archive_read(&self) {
+        self.archives_read.inc();
+    }
+
+    /// Archives read since this process began.
+    pub(crate) fn archives_read(&self) -> u64 {
+        self.archives_read.get()
+    }
+
+    pub(crate) fn watched_folders(&self, count: usize) {
+        self.watched_folders.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A pass came to its end, and this is how all units stand.
+    pub(crate) fn pass(&self, took: Duration, counts: Counts) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.pass_duration.observe(took.as_secs_f64());
         self.last_pass.set(common::clock::now().as_second());
-        self.units_held_back.set(gauge(held_back));
-        self.units_unannounced.set(gauge(unannounced));
+        self.units_held_back.set(gauge(counts.held_back));
+        self.units_unannounced.set(gauge(counts.unannounced));
+        self.units_waiting.set(gauge(counts.waiting));
     }
 }

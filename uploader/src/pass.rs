@@ -1,45 +1,78 @@
-//! One pass over `data_dir`: every marked unit, the newest periods first.
+//! One pass over `data_dir`, or over some units of it: what is complete is settled, the newest periods first.
 
+use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::backoff::Backoff;
 use common::unit::Unit;
 use futures::{StreamExt, stream};
+use jiff::{SignedDuration, Timestamp};
+use nats::Stamp;
+use tokio_util::sync::CancellationToken;
 
-use crate::error::{PassError, UnitError};
+use crate::complete::Reason;
+use crate::error::PassError;
+use crate::events::Folders;
 use crate::marks;
+use crate::memory::Memory;
 use crate::metrics::UnitOutcome;
+use crate::multipart;
 use crate::queue::QueueError;
 use crate::report::Report;
-use crate::scan::{self, Filter, LocalUnit};
-use crate::settle::{self, Look, Mode, Outcome, Settled};
+use crate::scan::Filter;
+use crate::settle::{Mode, Outcome, Settled};
 use crate::site::{Site, UNITS_MAX, blocking};
+use crate::tree::{Found, Seen, Walk};
+use crate::turn::{self, Candidate, Handled};
 use crate::upload::Transferred;
 
 /// Units that are only looked at, at once: each waits for two answers of the queue.
 const LOOKS_MAX: usize = 32;
-/// A long pass keeps its hashes now and then, so that being killed costs little.
-const SAVE_EVERY: Duration = Duration::from_secs(30);
+/// Up to this many units are asked of the stream one by one; more are asked for all at once.
+const ASKED_SINGLY_MAX: usize = 16;
+
+/// Archives that should have left the disk and are still there are looked at again after this time.
+const CLEANUP_AGAIN: SignedDuration = SignedDuration::from_hours(1);
+
+/// What a pass is about.
+#[derive(Debug, Clone)]
+pub(crate) enum Scope {
+    Everything(Filter),
+    Units(Vec<Unit>),
+}
+
+/// What a service knows beside the units.
+#[derive(Default)]
+pub(crate) struct Watching {
+    /// Where to listen for events.
+    pub(crate) folders: Option<Arc<Folders>>,
+    /// Archives that came by a rename lately.
+    pub(crate) whole: HashSet<String>,
+    /// Cancelled when something more urgent has come: no more units are begun then.
+    pub(crate) interrupt: CancellationToken,
+}
 
 /// Does all there is to do now.
-pub(crate) async fn run(site: &Site, filter: &Filter, mode: Mode) -> Report {
+pub(crate) async fn run(site: &Site, scope: &Scope, mode: Mode, memory: &mut Memory, watching: &Watching) -> Report {
     let started = Instant::now();
-    let mut pass = Pass { site, mode, report: Report::new(mode.dry_run), saved: started };
-    let outcome = pass.every_unit(filter).await;
+    let read_before = site.metrics.archives_read();
+    let mut pass = Pass { site, mode, memory, report: Report::new(mode.dry_run) };
+    let outcome = pass.every_unit(scope, watching).await;
     site.progress.end();
     if let Err(error) = &outcome {
-        tracing::error!(%error, "the pass ended early");
+        match error {
+            PassError::Stopped => tracing::info!("the pass was stopped by a signal"),
+            _ => tracing::error!(%error, "the pass ended early"),
+        }
         pass.report.fail(error.to_string(), error.exit_code());
     }
-    if !mode.dry_run {
-        let (cache, whole) = (Arc::clone(&site.cache), outcome.is_ok() && filter.takes_all());
-        blocking(move || cache.save(whole)).await;
-    }
-    let mut report = pass.report;
+    let Pass { mut report, memory, .. } = pass;
+    report.archives.read = site.metrics.archives_read() - read_before;
     report.end(started.elapsed());
     if outcome.is_ok() {
-        site.metrics.pass(started.elapsed(), report.units.held_back, report.units.unannounced);
+        site.metrics.pass(started.elapsed(), memory.counts());
     }
     report
 }
@@ -47,33 +80,69 @@ pub(crate) async fn run(site: &Site, filter: &Filter, mode: Mode) -> Report {
 struct Pass<'s> {
     site: &'s Site,
     mode: Mode,
+    memory: &'s mut Memory,
     report: Report,
-    saved: Instant,
 }
 
 /// A unit that is in the bucket and not yet on the stream.
 struct Unannounced {
-    local: LocalUnit,
+    marked: bool,
     settled: Settled,
 }
 
 impl Pass<'_> {
-    async fn every_unit(&mut self, filter: &Filter) -> Result<(), PassError> {
+    async fn every_unit(&mut self, scope: &Scope, watching: &Watching) -> Result<(), PassError> {
         let site = self.site;
-        let units = self.marked(filter).await?;
+        let found = self.find(scope, watching).await?;
+        let interrupt = &watching.interrupt;
         // Wrong credentials are told before anything is uploaded; a server that is away is waited for afterwards.
-        let away = match site.queue.bus().await {
-            Ok(_) => None,
+        let (connects, away) = match site.queue.bus().await {
+            Ok(bus) => (Some(bus.connects()), None),
             Err(QueueError::Refused(error)) => return Err(PassError::Queue(error)),
             Err(error @ (QueueError::Away(_) | QueueError::Lost)) => {
-                tracing::warn!(%error, "uploading without the queue, units are announced when it is back");
-                Some(error)
+                if self.memory.is_news(&error.to_string()) {
+                    tracing::warn!(%error, "uploading without the queue, units are announced when it is back");
+                }
+                (None, Some(error))
             }
         };
-        let data_dir = site.data_dir.clone();
-        let local = blocking(move || scan::scan(&data_dir, units)).await;
-        site.progress.begin(local.len());
-        let unannounced = self.settle_all(local).await?;
+        let everything = matches!(scope, Scope::Everything(_));
+        let asking = everything && connects.is_some_and(|connects| self.memory.is_to_ask(connects));
+        let units: HashSet<Unit> = found.iter().map(|(unit, ..)| unit.clone()).collect();
+        self.report.units.total = found.len();
+        self.report.units.marked = found.iter().filter(|(.., marked)| *marked).count();
+
+        let mut candidates = Vec::new();
+        for (unit, seen, marked) in found {
+            match self.memory.same(&unit, marked, &seen, asking, away.is_some()) {
+                Some(outcome) => self.count(Settled::new(unit, outcome)),
+                None => {
+                    let published = self.memory.get(&unit).is_some_and(|known| known.published);
+                    candidates.push(Candidate { unit, seen, marked, published });
+                }
+            }
+        }
+        if let Scope::Units(asked) = scope {
+            asked.iter().filter(|unit| !units.contains(unit)).for_each(|unit| self.memory.forget(unit));
+        }
+        let bytes = candidates.iter().map(|candidate| candidate.seen.bytes).sum();
+        site.progress.begin(candidates.len(), bytes);
+        let stamps = if connects.is_some() { self.stamps(candidates.len()).await } else { None };
+        let unannounced = self.settle_all(candidates, stamps.as_ref(), interrupt).await?;
+        if let Scope::Everything(filter) = scope
+            && filter.takes_all()
+            && !units.is_empty()
+            && !self.mode.dry_run
+        {
+            self.memory.retain(&units);
+            if asking {
+                let cache = Arc::clone(&site.cache);
+                blocking(move || cache.retain(&units)).await;
+            }
+        }
+        if let Some(connects) = connects.filter(|_| asking && !interrupt.is_cancelled()) {
+            self.memory.asked(connects);
+        }
         if self.mode.dry_run {
             if let Some(error) = away {
                 let code = common::exit::UNREACHABLE;
@@ -81,42 +150,121 @@ impl Pass<'_> {
             }
             return Ok(());
         }
+        multipart::abort_stale(site).await;
         self.announce_later(unannounced).await
     }
 
-    async fn marked(&mut self, filter: &Filter) -> Result<Vec<Unit>, PassError> {
-        let data_dir = self.site.data_dir.clone();
-        let marks = blocking(move || marks::read(&data_dir)).await;
-        let mut marks = marks.map_err(|error| PassError::data_dir(self.site.data_dir.clone(), &error))?;
-        for name in &marks.bad {
-            tracing::warn!(name, "not a completion mark; it would be called {}", marks::SHAPE);
+    /// The units that lie on disk or have a mark, and whether they do.
+    async fn find(&mut self, scope: &Scope, watching: &Watching) -> Result<Vec<(Unit, Seen, bool)>, PassError> {
+        let site = self.site;
+        let (data_dir, wanted, stop) = (site.data_dir.clone(), Arc::clone(&site.wanted), site.shutdown.clone());
+        let (whole, folders) = (watching.whole.clone(), watching.folders.clone());
+        let scope = scope.clone();
+        let look = move || -> io::Result<(Found, HashSet<Unit>, Vec<String>)> {
+            let mut walk =
+                Walk { data_dir: &data_dir, wanted: &wanted, whole: &whole, folders: folders.as_deref(), stop: &stop };
+            match scope {
+                Scope::Everything(filter) => {
+                    if let Some(folders) = walk.folders {
+                        folders.watch(&data_dir, "");
+                    }
+                    let mut marks = marks::read(&data_dir)?;
+                    if !wanted.marks() {
+                        marks = marks::Marks::default();
+                    }
+                    marks.units.retain(|unit| filter.takes(unit));
+                    let marked = marks.units.iter().cloned().collect();
+                    let found = if wanted.by_archives() {
+                        walk.everything(marks.units, &filter)
+                    } else {
+                        walk.units(marks.units)
+                    };
+                    Ok((found, marked, marks.bad))
+                }
+                Scope::Units(mut units) => {
+                    // Told of events, which lead where a walk has been.
+                    walk.folders = None;
+                    let is_marked = |unit: &&Unit| wanted.marks() && marks::is_marked(&data_dir, unit);
+                    let marked: HashSet<Unit> = units.iter().filter(is_marked).cloned().collect();
+                    units.retain(|unit| marked.contains(unit) || wanted.by_archives() && wanted.takes(unit));
+                    Ok((walk.units(units), marked, Vec::new()))
+                }
+            }
+        };
+        let (found, marked, bad) =
+            blocking(look).await.map_err(|error| PassError::data_dir(site.data_dir.clone(), &error))?;
+        if site.shutdown.is_cancelled() {
+            return Err(PassError::Stopped);
         }
-        marks.units.retain(|unit| filter.takes(unit));
-        self.report.bad_marks = marks.bad;
-        self.report.units.marked = marks.units.len();
-        Ok(marks.units)
+        for name in &bad {
+            if self.memory.is_news(name) {
+                tracing::warn!(name, "not a completion mark; it would be called {}", marks::SHAPE);
+            }
+        }
+        self.report.bad_marks = bad;
+        for problem in &found.problems {
+            if self.memory.is_news(problem) {
+                tracing::warn!("{problem}");
+            }
+        }
+        self.report.problems = found.problems;
+        let units = found.units.into_iter().filter_map(|(unit, seen)| {
+            let marked = marked.contains(&unit);
+            (marked || seen.archives > 0 || !seen.unreadable.is_empty()).then_some((unit, seen, marked))
+        });
+        Ok(units.collect())
+    }
+
+    /// What the stream has of each unit, if so many are to be looked at that asking for all is cheaper.
+    async fn stamps(&mut self, candidates: usize) -> Option<HashMap<Unit, Stamp>> {
+        if candidates <= ASKED_SINGLY_MAX {
+            return None;
+        }
+        match self.site.queue.stamps().await {
+            Ok(stamps) => Some(stamps),
+            Err(error) => {
+                // Also where this login may not make a consumer.
+                if self.memory.is_news("stamps") {
+                    tracing::info!(%error, "asking the stream unit by unit");
+                }
+                None
+            }
+        }
     }
 
     /// Settles every unit; returns those that the queue could not be told about.
-    async fn settle_all(&mut self, local: Vec<LocalUnit>) -> Result<Vec<Unannounced>, PassError> {
+    async fn settle_all(
+        &mut self,
+        candidates: Vec<Candidate>,
+        stamps: Option<&HashMap<Unit, Stamp>>,
+        interrupt: &CancellationToken,
+    ) -> Result<Vec<Unannounced>, PassError> {
         let (site, mode) = (self.site, self.mode);
         let mut unannounced = Vec::new();
         // One stage, not a stage of looks before a stage of work: a stage that is not polled, because the one after it is
         // full, could hold the lock that the one after it waits for.
-        let settled = stream::iter(local)
+        let handled = stream::iter(candidates)
             .take_until(site.shutdown.cancelled())
-            .map(|local| look_and_settle(site, local, mode))
-            .buffer_unordered(LOOKS_MAX);
-        let mut settled = std::pin::pin!(settled);
-        while let Some(result) = settled.next().await {
-            match result? {
-                (Some(local), settled @ Settled { outcome: Outcome::Unannounced { .. }, .. }) => {
-                    tracing::info!(unit = %settled.unit, "stored, not announced yet");
-                    unannounced.push(Unannounced { local, settled });
+            .take_until(interrupt.cancelled())
+            .map(async |candidate| {
+                let bytes = candidate.seen.bytes;
+                let handled = turn::take(site, candidate, stamps, mode, interrupt).await;
+                let sends = |handled: &Handled| matches!(handled.settled.outcome, Outcome::Published { .. });
+                if !matches!(&handled, Ok(Some(handled)) if sends(handled)) {
+                    site.progress.present(bytes);
                 }
-                (_, settled) => self.done(settled),
+                handled
+            })
+            .buffer_unordered(LOOKS_MAX);
+        let mut handled = std::pin::pin!(handled);
+        while let Some(handled) = handled.next().await {
+            let Some(handled) = handled? else { continue };
+            if matches!(handled.settled.outcome, Outcome::Unannounced { .. }) && !mode.service {
+                tracing::info!(unit = %handled.settled.unit, "stored, not announced yet");
+                unannounced.push(Unannounced { marked: handled.marked, settled: handled.settled });
+            } else {
+                self.done(handled);
             }
-            self.save_sometimes().await;
         }
         if site.shutdown.is_cancelled() { Err(PassError::Stopped) } else { Ok(unannounced) }
     }
@@ -147,15 +295,18 @@ impl Pass<'_> {
             }
             let again = std::mem::take(&mut unannounced);
             let results = stream::iter(again)
-                .map(async |unit| settle_one(site, &unit.local, mode).await.map(|settled| (unit, settled)))
+                .map(async |unit| {
+                    let handled = turn::again(site, unit.settled.unit.clone(), unit.marked, mode).await?;
+                    Ok::<_, PassError>((unit, handled))
+                })
                 .buffer_unordered(UNITS_MAX);
             let mut results = std::pin::pin!(results);
             while let Some(result) = results.next().await {
-                let (mut unit, settled) = result?;
-                unit.settled.carry_on(settled);
-                match unit.settled.outcome {
-                    Outcome::Unannounced { .. } => unannounced.push(unit),
-                    _ => self.done(unit.settled),
+                let (Unannounced { marked, mut settled }, handled) = result?;
+                settled.carry_on(handled.settled);
+                match settled.outcome {
+                    Outcome::Unannounced { .. } => unannounced.push(Unannounced { marked, settled }),
+                    _ => self.done(Handled { settled, ..handled }),
                 }
             }
         }
@@ -168,64 +319,70 @@ impl Pass<'_> {
                 "uploaded and not announced; the next run announces them without uploading again"
             );
         }
-        unannounced.into_iter().for_each(|unit| self.done(unit.settled));
+        for Unannounced { marked, settled } in unannounced {
+            self.done(Handled { settled, marked, archives: None });
+        }
         outcome
     }
 
-    /// Logs, counts and reports what came of a unit.
-    fn done(&mut self, settled: Settled) {
+    /// Remembers, logs, counts and reports what came of a unit.
+    fn done(&mut self, handled: Handled) {
+        let Handled { settled, marked, archives } = handled;
         let unit = &settled.unit;
-        let outcome = match &settled.outcome {
+        let removable_at = self.removable_at(&settled, archives.is_some());
+        let news = self.memory.note(unit, marked, archives, &settled.outcome, removable_at);
+        match &settled.outcome {
             Outcome::Published { subject, objects, .. } => {
                 let Transferred { uploaded, bytes, .. } = settled.transferred;
                 tracing::info!(%unit, subject, objects, uploaded, bytes, "published");
-                Some(UnitOutcome::Published)
+                if let Some(incomplete) = &settled.incomplete {
+                    tracing::warn!(%unit, "published without {incomplete}");
+                }
             }
-            Outcome::Unchanged { .. } => Some(UnitOutcome::Unchanged),
-            Outcome::HeldBack(reasons) => {
+            Outcome::HeldBack(reasons) if news => {
                 reasons.iter().for_each(|reason| tracing::error!(%unit, reason, "unit held back"));
-                Some(UnitOutcome::HeldBack)
             }
-            Outcome::Unannounced { .. } => Some(UnitOutcome::Unannounced),
-            Outcome::Planned { .. } => None,
-        };
+            Outcome::Unannounced { why } if news => tracing::warn!(%unit, why, "stored, not announced yet"),
+            // All of a new tree may wait for a quiet time.
+            Outcome::Waiting { wait, .. } if matches!(wait.reason, Reason::Written | Reason::Quiet) => {
+                tracing::debug!(%unit, until = %wait.until, "{}", wait.reason);
+            }
+            Outcome::Waiting { wait, missing } if news => {
+                tracing::info!(%unit, until = %wait.until, missing = missing.join(","), "{}", wait.reason);
+            }
+            Outcome::HeldBack(_)
+            | Outcome::Unannounced { .. }
+            | Outcome::Waiting { .. }
+            | Outcome::Unchanged { .. }
+            | Outcome::Planned { .. } => {}
+        }
         for problem in &settled.removed.problems {
             tracing::warn!(%unit, problem, "not removed from disk");
         }
+        self.site.progress.unit_done();
+        self.count(settled);
+    }
+
+    /// When to look at the unit again because its archives may leave the disk.
+    fn removable_at(&self, settled: &Settled, sure: bool) -> Option<Timestamp> {
+        let at = self.mode.cleanup.removable_at(&settled.unit, settled.published_at?)?;
+        let now = common::clock::now();
+        // What could not be removed now is not tried again at once.
+        if sure && at > now { Some(at) } else { now.checked_add(CLEANUP_AGAIN).ok() }
+    }
+
+    fn count(&mut self, settled: Settled) {
+        let outcome = match &settled.outcome {
+            Outcome::Published { .. } => Some(UnitOutcome::Published),
+            Outcome::Unchanged { .. } => Some(UnitOutcome::Unchanged),
+            Outcome::HeldBack(_) => Some(UnitOutcome::HeldBack),
+            Outcome::Unannounced { .. } => Some(UnitOutcome::Unannounced),
+            Outcome::Waiting { .. } => Some(UnitOutcome::Waiting),
+            Outcome::Planned { .. } => None,
+        };
         if let Some(outcome) = outcome {
             self.site.metrics.unit(outcome);
         }
-        self.site.progress.unit_done();
         self.report.add(settled);
-    }
-
-    async fn save_sometimes(&mut self) {
-        if self.saved.elapsed() > SAVE_EVERY && !self.mode.dry_run {
-            let cache = Arc::clone(&self.site.cache);
-            blocking(move || cache.save(false)).await;
-            self.saved = Instant::now();
-        }
-    }
-}
-
-/// Looks at a unit, and waits for its turn if it needs work; the unit comes back too, unless the look was enough.
-async fn look_and_settle(site: &Site, local: LocalUnit, mode: Mode) -> Result<(Option<LocalUnit>, Settled), PassError> {
-    match settle::look(site, local, mode).await {
-        Look::Done(settled) => Ok((None, settled)),
-        Look::NeedsWork(local) => {
-            let _turn = site.unit().await?;
-            let settled = settle_one(site, &local, mode).await?;
-            Ok((Some(local), settled))
-        }
-    }
-}
-
-/// Settles a unit; one that is held back is settled too.
-async fn settle_one(site: &Site, local: &LocalUnit, mode: Mode) -> Result<Settled, PassError> {
-    site.progress.doing(local.unit.to_string());
-    match settle::settle(site, local, mode).await {
-        Ok(settled) => Ok(settled),
-        Err(UnitError::HeldBack(reasons)) => Ok(Settled::new(local.unit.clone(), Outcome::HeldBack(reasons))),
-        Err(UnitError::Pass(error)) => Err(error),
     }
 }

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use common::checksum::Sha256Sum;
 use common::failpoint::failpoint;
-use common::marker::{Current, Marker, Object};
+use common::marker::{Current, Incomplete, Marker, Object};
 use common::unit::Unit;
 use jiff::{SignedDuration, Timestamp};
 use nats::{Latest, MarkerSubject, Published};
@@ -25,11 +25,17 @@ pub(crate) struct Stored {
 }
 
 /// The marker of a revision of these objects, and whether a worker would take it.
-pub(crate) fn marker(site: &Site, unit: &Unit, objects: Vec<Object>) -> Result<Marker, UnitError> {
+pub(crate) fn marker(
+    site: &Site,
+    unit: &Unit,
+    objects: Vec<Object>,
+    incomplete: Option<Incomplete>,
+) -> Result<Marker, UnitError> {
     let now = common::clock::now();
     // A clock that runs ahead of what is on record would not matter; fractions of a microsecond would only be noise.
     let published_at = Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now);
     let marker = Marker::new(unit.clone(), site.store.bucket().to_owned(), objects, published_at, site.host.clone());
+    let marker = marker.lacking(incomplete);
     match marker.checked_objects(&site.prefix, now) {
         Ok(_) => Ok(marker),
         Err(error) => Err(UnitError::held_back(format!("no worker would take this unit: {error}"))),

@@ -1,12 +1,13 @@
 //! The queue, which may be away: work on the bucket goes on without it.
 
+use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::checksum::Sha256Sum;
 use common::config::Nats;
 use common::unit::Unit;
-use nats::{Bus, BusError, BusErrorKind, Latest, Published};
+use nats::{Bus, BusError, BusErrorKind, Latest, Published, Stamp};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -93,6 +94,12 @@ impl Queue {
             bus.apply_streams(self.config.replicas, false).await?;
         }
         Ok(bus)
+    }
+
+    /// Which message of the stream is the newest, of every unit.
+    pub(crate) async fn stamps(&self) -> Result<HashMap<Unit, Stamp>, QueueError> {
+        let bus = self.bus().await?;
+        Ok(bus.stamps().await?)
     }
 
     pub(crate) async fn latest(&self, unit: &Unit) -> Result<Latest, QueueError> {

@@ -120,7 +120,7 @@ async fn compare_all(site: &Site, config: &Config, args: &Reconcile, report: &mu
     }
     let listed = bucket::list(site).await?;
     let units: BTreeSet<&Unit> = announced.keys().chain(listed.keys()).collect();
-    site.progress.begin(units.len());
+    site.progress.begin(units.len(), 0);
     let data_dir = config.local.data_dir.is_some();
     let run = Run { site, bus: &bus, args, there, fixer: Fixer { site, bus: &bus, stream_end, data_dir } };
     let findings = stream::iter(units)

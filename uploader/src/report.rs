@@ -3,9 +3,15 @@
 use std::time::Duration;
 
 use common::exit;
+use common::marker::Incomplete;
+use common::unit::shorten;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::settle::{Outcome, Settled};
+
+/// Most waiting units that are named on a terminal.
+const LINES_MAX: usize = 50;
 
 /// What a pass did, or would do.
 #[derive(Debug, Default, Serialize)]
@@ -18,10 +24,14 @@ pub(crate) struct Report {
     pub(crate) published: Vec<PublishedUnit>,
     pub(crate) held_back: Vec<HeldBackUnit>,
     pub(crate) unannounced: Vec<UnannouncedUnit>,
+    /// Not complete yet.
+    pub(crate) waiting: Vec<WaitingUnit>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) planned: Vec<PlannedUnit>,
     /// Names in `data_dir` that begin like a mark and are none.
     pub(crate) bad_marks: Vec<String>,
+    /// What in `data_dir` was left out or could not be read, and belongs to no unit.
+    pub(crate) problems: Vec<String>,
     /// Why the pass ended early.
     pub(crate) error: Option<String>,
     #[serde(skip)]
@@ -31,11 +41,16 @@ pub(crate) struct Report {
 
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Units {
+    /// Marked, or found by their archives.
+    pub(crate) total: usize,
     pub(crate) marked: usize,
     pub(crate) published: usize,
     pub(crate) unchanged: usize,
     pub(crate) held_back: usize,
     pub(crate) unannounced: usize,
+    pub(crate) waiting: usize,
+    /// Of the published, those without some of the configured symbols.
+    pub(crate) incomplete: usize,
     /// Not looked at, because the pass ended early.
     pub(crate) left: usize,
 }
@@ -46,6 +61,8 @@ pub(crate) struct Archives {
     pub(crate) published: usize,
     /// Units whose archives are not in `published`: only the bucket knows how many they are.
     pub(crate) units_not_counted: usize,
+    /// Opened, checked and hashed; of the others that is known from an earlier run.
+    pub(crate) read: u64,
     pub(crate) uploaded: u64,
     pub(crate) already_there: u64,
     /// Removed from disk.
@@ -60,6 +77,19 @@ pub(crate) struct PublishedUnit {
     subject: String,
     revision: String,
     objects: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incomplete: Option<Incomplete>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct WaitingUnit {
+    unit: String,
+    why: String,
+    /// More archives may end the wait before.
+    until: Timestamp,
+    /// The symbols it waits for, or the first of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -80,6 +110,8 @@ pub(crate) struct PlannedUnit {
     archives: usize,
     archives_to_upload: u64,
     bytes_to_upload: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incomplete: Option<Incomplete>,
 }
 
 impl Report {
@@ -97,8 +129,10 @@ impl Report {
         match settled.outcome {
             Outcome::Published { subject, revision, objects } => {
                 self.units.published += 1;
+                self.units.incomplete += usize::from(settled.incomplete.is_some());
                 self.archives.published += objects;
-                self.published.push(PublishedUnit { unit, subject, revision, objects });
+                let incomplete = settled.incomplete;
+                self.published.push(PublishedUnit { unit, subject, revision, objects, incomplete });
             }
             Outcome::Unchanged { objects } => {
                 self.units.unchanged += 1;
@@ -115,11 +149,16 @@ impl Report {
                 self.units.unannounced += 1;
                 self.unannounced.push(UnannouncedUnit { unit, why });
             }
+            Outcome::Waiting { wait, missing } => {
+                self.units.waiting += 1;
+                self.waiting.push(WaitingUnit { unit, why: wait.reason.to_string(), until: wait.until, missing });
+            }
             Outcome::Planned { archives, missing } => self.planned.push(PlannedUnit {
                 unit,
                 archives,
                 archives_to_upload: missing.archives,
                 bytes_to_upload: missing.bytes,
+                incomplete: settled.incomplete,
             }),
         }
     }
@@ -133,8 +172,8 @@ impl Report {
     pub(crate) fn end(&mut self, took: Duration) {
         self.seconds = took.as_millis() as f64 / 1000.0;
         let units = &self.units;
-        let seen = units.published + units.unchanged + units.held_back + units.unannounced + self.planned.len();
-        self.units.left = units.marked.saturating_sub(seen);
+        let ended = units.published + units.unchanged + units.held_back + units.unannounced + units.waiting;
+        self.units.left = units.total.saturating_sub(ended + self.planned.len());
         let some_failed =
             self.units.held_back > 0 || !self.bad_marks.is_empty() || !self.archives.not_removed.is_empty();
         self.exit_code = match self.error_code {
@@ -152,12 +191,21 @@ impl Report {
     /// The summary on stdout.
     pub(crate) fn to_text(&self) -> String {
         let mut lines: Vec<String> = self.planned.iter().map(PlannedUnit::to_line).collect();
+        lines.extend(self.waiting.iter().take(LINES_MAX).map(WaitingUnit::to_line));
+        if self.waiting.len() > LINES_MAX {
+            lines.push(format!("{} more wait (--json lists them)", count(self.waiting.len() - LINES_MAX, "unit")));
+        }
+        for unit in &self.published {
+            lines.extend(unit.incomplete.as_ref().map(|missing| format!("{}: published without {missing}", unit.unit)));
+        }
         let (units, archives) = (&self.units, &self.archives);
         let idle =
             self.exit_code == exit::DONE && units.published == 0 && self.planned.is_empty() && archives.removed == 0;
         if idle {
-            lines.push(if units.marked == 0 {
+            lines.push(if units.total == 0 {
                 "nothing to do: no unit is marked complete".to_owned()
+            } else if units.waiting > 0 {
+                format!("nothing to do yet: {}, {} published", waits(units.waiting), count(units.unchanged, "unit"))
             } else {
                 let more = if archives.units_not_counted > 0 { "over " } else { "" };
                 format!(
@@ -171,18 +219,23 @@ impl Report {
         if self.dry_run {
             let sum = |part: fn(&PlannedUnit) -> u64| self.planned.iter().map(part).sum::<u64>();
             lines.push(format!(
-                "dry run: would publish {} and upload {} ({}); {} unchanged, {} held back",
+                "dry run: would publish {} and upload {} ({}); {} unchanged, {} held back{}",
                 count(self.planned.len(), "unit"),
                 count(sum(|unit| unit.archives_to_upload), "archive"),
                 bytes(sum(|unit| unit.bytes_to_upload)),
                 units.unchanged,
                 units.held_back,
+                if units.waiting > 0 { format!(", {}", waits(units.waiting)) } else { String::new() },
             ));
             return lines.join("\n");
         }
         lines.push(format!(
-            "units:    {} published, {} unchanged, {} held back, {} stored but not announced",
-            units.published, units.unchanged, units.held_back, units.unannounced
+            "units:    {} published, {} unchanged, {} held back, {} stored but not announced{}",
+            units.published,
+            units.unchanged,
+            units.held_back,
+            units.unannounced,
+            if units.waiting > 0 { format!(", {} waiting", units.waiting) } else { String::new() },
         ));
         if units.left > 0 {
             lines.push(format!("          {} not looked at", units.left));
@@ -202,14 +255,27 @@ impl Report {
 
 impl PlannedUnit {
     fn to_line(&self) -> String {
+        let without = self.incomplete.as_ref().map(|missing| format!(" without {missing}")).unwrap_or_default();
         format!(
-            "{}: would upload {} of {} ({}) and publish",
+            "{}: would upload {} of {} ({}) and publish{without}",
             self.unit,
             self.archives_to_upload,
             count(self.archives, "archive"),
             bytes(self.bytes_to_upload),
         )
     }
+}
+
+impl WaitingUnit {
+    fn to_line(&self) -> String {
+        let missing =
+            if self.missing.is_empty() { String::new() } else { format!(": {}", shorten(&self.missing.join(", "))) };
+        format!("{}: {}, until {:.0}{missing}", self.unit, self.why, self.until)
+    }
+}
+
+fn waits(units: usize) -> String {
+    if units == 1 { "1 unit waits".to_owned() } else { format!("{units} units wait") }
 }
 
 /// `1 unit`, `2 units`.

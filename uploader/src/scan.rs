@@ -1,21 +1,17 @@
-//! What lies in `data_dir`: the archives of the marked units, found by their names. Nothing is opened here.
+//! The archives of a unit as they lie in `data_dir`, found by their names. Nothing is opened here.
 
-use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use common::unit::{Period, Unit, shorten};
+use common::checksum::Sha256Sum;
+use common::unit::{Period, Unit};
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use crate::layout;
-
-/// Up to this many periods of a folder, each is asked for by name; beyond, listing the folder is cheaper.
-const PERIODS_BY_NAME_MAX: usize = 32;
 
 /// Which units a pass is about.
 #[derive(Debug, Clone, Default)]
@@ -29,11 +25,21 @@ pub(crate) struct Filter {
 
 impl Filter {
     pub(crate) fn takes(&self, unit: &Unit) -> bool {
-        let same = |want: &Option<String>, is: &str| want.as_deref().is_none_or(|want| want == is);
-        same(&self.market, unit.market.as_str())
-            && same(&self.interval, unit.interval.as_str())
-            && self.from.is_none_or(|from| unit.period.last_day() >= from)
-            && self.to.is_none_or(|to| unit.period.first_day() <= to)
+        self.takes_market(unit.market.as_str())
+            && self.takes_interval(unit.interval.as_str())
+            && self.takes_period(unit.period)
+    }
+
+    pub(crate) fn takes_market(&self, market: &str) -> bool {
+        self.market.as_deref().is_none_or(|wanted| wanted == market)
+    }
+
+    pub(crate) fn takes_interval(&self, interval: &str) -> bool {
+        self.interval.as_deref().is_none_or(|wanted| wanted == interval)
+    }
+
+    pub(crate) fn takes_period(&self, period: Period) -> bool {
+        self.from.is_none_or(|from| period.last_day() >= from) && self.to.is_none_or(|to| period.first_day() <= to)
     }
 
     pub(crate) fn takes_all(&self) -> bool {
@@ -71,130 +77,101 @@ impl Fingerprint {
     }
 }
 
-/// An archive of a unit. Its path follows from the unit, so that a million of them fit into memory.
+/// A set of archives in sixteen bytes: the same in whatever order they are found, another one when any of them changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct SetDigest(u64, u64);
+
+impl SetDigest {
+    pub(crate) fn add(&mut self, symbol: &str, fingerprint: Fingerprint) {
+        let Fingerprint { size, mtime_ns, ctime_ns, inode } = fingerprint;
+        let sum = Sha256Sum::of(format!("{symbol}\0{size}\0{mtime_ns}\0{ctime_ns}\0{inode}").as_bytes());
+        let part = |at: usize| {
+            let bytes: [u8; 8] = sum.as_bytes()[at..at + 8].try_into().expect("eight of 32 bytes");
+            u64::from_le_bytes(bytes)
+        };
+        self.0 = self.0.wrapping_add(part(0));
+        self.1 = self.1.wrapping_add(part(8));
+    }
+}
+
+/// An archive of a unit. Its path follows from the unit.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalArchive {
-    pub(crate) symbol: Arc<str>,
+    pub(crate) symbol: String,
     pub(crate) fingerprint: Fingerprint,
 }
 
-/// A marked unit and what of it lies on disk.
+/// A unit and what of it lies on disk.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalUnit {
     pub(crate) unit: Unit,
+    pub(crate) marked: bool,
     /// Sorted by symbol.
     pub(crate) archives: Vec<LocalArchive>,
     /// What could not be looked at, so that nobody knows whether the unit is complete.
     pub(crate) unreadable: Vec<String>,
 }
 
-/// Finds the archives of these units; keeps their order.
-///
-/// Links are followed. A loop of them does no harm: the tree is walked to a fixed depth.
-pub(crate) fn scan(data_dir: &Path, units: Vec<Unit>) -> Vec<LocalUnit> {
-    let mut folders: BTreeMap<(String, String), HashMap<Period, usize>> = BTreeMap::new();
-    for (index, unit) in units.iter().enumerate() {
-        let folder = (layout::symbols_folder(unit), unit.interval.to_string());
-        folders.entry(folder).or_default().insert(unit.period, index);
+impl LocalUnit {
+    pub(crate) fn digest(&self) -> SetDigest {
+        let mut digest = SetDigest::default();
+        self.archives.iter().for_each(|archive| digest.add(&archive.symbol, archive.fingerprint));
+        digest
     }
-    let mut found: Vec<LocalUnit> =
-        units.into_iter().map(|unit| LocalUnit { unit, archives: Vec::new(), unreadable: Vec::new() }).collect();
-    for ((folder, interval), periods) in &folders {
-        let mut walk = Walk { data_dir, interval, periods, found: &mut found };
-        if let Err(unreadable) = walk.symbols(folder) {
-            periods.values().for_each(|&index| found[index].unreadable.push(unreadable.clone()));
+}
+
+/// Finds the archives of a unit, by name in the folder of each symbol. Blocks.
+///
+/// Links are followed. A loop of them does no harm: the tree has a fixed depth.
+pub(crate) fn list(data_dir: &Path, unit: Unit, marked: bool) -> LocalUnit {
+    let mut found = LocalUnit { unit, marked, archives: Vec::new(), unreadable: Vec::new() };
+    let folder = layout::symbols_folder(&found.unit);
+    let entries = match list_folder(&data_dir.join(&folder)) {
+        Ok(entries) => entries.into_iter().flatten(),
+        Err(error) => {
+            found.unreadable.push(format!("{folder} cannot be read: {error}"));
+            return found;
+        }
+    };
+    for entry in entries {
+        let name = match entry {
+            Ok(entry) => entry.file_name(),
+            Err(error) => {
+                found.unreadable.push(format!("{folder} cannot be read to its end: {error}"));
+                break;
+            }
+        };
+        let Some(symbol) = name.to_str().filter(|name| layout::is_symbol(name)) else { continue };
+        let path = layout::archive_path(&found.unit, symbol);
+        match look_at(&data_dir.join(&path)) {
+            Ok(Some(fingerprint)) => found.archives.push(LocalArchive { symbol: symbol.to_owned(), fingerprint }),
+            Ok(None) => {}
+            Err(why) => found.unreadable.push(format!("{path} {why}")),
         }
     }
-    for unit in &mut found {
-        unit.archives.sort_unstable_by(|a, b| a.symbol.cmp(&b.symbol));
-    }
+    found.archives.sort_unstable_by(|a, b| a.symbol.cmp(&b.symbol));
     found
 }
 
-/// The walk of one folder of symbols, for the periods wanted of one interval.
-struct Walk<'a> {
-    data_dir: &'a Path,
-    interval: &'a str,
-    /// Each with its index in `found`.
-    periods: &'a HashMap<Period, usize>,
-    found: &'a mut Vec<LocalUnit>,
-}
-
-impl Walk<'_> {
-    fn symbols(&mut self, folder: &str) -> Result<(), String> {
-        let cannot = |path: &str, error: &io::Error| format!("{path} cannot be read: {error}");
-        let Some(entries) = list(&self.data_dir.join(folder)).map_err(|error| cannot(folder, &error))? else {
-            return Ok(());
-        };
-        for entry in entries {
-            let name = entry.map_err(|error| cannot(folder, &error))?.file_name();
-            let Some(symbol) = name.to_str() else { continue };
-            let path = format!("{folder}/{symbol}/{}", self.interval);
-            let outcome = if !layout::is_symbol(symbol) {
-                if self.data_dir.join(&path).is_dir() {
-                    tracing::warn!(folder = shorten(&path), "no symbol has such a name, the folder is left out");
-                }
-                Ok(())
-            } else if self.periods.len() <= PERIODS_BY_NAME_MAX {
-                self.by_name(&path, symbol)
-            } else {
-                self.by_listing(&path, symbol)
-            };
-            outcome.map_err(|error| cannot(&path, &error))?;
-        }
-        Ok(())
-    }
-
-    fn by_name(&mut self, path: &str, symbol: &str) -> io::Result<()> {
-        let shared: Arc<str> = symbol.into();
-        for (period, &index) in self.periods {
-            let name = format!("{symbol}-{}-{period}.zip", self.interval);
-            let file = self.data_dir.join(path).join(&name);
-            match fs::metadata(&file) {
-                Ok(metadata) => self.take(index, &shared, &metadata),
-                Err(error) if is_absent(&error) => self.note_broken_link(index, &file, &format!("{path}/{name}")),
-                Err(error) => return Err(error),
+/// An archive's fingerprint; `None` when there is no such file.
+///
+/// # Errors
+/// What is wrong with it. An archive that is a link to nowhere was meant to be there.
+pub(crate) fn look_at(file: &Path) -> Result<Option<Fingerprint>, String> {
+    match fs::metadata(file) {
+        Ok(metadata) => Ok(metadata.is_file().then(|| Fingerprint::of(&metadata))),
+        Err(error) if is_absent(&error) => {
+            if fs::symlink_metadata(file).is_ok_and(|metadata| metadata.is_symlink()) {
+                return Err("is a link that leads nowhere".into());
             }
+            Ok(None)
         }
-        Ok(())
-    }
-
-    fn by_listing(&mut self, path: &str, symbol: &str) -> io::Result<()> {
-        let shared: Arc<str> = symbol.into();
-        let Some(entries) = list(&self.data_dir.join(path))? else { return Ok(()) };
-        for entry in entries {
-            let entry = entry?;
-            let name = entry.file_name();
-            let period = name.to_str().and_then(|name| layout::period_of(name, symbol, self.interval));
-            let Some(&index) = period.and_then(|period| self.periods.get(&period)) else { continue };
-            match fs::metadata(entry.path()) {
-                Ok(metadata) => self.take(index, &shared, &metadata),
-                Err(error) if is_absent(&error) => {
-                    self.note_broken_link(index, &entry.path(), &format!("{path}/{}", name.display()));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, index: usize, symbol: &Arc<str>, metadata: &Metadata) {
-        if metadata.is_file() {
-            let archive = LocalArchive { symbol: Arc::clone(symbol), fingerprint: Fingerprint::of(metadata) };
-            self.found[index].archives.push(archive);
-        }
-    }
-
-    /// An archive that is a link to nowhere was meant to be there: the unit is not complete.
-    fn note_broken_link(&mut self, index: usize, file: &Path, path: &str) {
-        if fs::symlink_metadata(file).is_ok_and(|metadata| metadata.is_symlink()) {
-            self.found[index].unreadable.push(format!("{path} is a link that leads nowhere"));
-        }
+        Err(error) => Err(format!("cannot be read: {error}")),
     }
 }
 
 /// The entries of a folder; `None` when there is no such folder, or the name is that of something else.
-fn list(folder: &Path) -> io::Result<Option<fs::ReadDir>> {
+pub(crate) fn list_folder(folder: &Path) -> io::Result<Option<fs::ReadDir>> {
     match fs::read_dir(folder) {
         Ok(entries) => Ok(Some(entries)),
         Err(error) if is_absent(&error) => Ok(None),
@@ -216,47 +193,17 @@ mod tests {
         text.parse().expect(text)
     }
 
-    fn write(data_dir: &Path, path: &str) {
-        let path = data_dir.join(path);
-        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-        fs::write(path, "x").expect("written");
-    }
-
-    fn symbols(unit: &LocalUnit) -> Vec<&str> {
-        unit.archives.iter().map(|archive| archive.symbol.as_ref()).collect()
-    }
-
     #[test]
-    fn archives_are_found_whether_asked_by_name_or_listed() {
-        let dir = tempfile::tempdir().expect("a folder");
-        for symbol in ["ETHUSDT", "BTCUSDT", "币安人生USDT"] {
-            for day in 1..=40 {
-                let date = jiff::civil::date(2026, 1, 1).saturating_add(jiff::Span::new().days(day - 1));
-                write(dir.path(), &format!("data/spot/daily/klines/{symbol}/1h/{symbol}-1h-{date}.zip"));
-            }
-        }
-        let folder = "data/spot/daily/klines/BTCUSDT/1h";
-        for other in ["BTCUSDT-1h-2026-01-01.zip.CHECKSUM", "BTCUSDT-1h-2026-01-01.zip.tmp", "readme.txt"] {
-            write(dir.path(), &format!("{folder}/{other}"));
-        }
-        fs::create_dir(dir.path().join(folder).join("BTCUSDT-1h-2026-06-01.zip")).expect("made");
-        std::os::unix::fs::symlink("loop", dir.path().join("data/spot/daily/klines/loop")).expect("linked");
-        std::os::unix::fs::symlink("..", dir.path().join("data/spot/daily/klines/UP")).expect("linked");
-
-        let days = |n: i64| -> Vec<Unit> {
-            let day = |d| jiff::civil::date(2026, 1, 1).saturating_add(jiff::Span::new().days(d));
-            (0..n).map(|d| unit(&format!("binance/spot/klines/1h/{}", day(d)))).collect()
+    fn a_set_is_told_by_its_members_not_by_their_order() {
+        let [a, b] = [1, 2].map(|inode| Fingerprint { size: 3, mtime_ns: 4, ctime_ns: 5, inode });
+        let of = |members: &[(&str, Fingerprint)]| {
+            let mut digest = SetDigest::default();
+            members.iter().for_each(|(symbol, fingerprint)| digest.add(symbol, *fingerprint));
+            digest
         };
-        for n in [2, 40] {
-            let found = scan(dir.path(), days(n));
-            for unit in &found {
-                assert_eq!(symbols(unit), ["BTCUSDT", "ETHUSDT", "币安人生USDT"], "{}", unit.unit);
-                assert!(unit.unreadable.is_empty(), "{:?}", unit.unreadable);
-            }
-        }
-        let found =
-            scan(dir.path(), vec![unit("binance/spot/klines/1h/2026-06-01"), unit("binance/um/klines/1h/2026-01-01")]);
-        assert!(found.iter().all(|unit| unit.archives.is_empty() && unit.unreadable.is_empty()), "{found:?}");
+        assert_eq!(of(&[("A", a), ("B", b)]), of(&[("B", b), ("A", a)]));
+        assert_ne!(of(&[("A", a), ("B", b)]), of(&[("A", b), ("B", a)]));
+        assert_ne!(of(&[("A", a)]), of(&[("A", a), ("B", b)]));
     }
 
     #[test]
@@ -265,8 +212,8 @@ mod tests {
         let folder = dir.path().join("data/spot/daily/klines/BTCUSDT/1h");
         fs::create_dir_all(&folder).expect("made");
         std::os::unix::fs::symlink("gone", folder.join("BTCUSDT-1h-2026-01-01.zip")).expect("linked");
-        let found = scan(dir.path(), vec![unit("binance/spot/klines/1h/2026-01-01")]);
-        assert_eq!(found[0].unreadable.len(), 1, "{found:?}");
+        let found = list(dir.path(), unit("binance/spot/klines/1h/2026-01-01"), true);
+        assert_eq!(found.unreadable.len(), 1, "{found:?}");
     }
 
     #[test]

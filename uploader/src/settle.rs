@@ -3,11 +3,13 @@
 //! Everything is decided from what disk, bucket and stream say now, so that any step may be the last of a run and the
 //! first of the next one.
 
-use common::marker::Object;
+use common::marker::{Incomplete, Object};
 use common::unit::Unit;
-use nats::{Latest, Published};
+use jiff::Timestamp;
+use nats::{Latest, Published, Stamp};
 
 use crate::cleanup;
+use crate::complete::Wait;
 use crate::digest::{self, Digested};
 use crate::error::UnitError;
 use crate::previous;
@@ -28,6 +30,12 @@ pub(crate) struct Settled {
     pub(crate) outcome: Outcome,
     pub(crate) transferred: Transferred,
     pub(crate) removed: cleanup::Removed,
+    /// The message of the stream that says all of what is on disk, where it is known.
+    pub(crate) message: Option<Stamp>,
+    /// When that was published, where it is known.
+    pub(crate) published_at: Option<Timestamp>,
+    /// What it is published without, where that is new.
+    pub(crate) incomplete: Option<Incomplete>,
 }
 
 #[derive(Debug)]
@@ -48,6 +56,12 @@ pub(crate) enum Outcome {
     Unannounced {
         why: String,
     },
+    /// Not complete yet, or still being written to.
+    Waiting {
+        wait: Wait,
+        /// Configured symbols it waits for, as far as there is room.
+        missing: Vec<String>,
+    },
     /// Of a dry run: what would be uploaded, and then published.
     Planned {
         archives: usize,
@@ -57,12 +71,23 @@ pub(crate) enum Outcome {
 
 impl Settled {
     pub(crate) fn new(unit: Unit, outcome: Outcome) -> Self {
-        Self { unit, outcome, transferred: Transferred::default(), removed: cleanup::Removed::default() }
+        Self {
+            unit,
+            outcome,
+            transferred: Transferred::default(),
+            removed: cleanup::Removed::default(),
+            message: None,
+            published_at: None,
+            incomplete: None,
+        }
     }
 
     /// Takes what came of another try on the same unit. What the first found or put there is not counted again.
     pub(crate) fn carry_on(&mut self, again: Self) {
         self.outcome = again.outcome;
+        self.message = again.message;
+        self.published_at = again.published_at;
+        self.incomplete = again.incomplete;
         let present = again.transferred.present.saturating_sub(self.transferred.uploaded + self.transferred.present);
         self.transferred.add(Transferred { present, ..again.transferred });
         self.removed = again.removed;
@@ -74,45 +99,69 @@ impl Settled {
 pub(crate) struct Mode {
     /// Only find out what would be done.
     pub(crate) dry_run: bool,
-    /// Remove from disk what is announced.
-    pub(crate) cleanup: bool,
+    /// When to remove from disk what is announced.
+    pub(crate) cleanup: cleanup::Policy,
+    /// There is a next pass: what is still being written, or cannot be announced now, is left to it.
+    pub(crate) service: bool,
 }
 
 /// A unit after a first look, which reads neither archives nor the bucket.
 pub(crate) enum Look {
-    Done(Settled),
+    Done(LocalUnit, Box<Settled>),
     NeedsWork(LocalUnit),
 }
 
 /// Tells units that need nothing from those that do. Cheap, so that a run with nothing to do is.
 pub(crate) async fn look(site: &Site, local: LocalUnit, mode: Mode) -> Look {
     let Some(archives) = digest::known(site, &local) else { return Look::NeedsWork(local) };
-    if mode.cleanup && !mode.dry_run && !archives.is_empty() {
-        return Look::NeedsWork(local);
-    }
     // While the queue is away, the bucket says what is left to do.
     let Ok(latest) = site.queue.latest(&local.unit).await else { return Look::NeedsWork(local) };
     let covered = latest.marker.as_ref().and_then(|marker| previous::covers(site, marker, &archives));
+    let removable = |at| !mode.dry_run && mode.cleanup.allows(&local.unit, at, common::clock::now());
+    let removable = !archives.is_empty() && latest.marker.as_ref().is_some_and(|marker| removable(marker.published_at));
     match covered {
-        Some(covered) => {
+        Some(covered) if !removable => {
             let objects = covered.listed().map(|objects| objects.len());
-            Look::Done(Settled::new(local.unit, Outcome::Unchanged { objects }))
+            let settled = Settled::new(local.unit.clone(), Outcome::Unchanged { objects });
+            let published_at = latest.marker.as_ref().map(|marker| marker.published_at);
+            Look::Done(local, Box::new(Settled { message: latest.stamp(), published_at, ..settled }))
         }
-        None => Look::NeedsWork(local),
+        Some(_) | None => Look::NeedsWork(local),
     }
 }
 
 /// Does all that a unit needs.
 pub(crate) async fn settle(site: &Site, local: &LocalUnit, mode: Mode) -> Result<Settled, UnitError> {
     let archives = digest::digest(site, local).await?;
+    settle_with(site, &local.unit, local.marked, &archives, mode).await
+}
+
+/// The same for archives that are checked already; `marked`: somebody says that they are all there will be.
+pub(crate) async fn settle_with(
+    site: &Site,
+    unit: &Unit,
+    marked: bool,
+    archives: &[Digested],
+    mode: Mode,
+) -> Result<Settled, UnitError> {
     let mut transferred = Transferred::default();
     for _ in 0..OVERTAKEN_MAX {
-        let latest = latest(site, &local.unit).await?;
-        let step = step(site, local, &archives, &latest, mode, &mut transferred).await?;
-        let Some((outcome, announced)) = step else { continue };
-        let mut settled = Settled { transferred, ..Settled::new(local.unit.clone(), outcome) };
-        if mode.cleanup && !mode.dry_run && !announced.is_empty() {
-            settled.removed = cleanup::remove(site, &local.unit, &announced, &archives).await?;
+        let latest = latest(site, unit).await?;
+        let step = step(site, unit, marked, archives, &latest, mode, &mut transferred).await?;
+        let Some(Step { outcome, announced, message, incomplete }) = step else { continue };
+        let now = common::clock::now();
+        let published_at = match (&outcome, &latest) {
+            (Outcome::Unchanged { .. }, Ok(Latest { marker: Some(marker), .. })) => Some(marker.published_at),
+            (Outcome::Published { .. }, _) => Some(now),
+            _ => None,
+        };
+        let mut settled =
+            Settled { transferred, message, incomplete, published_at, ..Settled::new(unit.clone(), outcome) };
+        if !mode.dry_run
+            && !announced.is_empty()
+            && published_at.is_some_and(|published_at| mode.cleanup.allows(unit, published_at, now))
+        {
+            settled.removed = cleanup::remove(site, unit, &announced, archives).await?;
             site.metrics.removed(settled.removed.archives);
         }
         return Ok(settled);
@@ -121,7 +170,7 @@ pub(crate) async fn settle(site: &Site, local: &LocalUnit, mode: Mode) -> Result
 }
 
 /// The stream's newest marker, or why it cannot be asked now.
-async fn latest(site: &Site, unit: &Unit) -> Result<Result<Latest, QueueError>, UnitError> {
+pub(crate) async fn latest(site: &Site, unit: &Unit) -> Result<Result<Latest, QueueError>, UnitError> {
     let latest = site.queue.latest(unit).await;
     match &latest {
         Ok(found) if found.marker.is_none() && found.ready_sequence.max(found.backfill_sequence) > 0 => {
@@ -133,20 +182,38 @@ async fn latest(site: &Site, unit: &Unit) -> Result<Result<Latest, QueueError>, 
     Ok(latest)
 }
 
-/// One try: the outcome, and the objects that the stream is known to announce. `None`: overtaken, decide again.
+/// What one try came to.
+struct Step {
+    outcome: Outcome,
+    /// The objects that the stream is known to announce.
+    announced: Vec<Object>,
+    /// The message that announces them, where it is known.
+    message: Option<Stamp>,
+    incomplete: Option<Incomplete>,
+}
+
+impl Step {
+    fn new(outcome: Outcome) -> Self {
+        Self { outcome, announced: Vec::new(), message: None, incomplete: None }
+    }
+}
+
+/// One try. `None`: overtaken, decide again.
 async fn step(
     site: &Site,
-    local: &LocalUnit,
+    unit: &Unit,
+    marked: bool,
     archives: &[Digested],
     latest: &Result<Latest, QueueError>,
     mode: Mode,
     transferred: &mut Transferred,
-) -> Result<Option<(Outcome, Vec<Object>)>, UnitError> {
-    let unit = &local.unit;
+) -> Result<Option<Step>, UnitError> {
     let published = latest.as_ref().ok().and_then(|latest| latest.marker.as_ref());
+    let stamp = latest.as_ref().ok().and_then(Latest::stamp);
     if let Some(covered) = published.and_then(|marker| previous::covers(site, marker, archives)) {
         let objects = covered.listed();
-        return Ok(Some((Outcome::Unchanged { objects: objects.as_ref().map(Vec::len) }, objects.unwrap_or_default())));
+        let unchanged = Outcome::Unchanged { objects: objects.as_ref().map(Vec::len) };
+        return Ok(Some(Step { announced: objects.unwrap_or_default(), message: stamp, ..Step::new(unchanged) }));
     }
     site.bucket_is_there().await?;
     let previous = previous::read(site, unit, latest.as_ref().ok()).await?;
@@ -157,31 +224,34 @@ async fn step(
             "it is marked complete, but no archive of it is in data_dir and none was published",
         ));
     }
-    let marker = publish::marker(site, unit, objects.clone())?;
+    let incomplete = site.wanted.incomplete(marked, &objects);
+    let marker = publish::marker(site, unit, objects.clone(), incomplete.clone())?;
     let on_stream = published.filter(|published| published.bucket == marker.bucket).map(|published| published.revision);
     if on_stream == Some(marker.revision) {
-        return Ok(Some((Outcome::Unchanged { objects: Some(objects.len()) }, objects)));
+        let unchanged = Outcome::Unchanged { objects: Some(objects.len()) };
+        return Ok(Some(Step { announced: objects, message: stamp, ..Step::new(unchanged) }));
     }
     if mode.dry_run {
         let missing = upload::missing_bytes(site, &objects, archives).await?;
         if !missing.lost.is_empty() {
             return Err(UnitError::HeldBack(missing.lost));
         }
-        return Ok(Some((Outcome::Planned { archives: objects.len(), missing }, Vec::new())));
+        let planned = Outcome::Planned { archives: objects.len(), missing };
+        return Ok(Some(Step { incomplete, ..Step::new(planned) }));
     }
 
     if let Err(away) = latest
         && previous.current == Some(marker.revision)
     {
         // Stored in full by an earlier run: current.json is written last. Looked at again when it can be announced.
-        return Ok(Some((Outcome::Unannounced { why: away.to_string() }, Vec::new())));
+        return Ok(Some(Step::new(Outcome::Unannounced { why: away.to_string() })));
     }
 
     // Rule 1: nothing is announced before every object of it was read back.
     let sent = upload::store(site, &objects, archives).await?;
     transferred.add(sent);
     let stored = publish::store(site, marker, previous.current).await?;
-    let unannounced = |why: String| Ok(Some((Outcome::Unannounced { why }, Vec::new())));
+    let unannounced = |why: String| Ok(Some(Step::new(Outcome::Unannounced { why })));
     let latest = match latest {
         Ok(latest) => latest,
         Err(away) => return unannounced(away.to_string()),
@@ -195,9 +265,15 @@ async fn step(
                  after that",
             ))
         }
-        Ok((subject, Published::Stored { .. } | Published::AlreadyThere)) => {
-            let revision = stored.marker.revision.to_string();
-            Ok(Some((Outcome::Published { subject, revision, objects: objects.len() }, objects)))
+        Ok((subject, how @ (Published::Stored { .. } | Published::AlreadyThere))) => {
+            let revision = stored.marker.revision;
+            let message = match how {
+                Published::Stored { sequence } => Some(Stamp { sequence, revision }),
+                Published::AlreadyThere | Published::Overtaken => None,
+            };
+            let outcome = Outcome::Published { subject, revision: revision.to_string(), objects: objects.len() };
+            // What the manifest says, which an earlier run may have written.
+            Ok(Some(Step { outcome, announced: objects, message, incomplete: stored.marker.incomplete }))
         }
         Ok((_, Published::Overtaken)) => Ok(None),
         Err(QueueError::Refused(error)) => Err(UnitError::held_back(format!("stored, but not announced: {error}"))),

@@ -1,24 +1,34 @@
 //! What every step works with: the folder, the bucket, the queue, and the limits they share.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::config::{Config, Publish};
 use common::object_key::Prefix;
-use common::object_store::{ObjectStore, StoreErrorKind};
+use common::object_store::parts::{PART_BYTES_MAX, SINGLE_BYTES_MAX};
+use common::object_store::{End, ObjectStore, StoreErrorKind};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
-use crate::check::{ARCHIVE_BYTES_MAX, Fault};
+use crate::check::{Fault, STREAM_BYTES};
+use crate::complete::Wanted;
 use crate::error::PassError;
+use crate::foreign::Refusals;
 use crate::metrics::Metrics;
+use crate::pending::Pending;
 use crate::progress::Progress;
 use crate::queue::Queue;
 
-/// Bytes of archives in memory at once. One archive of the largest size must fit.
-const MEMORY_BYTES: u64 = ARCHIVE_BYTES_MAX;
+/// Bytes of archives in memory at once, whole or in parts, whatever their sizes and `storage.r2.transfers`.
+const MEMORY_BYTES: u64 = 128 << 20;
+// One of the largest must fit, or it would be waited for without end.
+const _: () = assert!(PART_BYTES_MAX <= MEMORY_BYTES && SINGLE_BYTES_MAX <= MEMORY_BYTES);
+
+/// Listing uploads is a request that is billed, and they become stale in days.
+const CLEAR_EVERY: Duration = Duration::from_secs(6 * 3600);
 
 /// Units being worked on at once. More than one, so that the link is not idle while one waits for its read-backs; few,
 /// so that the newest are done first.
@@ -30,7 +40,12 @@ pub(crate) struct Site {
     pub(crate) prefix: Prefix,
     pub(crate) queue: Queue,
     pub(crate) publish: Publish,
+    pub(crate) wanted: Arc<Wanted>,
+    /// An archive written to a shorter time ago is left for later by a service.
+    pub(crate) min_age: Duration,
     pub(crate) cache: Arc<Cache>,
+    pub(crate) pending: Pending,
+    pub(crate) refusals: Refusals,
     pub(crate) metrics: Metrics,
     pub(crate) progress: Progress,
     pub(crate) shutdown: CancellationToken,
@@ -45,6 +60,8 @@ pub(crate) struct Site {
     checks: Semaphore,
     memory: Semaphore,
     bucket_is_there: OnceCell<()>,
+    /// When uploads left behind were last looked for.
+    cleared: Mutex<Option<Instant>>,
 }
 
 impl Site {
@@ -58,12 +75,16 @@ impl Site {
         let host = host_name();
         let checks_max = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
-            store: ObjectStore::new(&config.storage),
+            store: ObjectStore::new(&config.storage, End::Uploader),
             prefix: config.storage.prefix.clone(),
             queue: Queue::new(config.nats.clone(), format!("uploader-{host}-{}", std::process::id())),
             publish: config.publish.clone(),
+            wanted: Arc::new(Wanted::new(config)),
+            min_age: config.watch.min_age,
             cache: Arc::new(Cache::open(config.local.state_dir.as_deref(), &data_dir)),
+            pending: Pending::open(config.local.state_dir.as_deref(), &config.storage),
             data_dir,
+            refusals: Refusals::default(),
             metrics,
             progress,
             shutdown,
@@ -75,7 +96,13 @@ impl Site {
             checks: Semaphore::new(checks_max),
             memory: Semaphore::new(usize::try_from(MEMORY_BYTES).unwrap_or(Semaphore::MAX_PERMITS)),
             bucket_is_there: OnceCell::new(),
+            cleared: Mutex::default(),
         }
+    }
+
+    /// What an answer of the stream holds for: the same archives elsewhere are other objects.
+    pub(crate) fn place(&self) -> String {
+        format!("{} {}", self.store.bucket(), self.prefix)
     }
 
     /// Makes sure once, before anything is read from the bucket or put there, that it exists: the answer to a HEAD does
@@ -87,6 +114,16 @@ impl Site {
             Ok(()) | Err(_) => Ok(()),
         };
         self.bucket_is_there.get_or_try_init(look).await.copied()
+    }
+
+    /// Whether to look for uploads left behind; true once in [`CLEAR_EVERY`].
+    pub(crate) fn is_time_to_clear(&self) -> bool {
+        let mut cleared = self.cleared.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = cleared.is_none_or(|cleared| cleared.elapsed() > CLEAR_EVERY);
+        if due {
+            *cleared = Some(Instant::now());
+        }
+        due
     }
 
     /// A unit's turn to be worked on; given in the order they were asked for.
@@ -102,14 +139,14 @@ impl Site {
     /// A place among the checks, and room for an archive of this size.
     pub(crate) async fn check(&self, bytes: u64) -> Result<(SemaphorePermit<'_>, SemaphorePermit<'_>), PassError> {
         let place = self.permit(&self.checks, 1).await?;
+        let bytes = if bytes > SINGLE_BYTES_MAX { STREAM_BYTES } else { bytes };
         // Whoever has memory waits for nothing but its own disk or link, so this always comes.
         Ok((place, self.memory(bytes).await?))
     }
 
-    /// Room for an archive of this size. One that is too large is refused when it is read, which takes no memory.
+    /// Room for an archive, or a part of one.
     pub(crate) async fn memory(&self, bytes: u64) -> Result<SemaphorePermit<'_>, PassError> {
-        let bytes = if bytes > ARCHIVE_BYTES_MAX { 0 } else { bytes };
-        self.permit(&self.memory, u32::try_from(bytes).unwrap_or(u32::MAX)).await
+        self.permit(&self.memory, u32::try_from(bytes.min(MEMORY_BYTES)).unwrap_or(u32::MAX)).await
     }
 
     async fn permit<'s>(&'s self, semaphore: &'s Semaphore, many: u32) -> Result<SemaphorePermit<'s>, PassError> {
@@ -120,10 +157,10 @@ impl Site {
         }
     }
 
-    /// Reads an archive again, on a thread that may block.
+    /// Reads an archive that goes out by a single PUT again, on a thread that may block.
     pub(crate) async fn read(&self, path: &str) -> Result<Bytes, Fault> {
         let file = self.data_dir.join(path);
-        blocking(move || crate::check::read(&file)).await.map(|(bytes, _)| bytes)
+        blocking(move || crate::check::read(&file)).await
     }
 }
 

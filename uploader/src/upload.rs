@@ -2,13 +2,17 @@
 
 use std::collections::HashMap;
 
-use common::checksum::Sha256Sum;
+use common::checksum::{Md5Sum, Sha256Sum};
 use common::marker::Object;
 use common::object_store::Stored;
 use futures::{StreamExt, stream};
+use tokio::sync::SemaphorePermit;
 
+use crate::check::Checked;
 use crate::digest::Digested;
 use crate::error::UnitError;
+use crate::foreign;
+use crate::multipart;
 use crate::site::{Site, blocking};
 
 /// What was done for one unit.
@@ -66,16 +70,22 @@ pub(crate) async fn store(site: &Site, objects: &[Object], local: &[Digested]) -
 
 /// The bytes that [`store`] would send.
 pub(crate) async fn missing_bytes(site: &Site, objects: &[Object], local: &[Digested]) -> Result<Missing, UnitError> {
-    let md5s: HashMap<String, &str> =
-        local.iter().map(|archive| (site.prefix.archive_key(&archive.path), archive.checked.md5.as_str())).collect();
+    let on_disk: HashMap<String, &Digested> =
+        local.iter().map(|archive| (site.prefix.archive_key(&archive.path), archive)).collect();
     let mut missing = Missing::default();
     let mut results = stream::iter(objects)
         .map(async |object| {
             let _place = site.transfer().await?;
-            let md5 = md5s.get(&object.key).copied();
-            let stored = site.store.head(&object.key).await?;
-            let good = stored.is_some_and(|stored| difference(&stored, object, md5).is_none());
-            Ok::<_, UnitError>((object, md5.is_some(), good))
+            let archive = on_disk.get(&object.key).copied();
+            let good = match (site.store.head(&object.key).await?, archive) {
+                (None, _) => false,
+                (Some(stored), _) if difference(&stored, object, archive.map(|archive| &archive.checked)).is_none() => {
+                    true
+                }
+                (Some(stored), Some(archive)) => foreign::is_same(site, object, archive, &stored).await?,
+                (Some(_), None) => false,
+            };
+            Ok::<_, UnitError>((object, archive.is_some(), good))
         })
         .buffer_unordered(site.transfers_max);
     while let Some(result) = results.next().await {
@@ -102,11 +112,20 @@ pub(crate) struct Missing {
 
 /// Returns the bytes sent; `None` when the bucket had the object.
 async fn one(site: &Site, object: &Object, archive: Option<&Digested>) -> Result<Option<u64>, UnitError> {
-    let _place = site.transfer().await?;
+    let place = site.transfer().await?;
     let key = &object.key;
-    let md5 = archive.map(|archive| archive.checked.md5.as_str());
+    let checked = archive.map(|archive| &archive.checked);
     let stored = site.store.head(&object.key).await?;
-    if stored.as_ref().is_some_and(|stored| difference(stored, object, md5).is_none()) {
+    if stored.as_ref().is_some_and(|stored| difference(stored, object, checked).is_none()) {
+        site.metrics.object_present();
+        if archive.is_some() {
+            site.progress.present(object.size);
+        }
+        return Ok(None);
+    }
+    if let (Some(stored), Some(archive)) = (&stored, archive)
+        && foreign::recognise(site, object, archive, stored).await?
+    {
         site.metrics.object_present();
         return Ok(None);
     }
@@ -114,26 +133,14 @@ async fn one(site: &Site, object: &Object, archive: Option<&Digested>) -> Result
     let Some(archive) = archive.filter(|archive| archive.sha256() == object.sha256) else {
         return Err(UnitError::held_back(lost(object)));
     };
-    let _memory = site.memory(object.size).await?;
-    let bytes = site.read(&archive.path).await.map_err(|fault| UnitError::held_back(format!("{key} {fault}")))?;
-    // These bytes are the ones that were checked: whatever happened to the file since, nothing else is stored.
-    let same = {
-        let bytes = bytes.clone();
-        blocking(move || Sha256Sum::of(&bytes)).await == object.sha256
-    };
-    if !same {
-        return Err(UnitError::held_back(format!(
-            "{key} changed after it was checked; the next run takes it as it is then"
-        )));
-    }
-    site.store.put(&object.key, bytes, object.sha256).await?;
+    let sent = send(site, place, object, &archive.path, archive.checked.parts_etag.as_deref()).await?;
     common::failpoint::failpoint("uploader.object_put");
-    site.progress.sent(object.size);
+    let _place = site.transfer().await?;
     let stored = site.store.head(&object.key).await?;
-    match stored.map_or_else(|| Some("it is not there".to_owned()), |stored| difference(&stored, object, md5)) {
+    match stored.map_or_else(|| Some("it is not there".to_owned()), |stored| difference(&stored, object, checked)) {
         None => {
-            site.metrics.object_uploaded(object.size);
-            Ok(Some(object.size))
+            site.metrics.object_uploaded(sent);
+            Ok(Some(sent))
         }
         Some(difference) => {
             Err(UnitError::held_back(format!("bucket: {key} was stored and does not read back as sent: {difference}")))
@@ -141,10 +148,50 @@ async fn one(site: &Site, object: &Object, archive: Option<&Digested>) -> Result
     }
 }
 
+/// Stores what lies at `path` below `data_dir`, if that is the object; returns the bytes it took.
+///
+/// `parts_etag` is that of the bytes whose sha256 is the object's, where they are too many for a single PUT.
+pub(crate) async fn send(
+    site: &Site,
+    place: SemaphorePermit<'_>,
+    object: &Object,
+    path: &str,
+    parts_etag: Option<&str>,
+) -> Result<u64, UnitError> {
+    let key = &object.key;
+    let changed =
+        || UnitError::held_back(format!("{key} changed after it was checked; the next run takes it as it is then"));
+    if site.store.copies_files() {
+        if !site.store.put_file(key, &site.data_dir.join(path), object.sha256).await? {
+            return Err(changed());
+        }
+        site.progress.sent(object.size);
+        return Ok(object.size);
+    }
+    if let Some(parts_etag) = parts_etag {
+        // Its parts have places of their own.
+        drop(place);
+        return multipart::send(site, object, path, parts_etag).await;
+    }
+    let _memory = site.memory(object.size).await?;
+    let bytes = site.read(path).await.map_err(|fault| UnitError::held_back(format!("{key} {fault}")))?;
+    // These bytes are the ones that were checked: whatever happened to the file since, nothing else is stored.
+    let same = {
+        let bytes = bytes.clone();
+        blocking(move || Sha256Sum::of(&bytes)).await == object.sha256
+    };
+    if !same {
+        return Err(changed());
+    }
+    site.store.put(&object.key, bytes, object.sha256).await?;
+    site.progress.sent(object.size);
+    Ok(object.size)
+}
+
 /// Whether the bucket holds this object with these bytes.
-pub(crate) async fn is_stored(site: &Site, object: &Object, md5: &str) -> Result<bool, UnitError> {
+pub(crate) async fn is_stored(site: &Site, object: &Object, checked: &Checked) -> Result<bool, UnitError> {
     let stored = site.store.head(&object.key).await?;
-    Ok(stored.is_some_and(|stored| difference(&stored, object, Some(md5)).is_none()))
+    Ok(stored.is_some_and(|stored| difference(&stored, object, Some(checked)).is_none()))
 }
 
 fn lost(object: &Object) -> String {
@@ -156,8 +203,8 @@ fn lost(object: &Object) -> String {
     )
 }
 
-/// How what is stored differs from what the marker says; `md5` is that of the bytes, where they are here.
-pub(crate) fn difference(stored: &Stored, object: &Object, md5: Option<&str>) -> Option<String> {
+/// How what is stored differs from what the marker says; `checked` is about the bytes, where they are here.
+pub(crate) fn difference(stored: &Stored, object: &Object, checked: Option<&Checked>) -> Option<String> {
     if stored.size != object.size {
         return Some(format!("it has {} bytes instead of {}", stored.size, object.size));
     }
@@ -168,13 +215,18 @@ pub(crate) fn difference(stored: &Stored, object: &Object, md5: Option<&str>) ->
         }
         Some(_) => {}
     }
-    let md5 = md5.filter(|_| is_md5(&stored.etag))?;
-    (stored.etag != md5).then(|| format!("its ETag is {} instead of {md5}", stored.etag))
+    let expected = checked.and_then(|checked| etag_like(&stored.etag, checked))?;
+    (stored.etag != expected).then(|| format!("its ETag is {} instead of {expected}", stored.etag))
 }
 
-/// The ETag of a multipart object is not an MD5, and looks different.
-fn is_md5(etag: &str) -> bool {
-    etag.len() == 32 && etag.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c))
+/// The ETag the object would have, had it been stored as the one with this ETag was: by a single PUT, or in as many parts
+/// as we cut it into. `None`: it was stored in a way we do not know, and its ETag says nothing.
+fn etag_like<'c>(etag: &str, checked: &'c Checked) -> Option<&'c str> {
+    let count = |etag: &str| etag.split_once('-').map(|(_, parts)| parts.to_owned());
+    if etag.parse::<Md5Sum>().is_ok() {
+        return Some(&checked.md5);
+    }
+    checked.parts_etag.as_deref().filter(|ours| count(etag).is_some() && count(etag) == count(ours))
 }
 
 #[cfg(test)]
@@ -193,20 +245,34 @@ mod tests {
             generated_at: "2026-02-15T00:44:06Z".parse().expect("a time"),
         };
         let md5 = md5_hex(b"abc");
+        let parts_etag = Some(format!("{}-2", md5_hex(b"parts")));
+        let checked = Checked {
+            sha256: object.sha256,
+            md5: md5.clone(),
+            parts_etag: parts_etag.clone(),
+            generated_at: object.generated_at,
+        };
         let good = Stored { size: 3, etag: md5.clone(), sha256: Some(object.sha256) };
-        let check =
-            |stored: Stored, md5: Option<&str>, want: Option<&str>| match (difference(&stored, &object, md5), want) {
-                (None, None) => {}
-                (Some(text), Some(want)) => assert!(text.contains(want), "{text}"),
-                (found, want) => panic!("{found:?}, expected {want:?}"),
-            };
-        check(good.clone(), Some(&md5), None);
+        let check = |stored: Stored, checked: Option<&Checked>, want: Option<&str>| match (
+            difference(&stored, &object, checked),
+            want,
+        ) {
+            (None, None) => {}
+            (Some(text), Some(want)) => assert!(text.contains(want), "{text}"),
+            (found, want) => panic!("{found:?}, expected {want:?}"),
+        };
+        check(good.clone(), Some(&checked), None);
         check(good.clone(), None, None);
-        check(Stored { size: 4, ..good.clone() }, Some(&md5), Some("4 bytes instead of 3"));
+        check(Stored { size: 4, ..good.clone() }, Some(&checked), Some("4 bytes instead of 3"));
         check(Stored { sha256: None, ..good.clone() }, None, Some("no sha256"));
         check(Stored { sha256: Some(Sha256Sum::of(b"x")), ..good.clone() }, None, Some("its metadata says"));
-        check(Stored { etag: md5_hex(b"x"), ..good.clone() }, Some(&md5), Some("its ETag"));
+        check(Stored { etag: md5_hex(b"x"), ..good.clone() }, Some(&checked), Some("its ETag"));
         check(Stored { etag: md5_hex(b"x"), ..good.clone() }, None, None);
-        check(Stored { etag: format!("{md5}-2"), ..good }, Some(&md5), None);
+        let in_parts = |etag: String| Stored { etag, ..good.clone() };
+        check(in_parts(format!("{}-2", md5_hex(b"parts"))), Some(&checked), None);
+        check(in_parts(format!("{}-2", md5_hex(b"x"))), Some(&checked), Some("its ETag"));
+        check(in_parts(format!("{}-2", md5_hex(b"x"))), Some(&Checked { parts_etag: None, ..checked.clone() }), None);
+        // Cut into other parts than ours, by somebody else.
+        check(in_parts(format!("{}-3", md5_hex(b"x"))), Some(&checked), None);
     }
 }

@@ -1,11 +1,19 @@
-//! The service: a pass every `watch.rescan`, until it is told to stop.
+//! The service: looks at what the file system says has changed, at what has waited long enough, and at everything every
+//! `watch.rescan`, until it is told to stop.
 
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
+use common::backoff::{Backoff, Growth};
 use common::exit;
 use common::http::Readiness;
+use common::unit::Unit;
+use tokio_util::sync::CancellationToken;
 
-use crate::pass;
+use crate::cleanup::Policy;
+use crate::events::{Events, Hint};
+use crate::memory::{Counts, Memory};
+use crate::pass::{self, Scope, Watching};
 use crate::report::Report;
 use crate::scan::Filter;
 use crate::settle::Mode;
@@ -15,19 +23,55 @@ use crate::site::Site;
 const PASS: &str = "pass";
 const QUEUE: &str = "queue";
 
-/// Runs until shutdown. What fails is logged, shown by `/readyz`, and tried again by the next pass.
+/// Events come in bursts: this long nothing may have come before they are acted on,
+const QUIET: Duration = Duration::from_millis(200);
+/// but no longer than this.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Hints to more units than this are a hint to look at everything.
+const HINTS_MAX: usize = 1000;
+/// How long a rename is remembered; by then the archive is older than any sensible `watch.min_age`.
+const WHOLE_FOR: Duration = Duration::from_secs(600);
+const WHOLE_MAX: usize = 100_000;
+/// After a walk of everything, events alone do not start another for so many times as long as it took.
+const REST: u32 = 4;
+/// How often to try whether the queue is back.
+const KNOCK: Backoff = Backoff {
+    initial: Duration::from_millis(500),
+    growth: Growth::Exponential { factor: 2.0 },
+    max: Duration::from_secs(5),
+};
+/// How long a pass goes on before it makes room for what came meanwhile: today's units do not wait for a backlog.
+const INTERRUPT_AFTER: Duration = Duration::from_secs(10);
+/// After a pass that ended early.
+const RETRY: Backoff = Backoff {
+    initial: Duration::from_secs(1),
+    growth: Growth::Exponential { factor: 2.0 },
+    max: Duration::from_secs(60),
+};
+
+/// Runs until shutdown. What fails is logged, shown by `/readyz`, and tried again.
 pub(crate) async fn run(site: &Site, rescan: Duration, readiness: &Readiness) -> u8 {
-    let mode = Mode { dry_run: false, cleanup: false };
+    let mode = Mode { dry_run: false, cleanup: Policy::of(&site.publish, false, None), service: true };
+    let mut memory = Memory::default();
+    let (mut events, folders) = Events::open().unzip();
+    let mut schedule = Schedule::new(rescan);
     loop {
-        let report = pass::run(site, &Filter::default(), mode).await;
+        let Some(scope) = next(site, &mut schedule, &mut memory, &mut events).await else { return exit::DONE };
+        let started = Instant::now();
+        let watching =
+            Watching { folders: folders.clone(), whole: schedule.whole(), interrupt: CancellationToken::new() };
+        let report = {
+            let pass = pass::run(site, &scope, mode, &mut memory, &watching);
+            listen_meanwhile(pass, &mut schedule, &mut events, &watching.interrupt).await
+        };
         if site.shutdown.is_cancelled() {
             return exit::DONE;
         }
-        show(&report, readiness);
-        tokio::select! {
-            () = site.shutdown.cancelled() => return exit::DONE,
-            () = tokio::time::sleep(rescan) => {}
+        if let Some(folders) = &folders {
+            site.metrics.watched_folders(folders.count());
         }
+        schedule.ended(&scope, &report, started, watching.interrupt.is_cancelled(), memory.counts());
+        show(&report, memory.counts(), readiness);
     }
 }
 
@@ -36,25 +80,283 @@ pub(crate) fn starting(readiness: &Readiness) {
     readiness.not_ready(PASS, "the first pass has not ended");
 }
 
-fn show(report: &Report, readiness: &Readiness) {
+/// Waits until there is something to look at; `None`: told to stop.
+async fn next(site: &Site, schedule: &mut Schedule, memory: &mut Memory, events: &mut Option<Events>) -> Option<Scope> {
+    loop {
+        if let Some(scope) = schedule.ready(memory) {
+            return Some(scope);
+        }
+        let wake = schedule.wake(memory);
+        tokio::select! {
+            () = site.shutdown.cancelled() => return None,
+            hint = hint(events) => schedule.take(hint),
+            () = tokio::time::sleep_until(wake.into()) => {}
+        }
+        if schedule.knocks(Instant::now()) {
+            let reached = tokio::select! {
+                () = site.shutdown.cancelled() => return None,
+                bus = site.queue.bus() => bus.is_ok(),
+            };
+            if reached {
+                return Some(Scope::Units(memory.unannounced()));
+            }
+            schedule.knocked();
+        }
+    }
+}
+
+async fn hint(events: &mut Option<Events>) -> Hint {
+    match events {
+        Some(events) => events.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Runs a pass to its end, and takes notice of what happens meanwhile.
+async fn listen_meanwhile(
+    pass: impl Future<Output = Report>,
+    schedule: &mut Schedule,
+    events: &mut Option<Events>,
+    interrupt: &CancellationToken,
+) -> Report {
+    let long = Instant::now() + INTERRUPT_AFTER;
+    let mut pass = std::pin::pin!(pass);
+    loop {
+        let urgent = schedule.hints_at().filter(|_| !interrupt.is_cancelled()).map(|at| at.max(long));
+        let interrupted = async {
+            match urgent {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            report = &mut pass => return report,
+            hint = hint(events) => schedule.take(hint),
+            () = interrupted => interrupt.cancel(),
+        }
+    }
+}
+
+/// What to look at, and when.
+struct Schedule {
+    rescan: Duration,
+    /// When everything is to be looked at again,
+    rescan_at: Instant,
+    /// or before that, because of an event or a failure,
+    asked_at: Option<Instant>,
+    /// but not before this.
+    everything_from: Instant,
+    /// Units that something happened to, since when there are any, and when the last came.
+    hinted: HashSet<Unit>,
+    hinted_since: Option<Instant>,
+    last_hint: Instant,
+    /// Archives that came by a rename, and when.
+    whole: HashMap<String, Instant>,
+    /// Passes in a row that ended early.
+    failures: u32,
+    /// When to try whether the queue is back, if units wait for it, and how often that was tried.
+    knock_at: Option<Instant>,
+    knocks: u32,
+}
+
+impl Schedule {
+    fn new(rescan: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            rescan,
+            rescan_at: now,
+            asked_at: None,
+            everything_from: now,
+            hinted: HashSet::new(),
+            hinted_since: None,
+            last_hint: now,
+            whole: HashMap::new(),
+            failures: 0,
+            knock_at: None,
+            knocks: 0,
+        }
+    }
+
+    /// What is to be looked at now.
+    fn ready(&mut self, memory: &mut Memory) -> Option<Scope> {
+        let now = Instant::now();
+        let everything = now >= self.everything_at();
+        let hinted = self.hints_at().is_some_and(|at| now >= at);
+        if everything || hinted {
+            self.hinted_since = None;
+            let hinted: Vec<Unit> = self.hinted.drain().collect();
+            hinted.iter().for_each(|unit| memory.doubt(unit));
+            if everything {
+                (self.rescan_at, self.asked_at) = (now + self.rescan, None);
+                return Some(Scope::Everything(Filter::default()));
+            }
+            return Some(Scope::Units(hinted));
+        }
+        let due = if self.failures == 0 { memory.due(now, common::clock::now()) } else { Vec::new() };
+        (!due.is_empty()).then_some(Scope::Units(due))
+    }
+
+    /// When there will be something to look at, as far as is known now.
+    fn wake(&self, memory: &Memory) -> Instant {
+        let now = Instant::now();
+        let due = memory.next_due(now, common::clock::now()).filter(|_| self.failures == 0);
+        // A clock of many steps: what is due in no time would be asked for again and again.
+        let due = due.map(|left| now + left.max(Duration::from_millis(10)));
+        let others = [due, self.hints_at(), self.knock_at];
+        others.into_iter().flatten().fold(self.everything_at(), Instant::min)
+    }
+
+    fn everything_at(&self) -> Instant {
+        self.asked_at.map_or(self.rescan_at, |at| at.max(self.everything_from).min(self.rescan_at))
+    }
+
+    /// When the hints there are, are to be acted on.
+    fn hints_at(&self) -> Option<Instant> {
+        self.hinted_since.map(|since| (self.last_hint + QUIET).min(since + PATIENCE))
+    }
+
+    fn take(&mut self, hint: Hint) {
+        let now = Instant::now();
+        let unit = match hint {
+            Hint::Unit(unit) => unit,
+            Hint::Archive { unit, path, moved: true } => {
+                if self.whole.len() >= WHOLE_MAX {
+                    self.whole.clear();
+                }
+                self.whole.insert(path, now);
+                unit
+            }
+            Hint::Archive { unit, path, moved: false } => {
+                self.whole.remove(&path);
+                unit
+            }
+            Hint::Everything => return self.ask(now + QUIET),
+        };
+        self.hinted.insert(unit);
+        self.hinted_since.get_or_insert(now);
+        self.last_hint = now;
+        if self.hinted.len() > HINTS_MAX {
+            self.ask(now);
+        }
+    }
+
+    /// Has everything looked at before the next rescan.
+    fn ask(&mut self, at: Instant) {
+        self.asked_at = Some(self.asked_at.map_or(at, |before| before.min(at)));
+    }
+
+    fn whole(&mut self) -> HashSet<String> {
+        self.whole.retain(|_, since| since.elapsed() < WHOLE_FOR);
+        self.whole.keys().cloned().collect()
+    }
+
+    /// Whether to try now if the queue is back.
+    fn knocks(&self, now: Instant) -> bool {
+        self.failures == 0 && self.knock_at.is_some_and(|at| now >= at)
+    }
+
+    fn knocked(&mut self) {
+        self.knocks += 1;
+        self.knock_at = Some(Instant::now() + KNOCK.delay(self.knocks));
+    }
+
+    fn ended(&mut self, scope: &Scope, report: &Report, started: Instant, interrupted: bool, counts: Counts) {
+        let now = Instant::now();
+        if report.error.is_some() {
+            self.failures += 1;
+            self.everything_from = now + RETRY.delay(self.failures).min(self.rescan);
+            self.ask(self.everything_from);
+        } else {
+            self.failures = 0;
+            if interrupted {
+                self.everything_from = now;
+                self.ask(now + PATIENCE);
+            } else if matches!(scope, Scope::Everything(_)) {
+                self.everything_from = now + (now - started) * REST;
+                self.rescan_at = now + self.rescan;
+            }
+        }
+        if counts.unannounced == 0 {
+            (self.knock_at, self.knocks) = (None, 0);
+        } else {
+            self.knocked();
+        }
+    }
+}
+
+fn show(report: &Report, counts: Counts, readiness: &Readiness) {
     match &report.error {
         Some(error) => readiness.not_ready(PASS, error.as_str()),
         None => readiness.ready(PASS),
     }
-    match report.units.unannounced {
+    match counts.unannounced {
         0 => readiness.ready(QUEUE),
         units => readiness.not_ready(QUEUE, format!("{units} units are stored and not announced")),
     }
     let units = &report.units;
-    if units.published + units.unannounced + units.held_back > 0 {
+    if units.published + report.units.unannounced > 0 {
         tracing::info!(
             units.published,
             units.unchanged,
             units.held_back,
             units.unannounced,
+            units.waiting,
             archives.uploaded = report.archives.uploaded,
+            archives.read = report.archives.read,
             seconds = report.seconds,
             "pass ended"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(day: u32) -> Unit {
+        format!("binance/um/klines/1h/2026-02-{day:02}").parse().expect("a unit")
+    }
+
+    fn quiet(schedule: &mut Schedule) {
+        let report = Report::new(false);
+        let started = Instant::now();
+        schedule.ended(&Scope::Everything(Filter::default()), &report, started, false, Counts::default());
+    }
+
+    #[test]
+    fn a_burst_of_events_is_one_look() {
+        let (mut schedule, mut memory) = (Schedule::new(Duration::from_secs(3600)), Memory::default());
+        assert!(matches!(schedule.ready(&mut memory), Some(Scope::Everything(_))), "the first thing to do");
+        quiet(&mut schedule);
+        for day in [1, 2, 1] {
+            schedule.take(Hint::Unit(unit(day)));
+        }
+        assert!(schedule.ready(&mut memory).is_none(), "more may come");
+        schedule.last_hint -= QUIET;
+        let Some(Scope::Units(units)) = schedule.ready(&mut memory) else { panic!("nothing to do") };
+        assert_eq!(units.len(), 2);
+        assert!(schedule.ready(&mut memory).is_none());
+        assert!(schedule.wake(&memory) > Instant::now() + Duration::from_secs(3000));
+    }
+
+    #[test]
+    fn many_hints_are_a_hint_to_look_at_everything() {
+        let (mut schedule, mut memory) = (Schedule::new(Duration::from_secs(3600)), Memory::default());
+        quiet(&mut schedule);
+        schedule.everything_from = Instant::now();
+        for n in 0..=HINTS_MAX {
+            let unit = format!("binance/um/klines/1h/{:04}-01-01", 1000 + n).parse().expect("a unit");
+            schedule.take(Hint::Unit(unit));
+        }
+        assert!(matches!(schedule.ready(&mut memory), Some(Scope::Everything(_))));
+    }
+
+    #[test]
+    fn a_rename_brings_a_whole_archive_until_it_is_written_to() {
+        let mut schedule = Schedule::new(Duration::from_secs(3600));
+        schedule.take(Hint::Archive { unit: unit(1), path: "a".into(), moved: true });
+        assert!(schedule.whole().contains("a"));
+        schedule.take(Hint::Archive { unit: unit(1), path: "a".into(), moved: false });
+        assert!(schedule.whole().is_empty());
     }
 }

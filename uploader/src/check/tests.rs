@@ -1,5 +1,6 @@
 use std::io::Write;
 
+use common::checksum::md5_hex;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
@@ -31,7 +32,8 @@ fn good() -> Vec<u8> {
 }
 
 fn check_bytes(bytes: &[u8]) -> Result<Checked, Fault> {
-    check(&format!("{STEM}.zip"), bytes, time("2026-02-15T06:00:00Z"), time("2026-02-16T00:00:00Z"))
+    let (mtime, now) = (time("2026-02-15T06:00:00Z"), time("2026-02-16T00:00:00Z"));
+    check(&format!("{STEM}.zip"), Cursor::new(bytes), bytes.len() as u64, mtime, now)
 }
 
 #[track_caller]
@@ -52,6 +54,7 @@ fn a_whole_archive_is_taken() {
     let checked = check_bytes(&zip).expect("is whole");
     assert_eq!(checked.sha256, Sha256Sum::of(&zip));
     assert_eq!(checked.md5, md5_hex(&zip));
+    assert_eq!(checked.parts_etag, None);
     assert_eq!(checked.generated_at, time("2026-02-15T00:44:06Z"));
 }
 
@@ -103,6 +106,34 @@ fn a_bomb_is_not_unpacked() {
     bomb[local + 22..local + 26].copy_from_slice(&4000_u32.to_le_bytes());
     bomb[central + 24..central + 28].copy_from_slice(&4000_u32.to_le_bytes());
     refused(&bomb, "larger than its declared");
+}
+
+/// Too large to be held in memory: read from the file, with the ETag it will have in parts.
+#[test]
+fn a_large_archive_is_checked_where_it_lies() {
+    let rows: Vec<u8> = (0..3_000_000_u64).flat_map(|row| (row * row % 999_983).to_le_bytes()).collect();
+    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+    let stored = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    writer.start_file(format!("{STEM}.csv"), stored).expect("starts");
+    writer.write_all(&rows).expect("writes");
+    let mut zip = writer.finish().expect("finishes").into_inner();
+    assert!(zip.len() as u64 > SINGLE_BYTES_MAX);
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join(format!("{STEM}.zip"));
+    let now = time("2026-02-16T00:00:00Z");
+    std::fs::write(&path, &zip).expect("written");
+    let (checked, _) = check_file(&path, now).expect("is whole");
+    let parts: Vec<_> = zip.chunks(8 << 20).map(common::checksum::Md5Sum::of).collect();
+    assert_eq!(checked.parts_etag, Some(common::checksum::parts_etag(&parts)));
+    assert_eq!((checked.sha256, checked.md5), (Sha256Sum::of(&zip), md5_hex(&zip)));
+
+    let middle = zip.len() / 2;
+    zip[middle] ^= 1;
+    std::fs::write(&path, &zip).expect("written");
+    assert!(matches!(check_file(&path, now), Err(Fault::Damaged(_))));
+    // Nothing in it looks like the end of a zip, which is not searched for through all of it.
+    std::fs::write(&path, vec![b'x'; 20 << 20]).expect("written");
+    assert!(matches!(check_file(&path, now), Err(Fault::Zip(_))));
 }
 
 #[test]

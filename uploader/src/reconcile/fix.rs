@@ -11,8 +11,10 @@ use nats::{Bus, BusErrorKind, MarkerSubject, Published};
 use super::bucket::{self, InBucket, Lost, Manifest};
 use super::report::Finding;
 use super::{Stop, Trouble};
+use crate::check;
 use crate::publish::{is_backfill, put_read_back};
 use crate::site::{Site, blocking};
+use crate::upload;
 
 /// How often a unit is decided on anew because an uploader announced it in between.
 const OVERTAKEN_MAX: usize = 4;
@@ -189,19 +191,21 @@ impl Fixer<'_> {
         if !self.data_dir {
             return Ok(Err(format!("is lost, and no local.data_dir is set: {advice}")));
         }
-        let place = self.site.transfer().await.map_err(Stop::from)?;
-        let memory = self.site.memory(object.size).await.map_err(Stop::from)?;
-        let Ok(bytes) = self.site.read(path).await else {
+        let sums = {
+            let _turn = self.site.check(object.size).await.map_err(Stop::from)?;
+            let file = self.site.data_dir.join(path);
+            blocking(move || check::sum_file(&file)).await
+        };
+        let Ok(sums) = sums else {
             return Ok(Err(format!("is lost, and not in data_dir either: {advice}")));
         };
-        let copy = bytes.clone();
-        if blocking(move || Sha256Sum::of(&copy)).await != object.sha256 {
+        if sums.sha256 != object.sha256 {
             return Ok(Err(
                 "is lost, and what is in data_dir has other bytes; `uploader upload` takes it as a new revision".into(),
             ));
         }
-        self.site.store.put(&object.key, bytes, object.sha256).await.map_err(crate::error::UnitError::from)?;
-        drop((place, memory));
+        let place = self.site.transfer().await.map_err(Stop::from)?;
+        upload::send(self.site, place, object, path, sums.parts_etag.as_deref()).await?;
         let still = bucket::faulty_objects(self.site, std::slice::from_ref(object)).await?;
         Ok(still.first().map_or(Ok(()), |lost| Err(format!("was uploaded and does not read back: {}", lost.why))))
     }

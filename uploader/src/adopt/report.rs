@@ -1,0 +1,167 @@
+//! What adopting did, for people and as JSON.
+
+use std::time::Duration;
+
+use common::exit;
+use serde::Serialize;
+
+use super::Adopted;
+use super::list::Listed;
+use crate::settle::Outcome;
+
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Report {
+    dry_run: bool,
+    pub(super) units: Units,
+    archives: Archives,
+    /// Objects under the prefix that are neither archives nor manifests.
+    others: Others,
+    seconds: f64,
+    published: Vec<String>,
+    held_back: Vec<HeldBack>,
+    unannounced: Vec<Unannounced>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    planned: Vec<Planned>,
+    /// Why it ended early.
+    error: Option<String>,
+    #[serde(skip)]
+    error_code: Option<u8>,
+    pub(crate) exit_code: u8,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Units {
+    found: usize,
+    /// Left out by `--marked`.
+    pub(super) not_marked: usize,
+    published: usize,
+    unchanged: usize,
+    held_back: usize,
+    unannounced: usize,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Archives {
+    found: usize,
+    /// Named by no manifest: fetched and checked.
+    new: usize,
+    bytes: u64,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Others {
+    count: u64,
+    checksums: u64,
+    /// Some of their keys.
+    examples: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct HeldBack {
+    unit: String,
+    reasons: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Unannounced {
+    unit: String,
+    why: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Planned {
+    unit: String,
+    archives: usize,
+    to_fetch: usize,
+    bytes_to_fetch: u64,
+}
+
+impl Report {
+    pub(super) fn new(dry_run: bool) -> Self {
+        Self { dry_run, ..Self::default() }
+    }
+
+    pub(super) fn found(&mut self, listed: &Listed) {
+        self.units.found = listed.units.len();
+        self.archives.found = listed.units.iter().map(|(_, found)| found.len()).sum();
+        let others = &listed.others;
+        self.others = Others { count: others.count, checksums: others.checksums, examples: others.examples.clone() };
+    }
+
+    pub(super) fn add(&mut self, adopted: Adopted) {
+        let unit = adopted.settled.unit.to_string();
+        self.archives.new += adopted.new;
+        self.archives.bytes += adopted.bytes;
+        match adopted.settled.outcome {
+            Outcome::Published { .. } => {
+                self.units.published += 1;
+                self.published.push(unit);
+            }
+            Outcome::Unchanged { .. } => self.units.unchanged += 1,
+            Outcome::HeldBack(reasons) => {
+                self.units.held_back += 1;
+                self.held_back.push(HeldBack { unit, reasons });
+            }
+            Outcome::Unannounced { why } => {
+                self.units.unannounced += 1;
+                self.unannounced.push(Unannounced { unit, why });
+            }
+            Outcome::Planned { .. } => self.planned.push(Planned {
+                unit,
+                archives: adopted.archives,
+                to_fetch: adopted.new,
+                bytes_to_fetch: adopted.bytes,
+            }),
+            Outcome::Waiting { .. } => unreachable!("what lies in the bucket waits for nothing"),
+        }
+    }
+
+    /// It ended early.
+    pub(super) fn fail(&mut self, message: String, exit_code: u8) {
+        self.error = Some(message);
+        self.error_code = Some(exit_code);
+    }
+
+    pub(super) fn end(&mut self, took: Duration) {
+        self.seconds = took.as_millis() as f64 / 1000.0;
+        self.exit_code = match self.error_code {
+            Some(code) => code,
+            None if self.units.unannounced > 0 => exit::UNREACHABLE,
+            None if self.units.held_back > 0 => exit::SOME_FAILED,
+            None => exit::DONE,
+        };
+    }
+
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("texts and numbers always serialise")
+    }
+
+    pub(crate) fn to_text(&self) -> String {
+        let (units, archives, others) = (&self.units, &self.archives, &self.others);
+        let size = |bytes: u64| indicatif::BinaryBytes(bytes).to_string();
+        let mut lines: Vec<String> = Vec::new();
+        for Planned { unit, archives, to_fetch, bytes_to_fetch } in &self.planned {
+            let bytes = size(*bytes_to_fetch);
+            lines.push(format!("{unit}: would fetch {to_fetch} of its {archives} archives ({bytes}) and publish"));
+        }
+        lines.push(format!(
+            "bucket:   {} units, {} archives, {} other objects",
+            units.found, archives.found, others.count
+        ));
+        if others.count > 0 {
+            let more = if others.count > others.examples.len() as u64 { ", …" } else { "" };
+            lines.push(format!("          not archives: {}{more}", others.examples.join(", ")));
+        }
+        if units.not_marked > 0 {
+            lines.push(format!("          {} more units have no mark in local.data_dir", units.not_marked));
+        }
+        let planned = if self.dry_run { format!("{} to publish, ", self.planned.len()) } else { String::new() };
+        lines.push(format!(
+            "units:    {planned}{} published, {} unchanged, {} held back, {} stored but not announced",
+            units.published, units.unchanged, units.held_back, units.unannounced
+        ));
+        let fetched = if self.dry_run { "to fetch and check" } else { "fetched and checked" };
+        lines.push(format!("archives: {} {fetched} ({})", archives.new, size(archives.bytes)));
+        lines.join("\n")
+    }
+}

@@ -1,0 +1,326 @@
+//! `uploader download`: archives and their `.CHECKSUM`s from the exchange into `data_dir`, as it has them.
+//!
+//! What is to be fetched (`plan`, and `list` for all symbols), one archive after the other (`exchange`, `fetch`, `place`)
+//! and what came of it (`report`). Whether a unit is complete is not decided here: no mark is written.
+
+mod exchange;
+mod fault;
+mod fetch;
+mod list;
+mod memory;
+mod metrics;
+mod place;
+mod plan;
+mod report;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::config::{Config, Download, Symbols};
+use common::doctor;
+use common::http::Readiness;
+use common::unit::{Unit, shorten};
+use futures::{StreamExt, stream};
+use jiff::ToSpan;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli;
+use crate::layout;
+use crate::progress::Progress;
+use crate::site::blocking;
+use exchange::Exchange;
+use fault::{Fault, RunFault};
+use fetch::{Absent, Fetcher, Outcome};
+use memory::Memory;
+use metrics::Metrics;
+use plan::{Range, Span};
+use report::{Report, UnitReport};
+
+/// Archives on their way at once: most are small, and each waits for two answers.
+const TRANSFERS_MAX: usize = 8;
+/// After so many archives in a row that the server failed to give, it is taken to be away.
+const FAILED_IN_A_ROW_MAX: usize = 20;
+/// A long run keeps what it knows now and then, so that being killed costs little.
+const SAVE_EVERY: Duration = Duration::from_secs(30);
+/// What is remembered of units by the month outlives `recheck_days` by so much, those of days too.
+const REMEMBERED_DAYS: i64 = 35;
+/// The part of `/readyz` that gives reasons for the download.
+const PART: &str = "download";
+
+/// Runs the command. The report has its exit code.
+///
+/// # Errors
+/// What is wrong with the arguments or the configuration, a line each.
+pub(crate) async fn run(
+    config: &Config,
+    args: &cli::Download,
+    progress: Progress,
+    shutdown: CancellationToken,
+) -> Result<Report, String> {
+    let mut download = config.download.clone();
+    args.apply(&mut download)?;
+    let missing: Vec<String> = download.missing().iter().map(ToString::to_string).collect();
+    if !missing.is_empty() {
+        return Err(missing.join("\n"));
+    }
+    let span = if args.monthly { Span::Months } else { Span::Days };
+    let range = Range::new(args.from, args.to, span, today());
+    let units = plan::units(&download, span, range, today());
+    if units.is_empty() {
+        return Err(nothing(span, range));
+    }
+    let metrics = Metrics::new(&mut Registry::default());
+    let run = Run::new(config, download, metrics, progress, shutdown, Absent::Fetch)?;
+    Ok(run.bring(units, args.dry_run).await)
+}
+
+fn nothing(span: Span, Range { from, to }: Range) -> String {
+    match span {
+        Span::Days => format!(
+            "there is nothing to fetch from {from} to {to}: no day of it has ended, or what is asked for exists only by \
+             month (3d, 1w, 1mo: --monthly) or not in this market (spot has klines only, and only spot has 1s)"
+        ),
+        Span::Months => format!("there is nothing to fetch from {from} to {to}: no month of it has ended"),
+    }
+}
+
+/// The service's part: fetches the last days every `download.every`.
+pub(crate) struct Schedule {
+    every: Duration,
+    run: Run,
+}
+
+/// What `uploader watch` is to run beside its passes; `None` without `download.every`.
+///
+/// # Errors
+/// The configuration cannot be used.
+pub(crate) fn schedule(
+    config: &Config,
+    registry: &mut Registry,
+    shutdown: CancellationToken,
+) -> Result<Option<Schedule>, String> {
+    let Some(every) = config.download.every else { return Ok(None) };
+    let metrics = Metrics::new(registry);
+    let run = Run::new(config, config.download.clone(), metrics, Progress::hidden(), shutdown, Absent::StaysAway)?;
+    Ok(Some(Schedule { every, run }))
+}
+
+impl Schedule {
+    /// Runs until shutdown. What fails is logged, and asked for again by the next run.
+    pub(crate) async fn follow(mut self, readiness: &Readiness) {
+        while !self.run.fetcher.shutdown.is_cancelled() {
+            // The day has changed meanwhile.
+            self.run.fetcher.recheck_since = recheck_since(&self.run.download);
+            let report = self.run.bring(plan::recent(&self.run.download, today()), false).await;
+            match &report.error {
+                Some(error) if !self.run.fetcher.shutdown.is_cancelled() => readiness.not_ready(PART, error.as_str()),
+                _ => readiness.ready(PART),
+            }
+            let report::Archives { downloaded, failed, left, .. } = report.archives;
+            if downloaded + failed + left > 0 {
+                tracing::info!(downloaded, failed, left, "download ended");
+            }
+            tokio::select! {
+                () = self.run.fetcher.shutdown.cancelled() => return,
+                () = tokio::time::sleep(self.every) => {}
+            }
+        }
+    }
+}
+
+/// Part of `uploader doctor`: whether the exchange answers, where something is to be fetched from it.
+pub(crate) async fn look_at_exchange(report: &mut doctor::Report, config: &Config) {
+    const NAME: &str = "exchange";
+    if !config.download.symbols.is_set() {
+        return;
+    }
+    let exchange = match Exchange::new(&config.download, CancellationToken::new()) {
+        Ok(exchange) => exchange,
+        Err(error) => return report.bad(NAME, error, "correct the address"),
+    };
+    let base = exchange.base();
+    match exchange.probe().await {
+        Ok(()) => report.good(NAME, format!("{base} answers")),
+        Err(fault) => {
+            return report.bad(NAME, format!("{base}: {fault}"), "check download.base_url, the network and its proxy");
+        }
+    }
+    if config.download.symbols == Symbols::All
+        && let Some(unit) = plan::recent(&config.download, today()).first()
+    {
+        let folder = layout::symbols_folder(unit);
+        match list::symbols(&exchange, &folder).await {
+            Ok(symbols) => report.good(NAME, format!("it lists {} symbols below {folder}", symbols.len())),
+            Err(fault) => {
+                let advice = "check download.list_url, or name the symbols in download.symbols";
+                report.bad(NAME, format!("its symbols cannot be listed: {fault}"), advice);
+            }
+        }
+    }
+}
+
+fn today() -> Date {
+    common::clock::now().to_zoned(TimeZone::UTC).date()
+}
+
+fn recheck_since(download: &Download) -> Date {
+    today().saturating_sub(i64::from(download.recheck_days).days())
+}
+
+/// What runs have in common.
+struct Run {
+    download: Download,
+    fetcher: Fetcher,
+}
+
+impl Run {
+    fn new(
+        config: &Config,
+        download: Download,
+        metrics: Metrics,
+        progress: Progress,
+        shutdown: CancellationToken,
+        absent: Absent,
+    ) -> Result<Self, String> {
+        if let Symbols::Listed(names) = &download.symbols
+            && let Some(name) = names.iter().find(|name| !layout::is_symbol(name))
+        {
+            // It becomes a folder below data_dir.
+            return Err(format!("download.symbols: '{}' cannot be a symbol", shorten(name)));
+        }
+        let data_dir =
+            config.local.data_dir.clone().ok_or("local.data_dir is not set (the folder with the archives)")?;
+        let fetcher = Fetcher {
+            exchange: Exchange::new(&download, shutdown.clone())?,
+            memory: Arc::new(Memory::open(config.local.state_dir.as_deref(), &data_dir)),
+            data_dir,
+            metrics,
+            progress,
+            shutdown,
+            recheck_since: recheck_since(&download),
+            absent,
+        };
+        Ok(Self { download, fetcher })
+    }
+
+    /// Does all there is to do now.
+    async fn bring(&self, units: Vec<Unit>, dry_run: bool) -> Report {
+        let started = Instant::now();
+        let mut report = Report::new(dry_run);
+        let outcome = self.every_unit(&units, dry_run, &mut report).await;
+        self.fetcher.progress.end();
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "the download ended early");
+        } else if !dry_run {
+            self.fetcher.metrics.run();
+        }
+        if !dry_run {
+            self.save().await;
+        }
+        report.end(outcome, started.elapsed());
+        report
+    }
+
+    async fn every_unit(&self, units: &[Unit], dry_run: bool, report: &mut Report) -> Result<(), RunFault> {
+        let fetcher = &self.fetcher;
+        if !dry_run {
+            let data_dir = fetcher.data_dir.clone();
+            let cannot = |why| RunFault::DataDir { dir: fetcher.data_dir.clone(), why };
+            blocking(move || place::check_writable(&data_dir)).await.map_err(cannot)?;
+        }
+        let symbols = self.symbols(units).await?;
+        let symbols_of = |unit: &Unit| Arc::clone(&symbols[&layout::symbols_folder(unit)]);
+        report.units = units.iter().map(|unit| UnitReport::new(unit, symbols_of(unit).len())).collect();
+        fetcher.progress.begin_download(units.iter().map(|unit| symbols_of(unit).len()).sum());
+
+        // Made as they are needed: a few years of every symbol are millions.
+        let archives = units.iter().enumerate().flat_map(|(index, unit)| {
+            let symbols = symbols_of(unit);
+            (0..symbols.len()).map(move |at| (index, unit, layout::archive_path(unit, &symbols[at])))
+        });
+        let results = stream::iter(archives)
+            .take_until(fetcher.shutdown.cancelled())
+            .map(async |(index, unit, path)| {
+                if dry_run {
+                    let would_ask = fetcher.would_ask(unit, &path).await;
+                    return (index, path, would_ask.map(Looked::WouldAsk));
+                }
+                fetcher.progress.doing(unit.to_string());
+                let outcome = fetcher.archive(unit, &path).await;
+                fetcher.metrics.archive(&outcome);
+                (index, path, outcome.map(Looked::Done))
+            })
+            .buffer_unordered(TRANSFERS_MAX);
+        let mut results = std::pin::pin!(results);
+        let (mut failed_in_a_row, mut saved) = (0, Instant::now());
+        while let Some((index, path, looked)) = results.next().await {
+            let outcome = match looked {
+                Ok(Looked::WouldAsk(would_ask)) => {
+                    report.units[index].add_planned(would_ask);
+                    continue;
+                }
+                Ok(Looked::Done(outcome)) => Ok(outcome),
+                Err(Fault::Stopped) => continue,
+                Err(fault) => Err(fault),
+            };
+            report.units[index].add(&path, &outcome);
+            fetcher.progress.unit_done();
+            failed_in_a_row = match &outcome {
+                Err(fault) if fault.is_of_all() => FAILED_IN_A_ROW_MAX,
+                Err(fault) if fault.is_the_servers() => failed_in_a_row + 1,
+                _ => 0,
+            };
+            if let Err(fault) = outcome
+                && failed_in_a_row >= FAILED_IN_A_ROW_MAX
+            {
+                return Err(RunFault::Exchange { base: fetcher.exchange.base().to_owned(), fault });
+            }
+            if saved.elapsed() > SAVE_EVERY {
+                self.save().await;
+                saved = Instant::now();
+            }
+        }
+        if fetcher.shutdown.is_cancelled() { Err(RunFault::Stopped) } else { Ok(()) }
+    }
+
+    /// The symbols of each folder of units.
+    async fn symbols(&self, units: &[Unit]) -> Result<BTreeMap<String, Arc<[String]>>, RunFault> {
+        let mut symbols: BTreeMap<String, Arc<[String]>> = BTreeMap::new();
+        for unit in units {
+            let folder = layout::symbols_folder(unit);
+            if symbols.contains_key(&folder) {
+                continue;
+            }
+            let found = match &self.download.symbols {
+                Symbols::Listed(names) => names.clone(),
+                Symbols::All => match list::symbols(&self.fetcher.exchange, &folder).await {
+                    Ok(names) if names.is_empty() => {
+                        tracing::warn!(folder, "the exchange lists no symbols there");
+                        names
+                    }
+                    Ok(names) => names,
+                    Err(Fault::Stopped) => return Err(RunFault::Stopped),
+                    Err(fault) => return Err(RunFault::List { folder, fault }),
+                },
+            };
+            symbols.insert(folder, found.into());
+        }
+        Ok(symbols)
+    }
+
+    async fn save(&self) {
+        let since = self.fetcher.recheck_since.saturating_sub(REMEMBERED_DAYS.days());
+        let memory = Arc::clone(&self.fetcher.memory);
+        blocking(move || memory.save(since)).await;
+    }
+}
+
+/// What was found out about an archive.
+enum Looked {
+    WouldAsk(bool),
+    Done(Outcome),
+}

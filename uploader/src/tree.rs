@@ -1,0 +1,414 @@
+//! The walk over `data_dir`: which units there are, and of each what tells whether anything of it has changed.
+//!
+//! Archives are counted and not kept: what is held grows with the units, of which there are hundreds where there are
+//! a hundred thousand archives. Nothing is opened here.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::DirEntry;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::unit::{Period, Token, Unit, shorten};
+use tokio_util::sync::CancellationToken;
+
+use crate::complete::Wanted;
+use crate::events::Folders;
+use crate::layout;
+use crate::scan::{Filter, Fingerprint, SetDigest, list_folder, look_at};
+
+/// Up to this many periods of a folder, each is asked for by name; beyond, listing the folder is cheaper.
+const PERIODS_BY_NAME_MAX: usize = 32;
+/// Most lines that are kept of what is wrong with one folder, or with all that belongs to no unit.
+const PROBLEMS_MAX: usize = 20;
+
+/// What the walk saw of a unit.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    pub(crate) archives: usize,
+    /// Of all of them together.
+    pub(crate) bytes: u64,
+    /// Of these, those of symbols that are configured by name.
+    pub(crate) listed: usize,
+    pub(crate) digest: SetDigest,
+    /// Modification time of the archive written to last, of those that may still be written to.
+    pub(crate) written_ns: i64,
+    /// When the last archive got here: its change time, which no copying program sets.
+    pub(crate) arrived_ns: i64,
+    pub(crate) unreadable: Vec<Arc<str>>,
+}
+
+/// What a walk found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The newest periods first.
+    pub(crate) units: Vec<(Unit, Seen)>,
+    /// What could not be read, or was left out, and belongs to no unit.
+    pub(crate) problems: Vec<String>,
+}
+
+/// How to walk.
+pub(crate) struct Walk<'a> {
+    pub(crate) data_dir: &'a Path,
+    pub(crate) wanted: &'a Wanted,
+    /// Archives that came by a rename: whole, whatever their age.
+    pub(crate) whole: &'a HashSet<String>,
+    /// Told of every folder before that is read, so that nothing new is missed.
+    pub(crate) folders: Option<&'a Folders>,
+    pub(crate) stop: &'a CancellationToken,
+}
+
+impl Walk<'_> {
+    /// Looks at these units. Blocks.
+    pub(crate) fn units(&self, units: Vec<Unit>) -> Found {
+        self.branches(branches_of(units), &Filter::default())
+    }
+
+    /// Looks at these units, and finds those of configured markets, datasets and intervals. Blocks.
+    pub(crate) fn everything(&self, units: Vec<Unit>, filter: &Filter) -> Found {
+        let mut branches = branches_of(units);
+        let mut problems = Vec::new();
+        for (market, folder) in layout::MARKETS {
+            if !self.wanted.takes_market(market) || !filter.takes_market(market) {
+                continue;
+            }
+            for monthly in [false, true] {
+                let folder = format!("data/{folder}/{}", layout::span(monthly));
+                self.chain(&folder);
+                let datasets = self.names(&folder, &mut problems);
+                for dataset in datasets.iter().filter_map(|name| name.parse::<Token>().ok()) {
+                    if self.wanted.takes_dataset(dataset.as_str()) {
+                        let folder = format!("{folder}/{dataset}");
+                        let branch = branches.entry(folder).or_insert_with(|| Branch::new(market, dataset, monthly));
+                        branch.any = true;
+                    }
+                }
+            }
+        }
+        let mut found = self.branches(branches, filter);
+        found.problems.extend(problems);
+        found
+    }
+
+    fn branches(&self, branches: BTreeMap<String, Branch>, filter: &Filter) -> Found {
+        let mut found = Found::default();
+        for (folder, mut branch) in branches {
+            self.chain(&folder);
+            self.symbols(&folder, &mut branch, filter, &mut found.problems);
+            branch.finish(&mut found.units);
+        }
+        found.units.sort_by_cached_key(|(unit, _)| std::cmp::Reverse(unit.period.end()));
+        found
+    }
+
+    /// One folder of symbols.
+    fn symbols(&self, folder: &str, branch: &mut Branch, filter: &Filter, problems: &mut Vec<String>) {
+        let entries = match list_folder(&self.data_dir.join(folder)) {
+            Ok(entries) => entries.into_iter().flatten(),
+            Err(error) => return note(&mut branch.unreadable, format!("{folder} cannot be read: {error}")),
+        };
+        for entry in entries {
+            if self.stop.is_cancelled() {
+                return;
+            }
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    return note(&mut branch.unreadable, format!("{folder} cannot be read to its end: {error}"));
+                }
+            };
+            let name = entry.file_name();
+            let path = format!("{folder}/{}", name.to_string_lossy());
+            match name.to_str().filter(|name| layout::is_symbol(name)) {
+                Some(symbol) => self.symbol(&path, symbol, &entry, branch, filter, problems),
+                None if !path.contains("/.") && entry.path().is_dir() => {
+                    keep(problems, format!("{} is left out: no symbol has such a name", shorten(&path)));
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn symbol(
+        &self,
+        path: &str,
+        symbol: &str,
+        entry: &DirEntry,
+        branch: &mut Branch,
+        filter: &Filter,
+        problems: &mut Vec<String>,
+    ) {
+        self.watch(path);
+        if branch.any {
+            match list_folder(&self.data_dir.join(path)) {
+                Ok(Some(entries)) => {
+                    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+                    for interval in names.filter_map(|name| name.parse::<Token>().ok()) {
+                        if self.wanted.takes_interval(interval.as_str()) && filter.takes_interval(interval.as_str()) {
+                            branch.intervals.entry(interval).or_default().any = true;
+                        }
+                    }
+                }
+                Ok(None) if entry.file_type().is_ok_and(|kind| kind.is_symlink()) => {
+                    keep(problems, format!("{} is a link that leads nowhere", shorten(path)));
+                }
+                Ok(None) => {}
+                Err(error) => note(&mut branch.unreadable, format!("{path} cannot be read: {error}")),
+            }
+        }
+        for (interval, leaf) in &mut branch.intervals {
+            let path = format!("{path}/{interval}");
+            self.watch(&path);
+            let (monthly, listed) = (branch.monthly, self.wanted.lists(symbol));
+            let at = Leaf { path: &path, symbol, interval: interval.as_str(), monthly, listed };
+            if leaf.any || leaf.periods.len() > PERIODS_BY_NAME_MAX {
+                self.by_listing(&at, leaf, filter);
+            } else {
+                self.by_name(&at, leaf);
+            }
+        }
+    }
+
+    fn by_name(&self, at: &Leaf<'_>, interval: &mut Interval) {
+        let folder = self.data_dir.join(at.path);
+        for (period, seen) in &mut interval.periods {
+            let name = format!("{}-{}-{period}.zip", at.symbol, at.interval);
+            match look_at(&folder.join(&name)) {
+                Ok(Some(fingerprint)) => self.take(at, &name, fingerprint, seen),
+                Ok(None) => {}
+                Err(why) => note(&mut seen.unreadable, format!("{}/{name} {why}", at.path)),
+            }
+        }
+    }
+
+    fn by_listing(&self, at: &Leaf<'_>, interval: &mut Interval, filter: &Filter) {
+        let entries = match list_folder(&self.data_dir.join(at.path)) {
+            Ok(entries) => entries.into_iter().flatten(),
+            Err(error) => return note(&mut interval.unreadable, format!("{} cannot be read: {error}", at.path)),
+        };
+        for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    let why = format!("{} cannot be read to its end: {error}", at.path);
+                    return note(&mut interval.unreadable, why);
+                }
+            };
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let Some(period) = layout::period_of(name, at.symbol, at.interval) else { continue };
+            if period.is_month() != at.monthly {
+                continue;
+            }
+            let looked_for = interval.any && filter.takes_period(period);
+            if !looked_for && !interval.periods.contains_key(&period) {
+                continue;
+            }
+            // Only a link needs a second look, to where it leads.
+            let fingerprint = match entry.file_type() {
+                Ok(kind) if kind.is_file() => match entry.metadata() {
+                    Ok(metadata) => Ok(Some(Fingerprint::of(&metadata))),
+                    // It went away in between.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                    Err(error) => Err(format!("cannot be read: {error}")),
+                },
+                _ => look_at(&entry.path()),
+            };
+            match fingerprint {
+                Ok(Some(fingerprint)) => {
+                    self.take(at, name, fingerprint, interval.periods.entry(period).or_default());
+                }
+                Ok(None) => {}
+                Err(why) => {
+                    let seen = interval.periods.entry(period).or_default();
+                    note(&mut seen.unreadable, format!("{}/{name} {why}", at.path));
+                }
+            }
+        }
+    }
+
+    fn take(&self, at: &Leaf<'_>, name: &str, fingerprint: Fingerprint, seen: &mut Seen) {
+        seen.archives += 1;
+        seen.bytes += fingerprint.size;
+        seen.listed += usize::from(at.listed);
+        seen.digest.add(at.symbol, fingerprint);
+        seen.arrived_ns = seen.arrived_ns.max(fingerprint.ctime_ns);
+        if fingerprint.mtime_ns > seen.written_ns
+            && (self.whole.is_empty() || !self.whole.contains(&format!("{}/{name}", at.path)))
+        {
+            seen.written_ns = fingerprint.mtime_ns;
+        }
+    }
+
+    fn names(&self, folder: &str, problems: &mut Vec<String>) -> Vec<String> {
+        match list_folder(&self.data_dir.join(folder)) {
+            Ok(entries) => {
+                entries.into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok()).collect()
+            }
+            Err(error) => {
+                keep(problems, format!("{folder} cannot be read: {error}"));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Watches a folder and those above it.
+    fn chain(&self, folder: &str) {
+        if self.folders.is_some() {
+            folder.match_indices('/').for_each(|(at, _)| self.watch(&folder[..at]));
+            self.watch(folder);
+        }
+    }
+
+    fn watch(&self, folder: &str) {
+        if let Some(folders) = self.folders {
+            folders.watch(self.data_dir, folder);
+        }
+    }
+}
+
+/// A folder that holds one folder a symbol.
+struct Branch {
+    market: &'static str,
+    dataset: Token,
+    monthly: bool,
+    /// Whether intervals are looked for, or only those that are here already looked at.
+    any: bool,
+    intervals: BTreeMap<Token, Interval>,
+    unreadable: Vec<Arc<str>>,
+}
+
+#[derive(Default)]
+struct Interval {
+    /// Whether periods are looked for, or only those that are here already looked at.
+    any: bool,
+    periods: HashMap<Period, Seen>,
+    unreadable: Vec<Arc<str>>,
+}
+
+/// The folder of a symbol's interval, which holds the archives.
+struct Leaf<'a> {
+    path: &'a str,
+    symbol: &'a str,
+    interval: &'a str,
+    monthly: bool,
+    listed: bool,
+}
+
+impl Branch {
+    fn new(market: &'static str, dataset: Token, monthly: bool) -> Self {
+        Self { market, dataset, monthly, any: false, intervals: BTreeMap::new(), unreadable: Vec::new() }
+    }
+
+    /// What cannot be read counts for every unit it may hold archives of.
+    fn finish(self, units: &mut Vec<(Unit, Seen)>) {
+        let token = |text: &str| text.parse::<Token>().expect("names of our own");
+        let (exchange, market) = (token(layout::EXCHANGE), token(self.market));
+        for (interval, Interval { periods, unreadable, .. }) in self.intervals {
+            for (period, mut seen) in periods {
+                seen.unreadable.extend(self.unreadable.iter().chain(&unreadable).cloned());
+                let (exchange, market, dataset) = (exchange.clone(), market.clone(), self.dataset.clone());
+                units.push((Unit { exchange, market, dataset, interval: interval.clone(), period }, seen));
+            }
+        }
+    }
+}
+
+fn branches_of(units: Vec<Unit>) -> BTreeMap<String, Branch> {
+    let mut branches = BTreeMap::new();
+    for unit in units {
+        let Some((market, _)) = layout::MARKETS.into_iter().find(|(market, _)| *market == unit.market.as_str()) else {
+            continue;
+        };
+        let folder = layout::symbols_folder(&unit);
+        let branch =
+            branches.entry(folder).or_insert_with(|| Branch::new(market, unit.dataset, unit.period.is_month()));
+        branch.intervals.entry(unit.interval).or_default().periods.entry(unit.period).or_default();
+    }
+    branches
+}
+
+fn note(unreadable: &mut Vec<Arc<str>>, why: String) {
+    if unreadable.len() < PROBLEMS_MAX {
+        unreadable.push(why.into());
+    }
+}
+
+fn keep(problems: &mut Vec<String>, problem: String) {
+    if problems.len() < PROBLEMS_MAX {
+        problems.push(problem);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn write(data_dir: &Path, path: &str) {
+        let path = data_dir.join(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(path, "x").expect("written");
+    }
+
+    fn unit(text: &str) -> Unit {
+        text.parse().expect(text)
+    }
+
+    fn day(n: i64) -> jiff::civil::Date {
+        jiff::civil::date(2026, 1, 1).saturating_add(jiff::Span::new().days(n))
+    }
+
+    #[test]
+    fn archives_are_found_whether_asked_by_name_listed_or_looked_for() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for symbol in ["ETHUSDT", "BTCUSDT", "币安人生USDT"] {
+            for n in 0..40 {
+                write(dir.path(), &format!("data/spot/daily/klines/{symbol}/1h/{symbol}-1h-{}.zip", day(n)));
+            }
+        }
+        let folder = "data/spot/daily/klines/BTCUSDT/1h";
+        for other in ["BTCUSDT-1h-2026-01-01.zip.CHECKSUM", "BTCUSDT-1h-2026-01-01.zip.tmp", "readme.txt"] {
+            write(dir.path(), &format!("{folder}/{other}"));
+        }
+        write(dir.path(), "data/spot/daily/klines/NO NAME/1h/NO NAME-1h-2026-01-01.zip");
+        fs::create_dir(dir.path().join(folder).join("BTCUSDT-1h-2026-06-01.zip")).expect("made");
+        std::os::unix::fs::symlink("loop", dir.path().join("data/spot/daily/klines/loop")).expect("linked");
+        std::os::unix::fs::symlink("..", dir.path().join("data/spot/daily/klines/UP")).expect("linked");
+
+        let (wanted, whole, stop) = (Wanted::default(), HashSet::new(), CancellationToken::new());
+        let walk = Walk { data_dir: dir.path(), wanted: &wanted, whole: &whole, folders: None, stop: &stop };
+        let days = |n: i64| (0..n).map(|n| unit(&format!("binance/spot/klines/1h/{}", day(n)))).collect::<Vec<_>>();
+        let everything = walk.everything(vec![], &Filter::default());
+        assert_eq!(everything.problems.len(), 2, "{:?}", everything.problems);
+        assert_eq!(everything.units[0].0, unit(&format!("binance/spot/klines/1h/{}", day(39))));
+        let all: HashMap<Unit, Seen> = everything.units.into_iter().filter(|(_, seen)| seen.archives > 0).collect();
+        assert_eq!(all.len(), 40);
+        for n in [2, 40] {
+            let found = walk.units(days(n));
+            assert_eq!(found.units.len(), usize::try_from(n).expect("small"));
+            for (unit, seen) in &found.units {
+                assert_eq!((seen.archives, seen.digest), (3, all[unit].digest), "{unit}");
+                assert_eq!(seen.digest, crate::scan::list(dir.path(), unit.clone(), true).digest());
+                assert!(seen.unreadable.is_empty(), "{:?}", seen.unreadable);
+            }
+        }
+        let none = walk.units(vec![unit("binance/spot/klines/1h/2026-06-01"), unit("binance/um/klines/1h/2026-01-01")]);
+        assert!(none.units.iter().all(|(_, seen)| seen.archives == 0 && seen.unreadable.is_empty()), "{none:?}");
+    }
+
+    #[test]
+    fn a_link_to_nowhere_is_told_of_its_unit() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().join("data/spot/daily/klines/BTCUSDT/1h");
+        fs::create_dir_all(&folder).expect("made");
+        std::os::unix::fs::symlink("gone", folder.join("BTCUSDT-1h-2026-01-01.zip")).expect("linked");
+        let (wanted, whole, stop) = (Wanted::default(), HashSet::new(), CancellationToken::new());
+        let walk = Walk { data_dir: dir.path(), wanted: &wanted, whole: &whole, folders: None, stop: &stop };
+        for found in
+            [walk.units(vec![unit("binance/spot/klines/1h/2026-01-01")]), walk.everything(vec![], &Filter::default())]
+        {
+            assert_eq!(found.units[0].1.unreadable.len(), 1, "{found:?}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! A unit's turn in a pass: nothing more than is needed to know that it needs nothing, or else all of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::unit::Unit;
+use jiff::{SignedDuration, Timestamp};
+use nats::Stamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::{Record, SettledAs};
+use crate::complete::{Reason, Situation, Wait};
+use crate::error::{PassError, UnitError};
+use crate::scan::{self, LocalUnit, SetDigest};
+use crate::settle::{self, Look, Mode, Outcome, Settled};
+use crate::site::{Site, blocking};
+use crate::tree::Seen;
+
+/// A unit of which something may have changed.
+pub(crate) struct Candidate {
+    pub(crate) unit: Unit,
+    pub(crate) seen: Seen,
+    pub(crate) marked: bool,
+    /// Whether it is remembered to be announced.
+    pub(crate) published: bool,
+}
+
+/// What came of its turn.
+pub(crate) struct Handled {
+    pub(crate) settled: Settled,
+    pub(crate) marked: bool,
+    /// The archives it is about; `None` where one of them was written to so lately that it must be looked at again.
+    pub(crate) archives: Option<SetDigest>,
+}
+
+/// Does what a unit needs. `stamps`: what the stream has, if that was asked for. `None`: interrupted before it began.
+pub(crate) async fn take(
+    site: &Site,
+    candidate: Candidate,
+    stamps: Option<&HashMap<Unit, Stamp>>,
+    mode: Mode,
+    interrupt: &CancellationToken,
+) -> Result<Option<Handled>, PassError> {
+    let Candidate { unit, seen, marked, published } = candidate;
+    let done = |settled| Ok(Some(Handled { settled, marked, archives: Some(seen.digest) }));
+    if mode.service
+        && let Some(wait) = still_written(&seen, site.min_age, common::clock::now())
+    {
+        return done(Settled::new(unit, Outcome::Waiting { wait, missing: Vec::new() }));
+    }
+    // One short line of a small file. Not sent to another thread: the units would come back in another order.
+    let record = site.cache.record(&unit);
+    let on_stream = stamps.and_then(|stamps| stamps.get(&unit));
+    let published = published || on_stream.is_some() || record.settled.is_some();
+    if let Some(wait) = judge(site, &unit, &seen, marked, published, &record, mode).await {
+        let missing = match wait.reason {
+            Reason::Symbols(_) => missing(site, &unit).await,
+            Reason::Written | Reason::Quiet => Vec::new(),
+        };
+        return done(Settled::new(unit, Outcome::Waiting { wait, missing }));
+    }
+    let removable = |published_at: Option<Timestamp>| {
+        let now = common::clock::now();
+        published_at.is_none_or(|at| mode.cleanup.allows(&unit, at, now)) && mode.cleanup.removes()
+    };
+    if let Some(settled) = record.settled
+        && on_stream == Some(&settled.message)
+        && settled.archives == seen.digest
+        && settled.place == site.place()
+        && seen.unreadable.is_empty()
+        && (mode.dry_run || seen.archives == 0 || !removable(settled.published_at))
+    {
+        let published_at = settled.published_at;
+        return done(Settled { published_at, ..Settled::new(unit, Outcome::Unchanged { objects: settled.objects }) });
+    }
+    // What was never announced needs more than a look; turns are given in the order they are asked for, newest first.
+    let early = if published { None } else { Some(site.unit().await?) };
+    if interrupt.is_cancelled() {
+        return Ok(None);
+    }
+    let look = if early.is_none() { Some(interrupt) } else { None };
+    work(site, unit, marked, &seen, mode, look).await
+}
+
+/// Another try on a unit that could not be announced.
+pub(crate) async fn again(site: &Site, unit: Unit, marked: bool, mode: Mode) -> Result<Handled, PassError> {
+    let handled = work(site, unit, marked, &Seen::default(), mode, None).await?;
+    Ok(handled.expect("only an interrupt leaves a unit for later"))
+}
+
+/// What the unit waits for, if it does.
+async fn judge(
+    site: &Site,
+    unit: &Unit,
+    seen: &Seen,
+    marked: bool,
+    published: bool,
+    record: &Record,
+    mode: Mode,
+) -> Option<Wait> {
+    let now = common::clock::now();
+    // What cannot be looked at is not waited for, but told.
+    if !seen.unreadable.is_empty() {
+        return None;
+    }
+    let first_seen = record.first_seen.unwrap_or(now);
+    if record.first_seen.is_none() && !mode.dry_run && site.wanted.misses_symbols(seen, marked, published) {
+        let (cache, unit) = (Arc::clone(&site.cache), unit.clone());
+        blocking(move || cache.note_first_seen(&unit, now)).await;
+    }
+    site.wanted.judge(&Situation { seen, marked, published, first_seen, now })
+}
+
+/// When the archive written to last may be read. A time in the future says nothing, and nothing waits for it.
+fn still_written(seen: &Seen, min_age: Duration, now: Timestamp) -> Option<Wait> {
+    let written = Timestamp::from_nanosecond(seen.written_ns.into()).ok().filter(|written| *written <= now)?;
+    let until = written.saturating_add(SignedDuration::try_from(min_age).ok()?).ok()?;
+    (until > now).then_some(Wait { reason: Reason::Written, until })
+}
+
+async fn missing(site: &Site, unit: &Unit) -> Vec<String> {
+    let (data_dir, wanted, unit) = (site.data_dir.clone(), Arc::clone(&site.wanted), unit.clone());
+    blocking(move || wanted.missing_here(&scan::list(&data_dir, unit, false))).await
+}
+
+/// Lists a unit and settles it; with an `interrupt`, after a look whether it needs that and a wait for its turn.
+async fn work(
+    site: &Site,
+    unit: Unit,
+    marked: bool,
+    seen: &Seen,
+    mode: Mode,
+    interrupt: Option<&CancellationToken>,
+) -> Result<Option<Handled>, PassError> {
+    let (data_dir, cache, listed) = (site.data_dir.clone(), Arc::clone(&site.cache), unit.clone());
+    let mut local = blocking(move || {
+        cache.load(&listed);
+        scan::list(&data_dir, listed, marked)
+    })
+    .await;
+    if local.unreadable.is_empty() {
+        local.unreadable = seen.unreadable.iter().map(ToString::to_string).collect();
+    }
+    let worked = match interrupt {
+        Some(interrupt) => look_and_settle(site, local, mode, interrupt).await,
+        None => settle(site, local, mode).await.map(Some),
+    };
+    let (local, settled) = match worked {
+        Ok(Some(done)) => done,
+        ended => {
+            let cache = Arc::clone(&site.cache);
+            blocking(move || cache.close(&unit)).await;
+            return ended.map(|_| None);
+        }
+    };
+    let archives = local.digest();
+    let objects = match &settled.outcome {
+        Outcome::Published { objects, .. } => Some(*objects),
+        Outcome::Unchanged { objects } => *objects,
+        _ => None,
+    };
+    let published_at = settled.published_at;
+    let record =
+        settled.message.map(|message| SettledAs { archives, message, place: site.place(), objects, published_at });
+    let announced = matches!(settled.outcome, Outcome::Published { .. } | Outcome::Unchanged { .. });
+    let (cache, dry_run) = (Arc::clone(&site.cache), mode.dry_run);
+    let sure = blocking(move || {
+        let sure = cache.settle(&local, record);
+        if dry_run {
+            cache.abandon(&unit);
+        } else {
+            cache.close(&unit);
+        }
+        sure
+    })
+    .await;
+    Ok(Some(Handled { settled, marked, archives: (sure || !announced).then_some(archives) }))
+}
+
+/// Looks at a unit, and waits for its turn if it needs work.
+async fn look_and_settle(
+    site: &Site,
+    local: LocalUnit,
+    mode: Mode,
+    interrupt: &CancellationToken,
+) -> Result<Option<(LocalUnit, Settled)>, PassError> {
+    match settle::look(site, local, mode).await {
+        Look::Done(local, settled) => Ok(Some((local, *settled))),
+        Look::NeedsWork(local) => {
+            let _turn = site.unit().await?;
+            if interrupt.is_cancelled() {
+                return Ok(None);
+            }
+            settle(site, local, mode).await.map(Some)
+        }
+    }
+}
+
+/// Settles a unit; one that is held back is settled too.
+async fn settle(site: &Site, local: LocalUnit, mode: Mode) -> Result<(LocalUnit, Settled), PassError> {
+    site.progress.doing(local.unit.to_string());
+    let settled = match settle::settle(site, &local, mode).await {
+        Ok(settled) => settled,
+        Err(UnitError::HeldBack(reasons)) => Settled::new(local.unit.clone(), Outcome::HeldBack(reasons)),
+        Err(UnitError::Pass(error)) => return Err(error),
+    };
+    Ok((local, settled))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_a_moment_ago_waits() {
+        let now = Timestamp::from_second(1000).expect("a time");
+        let check = |written_s: i64, waits: bool| {
+            let seen = Seen { written_ns: written_s * 1_000_000_000, ..Seen::default() };
+            assert_eq!(still_written(&seen, Duration::from_secs(3), now).is_some(), waits, "{written_s}");
+        };
+        check(999, true);
+        check(997, false);
+        check(1001, false);
+        check(0, false);
+    }
+}
