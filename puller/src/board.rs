@@ -4,11 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::destination::Work;
 
 /// What a destination's workers in this process hold, have parked and have done.
 #[derive(Clone, Default)]
-pub(crate) struct Board(Arc<Mutex<BoardState>>);
+pub(crate) struct Board {
+    state: Arc<Mutex<BoardState>>,
+    /// Told when the last unit in hand is off the board.
+    idle: Arc<Notify>,
+}
 
 #[derive(Default)]
 struct BoardState {
@@ -38,7 +44,7 @@ pub(crate) struct InHand {
 
 impl Board {
     fn state(&self) -> MutexGuard<'_, BoardState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn enter(&self, unit: &str) -> InHand {
@@ -47,6 +53,11 @@ impl Board {
         state.next_id += 1;
         state.in_hand.insert(id, unit.to_owned());
         InHand { board: self.clone(), id }
+    }
+
+    /// Returns when no unit is in hand any more, since the last call.
+    pub(crate) async fn idle(&self) {
+        self.idle.notified().await;
     }
 
     pub(crate) fn park(&self, after: Duration) {
@@ -68,6 +79,10 @@ impl Board {
         totals.bytes += work.bytes;
     }
 
+    pub(crate) fn in_hand_count(&self) -> usize {
+        self.state().in_hand.len()
+    }
+
     pub(crate) fn in_hand(&self) -> Vec<String> {
         self.state().in_hand.values().cloned().collect()
     }
@@ -86,6 +101,10 @@ impl Board {
 
 impl Drop for InHand {
     fn drop(&mut self) {
-        self.board.state().in_hand.remove(&self.id);
+        let mut state = self.board.state();
+        state.in_hand.remove(&self.id);
+        if state.in_hand.is_empty() {
+            self.board.idle.notify_one();
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use common::bwlimit::BwLimit;
 use common::unit::{Period, Token, Unit};
 use jiff::Timestamp;
 
@@ -28,6 +29,21 @@ Examples:
   puller verify --fix && puller pull    load again what is not right
   puller verify --fix --wait            the same where workers are running";
 
+const ADOPT_EXAMPLES: &str = "\
+Lines:
+  = unit          its rows are there; workers will skip it (only with --verbose)
+  * unit symbol   rows are missing or differ: left to the workers, who load it
+  - unit          not announced: run `uploader adopt` or `uploader upload` first
+  ! unit symbol   could not be checked, and why
+  ? name          not understood
+
+Exit 0 when every hint was right, 4 when one was not, 1 when something could not be checked.
+
+Examples:
+  puller adopt --ingested /srv/binance/_ingested --dry-run
+  puller adopt --ingested /srv/binance/_ingested --json
+  puller adopt --ingested /srv/binance/_ingested && puller pull";
+
 /// Takes announced archives from the bucket to ClickHouse, exactly once and verified
 #[derive(Debug, Parser)]
 #[command(
@@ -51,8 +67,9 @@ pub enum Command {
     ///
     /// Start as many as you like, on as many machines as you like: they share the work. The first SIGTERM finishes what
     /// is in hand within puller.shutdown_grace, a second one stops at once.
-    #[command(after_help = "Example:\n  puller run --config /etc/marketferry/config.yaml")]
-    Run,
+    #[command(after_help = "Examples:\n  puller run --config /etc/marketferry/config.yaml\n  \
+                            puller run --bwlimit '08:00,512K 19:00,off'")]
+    Run(Run),
 
     /// Loads what is pending now, then exits
     ///
@@ -114,6 +131,14 @@ pub enum Command {
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify(Verify),
 
+    /// Takes rows that another program loaded into our tables as loaded, where they are exactly the archives'
+    ///
+    /// The names in the folder are hints which units to look at, nothing more: each archive is fetched, verified, decoded
+    /// and compared with `klines`. Only one whose every row is shown with its values and its version is recorded, so that
+    /// workers skip it; all others are left to them.
+    #[command(after_help = ADOPT_EXAMPLES)]
+    Adopt(Adopt),
+
     /// Creates or updates the streams, consumers, tables and views
     #[command(
         after_help = "Examples:\n  puller migrate\n  puller migrate --prune    also remove consumers of destinations \
@@ -135,6 +160,13 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
+pub struct Run {
+    /// How fast bytes may come, instead of storage.bwlimit: 10M, 512K, off, or a timetable '08:00,512K 19:00,off'
+    #[arg(long, value_name = "LIMIT")]
+    pub bwlimit: Option<BwLimit>,
+}
+
+#[derive(Debug, Args)]
 pub struct Pull {
     /// Only list what is pending; change nothing
     #[arg(long)]
@@ -147,6 +179,10 @@ pub struct Pull {
     /// Stop after this time even if something is left, e.g. 10m
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub max_wait: Option<Duration>,
+
+    /// How fast bytes may come, instead of storage.bwlimit: 10M, 512K, off, or a timetable '08:00,512K 19:00,off'
+    #[arg(long, value_name = "LIMIT")]
+    pub bwlimit: Option<BwLimit>,
 
     /// Print the result as JSON
     #[arg(long)]
@@ -292,6 +328,29 @@ pub struct Verify {
     pub wait: bool,
 
     /// Also list units that are right
+    #[arg(long)]
+    pub verbose: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Adopt {
+    /// Folder with marks (_SUCCESS__2026-02-14__um__1h) or with files named like archives, in Binance's tree or flat
+    #[arg(long, value_name = "DIR")]
+    pub ingested: PathBuf,
+
+    /// Only this destination; else all ClickHouse destinations that this configuration serves
+    #[arg(long, value_name = "NAME")]
+    pub destination: Option<String>,
+
+    /// Compare and record nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Also list units that are there
     #[arg(long)]
     pub verbose: bool,
 

@@ -9,6 +9,7 @@
 //! nothing behind.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use clickhouse::Row;
 use common::marker::Object;
@@ -16,10 +17,10 @@ use common::unit::{Period, Unit};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::decode::Klines;
 use crate::error::ObjectFault;
 use crate::ledger::{Entry, unit_condition};
 use crate::native::{Rows, Slice, UnitColumns};
+use crate::series::{Window, by_series, range_of};
 use crate::warehouse::{Warehouse, WarehouseError, quoted};
 
 /// The version of an archive's rows: when it was generated, in ms, made even for a day's archive; a month's is one less.
@@ -36,7 +37,7 @@ pub(crate) async fn check_shrink(
     warehouse: &Warehouse,
     unit: &Unit,
     object: &Object,
-    klines: &Klines,
+    open_times: &[i64],
     former: Option<&Entry>,
     shrink_limit: f64,
 ) -> Result<Result<(), ObjectFault>, WarehouseError> {
@@ -46,7 +47,7 @@ pub(crate) async fn check_shrink(
         return Ok(Ok(()));
     };
     let shown = leftovers(warehouse, unit, &[(&object.symbol, version)]).await?;
-    let kept: HashSet<i64> = klines.open_time.iter().copied().collect();
+    let kept: HashSet<i64> = open_times.iter().copied().collect();
     let gone = shown.values().flatten().filter(|open_time| !kept.contains(open_time)).count();
     if gone as f64 > former.rows as f64 * shrink_limit {
         return Ok(Err(ObjectFault::Shrunk { gone: gone as u64, rows: former.rows }));
@@ -54,11 +55,62 @@ pub(crate) async fn check_shrink(
     Ok(Ok(()))
 }
 
+/// A unit's archives as they are recorded: symbols and the versions of their rows.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    pub unit: Unit,
+    pub versions: HashMap<String, u64>,
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct OtherVersion {
+    symbol: String,
+    bucket: u32,
+    version: u64,
+}
+
+/// Tells which of these units have rows of another revision of a recorded archive, shown or not. Usually none; so this
+/// reads no more than times and versions, and those of many units at once.
+///
+/// To be asked at the end of every attempt, after its own archives are recorded: of two workers that load two revisions at
+/// the same time, whoever asks last sees the rows of both, and that both are recorded.
+pub(crate) async fn have_other_versions(
+    warehouse: &Warehouse,
+    units: &[Arc<Recorded>],
+) -> Result<Vec<bool>, WarehouseError> {
+    let mut answers = vec![false; units.len()];
+    for series in by_series(units, |recorded| &recorded.unit) {
+        let Some((_, first)) = series.first() else { continue };
+        let mut window = Window::new(&first.unit);
+        for (_, recorded) in series.iter().filter(|(_, recorded)| !recorded.versions.is_empty()) {
+            let (start, end) = range_of(recorded.unit.period);
+            window.add(recorded.versions.keys().map(String::as_str), start, end);
+        }
+        if window.is_empty() {
+            continue;
+        }
+        let sql = format!(
+            "SELECT symbol::String AS symbol, {bucket} AS bucket, version FROM {{database}}.klines \
+             WHERE {condition} AND version % 2 = {kind} GROUP BY symbol, bucket, version",
+            bucket = window.bucket(),
+            condition = window.condition(),
+            kind = u8::from(first.unit.period.is_month()),
+        );
+        let found: Vec<OtherVersion> = warehouse.select(&sql).await?;
+        for (index, recorded) in series {
+            let bucket = window.bucket_of(recorded.unit.period.start().as_microsecond());
+            answers[index] = found
+                .iter()
+                .filter(|found| found.bucket == bucket)
+                .any(|found| recorded.versions.get(&found.symbol).is_some_and(|version| *version != found.version));
+        }
+    }
+    Ok(answers)
+}
+
 /// Takes away what former revisions of these objects left, as far as newer ones are recorded.
 ///
-/// Called at the end of every attempt, after its own archives are recorded: of two workers that load two revisions at the
-/// same time, whoever calls it last sees the rows of both. The newest revision's rows are all there by then, because it
-/// is recorded only after they were read back.
+/// The newest revision's rows are all there by then, because it is recorded only after they were read back.
 pub(crate) async fn settle(warehouse: &Warehouse, unit: &Unit, objects: &[Object]) -> Result<(), WarehouseError> {
     let ledger = warehouse.ledger(unit).await?;
     let recorded: Vec<(&str, u64)> = objects
@@ -76,10 +128,10 @@ pub(crate) async fn settle(warehouse: &Warehouse, unit: &Unit, objects: &[Object
         .iter()
         .filter_map(|(symbol, open_times)| {
             let version = *versions.get(symbol.as_str())?;
-            Some(Slice { symbol, version, rows: Rows::Tombstones(open_times) })
+            Some(Slice { unit: columns(unit), symbol, version, rows: Rows::Tombstones(open_times) })
         })
         .collect();
-    insert(warehouse, unit, &tombstones, || ()).await?;
+    insert(warehouse, &tombstones, || ()).await?;
     match leftovers(warehouse, unit, &recorded).await? {
         still if still.is_empty() => Ok(()),
         // Another worker inserted some more in between. The attempt fails, and the next one takes these away too.
@@ -127,22 +179,24 @@ async fn leftovers(
 /// Inserts slices into `klines`; `progress` is called after every block.
 pub(crate) async fn insert(
     warehouse: &Warehouse,
-    unit: &Unit,
     slices: &[Slice<'_>],
     progress: impl Fn(),
 ) -> Result<(), WarehouseError> {
-    let columns = UnitColumns {
-        exchange: unit.exchange.as_str(),
-        market: unit.market.as_str(),
-        dataset: unit.dataset.as_str(),
-        interval: unit.interval.as_str(),
-    };
     let mut insert = warehouse.insert("klines", "Native");
-    for block in crate::native::blocks(columns, slices) {
+    for block in crate::native::blocks(slices) {
         insert.send(block).await?;
         progress();
     }
     insert.end().await
+}
+
+pub(crate) fn columns(unit: &Unit) -> UnitColumns<'_> {
+    UnitColumns {
+        exchange: unit.exchange.as_str(),
+        market: unit.market.as_str(),
+        dataset: unit.dataset.as_str(),
+        interval: unit.interval.as_str(),
+    }
 }
 
 #[cfg(test)]

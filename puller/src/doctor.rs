@@ -2,6 +2,7 @@
 
 use common::config::{Config, DestinationKind};
 use common::doctor::{Report, check_storage};
+use common::object_store::End;
 use nats::{Bus, ConsumerSettings};
 
 use crate::service::{Failure, worker_name};
@@ -10,7 +11,7 @@ use crate::warehouse::{Warehouse, WarehouseErrorKind};
 
 pub(crate) async fn run(config: &Config, json: bool) -> Result<u8, Failure> {
     let mut report = Report::default();
-    check_storage(&mut report, &config.storage).await;
+    check_storage(&mut report, &config.storage, End::Puller).await;
     check_queue(&mut report, config).await;
     if config.destinations.is_empty() {
         report.bad("destinations", "none is configured", "set clickhouse.host, or list some under destinations");

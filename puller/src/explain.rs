@@ -3,8 +3,8 @@
 use clap::Args;
 use common::config::{Config, Destination, DestinationKind};
 use common::exit;
-use common::marker::{Content, Current, MANIFEST_BYTES_MAX, Marker, Object};
-use common::object_store::ObjectStore;
+use common::marker::{Content, Current, Incomplete, MANIFEST_BYTES_MAX, Marker, Object};
+use common::object_store::{End, ObjectStore};
 use common::unit::Unit;
 use jiff::Timestamp;
 use nats::{Bus, Sent, Standing};
@@ -65,6 +65,8 @@ struct MarkerFacts {
     revision: String,
     published_at: Timestamp,
     uploader: String,
+    /// What it was published without.
+    incomplete: Option<Incomplete>,
     archives: usize,
     bytes: u64,
     /// False: only the manifest in the bucket says so.
@@ -94,7 +96,7 @@ struct MissingArchive {
 
 pub(crate) async fn run(args: &Explain, config: &Config) -> Result<u8, Failure> {
     let bus = Bus::connect(&config.nats, &worker_name()).await?;
-    let store = ObjectStore::new(&config.storage);
+    let store = ObjectStore::new(&config.storage, End::Puller);
     let newest = newest(&bus, &store, config, &args.unit).await?;
     let mut destinations = Vec::new();
     for destination in served(config) {
@@ -129,6 +131,7 @@ impl Newest {
             revision: self.marker.revision.to_string(),
             published_at: self.marker.published_at,
             uploader: self.marker.uploader,
+            incomplete: self.marker.incomplete,
             archives: self.objects.len(),
             bytes: self.objects.iter().map(|object| object.size).sum(),
             on_stream: self.on_stream,
@@ -324,10 +327,15 @@ impl Explanation {
         print(&format!("{}: {}", self.unit, self.sentence));
         match &self.marker {
             None => {}
-            Some(marker) => print(&format!(
-                "\nrevision {}\npublished {:.0} by {}: {} archives, {} bytes",
-                marker.revision, marker.published_at, marker.uploader, marker.archives, marker.bytes
-            )),
+            Some(marker) => {
+                print(&format!(
+                    "\nrevision {}\npublished {:.0} by {}: {} archives, {} bytes",
+                    marker.revision, marker.published_at, marker.uploader, marker.archives, marker.bytes
+                ));
+                if let Some(incomplete) = &marker.incomplete {
+                    print(&format!("published without {incomplete}"));
+                }
+            }
         }
         for at in &self.destinations {
             let paused = if at.paused { " (paused)" } else { "" };

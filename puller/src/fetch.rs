@@ -20,8 +20,9 @@ pub(crate) enum FetchError {
 /// Fetches the whole object into memory. The caller has set aside `object.size` bytes; more are never read.
 pub(crate) async fn fetch(store: &ObjectStore, object: &Object, activity: &Activity) -> Result<Bytes, FetchError> {
     let differs = |why: String| FetchError::Object(ObjectFault::Differs(why));
-    let mut download = store.get(&object.key).await.map_err(|error| match error.kind {
+    let mut download = store.get(&object.key, object.size).await.map_err(|error| match error.kind {
         StoreErrorKind::NotFound => FetchError::Object(ObjectFault::Missing),
+        StoreErrorKind::TooLarge => differs(format!("it is larger than {} bytes", object.size)),
         _ => FetchError::Store(error),
     })?;
     let mut bytes = BytesMut::with_capacity(usize::try_from(object.size).unwrap_or_default());

@@ -2,19 +2,20 @@
 
 use std::collections::HashMap;
 
-use clickhouse::Row;
 use common::marker::Object;
 use common::unit::{Period, Unit};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::corrections::version;
 use crate::warehouse::{Warehouse, WarehouseError, quoted};
 
+/// The archives of one unit that are loaded, by object key.
+pub(crate) type Ledger = HashMap<String, Entry>;
+
 /// What the ledger holds of one archive of a unit.
-#[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
-    pub object_key: String,
     pub sha256: String,
     /// ms
     pub generated_at: i64,
@@ -88,11 +89,43 @@ pub(crate) struct Attempt<'a> {
     pub trace_id: &'a str,
 }
 
+pub(crate) const ARCHIVES: &str = "archives";
+pub(crate) const LOG: &str = "ingest_log";
+
+/// Rows for [`Warehouse::insert_lines`].
+pub(crate) fn json_lines<T: Serialize>(rows: &[T]) -> Vec<u8> {
+    let mut text = Vec::new();
+    for row in rows {
+        serde_json::to_writer(&mut text, row).expect("strings and numbers always serialise");
+        text.push(b'\n');
+    }
+    text
+}
+
 impl Warehouse {
     /// The archives of a unit that are loaded, by object key: of each the one generated last.
-    pub(crate) async fn ledger(&self, unit: &Unit) -> Result<HashMap<String, Entry>, WarehouseError> {
-        let entries: Vec<Entry> = self.select(&entries_sql(unit)).await?;
-        Ok(entries.into_iter().map(|entry| (entry.object_key.clone(), entry)).collect())
+    pub(crate) async fn ledger(&self, unit: &Unit) -> Result<Ledger, WarehouseError> {
+        Ok(self.ledgers(std::slice::from_ref(unit)).await?.pop().unwrap_or_default())
+    }
+
+    /// The same of several units, in their order.
+    pub(crate) async fn ledgers(&self, units: &[Unit]) -> Result<Vec<Ledger>, WarehouseError> {
+        let sql = format!(
+            "SELECT concat(exchange, '/', market, '/', dataset, '/', interval, '/', period) AS unit, \
+             object_key, sha256, toUnixTimestamp64Milli(generated_at) AS generated_at, rows, \
+             toUnixTimestamp64Micro(first_open_time) AS first_open_time, \
+             toUnixTimestamp64Micro(last_open_time) AS last_open_time, rows_hash \
+             FROM {{database}}.archives FINAL WHERE (exchange, market, dataset, interval, period) IN ({})",
+            units.iter().map(unit_tuple).collect::<Vec<_>>().join(", "),
+        );
+        let mut ledgers: HashMap<String, Ledger> = HashMap::new();
+        for (unit, object_key, sha256, generated_at, rows, first_open_time, last_open_time, rows_hash) in
+            self.select::<(String, String, String, i64, u64, i64, i64, u64)>(&sql).await?
+        {
+            let entry = Entry { sha256, generated_at, rows, first_open_time, last_open_time, rows_hash };
+            ledgers.entry(unit).or_default().insert(object_key, entry);
+        }
+        Ok(units.iter().map(|unit| ledgers.get(&unit.to_string()).cloned().unwrap_or_default()).collect())
     }
 
     /// A text that changes with every attempt at the unit that ends, and with everything loaded of it.
@@ -107,22 +140,15 @@ impl Warehouse {
         .await
     }
 
-    pub(crate) async fn record_archives(&self, loaded: &[Loaded<'_>]) -> Result<(), WarehouseError> {
-        self.insert_json("archives", loaded).await
-    }
-
     pub(crate) async fn record_attempts(&self, attempts: &[Attempt<'_>]) -> Result<(), WarehouseError> {
-        self.insert_json("ingest_log", attempts).await
+        self.insert_lines(LOG, &[json_lines(attempts)]).await
     }
 
-    async fn insert_json<T: Serialize>(&self, table: &str, rows: &[T]) -> Result<(), WarehouseError> {
-        if rows.is_empty() {
+    /// Inserts rows that are JSON objects, one a line.
+    pub(crate) async fn insert_lines(&self, table: &str, texts: &[Vec<u8>]) -> Result<(), WarehouseError> {
+        let text = texts.concat();
+        if text.is_empty() {
             return Ok(());
-        }
-        let mut text = Vec::new();
-        for row in rows {
-            serde_json::to_writer(&mut text, row).expect("strings and numbers always serialise");
-            text.push(b'\n');
         }
         let mut insert = self.insert(table, "JSONEachRow");
         insert.send(text).await?;
@@ -136,14 +162,9 @@ impl Warehouse {
     }
 }
 
-fn entries_sql(unit: &Unit) -> String {
-    format!(
-        "SELECT object_key, sha256, toUnixTimestamp64Milli(generated_at) AS generated_at, rows, \
-         toUnixTimestamp64Micro(first_open_time) AS first_open_time, \
-         toUnixTimestamp64Micro(last_open_time) AS last_open_time, rows_hash \
-         FROM {{database}}.archives FINAL WHERE {}",
-        unit_condition(unit, true)
-    )
+fn unit_tuple(unit: &Unit) -> String {
+    let columns = [&unit.exchange, &unit.market, &unit.dataset, &unit.interval].map(|token| quoted(token.as_str()));
+    format!("({}, {})", columns.join(", "), quoted(&unit.period.to_string()))
 }
 
 /// The rows of a unit, or of its series over all periods.

@@ -14,11 +14,15 @@ mod fetch;
 pub mod decode;
 pub mod native;
 
+mod batch;
 mod corrections;
 mod ledger;
 mod load;
+mod memory;
 mod mirror;
 mod read_back;
+mod series;
+mod statements;
 mod warehouse;
 
 mod board;
@@ -29,6 +33,7 @@ mod runner;
 mod task_report;
 mod worker;
 
+mod adopt;
 mod cli;
 mod dead;
 mod doctor;
@@ -47,4 +52,4 @@ mod unit_filter;
 mod verify;
 
 pub use cli::{Cli, Command};
-pub use service::{LogWriter, run};
+pub use service::run;

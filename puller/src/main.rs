@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use common::bars::LogWriter;
 use common::config::Config;
 use common::{exit, shutdown, telemetry};
-use puller::{Cli, LogWriter, run};
+use puller::{Cli, run};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

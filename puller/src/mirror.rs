@@ -17,7 +17,8 @@ use crate::destination::Work;
 use crate::error::{FaultyObject, ObjectFault, WorkError};
 use crate::fetch::{FetchError, fetch};
 use crate::job::Job;
-use crate::load::{FETCHES_MAX, MemoryBudget};
+use crate::load::FETCHES_MAX;
+use crate::memory::MemoryBudget;
 
 pub(crate) struct Mirror {
     pub root: PathBuf,

@@ -12,6 +12,9 @@ use std::ops::Range;
 
 use crate::decode::{Klines, ROW_BYTES};
 
+/// A row takes about this much of a block, in bytes.
+pub const ROW_BYTES_ON_WIRE: u64 = ROW_BYTES as u64 + 14;
+
 /// Rows of a full block: ClickHouse's own default for a block.
 pub const BLOCK_ROWS_MAX: usize = 65_536;
 
@@ -29,8 +32,8 @@ const LOW_CARDINALITY_VERSION: u64 = 1;
 /// `HasAdditionalKeysBit | NeedUpdateDictionary`: the keys follow and belong to this block alone.
 const LOW_CARDINALITY_FLAGS: u64 = 1 << 9 | 1 << 10;
 
-/// The columns that are the same in every row of an insert.
-#[derive(Debug, Clone, Copy)]
+/// The columns that are the same in every row of a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnitColumns<'a> {
     pub exchange: &'a str,
     pub market: &'a str,
@@ -38,9 +41,10 @@ pub struct UnitColumns<'a> {
     pub interval: &'a str,
 }
 
-/// Consecutive rows of one symbol and version.
+/// Consecutive rows of one unit, symbol and version.
 #[derive(Debug, Clone)]
 pub struct Slice<'a> {
+    pub unit: UnitColumns<'a>,
     pub symbol: &'a str,
     pub version: u64,
     pub rows: Rows<'a>,
@@ -65,20 +69,19 @@ impl Rows<'_> {
 
 /// Blocks of the rows of `slices`, in their order, each of [`BLOCK_ROWS_MAX`] rows but the last; none for no rows.
 ///
-/// The insert takes less work where slices are in the order of the table's key, that is by symbol. Only one block is
-/// in memory at a time: at most some 9 MiB.
+/// The insert takes less work where slices are in the order of the table's key, that is by unit columns and symbol. Only
+/// one block is in memory at a time: at most some 9 MiB.
 ///
 /// # Panics
 ///
 /// The iterator panics where a range is not within its klines.
-pub fn blocks<'a>(unit: UnitColumns<'a>, slices: &'a [Slice<'a>]) -> Blocks<'a> {
-    Blocks { unit, slices, slice: 0, row: 0, rows_max: BLOCK_ROWS_MAX }
+pub fn blocks<'a>(slices: &'a [Slice<'a>]) -> Blocks<'a> {
+    Blocks { slices, slice: 0, row: 0, rows_max: BLOCK_ROWS_MAX }
 }
 
 /// Iterator of encoded blocks, see [`blocks`].
 #[derive(Debug)]
 pub struct Blocks<'a> {
-    unit: UnitColumns<'a>,
     slices: &'a [Slice<'a>],
     /// The next row to encode: `row` of `slices[slice]`.
     slice: usize,
@@ -91,7 +94,7 @@ impl Iterator for Blocks<'_> {
 
     fn next(&mut self) -> Option<Vec<u8>> {
         let parts = self.take_rows();
-        (!parts.is_empty()).then(|| encode(&self.unit, &parts))
+        (!parts.is_empty()).then(|| encode(&parts))
     }
 }
 
@@ -112,7 +115,7 @@ impl<'a> Blocks<'a> {
                     }
                     Rows::Tombstones(open_times) => Rows::Tombstones(&open_times[self.row..end]),
                 };
-                parts.push(Slice { symbol: slice.symbol, version: slice.version, rows });
+                parts.push(Slice { rows, ..slice.clone() });
             }
             room -= taken;
             self.row = end;
@@ -125,19 +128,19 @@ impl<'a> Blocks<'a> {
     }
 }
 
-fn encode(unit: &UnitColumns<'_>, parts: &[Slice<'_>]) -> Vec<u8> {
+fn encode(parts: &[Slice<'_>]) -> Vec<u8> {
     let rows = parts.iter().map(|part| part.rows.len()).sum();
-    // Beside the klines a row has five dictionary indexes (one of them possibly wide), version and is_deleted.
+    // Beside the klines a row has five dictionary indexes (usually one byte each), version and is_deleted.
     let bytes =
         HEADINGS_BYTES + rows * (ROW_BYTES + 15) + parts.iter().map(|part| part.symbol.len() + 2).sum::<usize>();
     let mut block = Block { bytes: Vec::with_capacity(bytes), rows, parts };
     block.varint(COLUMNS);
     block.varint(rows);
-    block.constant("exchange", unit.exchange);
-    block.constant("market", unit.market);
-    block.constant("dataset", unit.dataset);
-    block.constant("interval", unit.interval);
-    block.symbols();
+    block.labels("exchange", |part| part.unit.exchange);
+    block.labels("market", |part| part.unit.market);
+    block.labels("dataset", |part| part.unit.dataset);
+    block.labels("interval", |part| part.unit.interval);
+    block.labels("symbol", |part| part.symbol);
     block.column("open_time", DATE_TIME);
     for part in parts {
         match &part.rows {
@@ -192,6 +195,10 @@ impl Block<'_> {
     }
 
     fn repeat(&mut self, value: &[u8], times: usize) {
+        if let &[byte] = value {
+            self.bytes.resize(self.bytes.len() + times, byte);
+            return;
+        }
         for _ in 0..times {
             self.bytes.extend_from_slice(value);
         }
@@ -218,12 +225,6 @@ impl Block<'_> {
         }
     }
 
-    fn constant(&mut self, name: &str, value: &str) {
-        self.column(name, LOW_CARDINALITY);
-        self.dictionary(&[value]);
-        self.bytes.resize(self.bytes.len() + self.rows, 0);
-    }
-
     /// Everything of a `LowCardinality` column before its indexes, the width of which is that of [`index_bytes`].
     fn dictionary(&mut self, keys: &[&str]) {
         self.bytes.extend(LOW_CARDINALITY_VERSION.to_le_bytes());
@@ -237,17 +238,19 @@ impl Block<'_> {
         self.bytes.extend((self.rows as u64).to_le_bytes());
     }
 
-    fn symbols(&mut self) {
-        // Slices of one symbol mostly follow each other; a key that appears twice does no harm but costs bytes.
+    /// A `LowCardinality` column of one text a part.
+    fn labels(&mut self, name: &str, label: for<'s> fn(&Slice<'s>) -> &'s str) {
+        // Parts of one label mostly follow each other; a key that appears twice does no harm but costs bytes.
         let mut keys: Vec<&str> = Vec::new();
         let mut key_of_part = Vec::with_capacity(self.parts.len());
         for part in self.parts {
-            if keys.last() != Some(&part.symbol) {
-                keys.push(part.symbol);
+            let label = label(part);
+            if keys.last() != Some(&label) {
+                keys.push(label);
             }
             key_of_part.push(keys.len() - 1);
         }
-        self.column("symbol", LOW_CARDINALITY);
+        self.column(name, LOW_CARDINALITY);
         self.dictionary(&keys);
         let index_bytes = index_bytes(keys.len());
         for (part, key) in self.parts.iter().zip(key_of_part) {

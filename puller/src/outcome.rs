@@ -109,7 +109,7 @@ fn store(error: &StoreError, attempt: u32, retry: &Retry) -> Disposition {
         | StoreErrorKind::NoSuchBucket
         | StoreErrorKind::ClockSkew => Disposition::Wait,
         StoreErrorKind::NotFound => attempts(ErrorClass::Missing, attempt, retry),
-        StoreErrorKind::Other => attempts(ErrorClass::Transient, attempt, retry),
+        StoreErrorKind::TooLarge | StoreErrorKind::Other => attempts(ErrorClass::Transient, attempt, retry),
     }
 }
 

@@ -1,14 +1,15 @@
 //! `puller pull`: drains what is pending now, then exits.
 
 use std::io::IsTerminal;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::bars::BARS;
 use common::config::{Config, Destination as DestinationConfig};
 use common::exit;
 use common::http::Readiness;
 use common::marker::{Content, Marker};
-use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use nats::Bus;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
@@ -20,9 +21,6 @@ use crate::metrics::Metrics;
 use crate::runner::Runner;
 use crate::service::{Failure, Shared, served, worker_name};
 use crate::status::print;
-
-/// The progress bars of the process; log lines are written around them.
-pub(crate) static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// How often the queue is asked how much is left.
 const POLL: Duration = Duration::from_millis(200);
@@ -197,7 +195,14 @@ async fn watch(
             }
             Some(_) => {}
         }
-        stop.run_until_cancelled(tokio::time::sleep(POLL)).await;
+        let pause = async {
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                // Likely the end.
+                () = runner.worker.board.idle() => {}
+            }
+        };
+        stop.run_until_cancelled(pause).await;
     }
 }
 

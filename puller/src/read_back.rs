@@ -1,7 +1,9 @@
-//! The proof: what ClickHouse now shows is what the archive held.
+//! The proof: what ClickHouse now holds is what the archive held.
 //!
-//! Per archive the rows of its version are counted and hashed by the server and compared with our own count and hash.
-//! Where they differ, other archives have rows among ours, and each open_time is looked at by itself.
+//! Per archive the rows of its version are counted and hashed by the server and compared with our own count and hash:
+//! first as they are stored, for many units in one query. Where that differs, because the same rows were inserted twice
+//! or a correction took some away, they are looked at as they are shown; and where that differs too, because other
+//! archives have rows among ours, each open_time by itself.
 
 use std::collections::HashMap;
 
@@ -9,9 +11,13 @@ use clickhouse::Row;
 use common::unit::Unit;
 use serde::Deserialize;
 
-use crate::decode::{Kline, Klines};
+use crate::decode::{Kline, Klines, Outline};
 use crate::ledger::unit_condition;
+use crate::series::{Window, between, by_series};
 use crate::warehouse::{Warehouse, WarehouseError, quoted};
+
+/// Versions that a query names at most; beyond, all are looked at.
+const VERSIONS_NAMED_MAX: usize = 5_000;
 
 /// The server's hash of a row. ClickHouse computes the same for the same column types in all versions since 1.1, since
 /// sharding depends on it; [`check_hash_function`] asks each server all the same.
@@ -22,9 +28,47 @@ const ROW_HASH: &str = "cityHash64(open_time, close_time, open, high, low, close
 pub(crate) struct Expected<'a> {
     pub symbol: &'a str,
     pub version: u64,
-    pub klines: &'a Klines,
+    pub rows: ExpectedRows<'a>,
     pub rows_hash: u64,
 }
+
+#[derive(Clone, Copy)]
+pub(crate) enum ExpectedRows<'a> {
+    Klines(&'a Klines),
+    Outline(&'a Outline),
+}
+
+impl<'a> ExpectedRows<'a> {
+    /// µs, ascending.
+    pub(crate) fn open_times(self) -> &'a [i64] {
+        match self {
+            Self::Klines(klines) => &klines.open_time,
+            Self::Outline(outline) => &outline.open_times,
+        }
+    }
+
+    fn hash_of(self, row: usize) -> u64 {
+        match self {
+            Self::Klines(klines) => klines.row_hash(row),
+            Self::Outline(outline) => outline.row_hashes.get(row).copied().unwrap_or_default(),
+        }
+    }
+
+    /// First and last open_time; `None` without rows.
+    fn range(self) -> Option<(i64, i64)> {
+        let times = self.open_times();
+        Some((*times.first()?, *times.last()?))
+    }
+}
+
+/// What is to be found of one unit.
+pub(crate) struct Sought<'a> {
+    pub unit: &'a Unit,
+    pub archives: Vec<Expected<'a>>,
+}
+
+/// One answer an archive, `Err` saying what is not there.
+pub(crate) type Answers = Vec<Result<(), String>>;
 
 /// The rows that ClickHouse shows of one symbol and version.
 #[derive(Debug, Row, Deserialize)]
@@ -53,24 +97,87 @@ struct Stored {
     hashes: Vec<u64>,
 }
 
+#[derive(Debug, Row, Deserialize)]
+struct StoredRows {
+    symbol: String,
+    version: u64,
+    bucket: u32,
+    rows: u64,
+    tombstones: u64,
+    hash: u64,
+}
+
 impl Warehouse {
-    /// Compares; returns one answer per expected archive, `Err` saying what is not there.
-    pub(crate) async fn read_back(
-        &self,
-        unit: &Unit,
-        expected: &[Expected<'_>],
-    ) -> Result<Vec<Result<(), String>>, WarehouseError> {
-        let first = expected.iter().filter_map(|e| e.klines.first_open_time()).min();
-        let last = expected.iter().filter_map(|e| e.klines.last_open_time()).max();
-        let (Some(first), Some(last)) = (first, last) else { return Ok(Vec::new()) };
+    /// Compares what is stored of these units with what they must have; answers in their order.
+    pub(crate) async fn read_back(&self, sought: &[Sought<'_>]) -> Result<Vec<Answers>, WarehouseError> {
+        let mut answers: Vec<Answers> = sought.iter().map(|_| Vec::new()).collect();
+        for series in by_series(sought, |sought| sought.unit) {
+            let stored = self.stored(&series).await?;
+            for (index, sought) in series {
+                let same = |archive: &Expected<'_>| stored.is(archive);
+                answers[index] = if sought.archives.iter().all(same) {
+                    sought.archives.iter().map(|_| Ok(())).collect()
+                } else {
+                    let doubtful = sought.archives.iter().filter(|archive| !same(archive)).collect::<Vec<_>>();
+                    let mut shown = self.shown(sought.unit, &doubtful).await?.into_iter();
+                    let answer = |archive| if same(archive) { Ok(()) } else { shown.next().unwrap_or(Ok(())) };
+                    sought.archives.iter().map(answer).collect()
+                };
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Counts and hashes what is stored, shown or not.
+    async fn stored<'a>(&self, series: &[(usize, &'a Sought<'a>)]) -> Result<StoredSums<'a>, WarehouseError> {
+        let Some((_, Sought { unit, .. })) = series.first() else { unreachable!("a series has a unit") };
+        let mut window = Window::new(unit);
+        let mut versions = std::collections::BTreeSet::new();
+        for (_, sought) in series {
+            let ranges = || sought.archives.iter().filter_map(|archive| archive.rows.range());
+            let (Some(first), Some(last)) = (ranges().map(|range| range.0).min(), ranges().map(|range| range.1).max())
+            else {
+                continue;
+            };
+            window.add(sought.archives.iter().map(|archive| archive.symbol), first, last);
+            versions.extend(sought.archives.iter().map(|archive| archive.version));
+        }
+        let versions = if versions.len() <= VERSIONS_NAMED_MAX {
+            let versions = versions.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+            format!(" AND version IN ({versions})")
+        } else {
+            String::new()
+        };
+        let sql = format!(
+            "SELECT symbol::String AS symbol, version, {bucket} AS bucket, count() AS rows, \
+             countIf(is_deleted = 1) AS tombstones, sum({ROW_HASH}) AS hash FROM {{database}}.klines \
+             WHERE {condition}{versions} GROUP BY symbol, version, bucket",
+            bucket = window.bucket(),
+            condition = window.condition(),
+        );
+        let mut sums: HashMap<(String, u64), Vec<StoredRows>> = HashMap::new();
+        for rows in self.select::<StoredRows>(&sql).await? {
+            sums.entry((rows.symbol.clone(), rows.version)).or_default().push(rows);
+        }
+        Ok(StoredSums { window, sums })
+    }
+
+    /// Compares what is shown of a unit; rows of archives generated later may be among them.
+    async fn shown(&self, unit: &Unit, expected: &[&Expected<'_>]) -> Result<Answers, WarehouseError> {
+        let ranges = || expected.iter().filter_map(|archive| archive.rows.range());
+        let (Some(first), Some(last)) = (ranges().map(|range| range.0).min(), ranges().map(|range| range.1).max())
+        else {
+            return Ok(Vec::new());
+        };
         let groups = self.groups(unit, expected.iter().map(|e| e.symbol), (first, last)).await?;
         let found: HashMap<(&str, u64), &Group> =
             groups.iter().map(|group| ((group.symbol.as_str(), group.version), group)).collect();
         let mut answers = Vec::with_capacity(expected.len());
         for archive in expected {
+            let rows = archive.rows.open_times().len() as u64;
             let same = found
                 .get(&(archive.symbol, archive.version))
-                .is_some_and(|group| group.rows == archive.klines.len() as u64 && group.hash == archive.rows_hash);
+                .is_some_and(|group| group.rows == rows && group.hash == archive.rows_hash);
             answers.push(if same { Ok(()) } else { self.row_by_row(unit, archive).await?.first.map_or(Ok(()), Err) });
         }
         Ok(answers)
@@ -79,8 +186,7 @@ impl Warehouse {
     /// Every open_time of the archive must show its own row, or what an archive generated later says of it.
     pub(crate) async fn row_by_row(&self, unit: &Unit, expected: &Expected<'_>) -> Result<Comparison, WarehouseError> {
         let mut comparison = Comparison::default();
-        let range = (expected.klines.first_open_time(), expected.klines.last_open_time());
-        let (Some(first), Some(last)) = range else { return Ok(comparison) };
+        let Some((first, last)) = expected.rows.range() else { return Ok(comparison) };
         // Several rows may share the highest version, where two archives were generated in the same two seconds.
         let sql = format!(
             "SELECT toUnixTimestamp64Micro(open_time) AS at, max(version) AS newest, \
@@ -93,12 +199,12 @@ impl Warehouse {
         );
         let stored: Vec<Stored> = self.select(&sql).await?;
         let stored: HashMap<i64, Stored> = stored.into_iter().map(|row| (row.at, row)).collect();
-        for (index, open_time) in expected.klines.open_time.iter().enumerate() {
+        for (index, open_time) in expected.rows.open_times().iter().enumerate() {
             let (count, wrong) = match stored.get(open_time) {
                 None => (&mut comparison.missing, "is not there"),
                 Some(row) if row.newest > expected.version => continue,
                 Some(row) if row.newest < expected.version => (&mut comparison.missing, "is that of an older archive"),
-                Some(row) if row.hashes.contains(&expected.klines.row_hash(index)) => continue,
+                Some(row) if row.hashes.contains(&expected.rows.hash_of(index)) => continue,
                 Some(_) => (&mut comparison.differing, "has other values"),
             };
             *count += 1;
@@ -131,8 +237,7 @@ impl Warehouse {
     ///
     /// Stricter than reading back an insert: there another archive of the same version may have rows of its own.
     pub(crate) async fn shown_otherwise(&self, unit: &Unit, expected: &Expected<'_>) -> Result<u64, WarehouseError> {
-        let klines = expected.klines;
-        let (Some(first), Some(last)) = (klines.first_open_time(), klines.last_open_time()) else { return Ok(0) };
+        let Some((first, last)) = expected.rows.range() else { return Ok(0) };
         let sql = format!(
             "SELECT toUnixTimestamp64Micro(open_time), {ROW_HASH} FROM {{database}}.klines FINAL \
              WHERE {} AND symbol = {} AND {} AND version = {} \
@@ -143,8 +248,8 @@ impl Warehouse {
             expected.version,
         );
         let shown: Vec<(i64, u64)> = self.select(&sql).await?;
-        let own: HashMap<i64, usize> = klines.open_time.iter().copied().zip(0..).collect();
-        let other = |(at, hash): &&(i64, u64)| own.get(at).is_some_and(|index| klines.row_hash(*index) != *hash);
+        let own: HashMap<i64, usize> = expected.rows.open_times().iter().copied().zip(0..).collect();
+        let other = |(at, hash): &&(i64, u64)| own.get(at).is_some_and(|row| expected.rows.hash_of(*row) != *hash);
         Ok(shown.iter().filter(other).count() as u64)
     }
 
@@ -162,6 +267,26 @@ impl Warehouse {
             between(range.0, range.1),
         );
         self.select(&sql).await
+    }
+}
+
+/// What is stored of some units of a series.
+struct StoredSums<'a> {
+    window: Window<'a>,
+    sums: HashMap<(String, u64), Vec<StoredRows>>,
+}
+
+impl StoredSums<'_> {
+    /// Whether exactly the archive's rows are stored with its version, each once.
+    fn is(&self, archive: &Expected<'_>) -> bool {
+        let Some((first, last)) = archive.rows.range() else { return true };
+        let buckets = self.window.bucket_of(first)..=self.window.bucket_of(last);
+        let stored = self.sums.get(&(archive.symbol.to_owned(), archive.version));
+        let mut stored = stored.into_iter().flatten().filter(|rows| buckets.contains(&rows.bucket));
+        let (rows, tombstones, hash) = stored.by_ref().fold((0, 0, 0_u64), |(rows, tombstones, hash), found| {
+            (rows + found.rows, tombstones + found.tombstones, hash.wrapping_add(found.hash))
+        });
+        rows == archive.rows.open_times().len() as u64 && tombstones == 0 && hash == archive.rows_hash
     }
 }
 
@@ -222,8 +347,4 @@ pub(crate) async fn check_hash_function(warehouse: &Warehouse) -> Result<(), War
         return Ok(());
     }
     Err(WarehouseError::wrong("it computes cityHash64 of a row otherwise than known; rows could not be verified"))
-}
-
-fn between(first: i64, last: i64) -> String {
-    format!("open_time BETWEEN fromUnixTimestamp64Micro({first}, 'UTC') AND fromUnixTimestamp64Micro({last}, 'UTC')")
 }

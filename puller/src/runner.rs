@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nats::{BusError, BusErrorKind, ConsumerSettings, Held, Intake, WorkerState};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::worker::Worker;
@@ -83,7 +83,16 @@ impl Runner {
             self.worker.circuit.closed().await;
             // A slot first: a delivery that waits for one would use up its lease.
             let mut permit = Some(acquire(slots).await);
-            let held = match intake.next(1 + slots.available_permits()).await {
+            let in_hand = || self.slots - 1 - slots.available_permits();
+            let room = tokio::select! {
+                room = self.worker.destination.room(in_hand) => room,
+                // A unit that ended before its size was known has made room too.
+                Some(ended) = jobs.join_next() => {
+                    report(ended);
+                    continue;
+                }
+            };
+            let held = match intake.next(room.min(1 + slots.available_permits())).await {
                 Ok(held) => held,
                 Err(error) => {
                     tracing::warn!(%error, "pulling failed");
@@ -145,9 +154,13 @@ impl Runner {
 /// Takes the deliveries that have ended out of the set.
 fn reap(jobs: &mut JoinSet<()>) {
     while let Some(ended) = jobs.try_join_next() {
-        if let Err(error) = ended {
-            tracing::error!(%error, "a delivery was lost to a defect; it comes back when its lease ends");
-        }
+        report(ended);
+    }
+}
+
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a delivery was lost to a defect; it comes back when its lease ends");
     }
 }
 

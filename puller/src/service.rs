@@ -1,6 +1,5 @@
 //! Wiring: from a command and a configuration to an exit code.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,55 +7,34 @@ use common::backoff::Backoff;
 use common::config::{Config, Destination as DestinationConfig, DestinationKind, Need};
 use common::exit;
 use common::http::{Readiness, serve};
-use common::object_store::ObjectStore;
+use common::object_store::{End, ObjectStore};
 use nats::{Bus, BusError, BusErrorKind, ConsumerSettings};
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::board::Board;
 use crate::circuit::Circuit;
 use crate::cli::Command;
 use crate::destination::Destination;
-use crate::load::{Loader, MemoryBudget};
+use crate::load::Loader;
+use crate::memory::{Demand, MemoryBudget};
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::runner::Runner;
+use crate::statements::Statements;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 use crate::worker::Worker;
-use crate::{dead, doctor, explain, history, pause, pull, replay, status, sweep, tasks, verify};
-
-/// Where log lines go: stderr, and around a progress bar if there is one.
-#[derive(Debug, Clone, Copy)]
-pub struct LogWriter;
-
-impl<'w> MakeWriter<'w> for LogWriter {
-    type Writer = Self;
-
-    fn make_writer(&'w self) -> Self {
-        Self
-    }
-}
-
-impl Write for LogWriter {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        pull::BARS.suspend(|| std::io::stderr().write(line))
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        std::io::stderr().flush()
-    }
-}
+use crate::{adopt, cli, dead, doctor, explain, history, pause, pull, replay, status, sweep, tasks, verify};
 
 impl Command {
     /// The settings the command cannot do without.
     pub fn needs(&self) -> &'static [Need] {
         match self {
-            Self::Run => &[Need::Storage, Need::Destination],
+            Self::Run(_) => &[Need::Storage, Need::Destination],
             Self::Pull(pull) if pull.no_ingest => &[Need::Storage, Need::DataDir],
-            Self::Pull(_) | Self::Explain(_) | Self::Verify(_) => &[Need::Storage, Need::Destination],
+            Self::Pull(_) | Self::Explain(_) | Self::Verify(_) | Self::Adopt(_) => &[Need::Storage, Need::Destination],
             Self::Replay(_)
             | Self::Status(_)
             | Self::Migrate { .. }
@@ -69,10 +47,15 @@ impl Command {
 }
 
 /// Runs a command to its exit code.
-pub async fn run(command: Command, config: Config, stop: CancellationToken) -> u8 {
+pub async fn run(command: Command, mut config: Config, stop: CancellationToken) -> u8 {
+    if let Command::Run(cli::Run { bwlimit: Some(limit) }) | Command::Pull(cli::Pull { bwlimit: Some(limit), .. }) =
+        &command
+    {
+        config.storage.bwlimit = limit.clone();
+    }
     tracing::debug!(?config, "effective configuration");
     let done = match command {
-        Command::Run => serve_workers(config, stop).await,
+        Command::Run(_) => serve_workers(config, stop).await,
         Command::Pull(args) => pull::run(&args, config, stop).await,
         Command::Replay(args) => replay::run(&args, &config, stop).await,
         Command::Tasks(args) => tasks::run(&args, &config).await,
@@ -83,6 +66,7 @@ pub async fn run(command: Command, config: Config, stop: CancellationToken) -> u
         Command::Explain(args) => explain::run(&args, &config).await,
         Command::History(args) => history::run(&args, &config).await,
         Command::Verify(args) => verify::run(&args, config, stop).await,
+        Command::Adopt(args) => adopt::run(&args, config, stop).await,
         Command::Migrate { prune } => migrate(&config, prune).await,
         Command::Doctor { json } => doctor::run(&config, json).await,
     };
@@ -138,14 +122,16 @@ pub(crate) struct Shared {
     store: ObjectStore,
     memory: MemoryBudget,
     transfers: Arc<Semaphore>,
+    decodings: Arc<Semaphore>,
 }
 
 impl Shared {
     pub(crate) fn new(config: Config, worker_name: String, bus: Bus, readiness: Readiness, metrics: Metrics) -> Self {
         Self {
-            store: ObjectStore::new(&config.storage),
+            store: ObjectStore::new(&config.storage, End::Puller),
             memory: MemoryBudget::new(config.puller.memory),
-            transfers: Arc::new(Semaphore::new(config.storage.transfers)),
+            transfers: Arc::new(Semaphore::new(config.storage.transfers * config.puller.slots)),
+            decodings: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
             config,
             worker_name,
             bus,
@@ -175,13 +161,13 @@ impl Shared {
     /// A runner for a destination whose server answers and has its tables.
     pub(crate) async fn open(&self, destination: &DestinationConfig) -> Result<Runner, WarehouseError> {
         let opened = match &destination.kind {
-            DestinationKind::Directory { path } => Destination::Directory(Mirror {
+            DestinationKind::Directory { path } => Destination::Directory(Box::new(Mirror {
                 root: path.clone(),
                 store: self.store.clone(),
                 prefix: self.config.storage.prefix.clone(),
                 memory: self.memory.clone(),
                 transfers: self.transfers.clone(),
-            }),
+            })),
             DestinationKind::ClickHouse(config) => {
                 let mut warehouse = Warehouse::new(config);
                 warehouse.connect().await?;
@@ -189,10 +175,13 @@ impl Shared {
                     warehouse.migrate().await?;
                 }
                 Destination::ClickHouse(Box::new(Loader {
+                    demand: Demand::new(&self.memory),
+                    statements: Statements::new(&warehouse, &self.config.puller.group),
                     warehouse,
                     store: self.store.clone(),
                     memory: self.memory.clone(),
                     transfers: self.transfers.clone(),
+                    decodings: self.decodings.clone(),
                     corrections: self.config.corrections.clone(),
                     worker: self.worker_name.clone(),
                 }))

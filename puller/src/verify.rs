@@ -36,7 +36,7 @@ const UNITS_MAX: usize = 4;
 const POLL: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(args: &Verify, config: Config, stop: CancellationToken) -> Result<u8, Failure> {
-    let destinations = chosen(args, &config)?;
+    let destinations = chosen(args.destination.as_deref(), &config)?;
     let name = worker_name();
     let bus = Bus::connect(&config.nats, &name).await?;
     if !bus.has_stream().await? {
@@ -77,22 +77,23 @@ pub(crate) async fn run(args: &Verify, config: Config, stop: CancellationToken) 
     Ok(codes.max().unwrap_or(exit::DONE))
 }
 
-fn chosen(args: &Verify, config: &Config) -> Result<Vec<DestinationConfig>, Failure> {
+/// The ClickHouse destination of that name, or all that are served here.
+pub(crate) fn chosen(name: Option<&str>, config: &Config) -> Result<Vec<DestinationConfig>, Failure> {
     let usage = |message: String| Failure { message, code: exit::USAGE };
     let is_database = |destination: &DestinationConfig| matches!(destination.kind, DestinationKind::ClickHouse(_));
-    if let Some(name) = &args.destination {
+    if let Some(name) = name {
         let Some(destination) = config.destination(name) else {
             let known: Vec<&str> = config.destinations.iter().map(|known| known.name.as_str()).collect();
             return Err(usage(format!("there is no destination '{name}'; configured are {}", known.join(", "))));
         };
         if !is_database(destination) {
-            return Err(usage(format!("'{name}' is a directory; verify reads ClickHouse destinations")));
+            return Err(usage(format!("'{name}' is a directory; this reads ClickHouse destinations")));
         }
         return Ok(vec![destination.clone()]);
     }
     let databases: Vec<_> = served(config).into_iter().filter(is_database).collect();
     if databases.is_empty() {
-        return Err(usage("no ClickHouse destination is configured: there is nothing to verify".into()));
+        return Err(usage("no ClickHouse destination is configured: there is nothing to look at".into()));
     }
     Ok(databases)
 }
@@ -271,14 +272,16 @@ impl Verifier<'_> {
 }
 
 /// Whether an error is about one unit, and then what to say, or ends the run.
-fn unit_error(error: WorkError) -> Result<String, Failure> {
+pub(crate) fn unit_error(error: WorkError) -> Result<String, Failure> {
     match error {
         WorkError::Warehouse(error) => Err(error.into()),
         WorkError::Store(error) => {
             let code = match error.kind {
                 StoreErrorKind::Unavailable => exit::UNREACHABLE,
                 StoreErrorKind::NoSuchBucket | StoreErrorKind::Denied | StoreErrorKind::ClockSkew => exit::USAGE,
-                StoreErrorKind::NotFound | StoreErrorKind::Other => return Ok(error.to_string()),
+                StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::Other => {
+                    return Ok(error.to_string());
+                }
             };
             Err(Failure { message: format!("{error} ({})", error.advice()), code })
         }

@@ -1,5 +1,6 @@
 //! One delivery, from the queue to the destination and back to the queue.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::config::Retry;
@@ -17,7 +18,7 @@ use crate::circuit::Circuit;
 use crate::destination::{Destination, Work};
 use crate::error::{ErrorClass, ObjectFault, WorkError};
 use crate::job::{Job, is_superseded, resolve};
-use crate::ledger::Attempt;
+use crate::ledger::{Attempt, json_lines};
 use crate::metrics::Metrics;
 use crate::outcome::{Disposition, decide, decide_before};
 use crate::task_report::TaskReport;
@@ -95,7 +96,7 @@ impl Worker {
         let unit = MarkerSubject::parse(&delivery.subject).map(|subject| subject.unit).ok();
         let name = unit.as_ref().map_or_else(|| delivery.subject.clone(), Unit::to_string);
         let _in_hand = self.board.enter(&name);
-        self.metrics.in_hand(&self.destination_name, self.board.in_hand().len());
+        self.metrics.in_hand(&self.destination_name, self.board.in_hand_count());
         let span = tracing::info_span!(
             "delivery",
             unit = name,
@@ -126,7 +127,7 @@ impl Worker {
         };
         work.instrument(span).await;
         drop(_in_hand);
-        self.metrics.in_hand(&self.destination_name, self.board.in_hand().len());
+        self.metrics.in_hand(&self.destination_name, self.board.in_hand_count());
     }
 
     async fn work_and_settle(&self, held: &Held, unit: Option<&Unit>, report: Option<&TaskReport<'_>>) {
@@ -143,7 +144,7 @@ impl Worker {
                 self.wait(held, &result, waits).await;
                 continue;
             }
-            let finished = Finished { job: job.as_ref(), unit, started_at, result: &result, disposition, stopped };
+            let finished = Finished { job: job.as_deref(), unit, started_at, result: &result, disposition, stopped };
             // Before the ack. When it cannot be written the server is away: the unit is gone through again, and what is
             // loaded is skipped.
             if let Err(error) = self.record(delivery, &finished).await {
@@ -164,7 +165,7 @@ impl Worker {
         held: &Held,
         unit: Option<&Unit>,
         report: Option<&TaskReport<'_>>,
-    ) -> (Option<Job>, Result<Work, WorkError>, Option<Stopped>) {
+    ) -> (Option<Arc<Job>>, Result<Work, WorkError>, Option<Stopped>) {
         if self.is_before_this_destination(&held.delivery, unit) {
             return (None, Ok(Work::default()), Some(Stopped::TooOld));
         }
@@ -177,7 +178,7 @@ impl Worker {
             return (None, Err(error), None);
         }
         let job = match resolve(&self.store, &self.prefix, &held.delivery).await {
-            Ok(job) => job,
+            Ok(job) => Arc::new(job),
             Err(error) => return (None, Err(error), None),
         };
         let result = self.destination.bring(&job, &held.lease.activity).await;
@@ -317,7 +318,7 @@ impl Worker {
             read_back_ms: ms(work.times.read_back),
             trace_id: "",
         };
-        Ok(loader.warehouse.record_attempts(&[attempt]).await?)
+        Ok(loader.statements.record_attempts(json_lines(&[attempt])).await?)
     }
 }
 

@@ -37,9 +37,12 @@ impl TimeUnit {
 /// What a CSV held.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Parsed {
+    /// Those that were not taken before, in the order of the file.
     pub(super) klines: Klines,
     pub(super) time_unit: TimeUnit,
     pub(super) header: bool,
+    /// Whether the open_times of the whole file rise from row to row.
+    pub(super) ascending: bool,
 }
 
 pub(super) struct Parser {
@@ -51,6 +54,8 @@ pub(super) struct Parser {
     header: bool,
     lines: u64,
     ascending: bool,
+    /// open_time of the last row, also when it was taken.
+    previous: Option<i64>,
     /// Start of a line whose end has not come yet; shorter than [`LINE_BYTES_MAX`].
     carry: Vec<u8>,
 }
@@ -66,6 +71,7 @@ impl Parser {
             header: false,
             lines: 0,
             ascending: true,
+            previous: None,
             carry: Vec::new(),
         }
     }
@@ -91,15 +97,23 @@ impl Parser {
         self.carry(tail)
     }
 
+    /// Rows parsed and not taken.
+    pub(super) fn rows(&self) -> usize {
+        self.klines.len()
+    }
+
+    /// Takes the rows parsed so far, in the order of the file.
+    pub(super) fn take_rows(&mut self) -> Klines {
+        let capacity = self.klines.len();
+        std::mem::replace(&mut self.klines, Klines::with_capacity(capacity))
+    }
+
     /// Ends the CSV.
     pub(super) fn finish(mut self) -> Result<Parsed, CsvFault> {
         let last = std::mem::take(&mut self.carry);
         self.complete_lines(&last)?;
         let Some(time_unit) = self.time_unit else { return Err(CsvFault::NoRows) };
-        if !self.ascending {
-            self.sort(time_unit)?;
-        }
-        Ok(Parsed { klines: self.klines, time_unit, header: self.header })
+        Ok(Parsed { klines: self.klines, time_unit, header: self.header, ascending: self.ascending })
     }
 
     fn carry(&mut self, part: &[u8]) -> Result<(), CsvFault> {
@@ -155,12 +169,13 @@ impl Parser {
             return Err(of_column(0, CsvFaultKind::OutsidePeriod));
         }
         // Not compared with close_time: early monthly files were published with close times before their opens.
-        if let Some(previous) = self.klines.last_open_time() {
+        if let Some(previous) = self.previous {
             if open_time == previous {
                 return Err(of_column(0, CsvFaultKind::Duplicate { first_line: self.lines }));
             }
             self.ascending &= open_time > previous;
         }
+        self.previous = Some(open_time);
         self.time_unit = Some(unit);
         let [open, high, low, close] = row.prices;
         self.klines.push(&Kline {
@@ -176,27 +191,6 @@ impl Parser {
             taker_buy_quote_volume: row.taker_buy_quote_volume,
             trades: row.trades,
         });
-        Ok(())
-    }
-
-    /// Brings rows that came unordered into the order of open_time. No row is lost or invented by it, and refusing the
-    /// archive would keep all of them from the table; only two rows of one open_time cannot both be kept.
-    fn sort(&mut self, unit: TimeUnit) -> Result<(), CsvFault> {
-        let times = &self.klines.open_time;
-        let mut order: Vec<usize> = (0..times.len()).collect();
-        order.sort_by_key(|&index| times.get(index));
-        let line_of = |index: usize| 1 + u64::from(self.header) + index as u64;
-        let duplicates = order.windows(2).filter_map(|pair| match *pair {
-            [first, second] if times.get(first) == times.get(second) => Some((second, first)),
-            _ => None,
-        });
-        if let Some((second, first)) = duplicates.min() {
-            let kind = CsvFaultKind::Duplicate { first_line: line_of(first) };
-            let us = times.get(second).copied().unwrap_or_default();
-            let text = (us / unit.us().cast_signed()).to_string();
-            return Err(CsvFault::Line { line: line_of(second), column: Some(Column(0)), kind, text });
-        }
-        self.klines = self.klines.permuted(&order);
         Ok(())
     }
 
@@ -217,6 +211,28 @@ impl Parser {
     /// A fault in the line after those that are done.
     fn fault(&self, column: Option<Column>, kind: CsvFaultKind, text: &[u8]) -> CsvFault {
         CsvFault::Line { line: self.lines + 1, column, kind, text: printable(text) }
+    }
+}
+
+impl Parsed {
+    /// The order that rows which came unordered must be brought into; `times` are the open_times (µs) of all rows of the
+    /// file. No row is lost or invented by it, and refusing the archive would keep all of them from the table; only two
+    /// rows of one open_time cannot both be kept.
+    pub(super) fn ascending_order(&self, times: &[i64]) -> Result<Vec<usize>, CsvFault> {
+        let mut order: Vec<usize> = (0..times.len()).collect();
+        order.sort_by_key(|&index| times.get(index));
+        let line_of = |index: usize| 1 + u64::from(self.header) + index as u64;
+        let duplicates = order.windows(2).filter_map(|pair| match *pair {
+            [first, second] if times.get(first) == times.get(second) => Some((second, first)),
+            _ => None,
+        });
+        if let Some((second, first)) = duplicates.min() {
+            let kind = CsvFaultKind::Duplicate { first_line: line_of(first) };
+            let us = times.get(second).copied().unwrap_or_default();
+            let text = (us / self.time_unit.us().cast_signed()).to_string();
+            return Err(CsvFault::Line { line: line_of(second), column: Some(Column(0)), kind, text });
+        }
+        Ok(order)
     }
 }
 

@@ -106,8 +106,12 @@ fn klines(numbers: Range<i64>) -> Klines {
 }
 
 fn row_text(symbol: &str, number: i64, version: u64) -> String {
+    row_text_of("1h", symbol, number, version)
+}
+
+fn row_text_of(interval: &str, symbol: &str, number: i64, version: u64) -> String {
     format!(
-        "binance um klines 1h {symbol} {number} {} -1 2 {} 4 -5 {} 7 8 {} {version} 0",
+        "binance um klines {interval} {symbol} {number} {} -1 2 {} 4 -5 {} 7 8 {} {version} 0",
         number + 1,
         i64::MIN,
         i128::MAX,
@@ -122,7 +126,7 @@ fn tombstone_text(symbol: &str, open_time: i64, version: u64) -> String {
 /// Expects these rows in blocks of at most `rows_max`.
 #[track_caller]
 fn check(slices: &[Slice<'_>], rows_max: usize, expected: &[String]) {
-    let blocks = Blocks { rows_max, ..blocks(UNIT, slices) };
+    let blocks = Blocks { rows_max, ..blocks(slices) };
     let read: Vec<Vec<String>> = blocks.map(|block| Reader(&block).block()).collect();
     let expected: Vec<Vec<String>> = expected.chunks(rows_max).map(<[String]>::to_vec).collect();
     assert_eq!(read, expected);
@@ -132,10 +136,15 @@ fn check(slices: &[Slice<'_>], rows_max: usize, expected: &[String]) {
 fn blocks_hold_the_rows_of_all_slices_in_order() {
     let (first, second) = (klines(0..6), klines(100..101));
     let slices = [
-        Slice { symbol: "AUSDT", version: 7, rows: Rows::Klines { klines: &first, range: 1..5 } },
-        Slice { symbol: "AUSDT", version: 8, rows: Rows::Tombstones(&[50, 60, 70]) },
-        Slice { symbol: "NONE", version: 9, rows: Rows::Klines { klines: &first, range: 6..6 } },
-        Slice { symbol: "币安人生USDT", version: u64::MAX, rows: Rows::Klines { klines: &second, range: 0..1 } },
+        Slice { unit: UNIT, symbol: "AUSDT", version: 7, rows: Rows::Klines { klines: &first, range: 1..5 } },
+        Slice { unit: UNIT, symbol: "AUSDT", version: 8, rows: Rows::Tombstones(&[50, 60, 70]) },
+        Slice { unit: UNIT, symbol: "NONE", version: 9, rows: Rows::Klines { klines: &first, range: 6..6 } },
+        Slice {
+            unit: UNIT,
+            symbol: "币安人生USDT",
+            version: u64::MAX,
+            rows: Rows::Klines { klines: &second, range: 0..1 },
+        },
     ];
     let mut expected: Vec<String> = (1..5).map(|number| row_text("AUSDT", number, 7)).collect();
     expected.extend([50, 60, 70].map(|open_time| tombstone_text("AUSDT", open_time, 8)));
@@ -146,12 +155,35 @@ fn blocks_hold_the_rows_of_all_slices_in_order() {
 }
 
 #[test]
+fn a_block_may_hold_rows_of_several_units() {
+    let rows = klines(0..2);
+    let other = UnitColumns { interval: "1m", ..UNIT };
+    let slices = [UNIT, other, UNIT].map(|unit| Slice {
+        unit,
+        symbol: "AUSDT",
+        version: 1,
+        rows: Rows::Klines { klines: &rows, range: 0..2 },
+    });
+    let expected: Vec<String> = ["1h", "1m", "1h"]
+        .iter()
+        .flat_map(|interval| (0..2).map(|number| row_text_of(interval, "AUSDT", number, 1)))
+        .collect();
+    for rows_max in 1..=6 {
+        check(&slices, rows_max, &expected);
+    }
+}
+
+#[test]
 fn symbols_get_indexes_as_wide_as_needed() {
     for symbols in [1, 255, 256, 257, 600] {
         let rows = klines(0..symbols);
         let names: Vec<String> = (0..symbols).map(|number| format!("S{number}USDT")).collect();
-        let slice =
-            |(at, name)| Slice { symbol: name, version: 1, rows: Rows::Klines { klines: &rows, range: at..at + 1 } };
+        let slice = |(at, name)| Slice {
+            unit: UNIT,
+            symbol: name,
+            version: 1,
+            rows: Rows::Klines { klines: &rows, range: at..at + 1 },
+        };
         let slices: Vec<Slice<'_>> = names.iter().map(String::as_str).enumerate().map(slice).collect();
         let expected: Vec<String> = names.iter().zip(0..).map(|(name, number)| row_text(name, number, 1)).collect();
         check(&slices, BLOCK_ROWS_MAX, &expected);
@@ -160,16 +192,17 @@ fn symbols_get_indexes_as_wide_as_needed() {
 
 #[test]
 fn no_rows_make_no_block() {
-    assert_eq!(blocks(UNIT, &[]).count(), 0);
-    let nothing = [Slice { symbol: "AUSDT", version: 1, rows: Rows::Tombstones(&[]) }];
-    assert_eq!(blocks(UNIT, &nothing).count(), 0);
+    assert_eq!(blocks(&[]).count(), 0);
+    let nothing = [Slice { unit: UNIT, symbol: "AUSDT", version: 1, rows: Rows::Tombstones(&[]) }];
+    assert_eq!(blocks(&nothing).count(), 0);
 }
 
 #[test]
 fn a_block_takes_the_memory_reserved_for_it() {
     let rows = klines(0..BLOCK_ROWS_MAX as i64 + 1);
-    let slices = [Slice { symbol: "AUSDT", version: 1, rows: Rows::Klines { klines: &rows, range: 0..rows.len() } }];
-    let blocks: Vec<Vec<u8>> = blocks(UNIT, &slices).collect();
+    let slices =
+        [Slice { unit: UNIT, symbol: "AUSDT", version: 1, rows: Rows::Klines { klines: &rows, range: 0..rows.len() } }];
+    let blocks: Vec<Vec<u8>> = blocks(&slices).collect();
     assert_eq!(blocks.len(), 2);
     for block in blocks {
         assert!(block.capacity() < 9 << 20, "{} bytes", block.capacity());

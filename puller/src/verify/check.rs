@@ -1,18 +1,17 @@
 //! One unit: what its marker names against the ledger and the rows.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use common::marker::Object;
 use common::unit::Period;
 use futures::{StreamExt, stream};
-use nats::Activity;
 
 use crate::corrections::version;
 use crate::error::WorkError;
 use crate::job::Job;
-use crate::ledger::Entry;
-use crate::load::{Loader, expected_rows, footprint, spec};
-use crate::read_back::Expected;
+use crate::ledger::{Entry, Ledger};
+use crate::load::{Loader, spec};
+use crate::read_back::{Expected, ExpectedRows};
 
 /// Rows one query hashes at most, so that it ends well within its time.
 const QUERY_ROWS_MAX: u64 = 5_000_000;
@@ -67,7 +66,7 @@ pub(super) async fn check(loader: &Loader, job: &Job) -> Result<Vec<Verdict>, Wo
 }
 
 /// `Right` means: as far as the ledger says.
-fn by_ledger(object: &Object, ledger: &HashMap<String, Entry>, period: Period) -> Verdict {
+fn by_ledger(object: &Object, ledger: &Ledger, period: Period) -> Verdict {
     match ledger.get(&object.key) {
         Some(entry) if entry.is(object) => Verdict::Right,
         // Loading the announced one would change nothing: its rows lose.
@@ -141,15 +140,14 @@ async fn by_hash<'a>(
 /// Fetches the archive and compares row by row: other archives may have replaced some of its rows, rightly.
 async fn look(loader: &Loader, job: &Job, object: &Object, entry: &Entry) -> Result<Verdict, WorkError> {
     let spec = spec(job)?;
-    let _memory = loader.memory.take(footprint(object, expected_rows(&spec))).await;
-    let decoded = match loader.fetch_and_decode(object, &spec, &Activity::default()).await? {
-        Ok((decoded, _, _)) => decoded,
+    let outline = match loader.fetch_outline(object, &spec).await? {
+        Ok(outline) => outline,
         Err(fault) => return Ok(Verdict::Unchecked(format!("{}: {fault}", object.key))),
     };
     let expected = Expected {
         symbol: &object.symbol,
         version: entry.version(job.unit.period).min(version(object.generated_at, job.unit.period)),
-        klines: &decoded.klines,
+        rows: ExpectedRows::Outline(&outline),
         rows_hash: entry.rows_hash,
     };
     let comparison = loader.warehouse.row_by_row(&job.unit, &expected).await?;

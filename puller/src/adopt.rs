@@ -1,0 +1,175 @@
+//! `puller adopt`: what a folder of `_ingested/` files claims, checked against ClickHouse and believed only then.
+
+mod compare;
+mod hints;
+mod report;
+
+use std::collections::HashSet;
+
+use common::config::{Config, Destination as DestinationConfig};
+use common::exit;
+use common::http::Readiness;
+use common::marker::{Current, MANIFEST_BYTES_MAX};
+use common::unit::Unit;
+use futures::{StreamExt, stream};
+use nats::{Bus, Lane, MarkerSubject, ReplayOptions};
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Adopt;
+use crate::destination::Destination;
+use crate::error::WorkError;
+use crate::job::{self, Job};
+use crate::load::Loader;
+use crate::metrics::Metrics;
+use crate::pull::progress_bar;
+use crate::service::{Failure, Shared, worker_name};
+use crate::status::print;
+use crate::verify::{chosen, unit_error};
+
+use compare::Verdict;
+use hints::{Hints, Wanted};
+use report::Report;
+
+/// Units looked at side by side.
+const UNITS_MAX: usize = 4;
+const CURRENT_BYTES_MAX: u64 = 64 * 1024;
+
+pub(crate) async fn run(args: &Adopt, config: Config, stop: CancellationToken) -> Result<u8, Failure> {
+    let destinations = chosen(args.destination.as_deref(), &config)?;
+    let hints = hints::read(&args.ingested).map_err(|error| Failure {
+        message: format!("--ingested: {} cannot be read: {error}", args.ingested.display()),
+        code: exit::USAGE,
+    })?;
+    let name = worker_name();
+    let bus = Bus::connect(&config.nats, &name).await?;
+    let mut announced = HashSet::new();
+    if bus.has_stream().await? {
+        bus.survey(|message| {
+            announced.insert(message.subject.unit);
+        })
+        .await?;
+    }
+    let metrics = Metrics::new(&mut Registry::default());
+    let shared = Shared::new(config, name, bus, Readiness::default(), metrics);
+    let mut reports = Vec::new();
+    for destination in &destinations {
+        reports.push(adopt(&shared, destination, &hints, &announced, args, &stop).await?);
+    }
+    shared.bus.close().await;
+    if args.json {
+        print(&serde_json::to_string_pretty(&reports).expect("strings and numbers always serialise"));
+    } else {
+        let mut lines = Vec::new();
+        reports.iter().for_each(|report| report.lines(&mut lines));
+        print(&lines.join("\n"));
+    }
+    let codes: Vec<u8> = reports.iter().map(Report::exit_code).collect();
+    // What could not be checked comes before what was checked and is wanting.
+    let failed = codes.contains(&exit::SOME_FAILED);
+    Ok(if failed { exit::SOME_FAILED } else { codes.into_iter().max().unwrap_or(exit::DONE) })
+}
+
+async fn adopt(
+    shared: &Shared,
+    destination: &DestinationConfig,
+    hints: &Hints,
+    announced: &HashSet<Unit>,
+    args: &Adopt,
+    stop: &CancellationToken,
+) -> Result<Report, Failure> {
+    let runner = shared.open(destination).await?;
+    let Destination::ClickHouse(loader) = &runner.worker.destination else {
+        unreachable!("only ClickHouse destinations are chosen");
+    };
+    let mut report = Report::new(&destination.name, args.dry_run, hints);
+    let mut wanted = Hints { units: hints.units.clone(), ..Hints::default() };
+    for flat in &hints.flat {
+        let candidates: Vec<&Unit> = flat.units.iter().filter(|unit| announced.contains(unit)).collect();
+        if candidates.is_empty() {
+            report.not_announced(&flat.name);
+        }
+        candidates.into_iter().for_each(|unit| wanted.add(unit.clone(), &flat.symbol));
+    }
+    let adopter = Adopter { shared, loader, announced, dry_run: args.dry_run };
+    let bar = progress_bar(&destination.name, wanted.units.len() as u64);
+    let looks = stream::iter(&wanted.units)
+        .take_until(stop.cancelled())
+        .map(async |(unit, wanted)| (unit, wanted, adopter.unit(unit, wanted).await))
+        .buffered(UNITS_MAX);
+    let mut looks = std::pin::pin!(looks);
+    while let Some((unit, wanted, looked)) = looks.next().await {
+        bar.inc(1);
+        match looked? {
+            Looked::NotAnnounced => report.not_announced(&unit.to_string()),
+            Looked::Unchecked(why) => report.unchecked(unit, why),
+            Looked::Compared(job, verdicts) => {
+                let symbols: Vec<String> = job.objects.iter().map(|object| object.symbol.clone()).collect();
+                let lacking = match wanted {
+                    Wanted::Whole => Vec::new(),
+                    Wanted::Symbols(hinted) => {
+                        hinted.iter().filter(|symbol| !symbols.contains(symbol)).cloned().collect()
+                    }
+                };
+                report.add(unit, symbols.into_iter().zip(verdicts).collect(), lacking, args.verbose);
+            }
+        }
+    }
+    bar.finish_and_clear();
+    if stop.is_cancelled() {
+        let message = "stopped by a signal; what was verified is recorded, run this again for the rest".into();
+        return Err(Failure { message, code: exit::SOME_FAILED });
+    }
+    Ok(report)
+}
+
+struct Adopter<'s> {
+    shared: &'s Shared,
+    loader: &'s Loader,
+    /// Units the stream has markers of.
+    announced: &'s HashSet<Unit>,
+    dry_run: bool,
+}
+
+enum Looked {
+    NotAnnounced,
+    Unchecked(String),
+    Compared(Box<Job>, Vec<Verdict>),
+}
+
+impl Adopter<'_> {
+    async fn unit(&self, unit: &Unit, wanted: &Wanted) -> Result<Looked, Failure> {
+        let marker = if self.announced.contains(unit) { self.shared.bus.current_marker(unit).await? } else { None };
+        let from_stream = marker.map(|message| (message.subject.lane == Lane::Backfill, message.payload));
+        let compared = async {
+            let Some((backfill, payload)) = (match from_stream {
+                Some(found) => Some(found),
+                None => self.manifest(unit).await?.map(|payload| (true, payload)),
+            }) else {
+                return Ok(Looked::NotAnnounced);
+            };
+            let subject = MarkerSubject::announcement(unit, backfill);
+            let symbols = match wanted {
+                Wanted::Whole => Default::default(),
+                Wanted::Symbols(symbols) => symbols.clone(),
+            };
+            let options = ReplayOptions { symbols, ..ReplayOptions::default() };
+            let prefix = &self.shared.config.storage.prefix;
+            let job = job::read(&self.loader.store, prefix, &subject, &payload, options).await?;
+            let verdicts = compare::compare(self.loader, &job, self.dry_run).await?;
+            Ok(Looked::Compared(Box::new(job), verdicts))
+        };
+        match compared.await {
+            Ok(looked) => Ok(looked),
+            Err(error) => unit_error(error).map(Looked::Unchecked),
+        }
+    }
+
+    /// What the bucket says of a unit that the stream has no marker of; `uploader reconcile --fix` would announce it.
+    async fn manifest(&self, unit: &Unit) -> Result<Option<bytes::Bytes>, WorkError> {
+        let (store, prefix) = (&self.loader.store, &self.shared.config.storage.prefix);
+        let Some(json) = store.get_small(&prefix.current_key(unit), CURRENT_BYTES_MAX).await? else { return Ok(None) };
+        let Ok(current) = serde_json::from_slice::<Current>(&json) else { return Ok(None) };
+        Ok(store.get_small(&prefix.manifest_key(unit, &current.revision), MANIFEST_BYTES_MAX).await?)
+    }
+}

@@ -1,0 +1,161 @@
+//! What came of the hints, for people and as JSON.
+
+use common::exit;
+use common::unit::Unit;
+use serde::Serialize;
+
+use super::compare::Verdict;
+use super::hints::Hints;
+
+/// So many names that are not understood are printed; JSON has them all.
+const NAMES_SHOWN: usize = 20;
+
+#[derive(Debug, Default, Serialize)]
+struct Units {
+    hinted: u64,
+    /// All their archives are there.
+    verified: u64,
+    differ: u64,
+    not_announced: u64,
+    not_checked: u64,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Archives {
+    /// Found there, and recorded.
+    adopted: u64,
+    recorded_before: u64,
+    differ: u64,
+    not_checked: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    sign: &'static str,
+    /// Or a name, where no unit is known.
+    unit: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    symbol: Option<String>,
+    what: String,
+}
+
+/// What was found at one destination.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    destination: String,
+    dry_run: bool,
+    files: u64,
+    units: Units,
+    archives: Archives,
+    findings: Vec<Finding>,
+    not_understood: Vec<String>,
+}
+
+impl Report {
+    pub(super) fn new(destination: &str, dry_run: bool, hints: &Hints) -> Self {
+        Self {
+            destination: destination.to_owned(),
+            dry_run,
+            files: hints.files,
+            units: Units::default(),
+            archives: Archives::default(),
+            findings: Vec::new(),
+            not_understood: hints.not_understood.clone(),
+        }
+    }
+
+    /// A unit whose marker is known; `lacking` are hinted symbols that it does not name.
+    pub(super) fn add(&mut self, unit: &Unit, verdicts: Vec<(String, Verdict)>, lacking: Vec<String>, verbose: bool) {
+        self.units.hinted += 1;
+        let (mut differ, mut unchecked) = (0, 0);
+        let count = verdicts.len();
+        for (symbol, verdict) in verdicts {
+            match verdict {
+                Verdict::There => self.archives.adopted += 1,
+                Verdict::Recorded => self.archives.recorded_before += 1,
+                Verdict::Differs(what) => {
+                    differ += 1;
+                    self.find("*", &unit.to_string(), Some(symbol), what);
+                }
+                Verdict::Unchecked(why) => {
+                    unchecked += 1;
+                    self.find("!", &unit.to_string(), Some(symbol), why);
+                }
+            }
+        }
+        let announced = lacking.is_empty();
+        for symbol in lacking {
+            self.find("-", &unit.to_string(), Some(symbol), "its marker does not name this symbol".into());
+        }
+        self.archives.differ += differ;
+        self.archives.not_checked += unchecked;
+        let count_as = match (unchecked, differ, announced) {
+            (0, 0, true) => &mut self.units.verified,
+            (0, 0, false) => &mut self.units.not_announced,
+            (0, _, _) => &mut self.units.differ,
+            (_, _, _) => &mut self.units.not_checked,
+        };
+        *count_as += 1;
+        if verbose && differ + unchecked == 0 && announced {
+            self.find("=", &unit.to_string(), None, format!("{count} archives"));
+        }
+    }
+
+    /// Neither stream nor bucket know it.
+    pub(super) fn not_announced(&mut self, name: &str) {
+        self.units.hinted += 1;
+        self.units.not_announced += 1;
+        self.find("-", name, None, "not announced".into());
+    }
+
+    pub(super) fn unchecked(&mut self, unit: &Unit, why: String) {
+        self.units.hinted += 1;
+        self.units.not_checked += 1;
+        self.find("!", &unit.to_string(), None, why);
+    }
+
+    fn find(&mut self, sign: &'static str, unit: &str, symbol: Option<String>, what: String) {
+        self.findings.push(Finding { sign, unit: unit.to_owned(), symbol, what });
+    }
+
+    pub(super) fn exit_code(&self) -> u8 {
+        let units = &self.units;
+        if units.not_checked > 0 {
+            exit::SOME_FAILED
+        } else if units.differ + units.not_announced > 0 || !self.not_understood.is_empty() {
+            exit::WANTING
+        } else {
+            exit::DONE
+        }
+    }
+
+    pub(super) fn lines(&self, lines: &mut Vec<String>) {
+        for Finding { sign, unit, symbol, what } in &self.findings {
+            let symbol = symbol.as_ref().map(|symbol| format!(" {symbol}")).unwrap_or_default();
+            lines.push(format!("{sign} {unit}{symbol}  {what}"));
+        }
+        lines.extend(self.not_understood.iter().take(NAMES_SHOWN).map(|name| format!("? {name}")));
+        if self.not_understood.len() > NAMES_SHOWN {
+            lines.push(format!("? … and {} more names", self.not_understood.len() - NAMES_SHOWN));
+        }
+        let (name, units, archives) = (&self.destination, &self.units, &self.archives);
+        lines.push(format!(
+            "{name}: {} files hint at {} units: {} verified, {} differ, {} not announced, {} not checked; {} names not \
+             understood",
+            self.files,
+            units.hinted,
+            units.verified,
+            units.differ,
+            units.not_announced,
+            units.not_checked,
+            self.not_understood.len()
+        ));
+        let adopted = if self.dry_run { "to adopt" } else { "adopted" };
+        lines.push(format!(
+            "{name}: {} archives {adopted}, {} recorded before, {} left to the workers",
+            archives.adopted,
+            archives.recorded_before,
+            archives.differ + archives.not_checked
+        ));
+    }
+}

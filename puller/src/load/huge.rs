@@ -1,0 +1,172 @@
+//! An archive whose rows do not fit into memory with others': a month of seconds has 2.7 million of them.
+//!
+//! It is decoded twice. The first time nothing is kept of a row but its time and hash, so that an archive that is damaged
+//! at its end is refused before any row of it is inserted; the second time rows go to the server as they come.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use common::failpoint::failpoint;
+use common::marker::Object;
+use nats::Activity;
+use tokio::sync::mpsc;
+
+use super::part::Facts;
+use super::{Loader, PART_ROWS_MAX, expected_rows};
+use crate::corrections::{columns, version};
+use crate::decode::{self, CHUNK_ROWS, DecodeError, Klines, Outline, ROW_BYTES, Spec};
+use crate::destination::Work;
+use crate::error::{FaultyObject, ObjectFault, WorkError};
+use crate::job::Job;
+use crate::ledger::Ledger;
+use crate::native::{Rows, Slice, blocks};
+use crate::read_back::{Expected, ExpectedRows, Sought};
+
+/// What the outline keeps of a row: time and hash; doubled while a vector grows.
+const OUTLINE_ROW_BYTES: u64 = 2 * 16;
+/// Chunks of rows on their way from the decoder to the server: one being filled, one waiting, one being sent.
+const CHUNKS: u64 = 3;
+
+impl Loader {
+    pub(super) async fn load_huge(
+        &self,
+        job: &Arc<Job>,
+        spec: &Spec,
+        object: &Object,
+        ledger: &Ledger,
+        activity: &Activity,
+    ) -> Result<Work, WorkError> {
+        let mut work = Work::default();
+        if let Err(fault) = self.try_huge(job, spec, object, ledger, activity, &mut work).await? {
+            work.faults.push(FaultyObject { key: object.key.clone(), fault });
+        }
+        Ok(work)
+    }
+
+    async fn try_huge(
+        &self,
+        job: &Arc<Job>,
+        spec: &Spec,
+        object: &Object,
+        ledger: &Ledger,
+        activity: &Activity,
+        work: &mut Work,
+    ) -> Result<Result<(), ObjectFault>, WorkError> {
+        let chunks = CHUNKS * (CHUNK_ROWS * ROW_BYTES) as u64;
+        let _memory = self.memory.take(outline_footprint(object, spec) + chunks).await;
+        let started = Instant::now();
+        let bytes = match self.fetch_one(object, activity).await? {
+            Ok(bytes) => bytes,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        work.bytes += object.size;
+        work.times.fetch += started.elapsed();
+
+        let started = Instant::now();
+        let _place = self.decodings.acquire().await.expect("the semaphore is never closed");
+        let name: Arc<str> = object.key.rsplit('/').next().unwrap_or_default().into();
+        let outline = match outlined(&name, &bytes, spec).await? {
+            Ok(outline) => outline,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        activity.bump();
+        work.times.decode += started.elapsed();
+        if let Err(fault) = self.check_shrink(job, object, &outline.open_times, ledger).await? {
+            return Ok(Err(fault));
+        }
+
+        let started = Instant::now();
+        failpoint("puller.decoded");
+        self.insert_huge(job, spec, object, (&name, bytes), activity).await?;
+        failpoint("puller.inserted");
+        work.times.insert += started.elapsed();
+
+        let started = Instant::now();
+        let expected = Expected {
+            symbol: &object.symbol,
+            version: version(object.generated_at, job.unit.period),
+            rows: ExpectedRows::Outline(&outline),
+            rows_hash: outline.hash(),
+        };
+        let answers = self.warehouse.read_back(&[Sought { unit: &job.unit, archives: vec![expected] }]).await?;
+        failpoint("puller.read_back");
+        activity.bump();
+        work.times.read_back += started.elapsed();
+        if let Some(Err(why)) = answers.into_iter().flatten().next() {
+            return Ok(Err(ObjectFault::NotReadBack(why)));
+        }
+        let facts = Facts::of(&outline);
+        work.loaded += 1;
+        work.rows += facts.rows;
+        self.record_archives(job, vec![(object, facts)]).await?;
+        failpoint("puller.archives_recorded");
+        Ok(Ok(()))
+    }
+
+    /// What an archive holds, verified, for a comparison with what is stored.
+    pub(crate) async fn fetch_outline(
+        &self,
+        object: &Object,
+        spec: &Spec,
+    ) -> Result<Result<Outline, ObjectFault>, WorkError> {
+        let _memory = self.memory.take(outline_footprint(object, spec)).await;
+        let bytes = match self.fetch_one(object, &Activity::default()).await? {
+            Ok(bytes) => bytes,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        let _place = self.decodings.acquire().await.expect("the semaphore is never closed");
+        let name = object.key.rsplit('/').next().unwrap_or_default().into();
+        Ok(outlined(&name, &bytes, spec).await?.map_err(ObjectFault::Damaged))
+    }
+
+    /// Decodes again and inserts as rows come, in inserts that the server stores as one block each.
+    async fn insert_huge(
+        &self,
+        job: &Job,
+        spec: &Spec,
+        object: &Object,
+        (name, bytes): (&Arc<str>, Bytes),
+        activity: &Activity,
+    ) -> Result<(), WorkError> {
+        let (chunks, mut decoded) = mpsc::channel::<Klines>(1);
+        let (name, spec) = (Arc::clone(name), *spec);
+        let decoding = tokio::task::spawn_blocking(move || {
+            // When the receiver is gone, the insert has failed and says why.
+            decode::chunks(&name, &bytes, &spec, |klines| drop(chunks.blocking_send(klines)))
+        });
+        let version = version(object.generated_at, job.unit.period);
+        let mut insert = self.warehouse.insert("klines", "Native");
+        let mut rows_sent = 0;
+        while let Some(klines) = decoded.recv().await {
+            if rows_sent + klines.len() as u64 > PART_ROWS_MAX {
+                let full = std::mem::replace(&mut insert, self.warehouse.insert("klines", "Native"));
+                full.end().await?;
+                rows_sent = 0;
+            }
+            rows_sent += klines.len() as u64;
+            let rows = Rows::Klines { klines: &klines, range: 0..klines.len() };
+            let slice = [Slice { unit: columns(&job.unit), symbol: &object.symbol, version, rows }];
+            for block in blocks(&slice) {
+                insert.send(block).await?;
+                activity.bump();
+            }
+        }
+        insert.end().await?;
+        let decoded = decoding.await.map_err(|error| WorkError::Panicked(error.to_string()))?;
+        // It was whole a moment ago, and these are the same bytes.
+        decoded.map_err(|error| WorkError::Panicked(format!("an archive was decoded once and not twice: {error}")))
+    }
+}
+
+/// Memory for an archive's bytes and its outline.
+fn outline_footprint(object: &Object, spec: &Spec) -> u64 {
+    object.size + expected_rows(spec) * OUTLINE_ROW_BYTES
+}
+
+/// Reads an archive through without keeping its rows.
+async fn outlined(name: &Arc<str>, bytes: &Bytes, spec: &Spec) -> Result<Result<Outline, DecodeError>, WorkError> {
+    let (name, bytes, spec) = (Arc::clone(name), bytes.clone(), *spec);
+    let outlining = tokio::task::spawn_blocking(move || decode::outline(&name, &bytes, &spec));
+    outlining.await.map_err(|error| WorkError::Panicked(error.to_string()))
+}

@@ -1,0 +1,282 @@
+//! Archives of one unit that go together: fetched and decoded, then inserted, read back and recorded at once.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::failpoint::failpoint;
+use common::marker::Object;
+use futures::StreamExt;
+use jiff::Timestamp;
+use nats::Activity;
+use tokio::sync::Semaphore;
+
+use super::{FETCHES_MAX, Loader, expected_rows, footprint};
+use crate::corrections::{self, version};
+use crate::decode::{self, Decoded, Outline, Spec};
+use crate::destination::Work;
+use crate::error::{FaultyObject, ObjectFault, WorkError};
+use crate::fetch::{FetchError, fetch};
+use crate::job::Job;
+use crate::ledger::{Ledger, Loaded, json_lines};
+use crate::read_back::{Expected, ExpectedRows};
+
+/// An archive of up to so many bytes is decoded in less time than it takes to hand it to another thread and back.
+const DECODED_HERE_BYTES_MAX: usize = 8 * 1024;
+
+/// Decoded archives of one unit that are loaded together.
+pub(crate) struct Part {
+    pub job: Arc<Job>,
+    pub archives: Vec<Ready>,
+    pub activity: Activity,
+}
+
+/// An archive that is decoded and not loaded yet.
+pub(crate) struct Ready {
+    pub object: Object,
+    pub version: u64,
+    pub decoded: Decoded,
+    rows_hash: u64,
+}
+
+impl Part {
+    pub(crate) fn rows(&self) -> u64 {
+        self.archives.iter().map(|archive| archive.decoded.klines.len() as u64).sum()
+    }
+}
+
+impl Ready {
+    pub(crate) fn expected(&self) -> Expected<'_> {
+        Expected {
+            symbol: &self.object.symbol,
+            version: self.version,
+            rows: ExpectedRows::Klines(&self.decoded.klines),
+            rows_hash: self.rows_hash,
+        }
+    }
+}
+
+/// Objects of a unit that are to go together.
+pub(super) struct Cut<'a> {
+    pub objects: &'a [&'a Object],
+    /// Whose turn it is to fetch and decode, of the unit's parts.
+    pub fetching: &'a Semaphore,
+}
+
+/// What the ledger says of an archive, beside its names.
+pub(crate) struct Facts {
+    pub rows: u64,
+    pub expected_rows: u64,
+    pub missing_rows: u64,
+    pub first_open_time: Option<i64>,
+    pub last_open_time: Option<i64>,
+    pub rows_hash: u64,
+}
+
+impl Facts {
+    pub(crate) fn of(outline: &Outline) -> Self {
+        Self {
+            rows: outline.open_times.len() as u64,
+            expected_rows: outline.expected_rows,
+            missing_rows: outline.missing_rows,
+            first_open_time: outline.open_times.first().copied(),
+            last_open_time: outline.open_times.last().copied(),
+            rows_hash: outline.hash(),
+        }
+    }
+}
+
+impl Loader {
+    pub(super) async fn load_part(
+        &self,
+        job: &Arc<Job>,
+        spec: &Spec,
+        cut: Cut<'_>,
+        ledger: &Ledger,
+        activity: &Activity,
+    ) -> Result<Work, WorkError> {
+        let Cut { objects, fetching } = cut;
+        let turn = fetching.acquire().await.expect("the semaphore is never closed");
+        let rows = expected_rows(spec);
+        let _memory = self.memory.take(objects.iter().map(|object| footprint(object, rows)).sum()).await;
+        let mut work = Work::default();
+
+        // In order, so that rows arrive sorted by the table's key.
+        let decodings: Vec<_> = objects.iter().map(|object| self.fetch_and_decode(object, spec, activity)).collect();
+        let mut decoding = futures::stream::iter(decodings).buffered(FETCHES_MAX);
+        let mut objects = objects.iter().copied();
+        let mut archives = Vec::with_capacity(objects.len());
+        while let (Some(outcome), Some(object)) = (decoding.next().await, objects.next()) {
+            let fault = match outcome? {
+                Ok((decoded, rows_hash, times)) => {
+                    work.bytes += object.size;
+                    work.times.fetch += times.fetch;
+                    work.times.decode += times.decode;
+                    let archive = Ready {
+                        object: object.clone(),
+                        version: version(object.generated_at, job.unit.period),
+                        rows_hash,
+                        decoded,
+                    };
+                    match self.check_shrink(job, object, &archive.decoded.klines.open_time, ledger).await? {
+                        Ok(()) => {
+                            archives.push(archive);
+                            continue;
+                        }
+                        Err(fault) => fault,
+                    }
+                }
+                Err(fault) => fault,
+            };
+            work.faults.push(FaultyObject { key: object.key.clone(), fault });
+        }
+        drop(decoding);
+        drop(turn);
+        if !archives.is_empty() {
+            let part = Arc::new(Part { job: Arc::clone(job), archives, activity: activity.clone() });
+            self.insert_and_read_back(&part, &mut work).await?;
+        }
+        Ok(work)
+    }
+
+    /// One archive, verified and decoded, with the hash of its rows. The outer error stops the unit, the inner one is the
+    /// object's own.
+    pub(crate) async fn fetch_and_decode(
+        &self,
+        object: &Object,
+        spec: &Spec,
+        activity: &Activity,
+    ) -> Result<Result<(Decoded, u64, Times), ObjectFault>, WorkError> {
+        let started = Instant::now();
+        let bytes = match self.fetch_one(object, activity).await? {
+            Ok(bytes) => bytes,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        let fetch = started.elapsed();
+        let name = object.key.rsplit('/').next().unwrap_or_default().to_owned();
+        let spec = *spec;
+        let small = bytes.len() <= DECODED_HERE_BYTES_MAX;
+        let decode = move || {
+            let started = Instant::now();
+            let decoded = decode::decode(&name, &bytes, &spec);
+            decoded.map(|decoded| (decoded.klines.hash(), decoded, started.elapsed()))
+        };
+        let decoded = if small {
+            decode()
+        } else {
+            let _place = self.decodings.acquire().await.expect("the semaphore is never closed");
+            let decoding = tokio::task::spawn_blocking(decode);
+            decoding.await.map_err(|error| WorkError::Panicked(error.to_string()))?
+        };
+        activity.bump();
+        Ok(match decoded {
+            Ok((rows_hash, decoded, decode)) => Ok((decoded, rows_hash, Times { fetch, decode })),
+            Err(error) => Err(ObjectFault::Damaged(error)),
+        })
+    }
+
+    /// An object's bytes, verified.
+    pub(super) async fn fetch_one(
+        &self,
+        object: &Object,
+        activity: &Activity,
+    ) -> Result<Result<bytes::Bytes, ObjectFault>, WorkError> {
+        let _slot = self.transfers.acquire().await.expect("the semaphore is never closed");
+        match fetch(&self.store, object, activity).await {
+            Ok(bytes) => Ok(Ok(bytes)),
+            Err(FetchError::Object(fault)) => Ok(Err(fault)),
+            Err(FetchError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    /// See [`corrections::check_shrink`].
+    pub(super) async fn check_shrink(
+        &self,
+        job: &Job,
+        object: &Object,
+        open_times: &[i64],
+        ledger: &Ledger,
+    ) -> Result<Result<(), ObjectFault>, WorkError> {
+        let former = ledger.get(&object.key);
+        let limit = if job.options.accept_shrink { 1.0 } else { self.corrections.shrink_limit };
+        let checked = corrections::check_shrink(&self.warehouse, &job.unit, object, open_times, former, limit);
+        Ok(checked.await?)
+    }
+
+    async fn insert_and_read_back(&self, part: &Arc<Part>, work: &mut Work) -> Result<(), WorkError> {
+        let started = Instant::now();
+        failpoint("puller.decoded");
+        self.statements.insert(part).await?;
+        failpoint("puller.inserted");
+        work.times.insert += started.elapsed();
+
+        let started = Instant::now();
+        let answers = self.statements.read_back(part).await?;
+        failpoint("puller.read_back");
+        work.times.read_back += started.elapsed();
+
+        let mut verified = Vec::with_capacity(part.archives.len());
+        for (archive, answer) in part.archives.iter().zip(answers) {
+            match answer {
+                Ok(()) => verified.push(archive),
+                Err(why) => {
+                    let fault = ObjectFault::NotReadBack(why);
+                    work.faults.push(FaultyObject { key: archive.object.key.clone(), fault });
+                }
+            }
+        }
+        let facts = verified.iter().map(|archive| {
+            let Decoded { klines, expected_rows, missing_rows, .. } = &archive.decoded;
+            let facts = Facts {
+                rows: klines.len() as u64,
+                expected_rows: *expected_rows,
+                missing_rows: *missing_rows,
+                first_open_time: klines.first_open_time(),
+                last_open_time: klines.last_open_time(),
+                rows_hash: archive.rows_hash,
+            };
+            (&archive.object, facts)
+        });
+        let facts: Vec<(&Object, Facts)> = facts.collect();
+        work.loaded += facts.len() as u64;
+        work.rows += facts.iter().map(|(_, facts)| facts.rows).sum::<u64>();
+        self.record_archives(&part.job, facts).await?;
+        failpoint("puller.archives_recorded");
+        Ok(())
+    }
+
+    /// After the read-back, before the ack: a crash before this loads the archives again, a crash after it skips them.
+    pub(crate) async fn record_archives(&self, job: &Job, verified: Vec<(&Object, Facts)>) -> Result<(), WorkError> {
+        let loaded_at = common::clock::now();
+        let at = |us: Option<i64>| Timestamp::from_microsecond(us.unwrap_or_default()).unwrap_or_default();
+        let rows: Vec<Loaded<'_>> = verified
+            .iter()
+            .map(|(object, facts)| Loaded {
+                unit: &job.unit,
+                symbol: &object.symbol,
+                object_key: &object.key,
+                sha256: object.sha256.to_string(),
+                size: object.size,
+                generated_at: object.generated_at,
+                rows: facts.rows,
+                expected_rows: facts.expected_rows,
+                first_open_time: at(facts.first_open_time),
+                last_open_time: at(facts.last_open_time),
+                missing_rows: facts.missing_rows,
+                rows_hash: facts.rows_hash,
+                loaded_at,
+                marker_id: &job.marker_id,
+                worker: &self.worker,
+            })
+            .collect();
+        if !rows.is_empty() {
+            self.statements.record_archives(json_lines(&rows)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// How long one archive took.
+pub(crate) struct Times {
+    pub fetch: Duration,
+    pub decode: Duration,
+}

@@ -1,0 +1,168 @@
+//! What units ask of ClickHouse, several at once: see [`crate::batch`].
+
+use std::sync::Arc;
+
+use common::config::Group;
+use common::unit::Unit;
+
+use crate::batch::{Batcher, InHand, Limits, OneInHand};
+use crate::corrections::{self, Recorded};
+use crate::ledger::{ARCHIVES, LOG, Ledger};
+use crate::load::Part;
+use crate::native::{ROW_BYTES_ON_WIRE, Rows, Slice};
+use crate::read_back::{Answers, Sought};
+use crate::warehouse::{Warehouse, WarehouseError};
+
+/// Units one query asks for: their names, and those of their symbols, must fit into a query's text.
+const UNITS_MAX: usize = 256;
+/// Symbols one query names, times their units.
+const SYMBOLS_MAX: u64 = 4_000;
+/// Inserts at once: one alone leaves a processor of the server idle while it sorts and writes what it was sent.
+const INSERTS: usize = 2;
+/// Partitions, that is months, that one insert may touch are limited by the server to 100.
+const MONTHS_MAX: usize = 50;
+/// Bytes of rows for `archives` or `ingest_log` in one insert.
+const LINES_BYTES_MAX: u64 = 4 << 20;
+
+pub(crate) struct Statements {
+    ledgers: Batcher<Unit, Ledger>,
+    inserts: Batcher<Arc<Part>, ()>,
+    read_backs: Batcher<Arc<Part>, Answers>,
+    archives: Batcher<Vec<u8>, ()>,
+    others: Batcher<Arc<Recorded>, bool>,
+    attempts: Batcher<Vec<u8>, ()>,
+    in_hand: InHand,
+}
+
+impl Statements {
+    pub(crate) fn new(warehouse: &Warehouse, group: &Group) -> Self {
+        let in_hand = InHand::default();
+        let limits =
+            |what, weight, statements| Limits { what, requests: UNITS_MAX, weight, statements, linger: group.linger };
+        let rows = group.rows.min(group.bytes / ROW_BYTES_ON_WIRE);
+        Self {
+            ledgers: Batcher::start(limits("look up", u64::MAX, 1), in_hand.clone(), {
+                let warehouse = warehouse.clone();
+                move |units: Vec<Unit>| {
+                    let warehouse = warehouse.clone();
+                    async move { warehouse.ledgers(&units).await }
+                }
+            }),
+            inserts: Batcher::start(limits("insert", rows, INSERTS), in_hand.clone(), {
+                let warehouse = warehouse.clone();
+                move |parts: Vec<Arc<Part>>| {
+                    let warehouse = warehouse.clone();
+                    async move { insert(&warehouse, &parts).await }
+                }
+            }),
+            read_backs: Batcher::start(limits("read back", rows, INSERTS), in_hand.clone(), {
+                let warehouse = warehouse.clone();
+                move |parts: Vec<Arc<Part>>| {
+                    let warehouse = warehouse.clone();
+                    async move { read_back(&warehouse, &parts).await }
+                }
+            }),
+            archives: lines(warehouse, ARCHIVES, limits("record archives", LINES_BYTES_MAX, 1), &in_hand),
+            others: Batcher::start(limits("look for other versions", SYMBOLS_MAX, 1), in_hand.clone(), {
+                let warehouse = warehouse.clone();
+                move |units: Vec<Arc<Recorded>>| {
+                    let warehouse = warehouse.clone();
+                    async move { corrections::have_other_versions(&warehouse, &units).await }
+                }
+            }),
+            attempts: lines(warehouse, LOG, limits("record attempts", LINES_BYTES_MAX, 1), &in_hand),
+            in_hand,
+        }
+    }
+
+    /// To be held while a unit is worked on: others may wait for what it asks.
+    pub(crate) fn enter(&self) -> OneInHand {
+        self.in_hand.enter()
+    }
+
+    /// See [`Warehouse::ledger`].
+    pub(crate) async fn ledger(&self, unit: &Unit) -> Result<Ledger, WarehouseError> {
+        self.ledgers.ask(unit.clone(), 1).await
+    }
+
+    pub(crate) async fn insert(&self, part: &Arc<Part>) -> Result<(), WarehouseError> {
+        self.inserts.ask(Arc::clone(part), part.rows()).await
+    }
+
+    /// One answer for each of the part's archives.
+    pub(crate) async fn read_back(&self, part: &Arc<Part>) -> Result<Answers, WarehouseError> {
+        self.read_backs.ask(Arc::clone(part), part.rows()).await
+    }
+
+    /// Rows of `archives`, from [`crate::ledger::json_lines`].
+    pub(crate) async fn record_archives(&self, lines: Vec<u8>) -> Result<(), WarehouseError> {
+        let weight = lines.len() as u64;
+        self.archives.ask(lines, weight).await
+    }
+
+    /// See [`corrections::have_other_versions`].
+    pub(crate) async fn has_other_versions(&self, recorded: Recorded) -> Result<bool, WarehouseError> {
+        let weight = recorded.versions.len() as u64;
+        self.others.ask(Arc::new(recorded), weight).await
+    }
+
+    /// Rows of `ingest_log`, from [`crate::ledger::json_lines`].
+    pub(crate) async fn record_attempts(&self, lines: Vec<u8>) -> Result<(), WarehouseError> {
+        let weight = lines.len() as u64;
+        self.attempts.ask(lines, weight).await
+    }
+}
+
+fn lines(warehouse: &Warehouse, table: &'static str, limits: Limits, in_hand: &InHand) -> Batcher<Vec<u8>, ()> {
+    let warehouse = warehouse.clone();
+    Batcher::start(limits, in_hand.clone(), move |texts: Vec<Vec<u8>>| {
+        let warehouse = warehouse.clone();
+        async move {
+            warehouse.insert_lines(table, &texts).await?;
+            Ok(vec![(); texts.len()])
+        }
+    })
+}
+
+/// Inserts the rows of several parts, at once unless they are of too many months.
+async fn insert(warehouse: &Warehouse, parts: &[Arc<Part>]) -> Result<Vec<()>, WarehouseError> {
+    let month = |part: &Arc<Part>| part.job.unit.period.first_day().first_of_month();
+    let mut months: Vec<_> = parts.iter().map(month).collect();
+    months.sort_unstable();
+    months.dedup();
+    for months in months.chunks(MONTHS_MAX) {
+        let parts: Vec<&Arc<Part>> = parts.iter().filter(|part| months.contains(&month(part))).collect();
+        insert_at_once(warehouse, &parts).await?;
+    }
+    Ok(vec![(); parts.len()])
+}
+
+/// In the order of the table's key, as far as archives are not of the same time: the server sorts what is in order sooner.
+async fn insert_at_once(warehouse: &Warehouse, parts: &[&Arc<Part>]) -> Result<(), WarehouseError> {
+    let mut slices: Vec<(i64, Slice<'_>)> = Vec::new();
+    for part in parts {
+        let unit = corrections::columns(&part.job.unit);
+        for archive in &part.archives {
+            let klines = &archive.decoded.klines;
+            let rows = Rows::Klines { klines, range: 0..klines.len() };
+            let slice = Slice { unit, symbol: &archive.object.symbol, version: archive.version, rows };
+            slices.push((klines.first_open_time().unwrap_or_default(), slice));
+        }
+    }
+    slices.sort_by(|(a_first, a), (b_first, b)| (a.unit, a.symbol, a_first).cmp(&(b.unit, b.symbol, b_first)));
+    let slices: Vec<Slice<'_>> = slices.into_iter().map(|(_, slice)| slice).collect();
+    corrections::insert(warehouse, &slices, || parts.iter().for_each(|part| part.activity.bump())).await
+}
+
+async fn read_back(warehouse: &Warehouse, parts: &[Arc<Part>]) -> Result<Vec<Answers>, WarehouseError> {
+    let sought: Vec<Sought<'_>> = parts
+        .iter()
+        .map(|part| Sought {
+            unit: &part.job.unit,
+            archives: part.archives.iter().map(|archive| archive.expected()).collect(),
+        })
+        .collect();
+    let answers = warehouse.read_back(&sought).await?;
+    parts.iter().for_each(|part| part.activity.bump());
+    Ok(answers)
+}
