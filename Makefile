@@ -1,4 +1,5 @@
-# `make help` lists the targets. Needs Rust, Python 3.9+ and a network for the first run; no Docker, no root.
+# `make help` lists the targets. Needs Rust, Python 3.9+ and a network for the first run; no Docker, no root. `test` also
+# needs rsync and sshd.
 
 CARGO ?= cargo
 PYTHON ?= python3
@@ -8,10 +9,10 @@ export PYTHON
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack chaos build test lint fmt ci
+.PHONY: help setup demo stack chaos bench bench-scan build test lint fmt ci
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install the pinned servers into .servers (the other targets do it by themselves)
 	$(PYTHON) tests/servers/setup.py
@@ -28,10 +29,21 @@ chaos: setup ## Break servers and processes at random for MINUTES=n (SEED=s repe
 	$(CARGO) build --locked --workspace
 	$(TARGET)/debug/chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
+bench-scan: setup ## Measure rescans of a data_dir of N=100000 small archives (up to 2000000) on real servers
+	$(CARGO) build --release --locked --workspace --bins
+	$(TARGET)/release/bench-scan $(if $(N),--archives $(N))
+
+bench: setup ## Measure against the peers: QUICK=1 tries it out; ONLY=ingest/day-1m ROUNDS=n ROWS=n (docs/PERFORMANCE.md)
+	$(PYTHON) tests/bench/setup.py
+	$(CARGO) build --release --locked --workspace --bins
+	$(TARGET)/release/bench --json "$(TARGET)/bench.json" $(if $(QUICK),--quick) $(if $(ONLY),--only "$(ONLY)") \
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ROWS),--rows $(ROWS))
+
 build: ## Build both binaries for production: target/release/uploader and target/release/puller
 	$(CARGO) build --release --locked --workspace --bins
 
-test: setup ## Run all tests on the real servers
+test: setup ## Run all tests on the real servers (they also need rsync and sshd, see tests/servers/setup.py)
+	$(PYTHON) tests/servers/setup.py --rsync
 	$(CARGO) build --locked --workspace
 	$(CARGO) test --locked --workspace
 

@@ -73,6 +73,28 @@ impl<'p> Handmade<'p> {
         })
     }
 
+    /// The ETag of an object, and the sha256 in its metadata.
+    pub(crate) fn head(&self, key: &str) -> Result<(String, String)> {
+        let head = self.s3.head_object().bucket(&self.bucket).key(key).send();
+        let head = self.runtime.block_on(head).context(key)?;
+        let sha256 = head.metadata().and_then(|metadata| metadata.get("sha256")).cloned();
+        Ok((head.e_tag().unwrap_or_default().trim_matches('"').to_owned(), sha256.unwrap_or_default()))
+    }
+
+    /// All keys of the project.
+    pub(crate) fn keys(&self) -> Result<Vec<String>> {
+        let list = self.s3.list_objects_v2().bucket(&self.bucket).prefix(format!("{}/", self.project.prefix()));
+        let mut pages = list.into_paginator().send();
+        self.runtime.block_on(async {
+            let mut keys = Vec::new();
+            while let Some(page) = pages.next().await {
+                let page = page.context("a listing")?;
+                keys.extend(page.contents().iter().filter_map(|object| object.key().map(str::to_owned)));
+            }
+            Ok(keys)
+        })
+    }
+
     pub(crate) fn delete_stream(&self, name: &str) -> Result<()> {
         self.runtime.block_on(async { self.jetstream().await?.delete_stream(name).await.map(drop).context(name) })
     }

@@ -3,14 +3,23 @@
 mod handmade;
 
 mod bad_input;
+mod bandwidth;
+mod cleanup;
 mod cluster;
 mod corrections;
 mod dead_letters;
 mod destinations;
+mod download;
 mod faults;
 mod fleet;
+mod ingested;
+mod kills;
+mod moving;
 mod operations;
 mod pipeline;
 mod recovery;
 mod replay;
 mod servers;
+mod storages;
+mod transfer;
+mod watching;

@@ -4,6 +4,7 @@
 //! bytes, and a day and its month agree on each candle (unless their seeds differ, which is how to make a correction).
 //! The market decides the format as at the exchange: see [`ArchiveSpec`].
 
+mod bulk;
 pub mod hostile;
 mod numbers;
 mod time;

@@ -11,7 +11,8 @@ use std::{
 
 use crate::{Context, Failure, Result};
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long one may be silent.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Response {
     pub status: u16,
@@ -27,11 +28,17 @@ impl Response {
 }
 
 pub fn get(address: SocketAddr, path: &str) -> Result<Response> {
-    send(address, "GET", path, &[], b"")
+    send(address, "GET", path, &[], b"", TIMEOUT)
 }
 
-pub fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Response> {
-    send(address, "POST", path, headers, body)
+pub fn post(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+    timeout: Duration,
+) -> Result<Response> {
+    send(address, "POST", path, headers, body, timeout)
 }
 
 /// `GET path`, as text, when the answer is 200.
@@ -43,11 +50,18 @@ pub fn get_text(address: SocketAddr, path: &str) -> Result<String> {
     }
 }
 
-fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Response> {
+fn send(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+    timeout: Duration,
+) -> Result<Response> {
     let doing = format!("{method} http://{address}{path}");
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).context(&doing)?;
-    stream.set_read_timeout(Some(TIMEOUT)).context(&doing)?;
-    stream.set_write_timeout(Some(TIMEOUT)).context(&doing)?;
+    stream.set_read_timeout(Some(timeout)).context(&doing)?;
+    stream.set_write_timeout(Some(timeout)).context(&doing)?;
     let mut request = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));

@@ -6,6 +6,8 @@
 //! - [`servers`] starts nats-server, ClickHouse and an S3 server, and kills and restarts them on purpose.
 //! - [`project`] runs `uploader` and `puller` against them, each test in its own NATS account, database and prefix.
 //! - [`proxy`] stands before a server and misbehaves on demand.
+//! - [`exchange`] serves archives as the exchange does, and misbehaves on demand.
+//! - [`other_client`] is an S3 client that is not the product's, to fill buckets and to compare them with files.
 //! - [`data`] makes archives, good and hostile. [`truth`] reads archives and compares them with `klines_latest` and `archives`.
 //!
 //! Everything here blocks: in a `#[tokio::test]` call it from the multi-threaded flavour, or not at all from async code.
@@ -34,7 +36,9 @@
 //! ```
 
 pub mod data;
+pub mod exchange;
 pub mod http;
+pub mod other_client;
 pub mod process;
 pub mod project;
 pub mod proxy;

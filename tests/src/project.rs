@@ -274,7 +274,7 @@ impl DerefMut for Service {
 }
 
 /// The binary beside the running executable: `target/<profile>/NAME`, from there or from `deps` below it.
-fn binary_path(name: &str) -> Result<PathBuf> {
+pub fn binary_path(name: &str) -> Result<PathBuf> {
     let here = env::current_exe().context("finding the running executable")?;
     here.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file()).ok_or_else(|| {
         Failure::new(format!("no {name} beside {}: build it first (`make test` and `make demo` do)", here.display()))

@@ -1,13 +1,20 @@
-//! A proxy that misbehaves on demand, for replies a real server will not give when asked.
+//! A proxy that misbehaves on demand, for replies a real server will not give when asked, and sees all that passes.
+
+mod requests;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{Context, Result};
+pub use requests::Request;
+use requests::{Conversation, Log};
+
+/// Of a connection that is delayed, in one direction.
+const CHUNKS_UNDER_WAY_MAX: usize = 1024;
 
 /// What happens to connections from now on. Those that are open are cut when this changes.
 #[derive(Clone, Debug)]
@@ -26,6 +33,13 @@ pub enum Fault {
     FlipReplyByteAt(usize),
     /// The server gets the whole request and does its work; the reply is thrown away and the connection cut.
     SwallowReply,
+    /// Connections are cut once the client has sent so many bytes on one.
+    CutRequestAfter(usize),
+    /// Everything passes, replies late.
+    Slow(Duration),
+    /// A long line: every byte arrives this much later, each way, and a connection takes a round trip to begin. How many
+    /// bytes pass at once is not limited.
+    Delay(Duration),
 }
 
 /// Stands before one server; dropping it ends it.
@@ -43,6 +57,7 @@ struct Shared {
     /// Connections that met a fault.
     met: AtomicU64,
     stopped: AtomicU64,
+    log: Arc<Log>,
 }
 
 impl Proxy {
@@ -56,6 +71,7 @@ impl Proxy {
             open: Mutex::default(),
             met: AtomicU64::new(0),
             stopped: AtomicU64::new(0),
+            log: Arc::default(),
         });
         let accepting = shared.clone();
         thread::spawn(move || {
@@ -80,6 +96,21 @@ impl Proxy {
     /// How many connections met a fault so far.
     pub fn met(&self) -> u64 {
         self.shared.met.load(Ordering::SeqCst)
+    }
+
+    /// The HTTP requests that were passed on, in the order they came.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.log.requests()
+    }
+
+    /// Bytes of requests' bodies that clients sent.
+    pub fn body_bytes(&self) -> u64 {
+        self.shared.log.body_bytes()
+    }
+
+    /// Bytes of replies that were passed on to clients.
+    pub fn reply_bytes(&self) -> u64 {
+        self.shared.log.reply_bytes()
     }
 
     pub fn set(&self, fault: Fault) {
@@ -144,34 +175,56 @@ impl Shared {
                 while client.read(&mut ignored).is_ok_and(|count| count > 0) {}
                 Ok(())
             }
-            Fault::None => self.relay(generation, client, |_, _| Relayed::All),
-            Fault::CutReplyAfter(limit) => self.relay(generation, client, move |at, chunk| {
+            Fault::None => self.relay(generation, client, usize::MAX, |_, _| Relayed::All),
+            Fault::CutRequestAfter(limit) => self.relay(generation, client, limit, |_, _| Relayed::All),
+            Fault::Slow(delay) => self.relay(generation, client, usize::MAX, move |_, _| {
+                thread::sleep(delay);
+                Relayed::All
+            }),
+            Fault::CutReplyAfter(limit) => self.relay(generation, client, usize::MAX, move |at, chunk| {
                 if at + chunk.len() < limit { Relayed::All } else { Relayed::First(limit.saturating_sub(at)) }
             }),
-            Fault::FlipReplyByteAt(place) => self.relay(generation, client, move |at, chunk| {
+            Fault::FlipReplyByteAt(place) => self.relay(generation, client, usize::MAX, move |at, chunk| {
                 if let Some(byte) = place.checked_sub(at).and_then(|index| chunk.get_mut(index)) {
                     *byte ^= 0x20;
                 }
                 Relayed::All
             }),
-            Fault::SwallowReply => self.relay(generation, client, |_, _| Relayed::First(0)),
+            Fault::SwallowReply => self.relay(generation, client, usize::MAX, |_, _| Relayed::First(0)),
+            Fault::Delay(each_way) => self.delay(generation, client, each_way),
         }
     }
 
-    /// Copies both ways; `reply` sees every chunk of the replies with its offset and says how much of it passes.
+    fn delay(&self, generation: u64, client: TcpStream, each_way: Duration) -> std::io::Result<()> {
+        let begun = Instant::now() + 2 * each_way;
+        let server = TcpStream::connect(self.upstream)?;
+        server.set_nodelay(true)?;
+        self.remember(generation, &server)?;
+        let (requests, onward) = (client.try_clone()?, server.try_clone()?);
+        thread::spawn(move || drop(pass_late(requests, onward, begun, each_way)));
+        pass_late(server, client, begun, each_way)
+    }
+
+    /// Copies both ways, no more than `requests_max` bytes of requests; `reply` sees every chunk of the replies with its
+    /// offset and says how much of it passes.
     fn relay(
         &self,
         generation: u64,
         client: TcpStream,
+        requests_max: usize,
         mut reply: impl FnMut(usize, &mut [u8]) -> Relayed,
     ) -> std::io::Result<()> {
         let server = TcpStream::connect(self.upstream)?;
         server.set_nodelay(true)?;
         self.remember(generation, &server)?;
         let (mut requests, mut onward) = (client.try_clone()?, server.try_clone()?);
+        let conversation = Conversation::new(&self.log);
+        let seen = conversation.clone();
         thread::spawn(move || {
             // Ends with either side; then the other must end too.
-            drop(std::io::copy(&mut requests, &mut onward));
+            if pass_on(&mut requests, &mut onward, requests_max, &seen).is_err() {
+                drop(requests.shutdown(Shutdown::Both));
+            }
             drop(onward.shutdown(Shutdown::Write));
         });
         let (mut replies, mut back) = (server, client);
@@ -182,7 +235,10 @@ impl Shared {
                 return back.shutdown(Shutdown::Write);
             }
             match reply(at, &mut chunk[..count]) {
-                Relayed::All => back.write_all(&chunk[..count])?,
+                Relayed::All => {
+                    back.write_all(&chunk[..count])?;
+                    conversation.replied(&chunk[..count]);
+                }
                 Relayed::First(part) => {
                     back.write_all(&chunk[..part])?;
                     replies.shutdown(Shutdown::Both)?;
@@ -190,6 +246,52 @@ impl Shared {
                 }
             }
             at += count;
+        }
+    }
+}
+
+/// Copies what a client sends. An error when it sent more than it may.
+fn pass_on(
+    client: &mut TcpStream,
+    server: &mut TcpStream,
+    bytes_max: usize,
+    seen: &Conversation,
+) -> std::io::Result<()> {
+    let (mut chunk, mut at) = (vec![0; 64 * 1024], 0);
+    loop {
+        let count = client.read(&mut chunk)?;
+        if count == 0 {
+            return Ok(());
+        }
+        seen.asked(&chunk[..count]);
+        at += count;
+        if at > bytes_max {
+            return Err(std::io::Error::other("cut"));
+        }
+        server.write_all(&chunk[..count])?;
+    }
+}
+
+/// Copies until either side ends, each chunk `delay` after it came, or after `begun` if it came before that.
+fn pass_late(mut from: TcpStream, mut to: TcpStream, begun: Instant, delay: Duration) -> std::io::Result<()> {
+    let (sender, chunks) = mpsc::sync_channel::<(Instant, Vec<u8>)>(CHUNKS_UNDER_WAY_MAX);
+    thread::spawn(move || {
+        for (due, chunk) in chunks {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if to.write_all(&chunk).is_err() {
+                break;
+            }
+        }
+        // It may be closed already.
+        drop(to.shutdown(Shutdown::Write));
+    });
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        let count = from.read(&mut chunk)?;
+        let due = Instant::now().max(begun) + delay;
+        // The receiver is gone when its side was closed.
+        if count == 0 || sender.send((due, chunk[..count].to_vec())).is_err() {
+            return Ok(());
         }
     }
 }
@@ -249,7 +351,14 @@ mod tests {
             assert_ne!(get().ok(), Some((200, "0123456789".to_owned())), "{fault:?}");
         }
         assert_eq!(proxy.met(), 5);
+        let (each_way, start) = (Duration::from_millis(20), Instant::now());
+        proxy.set(Fault::Delay(each_way));
+        assert_eq!(get().expect("passes late"), (200, "0123456789".to_owned()));
+        assert!(start.elapsed() >= 4 * each_way, "connecting and asking are a round trip each: {:?}", start.elapsed());
         proxy.set(Fault::None);
         assert_eq!(get().expect("passes again"), (200, "0123456789".to_owned()));
+        let requests = proxy.requests();
+        let last = requests.last().expect("a request");
+        assert_eq!((last.line.as_str(), last.body, last.status), ("GET / HTTP/1.0", 0, Some(200)));
     }
 }

@@ -1,4 +1,5 @@
-//! The real servers: nats-server, ClickHouse, and S3 in process, on free ports of the loopback.
+//! The real servers: nats-server, ClickHouse, and S3 in process, on free ports of the loopback; and sshd where a test
+//! asks for one.
 //!
 //! [`Stack`] is one of each. [`Stack::shared`] is started once per process, for all tests that do not disturb it: a
 //! test that stops, kills or freezes a server starts its own, which the types ask for (`stop` takes `&mut self`).
@@ -10,14 +11,16 @@ mod ports;
 mod run_dir;
 mod s3;
 pub(crate) mod setup;
+mod sshd;
 mod stack;
 
 pub use clickhouse::{ClickHouse, SqlClient};
 pub use nats::{Account, Nats};
 pub use ports::free_port;
 pub use run_dir::RunDir;
-pub use s3::{Credentials, S3};
-pub use setup::ensure as ensure_installed;
+pub use s3::{Credentials, NO_COPIES, S3};
+pub use setup::{ensure as ensure_installed, repository};
+pub use sshd::Sshd;
 pub use stack::Stack;
 
 use std::{fs, io::Read, thread, time::Duration, time::Instant};

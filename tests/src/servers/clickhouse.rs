@@ -6,6 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use super::{PORT_TRIES, START_DEADLINE, STOP_DEADLINE, ports::free_port, random_hex, setup};
@@ -26,13 +27,19 @@ pub struct SqlClient {
     address: SocketAddr,
     user: &'static str,
     password: String,
+    timeout: Duration,
 }
 
 impl ClickHouse {
     /// A server whose data are below `dir`.
     pub fn start(dir: &Path) -> Result<ClickHouse> {
         fs::create_dir_all(dir).context(format!("making {}", dir.display()))?;
-        let sql = SqlClient { address: (Ipv4Addr::LOCALHOST, 0).into(), user: "ferry", password: random_hex()? };
+        let sql = SqlClient {
+            address: (Ipv4Addr::LOCALHOST, 0).into(),
+            user: "ferry",
+            password: random_hex()?,
+            timeout: http::TIMEOUT,
+        };
         let mut server = ClickHouse { dir: dir.to_owned(), sql, process: None };
         for attempt in 1.. {
             server.sql.address.set_port(free_port());
@@ -66,6 +73,11 @@ impl ClickHouse {
 
     pub fn query(&self, sql: &str) -> Result<String> {
         self.sql.query(sql)
+    }
+
+    /// None while it does not run.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
     }
 
     /// SIGTERM, and waits for the end.
@@ -127,6 +139,11 @@ impl ClickHouse {
 }
 
 impl SqlClient {
+    /// For statements that take longer than a minute.
+    pub fn with_timeout(&self, timeout: Duration) -> SqlClient {
+        SqlClient { timeout, ..self.clone() }
+    }
+
     /// Runs one statement; the reply as text, tab separated unless the statement says otherwise.
     pub fn query(&self, sql: &str) -> Result<String> {
         self.ask(sql)?.text()
@@ -146,7 +163,7 @@ impl SqlClient {
     fn ask(&self, sql: &str) -> Result<http::Response> {
         let credentials = [("X-ClickHouse-User", self.user), ("X-ClickHouse-Key", &self.password)];
         // Without wait_end_of_query an error that comes up late is text at the end of a reply of status 200.
-        let response = http::post(self.address, "/?wait_end_of_query=1", &credentials, sql.as_bytes())?;
+        let response = http::post(self.address, "/?wait_end_of_query=1", &credentials, sql.as_bytes(), self.timeout)?;
         match response.status {
             200 => Ok(response),
             status => Err(Failure::new(format!("ClickHouse: {status}: {}{sql}", response.text()?))),

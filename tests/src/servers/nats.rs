@@ -132,6 +132,11 @@ impl Nats {
         Ok(Account { url: self.url(), user: format!("t{number}"), password: self.password.clone() })
     }
 
+    /// None while it does not run.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
     /// SIGTERM, and waits for the end.
     pub fn stop(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {

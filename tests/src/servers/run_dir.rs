@@ -20,10 +20,14 @@ pub struct RunDir {
 
 impl RunDir {
     pub fn new(label: &str) -> Result<RunDir> {
+        RunDir::below(&setup::repository().join(".servers/run"), label)
+    }
+
+    /// In another place than `.servers/run`, which only such directories may share.
+    pub fn below(runs: &Path, label: &str) -> Result<RunDir> {
         static COUNTER: AtomicUsize = AtomicUsize::new(0);
-        let runs = setup::repository().join(".servers/run");
-        fs::create_dir_all(&runs).context(format!("making {}", runs.display()))?;
-        remove_orphans(&runs);
+        fs::create_dir_all(runs).context(format!("making {}", runs.display()))?;
+        remove_orphans(runs);
         loop {
             let number = COUNTER.fetch_add(1, Ordering::Relaxed);
             let path = runs.join(format!("{}-{number}-{label}", process::id()));

@@ -15,7 +15,11 @@ use hyper_util::{
     server::conn::auto::Builder as Connection,
 };
 use s3s::{
+    S3Request, S3Result,
+    access::S3Access,
     auth::SimpleAuth,
+    dto::CopyObjectInput,
+    s3_error,
     service::{S3Service, S3ServiceBuilder},
 };
 use s3s_fs::FileSystem;
@@ -64,6 +68,11 @@ impl S3 {
         unreachable!("the loop returns at the last attempt");
     }
 
+    /// A server that another process runs, whose directory `root` is.
+    pub fn elsewhere(root: &Path, port: u16, credentials: Credentials) -> S3 {
+        S3 { root: root.to_owned(), port, credentials, thread: None }
+    }
+
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address())
     }
@@ -74,6 +83,11 @@ impl S3 {
 
     pub fn bucket(&self) -> &'static str {
         "ferry"
+    }
+
+    /// The directory in which objects are files.
+    pub fn bucket_dir(&self) -> PathBuf {
+        self.root.join(self.bucket())
     }
 
     pub fn credentials(&self) -> &Credentials {
@@ -131,6 +145,7 @@ impl S3 {
             self.credentials.access_key_id.clone(),
             self.credentials.secret_access_key.clone(),
         ));
+        service.set_access(NoCopies);
         let (service, address) = (service.build(), self.address());
         let (stop, stopped) = oneshot::channel();
         let (bound, is_bound) = mpsc::channel();
@@ -142,6 +157,21 @@ impl S3 {
         self.thread = Some(ServerThread { stop, handle });
         // An unsigned request: the refusal comes from the whole way through the service.
         poll("the S3 server", || Ok(http::get(address, "/").is_ok_and(|reply| reply.status == 403).then_some(())))
+    }
+}
+
+/// Below a prefix whose name begins so, nobody may copy objects: for tests of what is done instead.
+pub const NO_COPIES: &str = "no_copies";
+
+/// Elsewhere s3s-fs copies as S3 does, also an object onto itself with other metadata, and refuses when the source's ETag
+/// is not the one asked for. One difference: an object that was sent in parts keeps its ETag, where S3 makes it the MD5.
+struct NoCopies;
+
+#[async_trait::async_trait]
+impl S3Access for NoCopies {
+    async fn copy_object(&self, request: &mut S3Request<CopyObjectInput>) -> S3Result<()> {
+        let refused = request.input.key.split('/').any(|segment| segment.starts_with(NO_COPIES));
+        if refused { Err(s3_error!(AccessDenied)) } else { Ok(()) }
     }
 }
 

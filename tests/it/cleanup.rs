@@ -1,0 +1,140 @@
+//! Archives leave the disk once they are announced, and nothing else changes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::other_client::OtherClient;
+use tests::project::Project;
+use tests::servers::Stack;
+use tests::{Context, Result};
+
+use crate::handmade::Handmade;
+
+fn spec(symbol: &str, day: &str) -> ArchiveSpec {
+    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
+}
+
+/// Two units of three archives each.
+fn write(data_dir: &Path) -> Result<()> {
+    for day in ["2025-03-01", "2025-03-02"] {
+        for symbol in ["BTCUSDT", "ETHUSDT", "币安人生USDT"] {
+            spec(symbol, day).write(data_dir)?;
+        }
+    }
+    mark_all(data_dir).map(drop)
+}
+
+/// Every file below `data/`.
+fn files(data_dir: &Path) -> Result<Vec<PathBuf>> {
+    let (mut folders, mut found) = (vec![data_dir.join("data")], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).context("a folder")? {
+            let path = entry.context("an entry")?.path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn a_second_upload_with_cleanup_changes_nothing() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "cleanup-twice")?;
+    let (hand, client) = (Handmade::new(stack, &project)?, OtherClient::new(stack, &project));
+    // The archives as they were, for afterwards.
+    let kept = project.dir().join("kept");
+    for folder in [project.data_dir(), &kept] {
+        write(folder)?;
+    }
+    project.uploader(&["upload", "--dry-run", "--cleanup"])?.expect_code(0)?;
+    assert_eq!(files(project.data_dir())?.len(), 12);
+
+    let first = project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
+    assert!(first.stdout.contains("6 removed from disk"), "{}", first.stdout);
+    assert_eq!(client.check(&kept)?, 6);
+    assert_eq!(files(project.data_dir())?, Vec::<PathBuf>::new());
+    // Marks stay, and so do folders: a downloader may be about to write into one.
+    assert!(project.data_dir().join("_SUCCESS__2025-03-01__spot__1h").exists());
+    assert!(project.data_dir().join("data/spot/daily/klines/BTCUSDT/1h").is_dir());
+    let (bucket, markers) = (client.list()?, hand.markers()?);
+    assert_eq!((bucket.len(), markers.len()), (6 + 2 * 2, 2));
+
+    // With the cache of hashes and without.
+    for run in 0..2 {
+        let again = project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
+        assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+        assert_eq!(client.list()?, bucket, "run {run}");
+        assert_eq!(hand.markers()?, markers, "run {run}");
+        if run == 0 {
+            fs::remove_dir_all(project.dir().join("state")).context("the cache")?;
+        }
+    }
+
+    // One archive comes back with other bytes: its unit keeps the others.
+    let corrected = spec("BTCUSDT", "2025-03-01").seed(7).generated_at("2025-03-05T00:00:00Z");
+    for folder in [project.data_dir(), &kept] {
+        corrected.write(folder)?;
+    }
+    project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
+    assert_eq!(client.check(&kept)?, 6);
+    assert_eq!(files(project.data_dir())?, Vec::<PathBuf>::new());
+    assert_eq!(hand.markers()?.last().map(|(_, marker)| marker["objects"].as_array().map(Vec::len)), Some(Some(3)));
+    Ok(())
+}
+
+/// What the bucket lost stays on disk, whatever the stream says.
+#[test]
+fn what_the_bucket_no_longer_holds_stays() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "cleanup-lost")?;
+    let hand = Handmade::new(stack, &project)?;
+    write(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    hand.delete(&format!("{}/{}", project.prefix(), spec("ETHUSDT", "2025-03-02").path()))?;
+    let cleaned = project.uploader(&["upload", "--cleanup"])?.expect_code(1)?;
+    assert!(cleaned.stderr.contains("the bucket no longer holds it"), "{}", cleaned.stderr);
+    assert_eq!(files(project.data_dir())?.len(), 2);
+    // Nothing is lost: it is put back, and goes with the next run.
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
+    assert_eq!(files(project.data_dir())?.len(), 0);
+    Ok(())
+}
+
+#[test]
+fn archives_go_after_a_time_and_young_periods_stay() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "cleanup-after")?;
+    let yesterday = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date().yesterday().context("a day")?;
+    let (old, young) = (spec("BTCUSDT", "2025-03-01"), spec("BTCUSDT", &yesterday.to_string()));
+    for spec in [&old, &young] {
+        spec.clone().generated_at("2025-03-03T00:00:00Z").write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    let data_dir = project.data_dir().to_owned();
+    let there = |spec: &ArchiveSpec| data_dir.join(spec.path()).exists();
+
+    project.set("publish.cleanup_after", "1h")?;
+    project.set("publish.keep_days", 30)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(there(&old) && there(&young), "an hour has not passed");
+
+    // The service removes what is old enough, without being asked.
+    project.set("publish.cleanup_after", "100ms")?;
+    project.set("watch.rescan", "200ms")?;
+    let mut watch = project.spawn_uploader(&["watch"])?;
+    project.wait_until("the old archive's removal", Duration::from_secs(30), || Ok(!there(&old)))?;
+    watch.sigterm()?;
+    watch.wait(Duration::from_secs(30))?.expect_code(0)?;
+    assert!(there(&young), "its period ended yesterday");
+
+    // The command line has the last word.
+    project.uploader(&["upload", "--cleanup", "--keep-days", "2"])?.expect_code(0)?;
+    assert!(there(&young));
+    project.uploader(&["upload", "--keep-days", "0"])?.expect_code(0)?;
+    assert!(!there(&young));
+    Ok(())
+}

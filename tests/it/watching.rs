@@ -1,0 +1,364 @@
+//! The service that nobody looks at: it sees what comes, waits for what is not whole, and reads nothing twice.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tests::data::{ArchiveSpec, Market, mark, mark_all, sha256};
+use tests::project::{Project, Service};
+use tests::servers::Stack;
+use tests::{Context, Result, http};
+
+use crate::handmade::Handmade;
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn archive(symbol: &str, day: &str) -> ArchiveSpec {
+    ArchiveSpec::new(Market::Um, symbol, "1h", day)
+}
+
+/// A service whose first pass has ended. It looks at everything again in a day only.
+fn watch(project: &mut Project) -> Result<Service> {
+    project.set("watch.rescan", "1d")?;
+    let service = project.spawn_uploader(&["watch"])?;
+    project.wait_until("the end of the first pass", SOON, || {
+        Ok(http::get(service.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
+    })?;
+    Ok(service)
+}
+
+/// Revisions of a unit on the stream, oldest first.
+fn revisions(hand: &Handmade<'_>, unit: &str) -> Result<Vec<Value>> {
+    let subject = unit.replace('/', ".");
+    Ok(hand.markers()?.into_iter().filter(|(on, _)| on.ends_with(&subject)).map(|(_, marker)| marker).collect())
+}
+
+/// Waits until the service has published so often, and returns the revisions of a unit.
+fn published(service: &Service, hand: &Handmade<'_>, unit: &str, times: usize) -> Result<Vec<Value>> {
+    let count = || service.metric("uploader_units_total{outcome=\"published\"}").unwrap_or_default();
+    hand.project.wait_until(&format!("{times} markers"), SOON, || Ok(count() >= times as f64))?;
+    revisions(hand, unit)
+}
+
+fn symbols(marker: &Value) -> Vec<&str> {
+    marker["objects"].as_array().into_iter().flatten().filter_map(|object| object["symbol"].as_str()).collect()
+}
+
+#[test]
+fn what_comes_is_seen_without_a_rescan() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "events")?;
+    project.set("watch.min_age", "1s")?;
+    let mut service = watch(&mut project)?;
+    let hand = Handmade::new(stack, &project)?;
+    let (data_dir, spec) = (project.data_dir().to_owned(), archive("BTCUSDT", "2025-02-01"));
+
+    // A tree that was not there, a mark, a new archive of a marked unit, a changed one.
+    spec.write(&data_dir)?;
+    mark(&data_dir, &spec.unit())?;
+    published(&service, &hand, &spec.unit(), 1)?;
+    archive("ETHUSDT", "2025-02-01").write(&data_dir)?;
+    let two = published(&service, &hand, &spec.unit(), 2)?;
+    assert_eq!(symbols(&two[1]), ["BTCUSDT", "ETHUSDT"]);
+    let changed = spec.seed(7);
+    changed.write(&data_dir)?;
+    let three = published(&service, &hand, &changed.unit(), 3)?;
+    assert_eq!(three[2]["objects"][0]["sha256"], sha256(&changed.zip()));
+    service.sigterm()?;
+    service.wait(SOON)?.expect_code(0).map(drop)
+}
+
+/// An archive that a downloader renames into its place is whole at once; one that is written there is not.
+#[test]
+fn a_rename_waits_for_nothing() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "rename")?;
+    project.set("watch.min_age", "1h")?;
+    let (moved, written) = (archive("BTCUSDT", "2025-02-01"), archive("BTCUSDT", "2025-02-02"));
+    let place = project.data_dir().join(moved.path());
+    fs::create_dir_all(place.parent().unwrap_or(&place)).context("a folder")?;
+    for unit in [moved.unit(), written.unit()] {
+        mark(project.data_dir(), &unit)?;
+    }
+    let service = watch(&mut project)?;
+    let hand = Handmade::new(stack, &project)?;
+    written.write(project.data_dir())?;
+    let partial = place.with_added_extension("part");
+    fs::write(&partial, moved.zip()).context("writing")?;
+    fs::rename(&partial, &place).context("renaming")?;
+    published(&service, &hand, &moved.unit(), 1)?;
+    project.wait_until("one unit that waits", SOON, || Ok(service.metric("uploader_waiting_units")? == 1.0))?;
+    assert_eq!(revisions(&hand, &written.unit())?.len(), 0);
+    Ok(())
+}
+
+#[test]
+fn an_archive_that_is_being_written_is_never_sent_half() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "half")?;
+    project.set("watch.min_age", "1s")?;
+    let spec = archive("BTCUSDT", "2025-02-01");
+    let bytes = spec.zip();
+    let service = watch(&mut project)?;
+    let hand = Handmade::new(stack, &project)?;
+    let path = spec.write_unchecked(project.data_dir(), &bytes[..1])?;
+    mark(project.data_dir(), &spec.unit())?;
+    let mut file = fs::File::options().append(true).open(&path).context("opening")?;
+    let chunks: Vec<&[u8]> = bytes[1..].chunks(bytes.len() / 12).collect();
+    for chunk in &chunks[..chunks.len() - 1] {
+        file.write_all(chunk).context("writing")?;
+        // A pass that is told to run now does not wait; it finds that this is no archive yet.
+        let pass = project.uploader(&["upload"])?.expect_code(1)?;
+        assert!(pass.stderr.contains("is no whole zip") || pass.stderr.contains("changed while"), "{}", pass.stderr);
+    }
+    assert_eq!(hand.markers()?.len(), 0);
+    file.write_all(chunks[chunks.len() - 1]).context("writing")?;
+    drop(file);
+    let marker = published(&service, &hand, &spec.unit(), 1)?;
+    assert_eq!(marker[0]["objects"][0]["sha256"], sha256(&bytes));
+    assert_eq!(hand.markers()?.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn a_unit_is_complete_when_every_symbol_is_there() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "every-symbol")?;
+    project.set("publish.when", "complete")?;
+    project.set("download.symbols", json!(["BTCUSDT", "ETHUSDT", "SOLUSDT"]))?;
+    project.set("download.market", "um")?;
+    let hand = Handmade::new(stack, &project)?;
+    let data_dir = project.data_dir();
+    for symbol in ["BTCUSDT", "SOLUSDT", "XRPUSDT"] {
+        archive(symbol, "2025-02-01").write(data_dir)?;
+    }
+    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-02-01").write(data_dir)?;
+    let plan = project.uploader(&["upload", "--dry-run", "--json"])?.expect_code(0)?.json()?;
+    let waiting = &plan["waiting"][0];
+    assert_eq!(
+        (&waiting["unit"], &waiting["missing"]),
+        (&json!("binance/um/klines/1h/2025-02-01"), &json!(["ETHUSDT"]))
+    );
+    let pass = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(pass.stdout.contains("waits for 1 symbol") && pass.stdout.contains("ETHUSDT"), "{}", pass.stdout);
+
+    let late = archive("ETHUSDT", "2025-02-01");
+    late.write(data_dir)?;
+    let pass = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(pass.stdout.contains("1 published"), "{}", pass.stdout);
+    let markers = hand.markers()?;
+    assert_eq!(markers.len(), 1, "the spot archive is of no market that is collected");
+    assert_eq!(symbols(&markers[0].1), ["BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT"]);
+    assert!(markers[0].1.get("incomplete").is_none(), "{}", markers[0].1);
+    Ok(())
+}
+
+#[test]
+fn without_a_list_a_quiet_time_makes_a_unit_complete() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "quiet")?;
+    for (key, value) in [("publish.when", "complete"), ("publish.settle", "3s"), ("watch.min_age", "100ms")] {
+        project.set(key, value)?;
+    }
+    let service = watch(&mut project)?;
+    let hand = Handmade::new(stack, &project)?;
+    let (first, second) = (archive("BTCUSDT", "2025-02-01"), archive("ETHUSDT", "2025-02-01"));
+    first.write(project.data_dir())?;
+    project.wait_until("the wait", SOON, || Ok(service.metric("uploader_waiting_units")? == 1.0))?;
+    second.write(project.data_dir())?;
+    let written = Instant::now();
+    let markers = published(&service, &hand, &first.unit(), 1)?;
+    assert!(written.elapsed() > Duration::from_secs(2), "{:?}", written.elapsed());
+    assert_eq!(symbols(&markers[0]), ["BTCUSDT", "ETHUSDT"]);
+    archive("SOLUSDT", "2025-02-01").write(project.data_dir())?;
+    let markers = published(&service, &hand, &first.unit(), 2)?;
+    assert_eq!(symbols(&markers[1]), ["BTCUSDT", "ETHUSDT", "SOLUSDT"]);
+    Ok(())
+}
+
+#[test]
+fn symbols_that_never_come_are_said_and_may_come_late() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "grace")?;
+    project.set("publish.when", "both")?;
+    project.set("publish.grace", "6h")?;
+    project.set("download.symbols", json!(["BTCUSDT", "ETHUSDT", "GONEUSDT"]))?;
+    let hand = Handmade::new(stack, &project)?;
+    let (spec, late) = (archive("BTCUSDT", "2025-02-01"), archive("ETHUSDT", "2025-02-01"));
+    let marked = archive("BTCUSDT", "2025-02-02");
+    spec.write(project.data_dir())?;
+    marked.write(project.data_dir())?;
+    mark(project.data_dir(), &marked.unit())?;
+    let upload = |hours: &str| {
+        let offset = (hours.parse::<u64>().unwrap_or_default() * 3600).to_string();
+        project.start("uploader", &["upload"], &[("FERRY_CLOCK_OFFSET_S", &offset)])?.wait(SOON)?.expect_code(0)
+    };
+    // Its mark is somebody's word that the other unit is complete.
+    let pass = upload("0")?;
+    assert!(pass.stdout.contains("1 published") && pass.stdout.contains("1 waiting"), "{}", pass.stdout);
+    assert!(revisions(&hand, &marked.unit())?[0].get("incomplete").is_none());
+    assert!(upload("5")?.stdout.contains("1 unit waits"));
+    let pass = upload("7")?;
+    assert!(pass.stdout.contains("published without 2 symbols: ETHUSDT, GONEUSDT"), "{}", pass.stdout);
+    assert!(pass.stderr.contains("published without 2 symbols"), "{}", pass.stderr);
+    let again = upload("7")?;
+    assert!(!again.stderr.contains("published without"), "said once: {}", again.stderr);
+    project.puller(&["pull"])?.expect_code(0)?;
+    let explained = project.puller(&["explain", &spec.unit()])?.expect_code(0)?;
+    assert!(explained.stdout.contains("published without 2 symbols: ETHUSDT, GONEUSDT"), "{}", explained.stdout);
+
+    // What is late needs no grace of its own.
+    late.write(project.data_dir())?;
+    upload("7")?;
+    let markers = revisions(&hand, &spec.unit())?;
+    assert_eq!(markers.len(), 2);
+    assert_eq!(markers[0]["incomplete"], json!({ "count": 2, "symbols": ["ETHUSDT", "GONEUSDT"] }));
+    assert_eq!(markers[1]["incomplete"], json!({ "count": 1, "symbols": ["GONEUSDT"] }));
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+/// Overwrites every file below a folder.
+fn ruin(folder: &Path) -> Result<usize> {
+    let mut ruined = 0;
+    for entry in fs::read_dir(folder).context(folder.display())? {
+        let path = entry.context(folder.display())?.path();
+        if path.is_dir() {
+            ruined += ruin(&path)?;
+        } else {
+            fs::write(&path, b"\xff{\"archives\": nonsense\n\n").context(path.display())?;
+            ruined += 1;
+        }
+    }
+    Ok(ruined)
+}
+
+#[test]
+fn a_cache_that_is_lost_or_ruined_costs_a_reading() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "ruined-cache")?;
+    for day in 1..=20 {
+        archive("BTCUSDT", &format!("2025-02-{day:02}")).write(project.data_dir())?;
+        archive("ETHUSDT", &format!("2025-02-{day:02}")).write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    // So that none of them was changed a moment before it is read: that would not be remembered.
+    std::thread::sleep(Duration::from_millis(200));
+    let pass = || -> Result<(u64, u64)> {
+        let report = project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?;
+        let number = |value: &Value| value.as_u64().unwrap_or_default();
+        Ok((number(&report["units"]["published"]), number(&report["archives"]["read"])))
+    };
+    let state = project.dir().join("state");
+    assert_eq!(pass()?, (20, 40));
+    assert_eq!(pass()?, (0, 0));
+    assert_eq!(ruin(&state)?, 20);
+    assert_eq!(pass()?, (0, 40));
+    assert_eq!(pass()?, (0, 0));
+    fs::remove_dir_all(&state).context("the state folder")?;
+    assert_eq!(pass()?, (0, 40));
+    fs::remove_dir_all(&state).context("the state folder")?;
+    fs::write(&state, "a file where a folder should be").context("the state file")?;
+    assert_eq!(pass()?, (0, 40));
+    assert_eq!(Handmade::new(stack, &project)?.markers()?.len(), 20);
+    Ok(())
+}
+
+#[test]
+fn a_queue_that_comes_back_gets_every_marker_and_nothing_is_read_again() -> Result<()> {
+    let mut stack = Stack::own()?;
+    let mut project = Project::new(&stack, "away")?;
+    project.set("publish.timeout", "1s")?;
+    project.set("watch.rescan", "1d")?;
+    for day in 1..=20 {
+        archive("BTCUSDT", &format!("2025-02-{day:02}")).write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    std::thread::sleep(Duration::from_millis(200));
+    stack.nats.stop()?;
+    let stored = project.uploader(&["upload", "--json"])?.expect_code(3)?.json()?;
+    assert_eq!((&stored["units"]["unannounced"], &stored["archives"]["read"]), (&json!(20), &json!(20)));
+
+    let service = project.spawn_uploader(&["watch"])?;
+    let unannounced = || service.metric("uploader_unannounced_units").unwrap_or_default();
+    project.wait_until("units that wait for the queue", SOON, || Ok(unannounced() == 20.0))?;
+    // What comes meanwhile is stored meanwhile.
+    let new = archive("BTCUSDT", "2025-02-21");
+    new.write(project.data_dir())?;
+    mark(project.data_dir(), &new.unit())?;
+    project.wait_until("the new one too", SOON, || Ok(unannounced() == 21.0))?;
+    stack.nats.restart()?;
+    project.wait_until("an empty list", SOON, || Ok(unannounced() == 0.0))?;
+    assert_eq!(service.metric("uploader_archives_read_total")?, 1.0, "the new one");
+    assert_eq!(service.metric("uploader_upload_bytes_total")?, new.zip().len() as f64);
+    assert_eq!(Handmade::new(&stack, &project)?.markers()?.len(), 21);
+    Ok(())
+}
+
+#[test]
+fn odd_files_are_told_and_the_rest_goes_on() -> Result<()> {
+    let project = Project::new(Stack::shared(), "odd-files")?;
+    let data_dir = project.data_dir();
+    let link = |target: &str, path: &str| {
+        let path = data_dir.join(path);
+        fs::create_dir_all(path.parent().unwrap_or(&path)).context("a folder")?;
+        std::os::unix::fs::symlink(target, &path).context(path.display())
+    };
+    let good = archive("币安人生USDT", "2025-02-01");
+    good.write(data_dir)?;
+    // Readable by its permissions, and not in fact.
+    link("/proc/self/mem", &archive("BTCUSDT", "2025-02-02").path())?;
+    let circle = archive("BTCUSDT", "2025-02-03");
+    link(&format!("{}.zip", circle.stem()), &circle.path())?;
+    for n in 3..=6 {
+        mark(data_dir, &format!("binance/um/klines/1h/2025-02-{:02}", n - 2))?;
+    }
+    fs::create_dir_all(data_dir.join(archive("BTCUSDT", "2025-02-04").path())).context("a folder")?;
+    link("up", "data/futures/um/daily/klines/up")?;
+    link("..", "data/futures/um/daily/klines/UPUSDT")?;
+    archive("ETHUSDT", "2025-02-01").write(&data_dir.join("data/futures/um/daily/klines/NO NAME"))?;
+    fs::write(data_dir.join("_SUCCESS__yesterday"), "").context("a mark")?;
+
+    let pass = project.uploader(&["upload"])?.expect_code(1)?;
+    assert!(pass.stdout.contains("1 published, 0 unchanged, 3 held back"), "{}", pass.stdout);
+    for message in [
+        "BTCUSDT-1h-2025-02-02.zip cannot be read: Input/output error",
+        "BTCUSDT-1h-2025-02-03.zip is a link that leads nowhere",
+        "data/futures/um/daily/klines/NO NAME is left out: no symbol has such a name",
+        "binance/um/klines/1h/2025-02-04",
+        "_SUCCESS__yesterday",
+    ] {
+        assert!(pass.stderr.contains(message), "{message}: {}", pass.stderr);
+    }
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!(project.archives_loaded()?, 1);
+    Ok(())
+}
+
+/// By a limit on the size of files: what cannot be kept is said, and everything is published all the same.
+#[test]
+fn a_state_folder_that_takes_no_more_stops_nothing() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "state-full")?;
+    project.set("watch.min_age", "1ms")?;
+    let service = watch(&mut project)?;
+    let limited = Command::new("prlimit").args(["--pid", &service.pid().to_string(), "--fsize=64:"]).status();
+    assert!(limited.context("prlimit, of util-linux")?.success());
+    let hand = Handmade::new(stack, &project)?;
+    let specs = [archive("BTCUSDT", "2025-02-01"), archive("BTCUSDT", "2025-02-02")];
+    for (spec, times) in specs.iter().zip(1..) {
+        let partial = project.dir().join("partial");
+        fs::write(&partial, spec.zip()).context("writing")?;
+        std::thread::sleep(Duration::from_millis(200));
+        let place = project.data_dir().join(spec.path());
+        fs::create_dir_all(place.parent().unwrap_or(&place)).context("a folder")?;
+        fs::rename(&partial, &place).context("renaming")?;
+        mark(project.data_dir(), &spec.unit())?;
+        published(&service, &hand, &spec.unit(), times)?;
+    }
+    assert!(service.stderr().contains("cannot keep the hashes (local.state_dir)"), "{}", service.stderr());
+    Ok(())
+}

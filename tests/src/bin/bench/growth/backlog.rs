@@ -1,0 +1,130 @@
+//! The same worker over a short and a long backlog of tiny units: how fast does it do the first few thousand?
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use tests::{
+    Context, Failure, Result,
+    data::{ArchiveSpec, Market, sha256},
+    project::Project,
+};
+
+use super::BACKLOG;
+use crate::{
+    figures::Figures,
+    ground::Ground,
+    measured::Contestant,
+    plan::Plan,
+    shape::Periods,
+    stream::{Markers, Message},
+    world::World,
+};
+
+pub(crate) const SHORT: &str = "a short backlog";
+pub(crate) const LONG: &str = "a long one";
+const INTERVALS: [&str; 12] = ["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d"];
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const DEADLINE: Duration = Duration::from_secs(900);
+
+pub(super) fn run(world: &World, plan: &Plan, figures: &mut Figures) -> Result<()> {
+    let (long, short) = plan.size((100_000, 5_000), (600, 200));
+    let project = Project::in_dir(&world.stack, &world.fast_folder("backlog")?, "backlog")?;
+    let mut ground = Ground::of_project(world, project)?;
+    ground.fresh_destination()?;
+    let stream = Markers::open(ground.project.account())?;
+    figures.describe(BACKLOG, format!("{short} and {long} markers of one archive of one row"));
+    let mut messages = place_units(world, &ground, long)?;
+    let rest = messages.split_off(short);
+    stream.publish_all(messages)?;
+    measure(world, plan, &mut ground, figures, SHORT, short)?;
+    stream.publish_all(rest)?;
+    measure(world, plan, &mut ground, figures, LONG, short)?;
+    ground.remove(world)
+}
+
+/// Time from the start of the worker to the first unit, and the pace from then on over the size of the short backlog.
+fn measure(
+    world: &World,
+    plan: &Plan,
+    ground: &mut Ground,
+    figures: &mut Figures,
+    name: &str,
+    short: usize,
+) -> Result<()> {
+    // The last ones of the short backlog find no others beside them.
+    let counted = short as u64 * 9 / 10;
+    for _ in 0..plan.rounds {
+        let database = ground.fresh_destination()?;
+        world.rest()?;
+        let mut worker = Contestant::product(&ground.project, "puller", &["run"])?.start(world)?;
+        let (start, mut first) = (Instant::now(), None);
+        loop {
+            let answer = ground.sql.query(&format!("SELECT count() FROM {database}.archives"))?;
+            let loaded: u64 = answer.trim().parse().context("a count")?;
+            let now = start.elapsed();
+            if loaded > 0 && first.is_none() {
+                figures.add(BACKLOG, name, "start to first unit", "s", now.as_secs_f64());
+                first = Some((now, loaded));
+            }
+            if let Some((since, before)) = first
+                && loaded >= counted
+            {
+                figures.add(BACKLOG, name, "units", "units/s", (loaded - before) as f64 / (now - since).as_secs_f64());
+                break;
+            }
+            if !worker.is_running() || now > DEADLINE {
+                return Err(Failure::new(format!("{loaded} units were loaded, then none\n{}", worker.said())));
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+        worker.stop()?;
+        figures.add(BACKLOG, name, "peak RSS", "MiB", worker.end()?.client.rss_mb);
+        ground.drop_database(&database)?;
+    }
+    Ok(())
+}
+
+/// Units of one archive of one row, laid straight into the bucket's folder; returns their markers.
+fn place_units(world: &World, ground: &Ground, count: usize) -> Result<Vec<Message>> {
+    let days = Periods::days("2017-09-01", count.div_ceil(3 * INTERVALS.len()));
+    let mut messages = Vec::with_capacity(count);
+    for market in [Market::Spot, Market::Um, Market::Cm] {
+        for interval in INTERVALS {
+            for day in days.list() {
+                if messages.len() < count {
+                    let spec = ArchiveSpec::new(market, "BTCUSDT", interval, day).rows_at_most(1);
+                    messages.push(place_unit(world, ground, &spec)?);
+                }
+            }
+        }
+    }
+    Ok(messages)
+}
+
+fn place_unit(world: &World, ground: &Ground, spec: &ArchiveSpec) -> Result<Message> {
+    let zip = spec.zip();
+    let key = format!("{}/{}", ground.project.prefix(), spec.path());
+    spec.write_unchecked(&world.stack.s3.bucket_dir().join(ground.project.prefix()), &zip)?;
+    let (hash, unit) = (sha256(&zip), spec.unit());
+    let parts: Vec<&str> = unit.split('/').collect();
+    let [exchange, market, dataset, interval, period] = parts.as_slice() else {
+        return Err(Failure::new(format!("{unit} is no unit")));
+    };
+    let marker = json!({
+        "schema": "marketferry.marker/1",
+        "id": "",
+        "exchange": exchange, "market": market, "dataset": dataset, "interval": interval, "period": period,
+        "revision": sha256(format!("{key}\t{}\t{hash}\n", zip.len()).as_bytes()),
+        "bucket": world.stack.s3.bucket(),
+        "objects": [{
+            "key": key, "symbol": spec.symbol(), "size": zip.len(), "sha256": hash,
+            "generated_at": "2025-06-01T00:00:00Z",
+        }],
+        "published_at": "2025-06-01T00:10:00Z",
+        "uploader": "bench",
+    });
+    Ok((format!("marker.backfill.{}", unit.replace('/', ".")), marker.to_string().into_bytes()))
+}

@@ -1,0 +1,60 @@
+//! Rows made by the server itself: a year of minutes of as many symbols as it takes, and a ledger of other archives.
+
+use std::time::{Duration, Instant};
+
+use tests::{Failure, Result};
+
+use crate::world::{World, free_bytes};
+
+const CHUNK_ROWS: u64 = 5_000_000;
+const MINUTES_A_YEAR: u64 = 365 * 1440;
+/// Bytes a row takes on disk, parts that merges are about to replace included.
+const ROW_BYTES: u64 = 60;
+const MERGES_DEADLINE: Duration = Duration::from_secs(1200);
+
+/// Fills `klines` and `archives`, in the months that the units of this scenario are of, and waits for the merges.
+pub(crate) fn fill(world: &World, database: &str, rows: u64, archives: u64) -> Result<()> {
+    let folder = world.folder("room")?;
+    let free = free_bytes(&folder.to_string_lossy()).unwrap_or(u64::MAX);
+    if free < rows * ROW_BYTES {
+        return Err(Failure::new(format!(
+            "{rows} rows need about {} GB of disk, {} GB are free: ask for fewer (ROWS=…)",
+            rows * ROW_BYTES / 1_000_000_000,
+            free / 1_000_000_000
+        )));
+    }
+    let mut done = 0;
+    while done < rows {
+        let count = CHUNK_ROWS.min(rows - done);
+        world.ask(&format!(
+            "INSERT INTO {database}.klines (exchange, market, dataset, interval, symbol, open_time, close_time, open, \
+             high, low, close, volume, quote_volume, taker_buy_volume, taker_buy_quote_volume, trades, version) \
+             WITH fromUnixTimestamp64Micro(toInt64(1735689600000000 + (number % {MINUTES_A_YEAR}) * 60000000), 'UTC') AS t, \
+             toDecimal64(1 + number % 9973, 8) AS price, toDecimal128(cityHash64(number) % 100000, 8) AS amount \
+             SELECT 'binance', 'spot', 'klines', '1m', \
+             concat('FILL', leftPad(toString(intDiv(number, {MINUTES_A_YEAR})), 5, '0'), 'USDT'), t, t + 59, \
+             price, price, price, price, amount, amount, amount, amount, number % 1000, 1 \
+             FROM numbers({done}, {count}) SETTINGS max_insert_threads = 2, optimize_on_insert = 0"
+        ))?;
+        done += count;
+    }
+    world.ask(&format!(
+        "INSERT INTO {database}.archives (exchange, market, dataset, interval, period, symbol, object_key, sha256, size, \
+         generated_at, rows, expected_rows, first_open_time, last_open_time, missing_rows, loaded_at, marker_id, worker) \
+         WITH toString(toDate('2019-01-01') + number % 2000) AS day, \
+         concat('FILL', leftPad(toString(intDiv(number, 2000)), 5, '0'), 'USDT') AS name \
+         SELECT 'binance', 'spot', 'klines', '1h', day, name, \
+         concat('download/data/spot/daily/klines/', name, '/1h/', name, '-1h-', day, '.zip'), \
+         lower(hex(SHA256(toString(number)))), 1000, toDateTime64('2025-01-01 00:00:00', 3, 'UTC'), 24, 24, \
+         toDateTime64(day, 6, 'UTC'), toDateTime64(day, 6, 'UTC') + 82800, 0, now64(3), 'filled', 'filler' \
+         FROM numbers({archives})"
+    ))?;
+    let start = Instant::now();
+    while world.ask(&format!("SELECT count() FROM system.merges WHERE database = '{database}'"))?.trim() != "0" {
+        if start.elapsed() > MERGES_DEADLINE {
+            return Err(Failure::new(format!("merges of the filled table went on for {MERGES_DEADLINE:?}")));
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    Ok(())
+}
