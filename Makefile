@@ -1,5 +1,5 @@
-# `make help` lists the targets. Needs Rust, Python 3.9+ and a network for the first run; no Docker, no root. `test` also
-# needs rsync and sshd.
+# `make help` lists the targets. Needs Rust, Python 3.9+ and a network for the first run. `test` also needs rsync and sshd,
+# `test-compose` (and with it `ci`) Docker or root; the others need neither.
 
 CARGO ?= cargo
 PYTHON ?= python3
@@ -9,10 +9,11 @@ export PYTHON
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack chaos bench bench-scan build test lint fmt ci
+.PHONY: help setup demo stack chaos bench bench-scan build test test-compose lint fmt ci secrets certs remote-bundle \
+	backup restore
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install the pinned servers into .servers (the other targets do it by themselves)
 	$(PYTHON) tests/servers/setup.py
@@ -47,6 +48,24 @@ test: setup ## Run all tests on the real servers (they also need rsync and sshd,
 	$(CARGO) build --locked --workspace
 	$(CARGO) test --locked --workspace
 
+test-compose: ## Start, scale, break and upgrade the compose stacks; needs Docker, or root on Debian to install it
+	$(PYTHON) tests/compose/run.py $(if $(ONLY),--only "$(ONLY)")
+
+secrets: ## Make what the compose stack logs in with, in ./secrets; SIDE=remote for the uploader's site
+	$(PYTHON) deploy/make_secrets.py $(if $(SIDE),--side "$(SIDE)")
+
+certs: ## Make a private CA and the certificate of NATS, in ./secrets, for NATS_PUBLIC_HOST of .env
+	$(PYTHON) deploy/make_certs.py $(if $(DAYS),--days "$(DAYS)")
+
+remote-bundle: ## Pack what the remote site needs of this one's secrets; unpack it in the checkout there
+	umask 077 && tar -cf remote-bundle.tar secrets/uploader.nk secrets/ca.pem
+
+backup: ## Back the stack's ClickHouse up into ./backups (TO=folder)
+	$(PYTHON) deploy/backup.py backup $(if $(TO),--to "$(TO)")
+
+restore: ## Restore the stack's ClickHouse: FROM=backups/….tar (REPLACE=1 drops what is there)
+	$(PYTHON) deploy/backup.py restore "$(FROM)" $(if $(REPLACE),--replace)
+
 lint: ## Check the format, and run clippy with warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
@@ -54,4 +73,4 @@ lint: ## Check the format, and run clippy with warnings denied
 fmt: ## Format the code
 	$(CARGO) fmt --all
 
-ci: lint test demo ## All that must pass before a change goes in
+ci: lint test demo test-compose ## All that must pass before a change goes in
