@@ -9,6 +9,7 @@ mod secret;
 mod source;
 mod storage;
 
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -53,7 +54,7 @@ pub struct Config {
     pub corrections: Corrections,
     pub log: LogSettings,
     /// Where /livez, /readyz and /metrics are served; none: nowhere.
-    pub http_listen: Option<std::net::SocketAddr>,
+    pub http_listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Clone)]
@@ -105,6 +106,9 @@ pub struct Nats {
     pub urls: Vec<Secret>,
     pub user: Option<String>,
     pub password: Option<Secret>,
+    /// Which of the server's users this process is, where their permissions name inboxes and readers; see
+    /// `nats/design.md`.
+    pub role: Option<String>,
     pub nkey_file: Option<PathBuf>,
     pub credentials_file: Option<PathBuf>,
     pub ca_file: Option<PathBuf>,
@@ -190,11 +194,26 @@ impl Config {
     /// The file cannot be read, or holds anything wrong: all of it, one line each.
     pub fn load(path: Option<&Path>, needs: &[Need]) -> Result<Self, ConfigError> {
         let environment: Vec<(String, String)> = std::env::vars().collect();
-        Self::read(source::tree(path, &environment)?, needs)
+        Self::read(path, &environment, needs)
     }
 
-    fn read(tree: serde_json::Value, needs: &[Need]) -> Result<Self, ConfigError> {
-        let mut r = Reader::new(tree);
+    /// Where a service of this configuration serves /livez and /readyz, whatever else is wrong with it.
+    ///
+    /// # Errors
+    /// The file cannot be read, or `http.listen` is no address.
+    pub fn load_http_listen(path: Option<&Path>) -> Result<Option<SocketAddr>, ConfigError> {
+        let environment: Vec<(String, String)> = std::env::vars().collect();
+        let mut r = Reader::new(source::tree(path, &environment)?);
+        let listen = http_listen(&mut r);
+        r.finish_unread()?;
+        Ok(listen)
+    }
+
+    fn read(path: Option<&Path>, environment: &[(String, String)], needs: &[Need]) -> Result<Self, ConfigError> {
+        let mut r = Reader::new(source::tree(path, environment)?);
+        for name in source::required_and_not_set(environment) {
+            r.problem(&name, "is not set (put it into .env)");
+        }
         let config = Self {
             local: Local { data_dir: r.path("local.data_dir"), state_dir: r.path("local.state_dir") },
             storage: Storage::read(&mut r, needs.contains(&Need::Storage)),
@@ -239,7 +258,7 @@ impl Config {
                 format: r.choice("log.format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
                 dir: r.path("local.log_dir"),
             },
-            http_listen: r.parsed("http.listen", "an address and a port, e.g. 127.0.0.1:9100"),
+            http_listen: http_listen(&mut r),
         };
         if config.puller.ack_wait < Duration::from_secs(1) {
             r.problem("puller.ack_wait", "must be at least 1s");
@@ -283,7 +302,8 @@ impl Nats {
         Self {
             urls: if urls.is_empty() { vec![Secret::new("nats://127.0.0.1:4222")] } else { urls },
             user: r.text("nats.user"),
-            password: r.text("nats.password").map(Secret::new),
+            password: r.secret("nats.password"),
+            role: r.optional_token("nats.role"),
             nkey_file: r.path("nats.nkey_file"),
             credentials_file: r.path("nats.credentials_file"),
             ca_file: r.path("nats.tls.ca_file"),
@@ -325,10 +345,14 @@ impl ClickHouse {
             port: r.integer(&key("port"), if secure { 8443 } else { 8123 }, 1, u16::MAX),
             database: r.identifier(&key("database"), "marketferry"),
             user: r.text(&key("user")).unwrap_or_else(|| "default".into()),
-            password: Secret::new(r.text(&key("password")).unwrap_or_default()),
+            password: r.secret(&key("password")).unwrap_or_else(|| Secret::new("")),
             secure,
         }
     }
+}
+
+fn http_listen(r: &mut Reader) -> Option<SocketAddr> {
+    r.parsed("http.listen", "an address and a port, e.g. 127.0.0.1:9100")
 }
 
 fn destinations(r: &mut Reader) -> Vec<Destination> {

@@ -1,5 +1,6 @@
 //! What `doctor` finds: a list of checks, for people and as JSON.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::Serialize;
@@ -54,6 +55,22 @@ impl Report {
         }
         text
     }
+}
+
+/// What the configuration says, for `doctor --config-only`: it was read without a problem, and nothing was asked.
+pub fn describe_storage(report: &mut Report, storage: &Storage) {
+    let (prefix, place) = (&storage.prefix, &storage.place);
+    let found = match place {
+        Place::S3(bucket) => format!("bucket {} at {}, prefix {prefix}", bucket.bucket, bucket.endpoint),
+        Place::Folder { path } => format!("shared folder {}, prefix {prefix}", path.display()),
+        Place::Rsync(rsync) => format!("rsync of {} on {}, prefix {prefix}", rsync.path, rsync.host),
+    };
+    report.good("storage", found);
+}
+
+/// The same for `http.listen`.
+pub fn describe_http(report: &mut Report, listen: Option<SocketAddr>) {
+    report.good("http", listen.map_or_else(|| "not served".to_owned(), |listen| listen.to_string()));
 }
 
 /// Whether the store can be used as configured from this end; part of both binaries' `doctor`.

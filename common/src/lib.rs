@@ -20,6 +20,7 @@ pub mod config;
 pub mod doctor;
 pub mod exit;
 pub mod failpoint;
+pub mod healthcheck;
 pub mod http;
 pub mod shutdown;
 pub mod telemetry;

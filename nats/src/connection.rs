@@ -22,6 +22,8 @@ pub struct Bus {
     pub(crate) context: Context,
     /// This process's unique name.
     pub(crate) worker: String,
+    /// Whose permissions it has, where those name the readers of streams.
+    pub(crate) role: Option<String>,
 }
 
 impl Bus {
@@ -51,6 +53,9 @@ impl Bus {
         if let (Some(cert), Some(key)) = (&config.cert_file, &config.key_file) {
             options = options.add_client_certificate(cert.clone(), key.clone());
         }
+        if let Some(role) = &config.role {
+            options = options.custom_inbox_prefix(format!("_INBOX_{role}"));
+        }
         let urls: Vec<String> = config.urls.iter().map(|url| parts(url.reveal()).0).collect();
         let client = options.connect(urls).await.map_err(|error| {
             let kind = match error.kind() {
@@ -64,7 +69,7 @@ impl Bus {
             BusError::new(kind, format!("cannot connect to {}", public_urls(config)), &error)
         })?;
         let context = jetstream::new(client.clone());
-        Ok(Self { client, context, worker: worker.to_owned() })
+        Ok(Self { client, context, worker: worker.to_owned(), role: config.role.clone() })
     }
 
     pub fn is_connected(&self) -> bool {
@@ -80,7 +85,7 @@ impl Bus {
 }
 
 /// The configured servers without user names and passwords.
-fn public_urls(config: &Nats) -> String {
+pub fn public_urls(config: &Nats) -> String {
     config.urls.iter().map(|url| parts(url.reveal()).0).collect::<Vec<_>>().join(", ")
 }
 

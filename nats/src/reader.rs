@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{ConsumerCreateStrictErrorKind, Stream};
 use async_nats::{HeaderMap, header};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -18,6 +19,8 @@ const BATCH: usize = 64;
 const HEADERS_BATCH: usize = 1000;
 /// How long the server keeps the consumer of a reader that ended without a word.
 const INACTIVE: Duration = Duration::from_secs(60);
+/// How many may read a stream at the same time with the permissions of one role.
+const READERS_MAX: u32 = 4;
 
 /// One message as it is stored.
 pub(crate) struct StoredMessage {
@@ -92,7 +95,7 @@ impl Bus {
             num_replicas: 1,
             ..pull::Config::default()
         };
-        let consumer = found.create_consumer(reader).await.map_err(|error| unavailable(&error))?;
+        let consumer = self.create_reader(&found, reader).await?;
         // What is published from now on is not waited for.
         let expected = consumer.cached_info().num_pending;
         let batch_max = if part == Part::Headers { HEADERS_BATCH } else { BATCH };
@@ -120,5 +123,28 @@ impl Bus {
             tracing::debug!(%error, "the server removes it by itself");
         }
         Ok(())
+    }
+
+    /// Creates the consumer of a reader: under any name, or under one that this process's permissions name.
+    async fn create_reader(&self, stream: &Stream, reader: pull::Config) -> Result<PullConsumer, BusError> {
+        let doing = || format!("reading stream {}", stream.cached_info().config.name);
+        let Some(role) = &self.role else {
+            return stream.create_consumer(reader).await.map_err(|error| BusError::unavailable(doing(), &error));
+        };
+        // The server takes the creation of what is there already for success if nothing differs.
+        let mark = [("ferry.reader".to_owned(), format!("{} {}", self.worker, self.client.new_inbox()))];
+        for number in 1..=READERS_MAX {
+            let name = format!("reader-{role}-{number}");
+            let named = pull::Config { name: Some(name), metadata: mark.clone().into(), ..reader.clone() };
+            match stream.create_consumer_strict(named).await {
+                Err(error) if matches!(error.kind(), ConsumerCreateStrictErrorKind::AlreadyExists) => {}
+                made => return made.map_err(|error| BusError::unavailable(doing(), &error)),
+            }
+        }
+        let why = format!(
+            "{READERS_MAX} others read it as {role}; a reader that died is forgotten after {} s",
+            INACTIVE.as_secs()
+        );
+        Err(BusError::plain(BusErrorKind::Unavailable, doing(), why))
     }
 }

@@ -44,6 +44,12 @@ Examples:
   puller adopt --ingested /srv/binance/_ingested --json
   puller adopt --ingested /srv/binance/_ingested && puller pull";
 
+const HEALTHCHECK_EXAMPLES: &str = "\
+Examples:
+  puller healthcheck
+  HEALTHCHECK CMD [\"puller\", \"healthcheck\"]         in a Dockerfile, with FERRY__HTTP__LISTEN set
+  puller healthcheck --live";
+
 /// Takes announced archives from the bucket to ClickHouse, exactly once and verified
 #[derive(Debug, Parser)]
 #[command(
@@ -151,11 +157,30 @@ pub enum Command {
     },
 
     /// Checks every server, credential and setting, and says what to do about what is wrong
-    #[command(after_help = "Examples:\n  puller doctor\n  puller doctor --json")]
+    #[command(
+        after_help = "Examples:\n  puller doctor\n  puller doctor --json\n  puller doctor --config-only    before the \
+                            service is started: is every setting there?"
+    )]
     Doctor {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Only check the configuration, with all that the service needs; connect to nothing
+        ///
+        /// Exit 2, and every problem, when it is wrong.
+        #[arg(long)]
+        config_only: bool,
+    },
+
+    /// Asks the running service whether it is ready, on http.listen; for Docker's HEALTHCHECK
+    ///
+    /// Exit 0 when it is, 1 when not, with the reasons. Of the configuration only http.listen counts, and nothing else is
+    /// connected to.
+    #[command(after_help = HEALTHCHECK_EXAMPLES)]
+    Healthcheck {
+        /// Ask only whether it runs
+        #[arg(long)]
+        live: bool,
     },
 }
 

@@ -1,15 +1,43 @@
 //! `puller doctor`: every server, credential and setting, one by one.
 
 use common::config::{Config, DestinationKind};
-use common::doctor::{Report, check_storage};
+use common::doctor::{Report, check_storage, describe_http, describe_storage};
 use common::object_store::End;
 use nats::{Bus, ConsumerSettings};
 
-use crate::service::{Failure, worker_name};
+use crate::service::{Failure, served, worker_name};
 use crate::status::print;
 use crate::warehouse::{Warehouse, WarehouseErrorKind};
 
-pub(crate) async fn run(config: &Config, json: bool) -> Result<u8, Failure> {
+pub(crate) async fn run(config: &Config, json: bool, config_only: bool) -> Result<u8, Failure> {
+    let report = if config_only { configuration(config) } else { examine(config).await };
+    if json {
+        print(&serde_json::to_string_pretty(&report).expect("strings and numbers always serialise"));
+    } else {
+        print(report.to_text().trim_end());
+    }
+    Ok(report.exit_code())
+}
+
+/// What is configured. Whatever is wrong with it was said before, and nothing else is looked at.
+fn configuration(config: &Config) -> Report {
+    let mut report = Report::default();
+    describe_storage(&mut report, &config.storage);
+    report.good("nats", nats::public_urls(&config.nats));
+    for destination in served(config) {
+        let found = match &destination.kind {
+            DestinationKind::ClickHouse(server) => {
+                format!("ClickHouse at {}:{}, database {}", server.host, server.port, server.database)
+            }
+            DestinationKind::Directory { path } => format!("folder {}", path.display()),
+        };
+        report.good(&format!("destination {}", destination.name), found);
+    }
+    describe_http(&mut report, config.http_listen);
+    report
+}
+
+async fn examine(config: &Config) -> Report {
     let mut report = Report::default();
     check_storage(&mut report, &config.storage, End::Puller).await;
     check_queue(&mut report, config).await;
@@ -26,12 +54,7 @@ pub(crate) async fn run(config: &Config, json: bool) -> Result<u8, Failure> {
     if let Some(path) = &config.local.data_dir {
         check_directory(&mut report, "local.data_dir", path);
     }
-    if json {
-        print(&serde_json::to_string_pretty(&report).expect("strings and numbers always serialise"));
-    } else {
-        print(report.to_text().trim_end());
-    }
-    Ok(report.exit_code())
+    report
 }
 
 async fn check_queue(report: &mut Report, config: &Config) {

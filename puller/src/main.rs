@@ -5,11 +5,15 @@ use std::process::ExitCode;
 use clap::Parser;
 use common::bars::LogWriter;
 use common::config::Config;
-use common::{exit, shutdown, telemetry};
-use puller::{Cli, run};
+use common::{exit, healthcheck, shutdown, telemetry};
+use puller::{Cli, Command, run};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Before the configuration, of which it needs one key only, and the log.
+    if let Command::Healthcheck { live } = cli.command {
+        return ExitCode::from(healthcheck::run("puller", cli.config.as_deref(), live));
+    }
     let config = match Config::load(cli.config.as_deref(), cli.command.needs()) {
         Ok(config) => config,
         Err(error) => return fail(&error, exit::USAGE),

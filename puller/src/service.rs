@@ -41,7 +41,8 @@ impl Command {
             | Self::Pause(_)
             | Self::Resume(_)
             | Self::History(_) => &[Need::Destination],
-            Self::Tasks(_) | Self::Doctor { .. } | Self::Dead(_) => &[],
+            Self::Doctor { config_only: true, .. } => &[Need::Storage, Need::Destination],
+            Self::Tasks(_) | Self::Doctor { .. } | Self::Dead(_) | Self::Healthcheck { .. } => &[],
         }
     }
 }
@@ -68,7 +69,8 @@ pub async fn run(command: Command, mut config: Config, stop: CancellationToken) 
         Command::Verify(args) => verify::run(&args, config, stop).await,
         Command::Adopt(args) => adopt::run(&args, config, stop).await,
         Command::Migrate { prune } => migrate(&config, prune).await,
-        Command::Doctor { json } => doctor::run(&config, json).await,
+        Command::Doctor { json, config_only } => doctor::run(&config, json, config_only).await,
+        Command::Healthcheck { .. } => unreachable!("answered before a configuration is loaded"),
     };
     done.unwrap_or_else(|failure| {
         tracing::error!("{}", failure.message);

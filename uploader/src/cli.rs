@@ -66,7 +66,14 @@ Examples:
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
   uploader doctor
-  uploader doctor --json";
+  uploader doctor --json
+  uploader doctor --config-only      before the service is started: is every setting there?";
+
+const HEALTHCHECK_EXAMPLES: &str = "\
+Examples:
+  uploader healthcheck
+  HEALTHCHECK CMD [\"uploader\", \"healthcheck\"]       in a Dockerfile, with FERRY__HTTP__LISTEN set
+  uploader healthcheck --live";
 
 /// Ships complete units of archives to the bucket and announces them
 ///
@@ -122,6 +129,21 @@ pub enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Only check the configuration, with all that the service needs; connect to nothing
+        ///
+        /// Exit 2, and every problem, when it is wrong.
+        #[arg(long)]
+        config_only: bool,
+    },
+    /// Asks the running service whether it is ready, on http.listen; for Docker's HEALTHCHECK
+    ///
+    /// Exit 0 when it is, 1 when not, with the reasons. Of the configuration only http.listen counts, and nothing else is
+    /// connected to.
+    #[command(after_help = HEALTHCHECK_EXAMPLES)]
+    Healthcheck {
+        /// Ask only whether it runs
+        #[arg(long)]
+        live: bool,
     },
 }
 
@@ -256,8 +278,9 @@ impl Cli {
             Command::Adopt(adopt) if adopt.marked => &[Need::Storage, Need::DataDir],
             Command::Download(_) => &[Need::DataDir],
             Command::Reconcile(_) | Command::Adopt(_) => &[Need::Storage],
+            Command::Doctor { config_only: true, .. } => &[Need::Storage, Need::DataDir],
             // It says itself what is missing.
-            Command::Doctor { .. } => &[],
+            Command::Doctor { .. } | Command::Healthcheck { .. } => &[],
         }
     }
 
@@ -265,7 +288,11 @@ impl Cli {
     pub fn bwlimit(&self) -> Option<&BwLimit> {
         match &self.command {
             Command::Upload(Upload { bwlimit, .. }) | Command::Watch(Watch { bwlimit }) => bwlimit.as_ref(),
-            Command::Download(_) | Command::Adopt(_) | Command::Reconcile(_) | Command::Doctor { .. } => None,
+            Command::Download(_)
+            | Command::Adopt(_)
+            | Command::Reconcile(_)
+            | Command::Doctor { .. }
+            | Command::Healthcheck { .. } => None,
         }
     }
 

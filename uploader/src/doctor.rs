@@ -3,13 +3,25 @@
 use std::path::Path;
 
 use common::config::Config;
-use common::doctor::{Report, check_storage};
+use common::doctor::{Report, check_storage, describe_http, describe_storage};
 use common::object_store::End;
 use nats::Bus;
 
 use crate::download;
 use crate::marks;
 use crate::site::blocking;
+
+/// What is configured. Whatever is wrong with it was said before, and nothing else is looked at.
+pub(crate) fn configuration(config: &Config) -> Report {
+    let mut report = Report::default();
+    if let Some(data_dir) = &config.local.data_dir {
+        report.good("data_dir", data_dir.display().to_string());
+    }
+    describe_storage(&mut report, &config.storage);
+    report.good("nats", nats::public_urls(&config.nats));
+    describe_http(&mut report, config.http_listen);
+    report
+}
 
 /// Looks at everything; changes nothing.
 pub(crate) async fn examine(config: &Config) -> Report {

@@ -139,12 +139,13 @@ pub async fn run(cli: &Cli, config: &Config, progress: Progress, shutdown: Cance
             print(&if args.json { report.to_json() } else { report.to_text() });
             report.exit_code
         }
-        Command::Doctor { json } => {
-            let report = doctor::examine(config).await;
+        Command::Doctor { json, config_only } => {
+            let report = if *config_only { doctor::configuration(config) } else { doctor::examine(config).await };
             let as_json = || serde_json::to_string_pretty(&report).expect("texts and flags always serialise");
             print(&if *json { as_json() } else { report.to_text() });
             report.exit_code()
         }
+        Command::Healthcheck { .. } => unreachable!("answered before a configuration is loaded"),
     }
 }
 

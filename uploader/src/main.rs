@@ -3,11 +3,15 @@ use std::process::ExitCode;
 use clap::Parser;
 use common::bars::LogWriter;
 use common::config::Config;
-use common::{exit, shutdown, telemetry};
-use uploader::{Cli, Progress};
+use common::{exit, healthcheck, shutdown, telemetry};
+use uploader::{Cli, Command, Progress};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Before the configuration, of which it needs one key only, and the log.
+    if let Command::Healthcheck { live } = cli.command {
+        return ExitCode::from(healthcheck::run("uploader", cli.config.as_deref(), live));
+    }
     match start(&cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

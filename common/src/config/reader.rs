@@ -2,13 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use super::secret::Secret;
 use crate::unit::{Token, shorten};
+
+/// No password or key is longer; a log file given by mistake is.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
 
 /// Everything that is wrong with a configuration, one line a problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +67,11 @@ impl Reader {
                 self.problem(&shorten(&leaf), &format!("unknown key{hint}"));
             }
         }
+        self.finish_unread()
+    }
+
+    /// The same where only some of the keys were to be read.
+    pub(super) fn finish_unread(self) -> Result<(), ConfigError> {
         if self.problems.is_empty() { Ok(()) } else { Err(ConfigError { problems: self.problems }) }
     }
 
@@ -100,6 +111,36 @@ impl Reader {
 
     pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
         self.text(key).map(PathBuf::from)
+    }
+
+    /// A password or key: itself, or in the file that `<key>_file` names, whose trailing line breaks do not count.
+    pub(super) fn secret(&mut self, key: &str) -> Option<Secret> {
+        let file_key = format!("{key}_file");
+        let (text, file) = (self.text(key), self.path(&file_key));
+        match (text, file) {
+            (Some(_), Some(_)) => {
+                self.problem(key, &format!("is set, and so is {file_key}; only one of them may be"));
+                None
+            }
+            (text, None) => text.map(Secret::new),
+            (None, Some(file)) => match read_secret(&file) {
+                Ok(secret) => Some(secret),
+                Err(why) => {
+                    self.problem(&file_key, &format!("{}: {why}", file.display()));
+                    None
+                }
+            },
+        }
+    }
+
+    /// The same, where it is needed. What is wrong with it is said once.
+    pub(super) fn required_secret(&mut self, key: &str, meaning: &str) -> Secret {
+        let before = self.problems.len();
+        let secret = self.secret(key);
+        if secret.is_none() && self.problems.len() == before {
+            self.problem(key, &format!("is not set, nor is {key}_file ({meaning})"));
+        }
+        secret.unwrap_or_else(|| Secret::new(""))
     }
 
     /// A list, or one text with commas.
@@ -224,13 +265,16 @@ impl Reader {
 
     /// A name fit for a subject: see [`Token`].
     pub(super) fn token(&mut self, key: &str, meaning: &str) -> String {
-        let text = self.required(key, meaning);
-        if !text.is_empty()
-            && let Err(error) = text.parse::<Token>()
-        {
+        self.required(key, meaning);
+        self.optional_token(key).unwrap_or_default()
+    }
+
+    pub(super) fn optional_token(&mut self, key: &str) -> Option<String> {
+        let text = self.text(key)?;
+        if let Err(error) = text.parse::<Token>() {
             self.problem(key, &error.to_string());
         }
-        text
+        Some(text)
     }
 
     /// A name that goes into SQL as it is.
@@ -242,6 +286,23 @@ impl Reader {
         }
         text
     }
+}
+
+fn read_secret(file: &Path) -> Result<Secret, String> {
+    let opened = File::open(file).map_err(|error| format!("cannot be read: {error}"))?;
+    if opened.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        // Docker makes a folder of a file that is not there and is to be mounted.
+        return Err("is a directory, not a file".into());
+    }
+    let mut bytes = Vec::new();
+    let read = opened.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes);
+    let length = read.map_err(|error| format!("cannot be read: {error}"))?;
+    if length as u64 > SECRET_BYTES_MAX {
+        return Err(format!("is larger than {} KiB", SECRET_BYTES_MAX >> 10));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| "is not text".to_owned())?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() { Err("is empty".into()) } else { Ok(Secret::new(text)) }
 }
 
 fn collect_leaves(at: &str, value: &Value, leaves: &mut Vec<String>) {

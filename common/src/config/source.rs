@@ -28,6 +28,9 @@ const OLDER_NAMES: [(&str, &str); 16] = [
 ];
 
 const FERRY_CONFIG: &str = "FERRY_CONFIG";
+/// Names of variables, with spaces or commas between them. Compose files set it: compose itself reads the variables of
+/// all profiles and so cannot ask for those of one.
+const FERRY_REQUIRED: &str = "FERRY_REQUIRED";
 const DEFAULT_FILE: &str = "config.yaml";
 
 /// Merges the file, `FERRY__…` and the older names; of two, the one named later here wins.
@@ -58,6 +61,13 @@ pub(super) fn tree(path: Option<&Path>, environment: &[(String, String)]) -> Res
     }
     let merged = builder.build().map_err(|error| ConfigError::one("configuration", &error.to_string()))?;
     merged.try_deserialize().map_err(|error| ConfigError::one("configuration", &error.to_string()))
+}
+
+/// The variables that [`FERRY_REQUIRED`] names and that are not set, or empty.
+pub(super) fn required_and_not_set(environment: &[(String, String)]) -> Vec<String> {
+    let value = |name: &str| environment.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
+    let names = value(FERRY_REQUIRED).split([' ', ',', '\n']).map(str::trim).filter(|name| !name.is_empty());
+    names.filter(|name| value(name).is_empty()).map(str::to_owned).collect()
 }
 
 fn file(path: Option<&Path>, from_environment: Option<&str>) -> Option<PathBuf> {

@@ -80,17 +80,24 @@ impl Storage {
         };
         let bucket = text(Type::S3, "storage.r2.bucket", "the name of the bucket");
         let endpoint = text(Type::S3, "storage.r2.endpoint", "e.g. https://<account id>.r2.cloudflarestorage.com");
-        let access_key_id = text(Type::S3, "storage.r2.access_key_id", "part of the bucket's API token");
-        let secret_access_key = text(Type::S3, "storage.r2.secret_access_key", "part of the bucket's API token");
         let folder = text(Type::Folder, "storage.fs.path", "the folder that both sites can open");
         let host = text(Type::Rsync, "storage.rsync.host", "the machine of the uploader");
         let path = text(Type::Rsync, "storage.rsync.path", "the uploader's data_dir as the puller finds it there");
+        let mut of_token = |key: &str| {
+            if needed && chosen == Type::S3 {
+                r.required_secret(key, "part of the bucket's API token")
+            } else {
+                r.secret(key).unwrap_or_else(|| Secret::new(""))
+            }
+        };
+        let access_key_id = of_token("storage.r2.access_key_id").reveal().to_owned();
+        let secret_access_key = of_token("storage.r2.secret_access_key");
         let bucket = Bucket {
             bucket,
             endpoint,
             region: r.text("storage.r2.region").unwrap_or_else(|| "auto".into()),
             access_key_id,
-            secret_access_key: Secret::new(secret_access_key),
+            secret_access_key,
             path_style: r.flag("storage.r2.path_style", true),
         };
         let rsync = Rsync::read(r, host, &path);

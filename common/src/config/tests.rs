@@ -8,7 +8,7 @@ fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 fn read(yaml: &str, pairs: &[(&str, &str)], needs: &[Need]) -> Result<Config, ConfigError> {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(file.path(), yaml).expect("written");
-    Config::read(source::tree(Some(file.path()), &environment(pairs))?, needs)
+    Config::read(Some(file.path()), &environment(pairs), needs)
 }
 
 fn bucket(config: &Config) -> &Bucket {
@@ -33,10 +33,20 @@ fn the_example_file_is_read_and_names_every_key() {
     let config = read(example, &[], &[Need::Storage, Need::DataDir, Need::Destination]).expect("reads");
     assert_eq!(config.destinations.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(), ["primary"]);
     // Taking the comment marks off the optional keys gives a file that is read too.
-    let all: String =
-        example.lines().map(|line| line.strip_prefix("#~ ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
-    let config = read(&all, &[], &[]).expect("reads with everything set");
+    let unmarked: Vec<&str> = example.lines().map(|line| line.strip_prefix("#~ ").unwrap_or(line)).collect();
+    let without = |dropped: &[&str]| {
+        let dropped = |line: &str| dropped.contains(&line.split(':').next().unwrap_or_default().trim());
+        unmarked.iter().copied().filter(|line| !dropped(line)).collect::<Vec<_>>().join("\n")
+    };
+    let files = ["access_key_id_file", "secret_access_key_file", "password_file"];
+    let config = read(&without(&files), &[], &[]).expect("reads with everything set");
     assert_eq!(config.destinations.len(), 3);
+    // And with the secrets in files, which are not here.
+    let secrets = ["access_key_id", "secret_access_key", "password"];
+    let message = read(&without(&secrets), &[], &[]).expect_err("no such files").to_string();
+    let lines: Vec<&str> = message.lines().skip(1).collect();
+    assert_eq!(lines.len(), 5, "{message}");
+    assert!(lines.iter().all(|line| line.contains("_file: /run/secrets/")), "{message}");
 }
 
 #[test]
@@ -207,4 +217,65 @@ clickhouse: {host: localhost, port: 8123, database: binance, user: default, pass
         error.contains("ingest.lock_file: unknown key") && error.contains("did you mean storage.r2.bucket?"),
         "{error}"
     );
+}
+
+#[test]
+fn secrets_may_be_in_files() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, content: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let good = file("good", b" hunter2 \r\n\n");
+    let yaml = format!(
+        "storage: {{r2: {{bucket: b, endpoint: 'http://e', access_key_id_file: {good}, secret_access_key_file: {good}}}}}\n\
+         nats: {{user: u, password_file: {good}}}\n\
+         destinations: [{{name: d, host: h, password_file: {good}}}]"
+    );
+    let pairs = [("CLICKHOUSE_HOST", "h"), ("FERRY__CLICKHOUSE__PASSWORD_FILE", good.as_str())];
+    let config = read(&yaml, &pairs, &[Need::Storage]).expect("reads");
+    let secret = Secret::new(" hunter2 ");
+    assert_eq!((bucket(&config).access_key_id.as_str(), &bucket(&config).secret_access_key), (" hunter2 ", &secret));
+    assert_eq!(config.nats.password.as_ref(), Some(&secret));
+    for destination in &config.destinations {
+        let DestinationKind::ClickHouse(server) = &destination.kind else { panic!("not ClickHouse") };
+        assert_eq!(server.password, secret, "{}", destination.name);
+    }
+    assert!(!format!("{:?}{:?}", config.nats, config.destinations).contains("hunter2"));
+
+    let check = |path: &str, why: &str| {
+        let yaml = format!(
+            "storage: {{r2: {{bucket: b, endpoint: 'http://e', access_key_id: a, secret_access_key_file: '{path}'}}}}"
+        );
+        let message = read(&yaml, &[], &[Need::Storage]).expect_err(why).to_string();
+        let line = format!("\n  storage.r2.secret_access_key_file: {path}: {why}");
+        assert!(message.contains(&line) && message.lines().count() == 2, "{line}\nin\n{message}");
+    };
+    check(dir.path().join("absent").to_str().expect("UTF-8"), "cannot be read: No such file");
+    check(dir.path().to_str().expect("UTF-8"), "is a directory, not a file");
+    check(&file("empty", b"\r\n"), "is empty");
+    check(&file("large", &[b'x'; 65537]), "is larger than 64 KiB");
+    check(&file("binary", &[0xff, 0xfe]), "is not text");
+    read(&format!("nats: {{password_file: '{}'}}", file("largest", &[b'x'; 65536])), &[], &[]).expect("fits");
+
+    let both = format!("nats: {{password: hunter2, password_file: {good}}}");
+    let message = read(&both, &[], &[]).expect_err("both").to_string();
+    assert!(message.contains("nats.password: is set, and so is nats.password_file"), "{message}");
+    assert!(!message.contains("hunter2"), "{message}");
+}
+
+#[test]
+fn what_a_compose_file_requires_is_missed_by_its_name() {
+    let pairs = [
+        ("FERRY_REQUIRED", "R2_BUCKET, R2_ENDPOINT LOCAL_DATA_DIR,SITE_DIR"),
+        ("R2_BUCKET", ""),
+        ("R2_ENDPOINT", "http://e"),
+    ];
+    let message = read("colour: red", &pairs, &[]).expect_err("three are missing").to_string();
+    for name in ["R2_BUCKET", "LOCAL_DATA_DIR", "SITE_DIR"] {
+        assert!(message.contains(&format!("\n  {name}: is not set (put it into .env)")), "{message}");
+    }
+    assert!(message.contains("colour: unknown key") && !message.contains("R2_ENDPOINT"), "{message}");
+    read("", &[("FERRY_REQUIRED", "R2_BUCKET"), ("R2_BUCKET", "b")], &[]).expect("reads");
 }
