@@ -43,7 +43,8 @@ RUN set -eu; \
     find common nats uploader puller -name '*.rs' -exec touch {} +; \
     cargo build --locked --profile $CARGO_PROFILE --package uploader --package puller; \
     mkdir -p /out; \
-    find target -maxdepth 2 -type f \( -name uploader -o -name puller \) -exec cp {} /out/ \;
+    find target -maxdepth 2 -type f \( -name uploader -o -name puller \) -exec cp {} /out/ \; ; \
+    strip --strip-debug /out/*
 # What a binary needs besides itself: the C library, the authorities that sign certificates, time zones (storage.bwlimit),
 # and folders that whoever it runs as may write to.
 RUN set -eu; \
@@ -89,7 +90,8 @@ FROM build AS build-demo
 RUN set -eu; \
     find tests -name '*.rs' -exec touch {} +; \
     cargo build --locked --profile $CARGO_PROFILE --package tests --bin demo; \
-    find target -maxdepth 2 -type f -name demo -exec cp {} /out/ \;; \
+    find target -maxdepth 2 -type f -name demo -exec cp {} /out/ \; ; \
+    strip --strip-debug /out/demo; \
     mkdir -p /root-fs/demo/ferry /root-fs/demo-data; \
     chmod 1777 /root-fs/demo /root-fs/demo/ferry /root-fs/demo-data
 

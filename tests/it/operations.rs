@@ -256,3 +256,29 @@ fn logs_are_structured_and_hold_no_secret() -> Result<()> {
     }
     Ok(())
 }
+
+/// An upgrade goes table first, workers after: those of the version before go on with what the next one added.
+#[test]
+fn a_worker_works_on_a_schema_that_is_newer_than_it_is() -> Result<()> {
+    let project = Project::new(Stack::shared(), "newer-schema")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    let database = project.database();
+    for table in ["klines", "archives", "ingest_log"] {
+        // With a default, anywhere among the columns: all that a migration may do to a table that is in use.
+        let change = "ADD COLUMN added_later String DEFAULT 'none', ADD COLUMN added_first UInt8 DEFAULT 7 FIRST";
+        project.query(&format!("ALTER TABLE `{database}`.{table} {change}"))?;
+    }
+    project.query(&format!("INSERT INTO `{database}`.schema_migrations (version) VALUES (1000)"))?;
+    two_days(&project)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()?;
+    // It does not undo what it does not know, and calls nothing wrong.
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.puller(&["doctor"])?.expect_code(0)?;
+    let newest = project.query(&format!("SELECT max(version) FROM `{database}`.schema_migrations"))?;
+    assert_eq!(newest.trim(), "1000");
+    assert_eq!(project.query(&format!("SELECT DISTINCT added_later FROM `{database}`.klines"))?.trim(), "none");
+    project.puller(&["verify"])?.expect_code(0)?;
+    Ok(())
+}
