@@ -16,6 +16,7 @@ mod ingested;
 mod kills;
 mod moving;
 mod operations;
+mod permissions;
 mod pipeline;
 mod recovery;
 mod replay;

@@ -8,6 +8,7 @@
 mod clickhouse;
 mod nats;
 mod ports;
+mod roles;
 mod run_dir;
 mod s3;
 pub(crate) mod setup;
@@ -17,6 +18,7 @@ mod stack;
 pub use clickhouse::{ClickHouse, SqlClient};
 pub use nats::{Account, Nats};
 pub use ports::free_port;
+pub use roles::Roles;
 pub use run_dir::RunDir;
 pub use s3::{Credentials, NO_COPIES, S3};
 pub use setup::{ensure as ensure_installed, repository};

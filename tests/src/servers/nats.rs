@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{PORT_TRIES, STOP_DEADLINE, poll, ports::free_port, random_hex, setup};
+use super::{PORT_TRIES, Roles, STOP_DEADLINE, poll, ports::free_port, random_hex, setup};
 use crate::{
     Context, Failure, Result, http,
     process::{Process, Program},
@@ -43,6 +43,8 @@ pub struct Nats {
     accounts: usize,
     handed_out: AtomicUsize,
     cluster: Option<ClusterPart>,
+    /// Its users come from `users.conf` beside its configuration; else each account has one with a password.
+    has_roles: bool,
     process: Option<Process>,
 }
 
@@ -61,12 +63,24 @@ impl Nats {
 
     pub fn start_with_accounts(dir: &Path, accounts: usize) -> Result<Nats> {
         fs::create_dir_all(dir).context(format!("making {}", dir.display()))?;
-        let mut nats = Nats::not_started(dir, accounts, random_hex()?)?;
+        Nats::not_started(dir, accounts, random_hex()?)?.start_on_free_ports()
+    }
+
+    /// A server with the users of `deploy/nats/users.conf`.
+    pub fn start_with_roles(dir: &Path) -> Result<(Nats, Roles)> {
+        fs::create_dir_all(dir).context(format!("making {}", dir.display()))?;
+        let roles = Roles::make(dir)?;
+        let mut nats = Nats::not_started(dir, 0, random_hex()?)?;
+        nats.has_roles = true;
+        Ok((nats.start_on_free_ports()?, roles))
+    }
+
+    fn start_on_free_ports(mut self) -> Result<Nats> {
         for attempt in 1.. {
-            (nats.port, nats.monitor_port) = (free_port(), free_port());
-            match nats.launch() {
+            (self.port, self.monitor_port) = (free_port(), free_port());
+            match self.launch() {
                 Err(failure) if attempt < PORT_TRIES && is_port_taken(&failure) => continue,
-                result => return result.map(|()| nats),
+                result => return result.map(|()| self),
             }
         }
         unreachable!("the loop returns at the last attempt");
@@ -101,6 +115,7 @@ impl Nats {
             accounts,
             handed_out: AtomicUsize::new(0),
             cluster: None,
+            has_roles: false,
             process: None,
         })
     }
@@ -213,12 +228,17 @@ impl Nats {
         let store = store.to_str().ok_or_else(|| Failure::new("the path is not UTF-8"))?;
         let mut config = format!(
             "server_name: {}\nhost: 127.0.0.1\nport: {}\nhttp: \"127.0.0.1:{}\"\n\
-             jetstream {{ store_dir: {}, sync_interval: always, max_file_store: 8TB }}\naccounts {{\n",
+             jetstream {{ store_dir: {}, sync_interval: always, max_file_store: 8TB }}\n",
             quoted(&self.server_name),
             self.port,
             self.monitor_port,
             quoted(store),
         );
+        if self.has_roles {
+            config.push_str("include \"users.conf\"\n");
+            return Ok(config);
+        }
+        config.push_str("accounts {\n");
         for number in 0..self.accounts {
             writeln!(
                 config,

@@ -1,0 +1,309 @@
+//! Each role's user of `deploy/nats/users.conf` can do its work, and is refused everything else.
+
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event};
+use serde_json::{Value, json};
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::process::Finished;
+use tests::project::{Project, Service};
+use tests::servers::{Nats, Roles, RunDir, Stack};
+use tests::{Context, Failure, Result};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+const TIMEOUT: Duration = Duration::from_secs(120);
+const UNIT: &str = "binance.spot.klines.1h.2025-03-01";
+
+/// A project whose NATS gives each role a user of its own.
+struct Site {
+    project: Project,
+    roles: Roles,
+    nats: Nats,
+    // Dropped last.
+    _dir: RunDir,
+}
+
+impl Site {
+    fn new(label: &str) -> Result<Site> {
+        let dir = RunDir::new(label)?;
+        let (nats, roles) = Nats::start_with_roles(&dir.path().join("nats"))?;
+        let mut project = Project::new(Stack::shared(), label)?;
+        for (key, value) in [("url", json!(nats.url())), ("user", Value::Null), ("password", Value::Null)] {
+            project.set(&format!("nats.{key}"), value)?;
+        }
+        Ok(Site { project, roles, nats, _dir: dir })
+    }
+
+    fn archive(&self, day: &str) -> Result<()> {
+        ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day).write(self.project.data_dir())?;
+        mark_all(self.project.data_dir()).map(drop)
+    }
+
+    fn env(&self, role: &str) -> Result<[(&'static str, String); 3]> {
+        let seed = self.roles.seed_file(role);
+        let seed = seed.to_str().ok_or_else(|| Failure::new("the path is not UTF-8"))?.to_owned();
+        Ok([
+            ("FERRY__NATS__ROLE", role.to_owned()),
+            ("FERRY__NATS__NKEY_FILE", seed),
+            ("FERRY__NATS__MANAGE", (role == "operator").to_string()),
+        ])
+    }
+
+    /// Runs a command; fails also when the server refused any part of it, for some refusals are only logged.
+    fn run(&self, role: &str, binary: &str, args: &[&str], code: i32) -> Result<Finished> {
+        let env = self.env(role)?;
+        let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let finished = self.project.start(binary, args, &env)?.wait(TIMEOUT)?.expect_code(code)?;
+        no_violation(&finished.name, &finished.stderr)?;
+        Ok(finished)
+    }
+
+    fn spawn_worker(&self) -> Result<Service> {
+        let env = self.env("worker")?;
+        let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        self.project.spawn("puller", &["run"], &env)
+    }
+}
+
+fn no_violation(who: &str, stderr: &str) -> Result<()> {
+    let refused = stderr.lines().find(|line| line.to_lowercase().contains("permissions violation"));
+    refused.map_or(Ok(()), |line| Err(Failure::new(format!("{who}: {line}"))))
+}
+
+#[test]
+fn every_role_can_do_its_work() -> Result<()> {
+    let site = Site::new("roles")?;
+    site.archive("2025-03-01")?;
+    // Twice, for what is there already is compared and not made.
+    site.run("operator", "puller", &["migrate"], 0)?;
+    site.run("operator", "puller", &["migrate", "--prune"], 0)?;
+    site.run("operator", "puller", &["doctor"], 0)?;
+    for (binary, role) in [("uploader", "uploader"), ("puller", "worker")] {
+        site.run(role, binary, &["doctor"], 0)?;
+    }
+
+    site.run("uploader", "uploader", &["upload"], 0)?;
+    site.run("worker", "puller", &["pull", "--dry-run"], 0)?;
+    site.run("worker", "puller", &["pull"], 0)?;
+    site.project.check_tables()?;
+    site.archive("2025-03-02")?;
+    site.run("uploader", "uploader", &["upload"], 0)?;
+    let again = site.run("uploader", "uploader", &["upload"], 0)?;
+    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    site.run("uploader", "uploader", &["reconcile"], 0)?;
+    site.run("uploader", "uploader", &["reconcile", "--fix"], 0)?;
+    site.run("uploader", "uploader", &["adopt"], 0)?;
+
+    let mut worker = site.spawn_worker()?;
+    site.project.wait_for_archives(2, TIMEOUT)?;
+    for role in ["operator", "monitor"] {
+        let status = site.run(role, "puller", &["status", "--json"], 0)?.json()?;
+        assert_eq!(status[0]["workers"].as_array().map(Vec::len), Some(1), "{role}: {status}");
+    }
+    site.run("operator", "puller", &["replay", "--force", "--wait"], 0)?;
+    let tasks = site.run("operator", "puller", &["tasks", "ls", "--json"], 0)?.json()?;
+    let id = tasks[0]["id"].as_str().ok_or_else(|| Failure::new(format!("no task: {tasks}")))?;
+    // What the worker wrote.
+    let task = site.run("operator", "puller", &["tasks", "show", id, "--json"], 0)?.json()?;
+    assert_eq!(task["progress"]["success"], json!(2), "{task}");
+    site.run("operator", "puller", &["explain", "binance/spot/klines/1h/2025-03-01"], 0)?;
+    site.run("operator", "puller", &["history"], 0)?;
+    site.run("operator", "puller", &["verify"], 0)?;
+
+    site.run("operator", "puller", &["pause"], 0)?;
+    site.archive("2025-03-03")?;
+    site.run("uploader", "uploader", &["upload"], 0)?;
+    let status = site.run("monitor", "puller", &["status", "--json"], 0)?.json()?;
+    assert_eq!((&status[0]["paused"], &status[0]["pending"]), (&json!(true), &json!(1)), "{status}");
+    assert!(status[0]["oldest_unfinished"].is_string(), "{status}");
+    site.run("operator", "puller", &["resume"], 0)?;
+    site.project.wait_for_archives(3, TIMEOUT)?;
+
+    // What is no marker becomes a dead letter, which is sent again, becomes one again, and is discarded.
+    let hand = Hand::connect(&site, "uploader")?;
+    hand.runtime.block_on(async {
+        hand.client.publish(format!("marker.ready.{UNIT}"), "no marker".into()).await.context("publishing")?;
+        hand.client.flush().await.context("publishing")
+    })?;
+    let letters = |count: usize| {
+        site.project.wait_until(&format!("{count} dead letters"), TIMEOUT, || {
+            let letters = site.run("operator", "puller", &["dead", "ls", "--json"], 0)?.json()?;
+            Ok(letters.as_array().is_some_and(|letters| letters.len() == count))
+        })
+    };
+    letters(1)?;
+    site.run("operator", "puller", &["dead", "show", "1"], 0)?;
+    site.run("operator", "puller", &["dead", "retry", "1", "--reason", "again"], 0)?;
+    letters(1)?;
+    site.run("operator", "puller", &["dead", "discard", "2", "--reason", "no marker"], 0)?;
+    letters(0)?;
+    worker.sigterm()?;
+    let finished = worker.wait(TIMEOUT)?.expect_code(0)?;
+    no_violation(&finished.name, &finished.stderr)?;
+    site.project.check_tables()
+}
+
+#[test]
+fn readers_of_a_role_take_turns() -> Result<()> {
+    let site = Site::new("readers")?;
+    site.run("operator", "puller", &["migrate"], 0)?;
+    let hand = Hand::connect(&site, "operator")?;
+    let occupy = |number: u32| {
+        hand.runtime.block_on(async {
+            let stream =
+                async_nats::jetstream::new(hand.client.clone()).get_stream("MARKERS").await.context("stream")?;
+            let name = Some(format!("reader-uploader-{number}"));
+            let reader = async_nats::jetstream::consumer::pull::Config { name, ..Default::default() };
+            stream.create_consumer(reader).await.map(drop).context("occupying a name")
+        })
+    };
+    (1..=3).try_for_each(occupy)?;
+    site.run("uploader", "uploader", &["reconcile"], 0)?;
+    occupy(4)?;
+    let busy = site.run("uploader", "uploader", &["reconcile"], 3)?;
+    assert!(busy.stderr.contains("4 others read it as uploader"), "{}", busy.stderr);
+    Ok(())
+}
+
+#[test]
+fn what_is_not_a_roles_work_is_refused() -> Result<()> {
+    let site = Site::new("refused")?;
+    site.run("operator", "puller", &["migrate"], 0)?;
+    let announce = format!("marker.ready.{UNIT}");
+    let replay = format!("marker.replay.primary.{UNIT}");
+    for (role, subjects) in [
+        (
+            "worker",
+            vec![
+                announce.as_str(),
+                &replay,
+                "dead.backup.binance.spot.klines.1h.2025-03-01",
+                "task.some-replay",
+                "$JS.API.CONSUMER.INFO.MARKERS.ingest-backup",
+                "$JS.API.CONSUMER.MSG.NEXT.MARKERS.ingest-backup",
+                "$JS.ACK.MARKERS.ingest-backup.1.1.1.1.0",
+                "$JS.ACK.d.h.MARKERS.ingest-backup.1.1.1.1.0",
+                "$JS.API.CONSUMER.CREATE.MARKERS.ingest-primary",
+                "$JS.API.CONSUMER.CREATE.MARKERS.reader-worker-1",
+                "$JS.API.CONSUMER.DELETE.MARKERS.ingest-primary",
+                "$JS.API.CONSUMER.PAUSE.MARKERS.ingest-primary",
+                "$JS.API.STREAM.DELETE.MARKERS",
+                "$JS.API.STREAM.MSG.DELETE.DEAD",
+            ],
+        ),
+        (
+            "uploader",
+            vec![
+                replay.as_str(),
+                "dead.primary.binance.spot.klines.1h.2025-03-01",
+                "$JS.API.STREAM.DELETE.MARKERS",
+                "$JS.API.STREAM.PURGE.MARKERS",
+                "$JS.API.STREAM.UPDATE.MARKERS",
+                "$JS.API.STREAM.MSG.DELETE.MARKERS",
+                "$JS.API.CONSUMER.DELETE.MARKERS.ingest-primary",
+                "$JS.API.CONSUMER.CREATE.MARKERS.ingest-primary",
+                "$JS.API.CONSUMER.CREATE.MARKERS",
+                "$JS.API.CONSUMER.MSG.NEXT.MARKERS.ingest-primary",
+                "$JS.ACK.MARKERS.ingest-primary.1.1.1.1.0",
+            ],
+        ),
+        (
+            "operator",
+            vec![
+                announce.as_str(),
+                "dead.primary.binance.spot.klines.1h.2025-03-01",
+                "$JS.API.STREAM.DELETE.MARKERS",
+                "$JS.API.STREAM.PURGE.MARKERS",
+                "$JS.API.STREAM.SNAPSHOT.MARKERS",
+                "$JS.API.STREAM.RESTORE.MARKERS",
+                "$JS.API.STREAM.MSG.DELETE.MARKERS",
+                "$JS.API.CONSUMER.MSG.NEXT.MARKERS.ingest-primary",
+                "$JS.ACK.MARKERS.ingest-primary.1.1.1.1.0",
+            ],
+        ),
+        (
+            "monitor",
+            vec![
+                announce.as_str(),
+                &replay,
+                "dead.primary.binance.spot.klines.1h.2025-03-01",
+                "task.some-replay",
+                "$JS.API.STREAM.DELETE.MARKERS",
+                "$JS.API.STREAM.CREATE.MARKERS",
+                "$JS.API.CONSUMER.CREATE.MARKERS.reader-monitor-1",
+                "$JS.API.CONSUMER.MSG.NEXT.MARKERS.ingest-primary",
+                "$JS.API.CONSUMER.PAUSE.MARKERS.ingest-primary",
+                "$JS.ACK.MARKERS.ingest-primary.1.1.1.1.0",
+                "anything",
+            ],
+        ),
+    ] {
+        let mut hand = Hand::connect(&site, role)?;
+        for subject in subjects {
+            hand.expect_no_publish(subject)?;
+        }
+        let others = ["_INBOX.>", "marker.>", "$JS.ACK.>", "ferry.workers.backup"];
+        let inboxes = ["uploader", "worker", "operator", "monitor"].map(|other| format!("_INBOX_{other}.>"));
+        let foreign = inboxes.iter().map(String::as_str).filter(|inbox| !inbox.contains(role));
+        for subject in others.into_iter().chain(foreign) {
+            hand.expect_no_subscription(subject)?;
+        }
+    }
+    Ok(())
+}
+
+/// A client of one role, and what the server told it.
+struct Hand {
+    role: String,
+    runtime: Runtime,
+    client: Client,
+    errors: mpsc::UnboundedReceiver<String>,
+}
+
+impl Hand {
+    fn connect(site: &Site, role: &str) -> Result<Hand> {
+        let (told, errors) = mpsc::unbounded_channel();
+        let runtime = Runtime::new().context("a runtime")?;
+        let options = ConnectOptions::with_nkey(site.roles.seed(role)?)
+            .custom_inbox_prefix(format!("_INBOX_{role}"))
+            .event_callback(move |event| {
+                let told = told.clone();
+                async move {
+                    if let Event::ServerError(error) = event {
+                        // Only gone when the test is.
+                        drop(told.send(error.to_string()));
+                    }
+                }
+            });
+        let client = runtime.block_on(options.connect(site.nats.url())).context(role)?;
+        Ok(Hand { role: role.to_owned(), runtime, client, errors })
+    }
+
+    fn expect_no_publish(&mut self, subject: &str) -> Result<()> {
+        self.runtime.block_on(async {
+            // Empty, so that a request which is not refused does the least harm.
+            self.client.publish(subject.to_owned(), "".into()).await.context(subject)
+        })?;
+        self.expect_refusal(subject)
+    }
+
+    fn expect_no_subscription(&mut self, subject: &str) -> Result<()> {
+        let subscription = self.runtime.block_on(self.client.subscribe(subject.to_owned())).context(subject)?;
+        let refused = self.expect_refusal(subject);
+        drop(subscription);
+        refused
+    }
+
+    /// The next thing the server says is that it refuses this.
+    fn expect_refusal(&mut self, subject: &str) -> Result<()> {
+        let told = self.runtime.block_on(async {
+            self.client.flush().await.context("flushing")?;
+            tokio::time::timeout(Duration::from_secs(10), self.errors.recv()).await.context(subject)
+        });
+        let role = &self.role;
+        let told = told.context(format!("{role} was not refused {subject}"))?.unwrap_or_default();
+        let told_of_it = told.to_lowercase().contains("permissions violation") && told.contains(subject);
+        if told_of_it { Ok(()) } else { Err(Failure::new(format!("{role}, {subject}: {told}"))) }
+    }
+}
