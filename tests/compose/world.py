@@ -34,10 +34,11 @@ class World:
         return site
 
     def settings(self, version="0.1.0"):
-        ours = {f"{kind.upper()}_IMAGE": f"marketferry-test/{kind}:{version}" for kind in ["uploader", "puller", "demo"]}
+        ours = {f"{kind.upper()}_IMAGE": f"marketferry-test/{kind}" for kind in ["uploader", "puller", "demo"]}
         return {
-            **self.base_images, **ours, "NATS_SERVICE_IMAGE": f"marketferry-test/nats-service:{version}",
-            "VERSION": version, "REVISION": run("git", "rev-parse", "--short", "HEAD", cwd=ROOT).strip(),
+            **self.base_images, **ours, "NATS_SERVICE_IMAGE": "marketferry-test/nats-service", "CARGO_PROFILE": "dev",
+            "VERSION": version,
+            "REVISION": run("git", "rev-parse", "--short", "HEAD", cwd=ROOT).strip(),
             "STORAGE_TYPE": "s3", "R2_ENDPOINT": f"http://{self.gateway}:{self.ports['s3']}", "R2_BUCKET": "ferry",
             **self.token, "NATS_BIND": self.gateway, "NATS_PORT": self.ports["nats"], "NATS_PUBLIC_HOST": self.gateway,
             "NATS_URL": f"tls://{self.gateway}:{self.ports['nats']}", "LOCAL_DATA_DIR": self.data,
@@ -72,7 +73,11 @@ class World:
         )
 
     def demo_image(self):
-        return self.settings()["DEMO_IMAGE"]
+        return self.image("demo")
+
+    def image(self, kind):
+        settings = self.settings()
+        return f"{settings[f'{kind.upper()}_IMAGE']}:{settings['VERSION']}"
 
     def generate(self, days, first):
         run(
