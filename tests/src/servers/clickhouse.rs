@@ -25,7 +25,7 @@ pub struct ClickHouse {
 #[derive(Clone)]
 pub struct SqlClient {
     address: SocketAddr,
-    user: &'static str,
+    user: String,
     password: String,
     timeout: Duration,
 }
@@ -36,7 +36,7 @@ impl ClickHouse {
         fs::create_dir_all(dir).context(format!("making {}", dir.display()))?;
         let sql = SqlClient {
             address: (Ipv4Addr::LOCALHOST, 0).into(),
-            user: "ferry",
+            user: "ferry".to_owned(),
             password: random_hex()?,
             timeout: http::TIMEOUT,
         };
@@ -60,7 +60,7 @@ impl ClickHouse {
     }
 
     pub fn user(&self) -> &str {
-        self.sql.user
+        &self.sql.user
     }
 
     pub fn password(&self) -> &str {
@@ -139,6 +139,11 @@ impl ClickHouse {
 }
 
 impl SqlClient {
+    /// For a server that somebody else runs.
+    pub fn new(address: SocketAddr, user: &str, password: &str) -> SqlClient {
+        SqlClient { address, user: user.to_owned(), password: password.to_owned(), timeout: http::TIMEOUT }
+    }
+
     /// For statements that take longer than a minute.
     pub fn with_timeout(&self, timeout: Duration) -> SqlClient {
         SqlClient { timeout, ..self.clone() }
@@ -161,7 +166,7 @@ impl SqlClient {
     }
 
     fn ask(&self, sql: &str) -> Result<http::Response> {
-        let credentials = [("X-ClickHouse-User", self.user), ("X-ClickHouse-Key", &self.password)];
+        let credentials = [("X-ClickHouse-User", self.user.as_str()), ("X-ClickHouse-Key", &self.password)];
         // Without wait_end_of_query an error that comes up late is text at the end of a reply of status 200.
         let response = http::post(self.address, "/?wait_end_of_query=1", &credentials, sql.as_bytes(), self.timeout)?;
         match response.status {

@@ -138,15 +138,7 @@ impl S3 {
     }
 
     fn launch(&mut self) -> Result<()> {
-        let files =
-            FileSystem::new(&self.root).map_err(|error| format!("{error:?}")).context("opening the S3 directory")?;
-        let mut service = S3ServiceBuilder::new(files);
-        service.set_auth(SimpleAuth::from_single(
-            self.credentials.access_key_id.clone(),
-            self.credentials.secret_access_key.clone(),
-        ));
-        service.set_access(NoCopies);
-        let (service, address) = (service.build(), self.address());
+        let (service, address) = (service(&self.root, &self.credentials)?, self.address());
         let (stop, stopped) = oneshot::channel();
         let (bound, is_bound) = mpsc::channel();
         let handle = thread::Builder::new()
@@ -158,6 +150,34 @@ impl S3 {
         // An unsigned request: the refusal comes from the whole way through the service.
         poll("the S3 server", || Ok(http::get(address, "/").is_ok_and(|reply| reply.status == 403).then_some(())))
     }
+}
+
+/// Serves the buckets below `dir` in the foreground until `stopped`; `bucket` is made.
+pub async fn serve_s3(
+    listen: SocketAddr,
+    dir: &Path,
+    bucket: &str,
+    credentials: &Credentials,
+    stopped: impl Future<Output = ()>,
+) -> Result<()> {
+    let bucket = dir.join(bucket);
+    fs::create_dir_all(&bucket).context(format!("making {}", bucket.display()))?;
+    let service = service(dir, credentials)?;
+    let listener = TcpListener::bind(listen).await.context(format!("S3 on {listen}"))?;
+    tokio::select! {
+        () = stopped => {}
+        () = accept(listener, service) => {}
+    }
+    Ok(())
+}
+
+fn service(root: &Path, credentials: &Credentials) -> Result<S3Service> {
+    let files = FileSystem::new(root).map_err(|error| format!("{error:?}")).context("opening the S3 directory")?;
+    let mut service = S3ServiceBuilder::new(files);
+    let Credentials { access_key_id, secret_access_key } = credentials.clone();
+    service.set_auth(SimpleAuth::from_single(access_key_id, secret_access_key));
+    service.set_access(NoCopies);
+    Ok(service.build())
 }
 
 /// Below a prefix whose name begins so, nobody may copy objects: for tests of what is done instead.

@@ -1,6 +1,6 @@
 //! What was done, for a person.
 
-use ::tests::{Failure, Result, project::Project, truth::Series};
+use ::tests::{Failure, Result, project::Project, servers::SqlClient, truth::Series};
 use std::cmp::Reverse;
 
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use crate::run::Outcome;
 
 const DAYS_SHOWN: usize = 7;
+const UNITS_SHOWN: usize = 30;
 
 pub(crate) fn print(project: &Project, outcome: &Outcome) -> Result<()> {
     let truth = &outcome.truth;
@@ -33,16 +34,34 @@ pub(crate) fn print(project: &Project, outcome: &Outcome) -> Result<()> {
     let series =
         truth.series().max_by_key(|&(series, candles)| (candles.len(), Reverse(series))).map(|(series, _)| series);
     let series = series.ok_or_else(|| Failure::new("there are no rows"))?;
-    println!("The longest series by day, from klines_latest: {series}\n{}", daily(project, series)?);
+    println!(
+        "The longest series by day, from klines_latest: {series}\n{}",
+        daily(project.sql(), project.database(), series)?
+    );
     Ok(())
 }
 
-fn daily(project: &Project, series: &Series) -> Result<Table> {
+/// How much of each unit is loaded, the last ones.
+pub(crate) fn units(sql: &SqlClient, database: &str) -> Result<Table> {
+    let answer = sql.query(&format!(
+        "SELECT exchange, market, dataset, interval, period, count(), sum(rows) FROM `{database}`.archives FINAL \
+         GROUP BY ALL ORDER BY period DESC, market, dataset, interval LIMIT {UNITS_SHOWN} FORMAT TabSeparatedRaw"
+    ))?;
+    let mut table = table();
+    table.set_header(["exchange", "market", "dataset", "interval", "period", "archives", "rows"]);
+    for line in answer.lines() {
+        table.add_row(line.split('\t'));
+    }
+    align_right(&mut table, 5..7);
+    Ok(table)
+}
+
+pub(crate) fn daily(sql: &SqlClient, database: &str, series: &Series) -> Result<Table> {
     let Series { exchange, market, dataset, interval, symbol } = series;
     let text = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
-    let answer = project.query(&format!(
+    let answer = sql.query(&format!(
         "SELECT toDate(open_time) AS day, argMin(open, open_time), max(high), min(low), argMax(close, open_time), \
-         sum(volume), sum(trades), count() FROM {{db}}.klines_latest WHERE exchange = {} AND market = {} \
+         sum(volume), sum(trades), count() FROM `{database}`.klines_latest WHERE exchange = {} AND market = {} \
          AND dataset = {} AND interval = {} AND symbol = {} GROUP BY day ORDER BY day DESC LIMIT {DAYS_SHOWN} \
          FORMAT TabSeparatedRaw",
         text(exchange),

@@ -49,10 +49,15 @@ fn exports(stack: &Stack) -> Result<String> {
 
 fn wait_for_a_signal() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a runtime")?;
-    runtime.block_on(async {
-        let mut term = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    runtime.block_on(async { a_signal()?.await.context("listening for Ctrl-C") })
+}
+
+/// Listens from now on; resolves at Ctrl-C or SIGTERM.
+pub(crate) fn a_signal() -> Result<impl Future<Output = std::io::Result<()>>> {
+    let mut term = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    Ok(async move {
         tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => interrupted.context("listening for Ctrl-C"),
+            interrupted = tokio::signal::ctrl_c() => interrupted,
             _ = term.recv() => Ok(()),
         }
     })
