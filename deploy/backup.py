@@ -52,9 +52,11 @@ class Stack:
         except OSError as error:
             sys.exit(f"ClickHouse at {self.url}: {error}; is the stack up?")
 
-    def container(self, service):
-        done = subprocess.run([*self.compose, "ps", "-q", service], stdout=subprocess.PIPE, text=True)
-        return done.stdout.split()
+    def running(self, service):
+        """Containers; 1.29 lists those that were stopped too."""
+        listed = subprocess.run([*self.compose, "ps", "-q", service], stdout=subprocess.PIPE, text=True).stdout.split()
+        running = subprocess.run(["docker", "ps", "-q", "--no-trunc"], stdout=subprocess.PIPE, text=True).stdout.split()
+        return [container for container in listed if container in running]
 
 
 def compose_command():
@@ -65,7 +67,7 @@ def compose_command():
 
 
 def the_container(stack):
-    containers = stack.container("clickhouse")
+    containers = stack.running("clickhouse")
     if not containers:
         sys.exit("the stack's clickhouse does not run: docker compose --profile local up -d clickhouse")
     return containers[0]
@@ -112,7 +114,7 @@ def check(path):
 
 def restore(stack, path, replace):
     container, name = the_container(stack), check(path)
-    if stack.container("puller"):
+    if stack.running("puller"):
         sys.exit("workers are running: stop them first (docker compose --profile local stop puller)")
     rows = "SELECT count() FROM system.tables WHERE total_rows > 0 AND database = "
     if stack.ask(f"{rows}'{stack.database}'") != "0" and not replace:

@@ -1,4 +1,5 @@
 """What the steps share: both sites, the bucket between them, and how they are looked at."""
+import ipaddress
 import socket
 import urllib.request
 import uuid
@@ -18,7 +19,9 @@ class World:
         self.name = f"ferrytest{uuid.uuid4().hex[:6]}"
         self.engine, self.folder, self.base_images = engine, folder, base_images
         self.extra = []
-        self.gateway = run("docker", "network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}").strip()
+        # This machine, as containers of any network see it. Not every engine says its address there; it is the first one.
+        subnet = run("docker", "network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Subnet}}").strip()
+        self.gateway = str(next(ipaddress.ip_network(subnet).hosts()))
         self.ports = {name: free_port(self.gateway) for name in ["nats", "s3"]}
         self.token = {"R2_ACCESS_KEY_ID": uuid.uuid4().hex, "R2_SECRET_ACCESS_KEY": uuid.uuid4().hex}
         self.data = folder / "archives"
