@@ -37,8 +37,16 @@ fn a_service_tells_how_it_is() -> Result<()> {
     assert!(status[0]["oldest_unfinished"].is_null(), "{status}");
     let text = project.puller(&["status"])?.expect_code(0)?.stdout;
     assert!(text.contains("DESTINATION") && text.contains("primary"), "{text}");
+    let listen = worker.http().to_string();
+    let healthcheck = |args: &[&str]| {
+        project.start("puller", args, &[("FERRY__HTTP__LISTEN", &listen)])?.wait(Duration::from_secs(30))
+    };
+    assert_eq!(healthcheck(&["healthcheck"])?.expect_code(0)?.stdout, "ready\n");
+    assert_eq!(healthcheck(&["healthcheck", "--live"])?.expect_code(0)?.stdout, "alive\n");
     worker.sigterm()?;
     worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+    let gone = healthcheck(&["healthcheck"])?.expect_code(1)?;
+    assert!(gone.stderr.contains("nothing listens on"), "{}", gone.stderr);
 
     let mut watcher = project.spawn_uploader(&["watch"])?;
     project.wait_until("a ready uploader", Duration::from_secs(30), || {
@@ -153,6 +161,14 @@ fn exit_codes_tell_what_happened() -> Result<()> {
     two_days(&project)?;
     project.uploader(&["--nonsense"])?.expect_code(2)?;
     project.puller(&["pull", "--max-wait", "soon"])?.expect_code(2)?;
+    for binary in ["puller", "uploader"] {
+        let args = ["doctor", "--config-only"];
+        let report = project.start(binary, &args, &[])?.wait(Duration::from_secs(30))?.expect_code(0)?.stdout;
+        assert!(report.contains("ok    storage: bucket") && !report.contains("FAIL"), "{report}");
+        let missing = [("FERRY_REQUIRED", "R2_BUCKET SITE_DIR"), ("FERRY__LOCAL__DATA_DIR", "/nonexistent")];
+        let report = project.start(binary, &args, &missing)?.wait(Duration::from_secs(30))?.expect_code(2)?.stderr;
+        assert!(report.contains("SITE_DIR: is not set (put it into .env)"), "{report}");
+    }
     project.set("puller.slotz", 3)?;
     project.set("retry.attempts", 99)?;
     for finished in [project.puller(&["status"])?, project.uploader(&["upload"])?] {

@@ -110,9 +110,8 @@ pub(crate) fn show(args: &Show) -> Result<()> {
 fn longest_series(sql: &SqlClient, database: &str) -> Result<Series> {
     let answer = sql.query(&format!(
         "SELECT exchange, market, dataset, interval, symbol FROM `{database}`.klines_latest GROUP BY ALL \
-         ORDER BY count() DESC, ALL LIMIT 1 FORMAT TabSeparatedRaw"
-    ));
-    let answer = answer?;
+         ORDER BY count() DESC, exchange, market, dataset, interval, symbol LIMIT 1 FORMAT TabSeparatedRaw"
+    ))?;
     let fields: Vec<&str> = answer.trim_end_matches('\n').split('\t').collect();
     let [exchange, market, dataset, interval, symbol] = fields.as_slice() else {
         return Err(Failure::new(format!("no series: {answer:?}")));
