@@ -88,7 +88,7 @@ pub(crate) struct Failure {
 impl From<BusError> for Failure {
     fn from(error: BusError) -> Self {
         let (code, advice) = match error.kind {
-            BusErrorKind::Unavailable => (exit::UNREACHABLE, "check nats.url and the network"),
+            BusErrorKind::Unavailable => (exit::UNREACHABLE, "check nats.url, the network and the certificates"),
             BusErrorKind::Denied => (exit::USAGE, "check the NATS user and password, nkey or credentials file"),
             BusErrorKind::Missing => (exit::USAGE, "run `puller migrate`"),
             BusErrorKind::Refused => (exit::USAGE, "see the message"),
