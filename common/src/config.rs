@@ -138,6 +138,14 @@ pub struct ClickHouse {
     pub user: String,
     pub password: Secret,
     pub secure: bool,
+    pub compression: Compression,
+}
+
+/// How rows are compressed on their way to ClickHouse, and its answers on theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    Lz4,
 }
 
 #[derive(Debug, Clone)]
@@ -327,6 +335,7 @@ impl ClickHouse {
             user: r.text(&key("user")).unwrap_or_else(|| "default".into()),
             password: Secret::new(r.text(&key("password")).unwrap_or_default()),
             secure,
+            compression: r.choice(&key("compression"), &[("none", Compression::None), ("lz4", Compression::Lz4)]),
         }
     }
 }
