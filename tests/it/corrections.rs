@@ -126,7 +126,9 @@ fn a_revision_that_is_recorded_late() -> Result<()> {
         let hand = Handmade::new(stack, &project)?;
         let line = Proxy::start(server)?;
         let port = line.address().port().to_string();
-        let mut first = project.spawn("puller", &["run"], &[("FERRY__CLICKHOUSE__PORT", &port)])?;
+        // Of one slot, so that the older one is another worker's.
+        let environment = [("FERRY__CLICKHOUSE__PORT", port.as_str()), ("FERRY__PULLER__SLOTS", "1")];
+        let mut first = project.spawn("puller", &["run"], &environment)?;
         project.wait_until("the first worker", PATIENCE, || {
             Ok(tests::http::get(first.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
         })?;
