@@ -120,7 +120,7 @@ fn a_revision_that_is_recorded_late() -> Result<()> {
     let stack = Stack::shared();
     let server = SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port()));
     // So late that the first worker still relies on what it saw, and so late that it looks again.
-    for (label, late) in [("late", Duration::from_secs(2)), ("later", Duration::from_secs(3))] {
+    for (label, late) in [("late", Duration::from_secs(1)), ("later", Duration::from_secs(2))] {
         let mut project = Project::new(stack, label)?;
         project.set("puller.ack_wait", "30s")?;
         let hand = Handmade::new(stack, &project)?;
