@@ -34,6 +34,7 @@ bench-scan: setup ## Measure rescans of a data_dir of N=100000 small archives (u
 	$(CARGO) build --release --locked --workspace --bins
 	$(TARGET)/release/bench-scan $(if $(N),--archives $(N))
 
+# Decoding alone: `cargo bench --package puller`.
 bench: setup ## Measure against the peers: QUICK=1 tries it out; ONLY=ingest/day-1m ROUNDS=n ROWS=n (docs/PERFORMANCE.md)
 	$(PYTHON) tests/bench/setup.py
 	$(CARGO) build --release --locked --workspace --bins

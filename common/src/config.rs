@@ -142,6 +142,14 @@ pub struct ClickHouse {
     pub user: String,
     pub password: Secret,
     pub secure: bool,
+    pub compression: Compression,
+}
+
+/// How rows are compressed on their way to ClickHouse, and its answers on theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    Lz4,
 }
 
 #[derive(Debug, Clone)]
@@ -347,6 +355,7 @@ impl ClickHouse {
             user: r.text(&key("user")).unwrap_or_else(|| "default".into()),
             password: r.secret(&key("password")).unwrap_or_else(|| Secret::new("")),
             secure,
+            compression: r.choice(&key("compression"), &[("none", Compression::None), ("lz4", Compression::Lz4)]),
         }
     }
 }

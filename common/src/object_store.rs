@@ -158,6 +158,15 @@ impl ObjectStore {
         }
     }
 
+    /// Tries once to store an object where nothing lies. False: something lies there, or the store was not asked, or its
+    /// answer was not understood; the object may be stored all the same.
+    pub async fn put_new(&self, key: &str, body: Bytes, sha256: Sha256Sum) -> bool {
+        match &self.backend {
+            Backend::S3(s3) => s3.put_new(key, body, sha256).await,
+            Backend::Folder(_) | Backend::DataDir(_) | Backend::Rsync(_) => false,
+        }
+    }
+
     /// Whether objects are stored by copying a file here, rather than by requests to a server.
     pub fn copies_files(&self) -> bool {
         matches!(self.backend, Backend::Folder(_) | Backend::DataDir(_))

@@ -9,7 +9,9 @@
 //! nothing behind.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use clickhouse::Row;
 use common::marker::Object;
@@ -18,7 +20,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::error::ObjectFault;
-use crate::ledger::{Entry, unit_condition};
+use crate::ledger::{Ledger, unit_condition};
 use crate::native::{Rows, Slice, UnitColumns};
 use crate::series::{Window, by_series, range_of};
 use crate::warehouse::{Warehouse, WarehouseError, quoted};
@@ -32,27 +34,43 @@ pub(crate) fn version(generated_at: Timestamp, period: Period) -> u64 {
     if period.is_month() { even.saturating_sub(1) } else { even }
 }
 
-/// A fault when this archive would take away more of its former self's rows than it may.
-pub(crate) async fn check_shrink(
+/// An archive that is decoded and not loaded yet.
+pub(crate) struct Candidate<'a> {
+    pub object: &'a Object,
+    /// µs
+    pub open_times: &'a [i64],
+}
+
+/// The archives of a unit that would take away more of their former selves' rows than they may, by object key.
+pub(crate) async fn shrunk(
     warehouse: &Warehouse,
     unit: &Unit,
-    object: &Object,
-    open_times: &[i64],
-    former: Option<&Entry>,
+    candidates: impl Iterator<Item = Candidate<'_>>,
+    ledger: &Ledger,
     shrink_limit: f64,
-) -> Result<Result<(), ObjectFault>, WarehouseError> {
-    let version = version(object.generated_at, unit.period);
-    // An archive that was generated earlier than the one loaded corrects nothing: its rows lose where both have one.
-    let Some(former) = former.filter(|former| !former.is(object) && former.version(unit.period) < version) else {
-        return Ok(Ok(()));
-    };
-    let shown = leftovers(warehouse, unit, &[(&object.symbol, version)]).await?;
-    let kept: HashSet<i64> = open_times.iter().copied().collect();
-    let gone = shown.values().flatten().filter(|open_time| !kept.contains(open_time)).count();
-    if gone as f64 > former.rows as f64 * shrink_limit {
-        return Ok(Err(ObjectFault::Shrunk { gone: gone as u64, rows: former.rows }));
+) -> Result<HashMap<String, ObjectFault>, WarehouseError> {
+    let mut corrections = Vec::new();
+    for candidate in candidates {
+        let version = version(candidate.object.generated_at, unit.period);
+        let former = ledger.get(&candidate.object.key).filter(|former| !former.is(candidate.object));
+        // An archive that was generated earlier than the one loaded corrects nothing: its rows lose where both have one.
+        if let Some(former) = former.filter(|former| former.version(unit.period) < version) {
+            corrections.push((candidate, version, former.rows));
+        }
     }
-    Ok(Ok(()))
+    let versions: Vec<(&str, u64)> =
+        corrections.iter().map(|(candidate, version, _)| (candidate.object.symbol.as_str(), *version)).collect();
+    let shown = leftovers(warehouse, unit, &versions).await?;
+    let mut faults = HashMap::new();
+    for (Candidate { object, open_times }, _, rows) in corrections {
+        let kept: HashSet<i64> = open_times.iter().copied().collect();
+        let shown = shown.get(&object.symbol).into_iter().flatten();
+        let gone = shown.filter(|open_time| !kept.contains(open_time)).count() as u64;
+        if gone as f64 > rows as f64 * shrink_limit {
+            faults.insert(object.key.clone(), ObjectFault::Shrunk { gone, rows });
+        }
+    }
+    Ok(faults)
 }
 
 /// A unit's archives as they are recorded: symbols and the versions of their rows.
@@ -72,8 +90,8 @@ struct OtherVersion {
 /// Tells which of these units have rows of another revision of a recorded archive, shown or not. Usually none; so this
 /// reads no more than times and versions, and those of many units at once.
 ///
-/// To be asked at the end of every attempt, after its own archives are recorded: of two workers that load two revisions at
-/// the same time, whoever asks last sees the rows of both, and that both are recorded.
+/// To be asked at the end of an attempt, after its own archives are recorded, unless [`EarlyLook`] has the answer: of two
+/// workers that load two revisions at the same time, whoever asks last sees the rows of both, and that both are recorded.
 pub(crate) async fn have_other_versions(
     warehouse: &Warehouse,
     units: &[Arc<Recorded>],
@@ -91,7 +109,7 @@ pub(crate) async fn have_other_versions(
         }
         let sql = format!(
             "SELECT symbol::String AS symbol, {bucket} AS bucket, version FROM {{database}}.klines \
-             WHERE {condition} AND version % 2 = {kind} GROUP BY symbol, bucket, version",
+             PREWHERE {condition} AND version % 2 = {kind} GROUP BY symbol, bucket, version",
             bucket = window.bucket(),
             condition = window.condition(),
             kind = u8::from(first.unit.period.is_month()),
@@ -108,15 +126,60 @@ pub(crate) async fn have_other_versions(
     Ok(answers)
 }
 
+/// So long may a worker take from the beginning of its read-back to the end of its record, and rely on the read-back's
+/// having seen no other revision's rows. Of two workers with two revisions whoever reads back last sees the rows of both,
+/// but perhaps not yet that the other one has recorded the newer revision; so it waits for that, and a little longer than
+/// the other one may take. A worker that takes longer looks again after its record.
+const RECORDED_WITHIN: Duration = Duration::from_secs(5);
+const RECORD_WAIT: Duration = Duration::from_secs(6);
+const RECORD_LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What the read-backs of a unit's parts see of other revisions: then nobody need ask for them, see
+/// [`have_other_versions`].
+#[derive(Debug, Default)]
+pub(crate) struct EarlyLook {
+    others: AtomicBool,
+    /// By a clock that does not stop, and by one that goes on while the machine sleeps.
+    since: OnceLock<(Instant, Timestamp)>,
+}
+
+impl EarlyLook {
+    /// To be called before a part is read back.
+    pub(crate) fn begins(&self) {
+        self.since.get_or_init(|| (Instant::now(), Timestamp::now()));
+    }
+
+    pub(crate) fn saw(&self, others: bool) {
+        self.others.fetch_or(others, Ordering::Relaxed);
+    }
+
+    /// To be asked after all parts are recorded.
+    pub(crate) fn rules_others_out(&self) -> bool {
+        let in_time = |(since, at): &(Instant, Timestamp)| {
+            let slept = Duration::try_from(Timestamp::now().duration_since(*at)).unwrap_or_default();
+            since.elapsed().max(slept) < RECORDED_WITHIN
+        };
+        !self.others.load(Ordering::Relaxed) && self.since.get().is_some_and(in_time)
+    }
+}
+
 /// Takes away what former revisions of these objects left, as far as newer ones are recorded.
 ///
 /// The newest revision's rows are all there by then, because it is recorded only after they were read back.
 pub(crate) async fn settle(warehouse: &Warehouse, unit: &Unit, objects: &[Object]) -> Result<(), WarehouseError> {
-    let ledger = warehouse.ledger(unit).await?;
-    let recorded: Vec<(&str, u64)> = objects
-        .iter()
-        .filter_map(|object| Some((object.symbol.as_str(), ledger.get(&object.key)?.version(unit.period))))
-        .collect();
+    let asked = Instant::now();
+    let recorded = loop {
+        let ledger = warehouse.ledger(unit).await?;
+        let recorded: HashMap<&str, u64> = objects
+            .iter()
+            .filter_map(|object| Some((object.symbol.as_str(), ledger.get(&object.key)?.version(unit.period))))
+            .collect();
+        if asked.elapsed() > RECORD_WAIT || !has_newer(warehouse, unit, &recorded).await? {
+            break recorded;
+        }
+        tokio::time::sleep(RECORD_LOOK_EVERY).await;
+    };
+    let recorded: Vec<(&str, u64)> = recorded.into_iter().collect();
     let left = leftovers(warehouse, unit, &recorded).await?;
     if left.is_empty() {
         return Ok(());
@@ -139,6 +202,24 @@ pub(crate) async fn settle(warehouse: &Warehouse, unit: &Unit, objects: &[Object
     }
 }
 
+/// Whether there are rows of a newer revision than the recorded one: somebody is about to record it.
+async fn has_newer(warehouse: &Warehouse, unit: &Unit, recorded: &HashMap<&str, u64>) -> Result<bool, WarehouseError> {
+    if recorded.is_empty() {
+        return Ok(false);
+    }
+    let mut window = Window::new(unit);
+    let (start, end) = range_of(unit.period);
+    window.add(recorded.keys().copied(), start, end);
+    let sql = format!(
+        "SELECT symbol::String, max(version) FROM {{database}}.klines WHERE {condition} AND version % 2 = {kind} \
+         GROUP BY symbol",
+        condition = window.condition(),
+        kind = u8::from(unit.period.is_month()),
+    );
+    let newest: Vec<(String, u64)> = warehouse.select(&sql).await?;
+    Ok(newest.iter().any(|(symbol, newest)| recorded.get(symbol.as_str()).is_some_and(|recorded| newest > recorded)))
+}
+
 #[derive(Debug, Row, Deserialize)]
 struct Leftover {
     symbol: String,
@@ -156,13 +237,13 @@ async fn leftovers(
     }
     let list = |items: Vec<String>| items.join(", ");
     let symbols = list(versions.iter().map(|(symbol, _)| quoted(symbol)).collect());
-    let numbers = list(versions.iter().map(|(_, version)| format!("toUInt64({version})")).collect());
+    let numbers = list(versions.iter().map(|(_, version)| version.to_string()).collect());
     let sql = format!(
         "SELECT symbol::String AS symbol, toUnixTimestamp64Micro(open_time) AS open_time FROM {{database}}.klines FINAL \
          WHERE {series} AND symbol IN ({symbols}) \
          AND klines.open_time >= fromUnixTimestamp64Micro({start}, 'UTC') \
          AND klines.open_time < fromUnixTimestamp64Micro({end}, 'UTC') \
-         AND version % 2 = {kind} AND version < transform(klines.symbol::String, [{symbols}], [{numbers}], toUInt64(0)) \
+         AND version % 2 = {kind} AND version < transform(klines.symbol::String, [{symbols}], [{numbers}]::Array(UInt64), toUInt64(0)) \
          ORDER BY symbol, open_time SETTINGS do_not_merge_across_partitions_select_final = 1",
         series = unit_condition(unit, false),
         start = unit.period.start().as_microsecond(),

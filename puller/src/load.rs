@@ -14,7 +14,7 @@ use futures::StreamExt;
 use nats::Activity;
 use tokio::sync::Semaphore;
 
-use crate::corrections::{self, Recorded, version};
+use crate::corrections::{self, EarlyLook, Recorded, version};
 use crate::decode::{Interval, ROW_BYTES, Spec};
 use crate::destination::Work;
 use crate::error::{FaultyObject, ObjectFault, WorkError};
@@ -79,25 +79,31 @@ impl Loader {
         let parts = self.parts(&usual, rows);
         // One part is fetched and decoded at a time, so that the next one is while this one is inserted.
         let fetching = Semaphore::new(1);
+        let look = EarlyLook::default();
         let loads: Vec<_> = parts
             .into_iter()
-            .map(|objects| self.load_part(job, &spec, Cut { objects, fetching: &fetching }, &ledger, activity))
+            .map(|objects| {
+                self.load_part(job, &spec, Cut { objects, fetching: &fetching, look: &look }, &ledger, activity)
+            })
             .collect();
         let mut loads = std::pin::pin!(futures::stream::iter(loads).buffer_unordered(PARTS_MAX));
         while let Some(loaded) = loads.next().await {
             work.add(loaded?);
         }
-        for object in huge {
+        for object in &huge {
             work.add(self.load_huge(job, &spec, object, &ledger, activity).await?);
         }
         // In the order of the marker, whatever was done first.
         let place: HashMap<&str, usize> = job.objects.iter().map(|object| object.key.as_str()).zip(0..).collect();
         work.faults.sort_by_key(|faulty| place.get(faulty.key.as_str()).copied());
-        self.settle_corrections(job, &ledger, &work).await?;
+        // What was skipped or failed may have rows of an earlier attempt, which died before it looked.
+        let looked_at_all = work.loaded == job.objects.len() as u64 && huge.is_empty();
+        if !(looked_at_all && look.rules_others_out()) {
+            self.settle_corrections(job, &ledger, &work).await?;
+        }
         Ok(work)
     }
 
-    /// Also when everything was skipped or failed: an earlier attempt may have died before this.
     async fn settle_corrections(&self, job: &Job, before: &Ledger, work: &Work) -> Result<(), WorkError> {
         let faulty = |object: &&Object| work.faults.iter().any(|faulty| faulty.key == object.key);
         let mut versions: HashMap<String, u64> = HashMap::new();

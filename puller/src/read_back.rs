@@ -13,11 +13,8 @@ use serde::Deserialize;
 
 use crate::decode::{Kline, Klines, Outline};
 use crate::ledger::unit_condition;
-use crate::series::{Window, between, by_series};
+use crate::series::{Window, between, by_series, range_of};
 use crate::warehouse::{Warehouse, WarehouseError, quoted};
-
-/// Versions that a query names at most; beyond, all are looked at.
-const VERSIONS_NAMED_MAX: usize = 5_000;
 
 /// The server's hash of a row. ClickHouse computes the same for the same column types in all versions since 1.1, since
 /// sharding depends on it; [`check_hash_function`] asks each server all the same.
@@ -70,6 +67,15 @@ pub(crate) struct Sought<'a> {
 /// One answer an archive, `Err` saying what is not there.
 pub(crate) type Answers = Vec<Result<(), String>>;
 
+/// What was found of one unit.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Found {
+    pub answers: Answers,
+    /// Whether there are rows of another revision of one of the archives, shown or not: see
+    /// [`crate::corrections::have_other_versions`].
+    pub other_versions: bool,
+}
+
 /// The rows that ClickHouse shows of one symbol and version.
 #[derive(Debug, Row, Deserialize)]
 pub(crate) struct Group {
@@ -109,13 +115,14 @@ struct StoredRows {
 
 impl Warehouse {
     /// Compares what is stored of these units with what they must have; answers in their order.
-    pub(crate) async fn read_back(&self, sought: &[Sought<'_>]) -> Result<Vec<Answers>, WarehouseError> {
-        let mut answers: Vec<Answers> = sought.iter().map(|_| Vec::new()).collect();
+    pub(crate) async fn read_back(&self, sought: &[Sought<'_>]) -> Result<Vec<Found>, WarehouseError> {
+        let mut found = vec![Found::default(); sought.len()];
         for series in by_series(sought, |sought| sought.unit) {
             let stored = self.stored(&series).await?;
             for (index, sought) in series {
                 let same = |archive: &Expected<'_>| stored.is(archive);
-                answers[index] = if sought.archives.iter().all(same) {
+                found[index].other_versions = stored.has_other_versions(sought);
+                found[index].answers = if sought.archives.iter().all(same) {
                     sought.archives.iter().map(|_| Ok(())).collect()
                 } else {
                     let doubtful = sought.archives.iter().filter(|archive| !same(archive)).collect::<Vec<_>>();
@@ -125,41 +132,36 @@ impl Warehouse {
                 };
             }
         }
-        Ok(answers)
+        Ok(found)
     }
 
-    /// Counts and hashes what is stored, shown or not.
+    /// Counts and hashes what is stored, shown or not, in these units' periods and by archives of their kind.
     async fn stored<'a>(&self, series: &[(usize, &'a Sought<'a>)]) -> Result<StoredSums<'a>, WarehouseError> {
         let Some((_, Sought { unit, .. })) = series.first() else { unreachable!("a series has a unit") };
         let mut window = Window::new(unit);
-        let mut versions = std::collections::BTreeSet::new();
         for (_, sought) in series {
+            // A candle of days may have begun before its period.
+            let (start, end) = range_of(sought.unit.period);
             let ranges = || sought.archives.iter().filter_map(|archive| archive.rows.range());
-            let (Some(first), Some(last)) = (ranges().map(|range| range.0).min(), ranges().map(|range| range.1).max())
-            else {
-                continue;
-            };
+            let first = ranges().map(|range| range.0).fold(start, i64::min);
+            let last = ranges().map(|range| range.1).fold(end, i64::max);
             window.add(sought.archives.iter().map(|archive| archive.symbol), first, last);
-            versions.extend(sought.archives.iter().map(|archive| archive.version));
         }
-        let versions = if versions.len() <= VERSIONS_NAMED_MAX {
-            let versions = versions.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-            format!(" AND version IN ({versions})")
-        } else {
-            String::new()
-        };
         let sql = format!(
             "SELECT symbol::String AS symbol, version, {bucket} AS bucket, count() AS rows, \
              countIf(is_deleted = 1) AS tombstones, sum({ROW_HASH}) AS hash FROM {{database}}.klines \
-             WHERE {condition}{versions} GROUP BY symbol, version, bucket",
+             PREWHERE {condition} AND version % 2 = {kind} GROUP BY symbol, version, bucket",
             bucket = window.bucket(),
             condition = window.condition(),
+            kind = u8::from(unit.period.is_month()),
         );
         let mut sums: HashMap<(String, u64), Vec<StoredRows>> = HashMap::new();
+        let mut versions: HashMap<(String, u32), Vec<u64>> = HashMap::new();
         for rows in self.select::<StoredRows>(&sql).await? {
+            versions.entry((rows.symbol.clone(), rows.bucket)).or_default().push(rows.version);
             sums.entry((rows.symbol.clone(), rows.version)).or_default().push(rows);
         }
-        Ok(StoredSums { window, sums })
+        Ok(StoredSums { window, sums, versions })
     }
 
     /// Compares what is shown of a unit; rows of archives generated later may be among them.
@@ -273,7 +275,10 @@ impl Warehouse {
 /// What is stored of some units of a series.
 struct StoredSums<'a> {
     window: Window<'a>,
+    /// By symbol and version.
     sums: HashMap<(String, u64), Vec<StoredRows>>,
+    /// By symbol and bucket.
+    versions: HashMap<(String, u32), Vec<u64>>,
 }
 
 impl StoredSums<'_> {
@@ -287,6 +292,14 @@ impl StoredSums<'_> {
             (rows + found.rows, tombstones + found.tombstones, hash.wrapping_add(found.hash))
         });
         rows == archive.rows.open_times().len() as u64 && tombstones == 0 && hash == archive.rows_hash
+    }
+
+    fn has_other_versions(&self, sought: &Sought<'_>) -> bool {
+        let bucket = self.window.bucket_of(range_of(sought.unit.period).0);
+        sought.archives.iter().any(|archive| {
+            let versions = self.versions.get(&(archive.symbol.to_owned(), bucket));
+            versions.into_iter().flatten().any(|version| *version != archive.version)
+        })
     }
 }
 

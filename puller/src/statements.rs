@@ -10,7 +10,7 @@ use crate::corrections::{self, Recorded};
 use crate::ledger::{ARCHIVES, LOG, Ledger};
 use crate::load::Part;
 use crate::native::{ROW_BYTES_ON_WIRE, Rows, Slice};
-use crate::read_back::{Answers, Sought};
+use crate::read_back::{Found, Sought};
 use crate::warehouse::{Warehouse, WarehouseError};
 
 /// Units one query asks for: their names, and those of their symbols, must fit into a query's text.
@@ -27,7 +27,7 @@ const LINES_BYTES_MAX: u64 = 4 << 20;
 pub(crate) struct Statements {
     ledgers: Batcher<Unit, Ledger>,
     inserts: Batcher<Arc<Part>, ()>,
-    read_backs: Batcher<Arc<Part>, Answers>,
+    read_backs: Batcher<Arc<Part>, Found>,
     archives: Batcher<Vec<u8>, ()>,
     others: Batcher<Arc<Recorded>, bool>,
     attempts: Batcher<Vec<u8>, ()>,
@@ -89,8 +89,8 @@ impl Statements {
         self.inserts.ask(Arc::clone(part), part.rows()).await
     }
 
-    /// One answer for each of the part's archives.
-    pub(crate) async fn read_back(&self, part: &Arc<Part>) -> Result<Answers, WarehouseError> {
+    /// With one answer for each of the part's archives.
+    pub(crate) async fn read_back(&self, part: &Arc<Part>) -> Result<Found, WarehouseError> {
         self.read_backs.ask(Arc::clone(part), part.rows()).await
     }
 
@@ -154,7 +154,7 @@ async fn insert_at_once(warehouse: &Warehouse, parts: &[&Arc<Part>]) -> Result<(
     corrections::insert(warehouse, &slices, || parts.iter().for_each(|part| part.activity.bump())).await
 }
 
-async fn read_back(warehouse: &Warehouse, parts: &[Arc<Part>]) -> Result<Vec<Answers>, WarehouseError> {
+async fn read_back(warehouse: &Warehouse, parts: &[Arc<Part>]) -> Result<Vec<Found>, WarehouseError> {
     let sought: Vec<Sought<'_>> = parts
         .iter()
         .map(|part| Sought {
@@ -162,7 +162,7 @@ async fn read_back(warehouse: &Warehouse, parts: &[Arc<Part>]) -> Result<Vec<Ans
             archives: part.archives.iter().map(|archive| archive.expected()).collect(),
         })
         .collect();
-    let answers = warehouse.read_back(&sought).await?;
+    let found = warehouse.read_back(&sought).await?;
     parts.iter().for_each(|part| part.activity.bump());
-    Ok(answers)
+    Ok(found)
 }

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use clickhouse::{Client, Compression, RowOwned, RowRead};
+use clickhouse::query::Query;
+use clickhouse::{Client, RowOwned, RowRead};
 use common::chain::chain;
-use common::config::ClickHouse;
+use common::config::{ClickHouse, Compression};
 
+/// Longest text of a query that ClickHouse takes unless it is told another `max_query_size`, in bytes.
+const QUERY_BYTES_MAX: usize = 256 << 10;
 /// Longest answer of a query, and longest silence in the middle of an insert.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -34,7 +37,10 @@ impl Warehouse {
             .with_url(format!("{scheme}://{}:{}", config.host, config.port))
             .with_user(&config.user)
             .with_password(config.password.reveal())
-            .with_compression(Compression::None)
+            .with_compression(match config.compression {
+                Compression::None => clickhouse::Compression::None,
+                Compression::Lz4 => clickhouse::Compression::Lz4,
+            })
             .with_product_info("marketferry", env!("CARGO_PKG_VERSION"));
         Self {
             client,
@@ -73,18 +79,28 @@ impl Warehouse {
 
     /// Runs a statement that returns nothing.
     pub(crate) async fn execute(&self, sql: &str) -> Result<(), WarehouseError> {
-        // Raw: a `?` in the text is a character, not a parameter.
-        let query = self.client.query_raw(&self.in_database(sql)).execute();
-        self.timed(query).await
+        self.timed(self.query(sql).execute()).await
     }
 
     /// All rows of a query; `{database}` stands for the database's name.
     pub(crate) async fn select<T: RowOwned + RowRead>(&self, sql: &str) -> Result<Vec<T>, WarehouseError> {
-        self.timed(self.client.query_raw(&self.in_database(sql)).fetch_all()).await
+        self.timed(self.query(sql).fetch_all()).await
     }
 
     pub(crate) async fn select_one<T: RowOwned + RowRead>(&self, sql: &str) -> Result<T, WarehouseError> {
-        self.timed(self.client.query_raw(&self.in_database(sql)).fetch_one()).await
+        self.timed(self.query(sql).fetch_one()).await
+    }
+
+    fn query(&self, sql: &str) -> Query {
+        let sql = sql.replace("{database}", &self.database);
+        // Raw: a `?` in the text is a character, not a parameter.
+        let query = self.client.query_raw(&sql);
+        // Only where it must be: a user of `readonly = 1` may not set anything.
+        if sql.len() < QUERY_BYTES_MAX {
+            query
+        } else {
+            query.with_setting("max_query_size", (sql.len() + 1).to_string())
+        }
     }
 
     /// Begins an `INSERT INTO <table> FORMAT <format>`.
@@ -95,7 +111,11 @@ impl Warehouse {
             insert = insert.with_setting(*name, *value);
         }
         if format == "JSONEachRow" {
-            insert = insert.with_setting("date_time_input_format", "best_effort");
+            // A few rows: handing them to other threads costs the server more than it does with them.
+            let single = [("max_threads", "1"), ("max_insert_threads", "1"), ("input_format_parallel_parsing", "0")];
+            for (name, value) in single.into_iter().chain([("date_time_input_format", "best_effort")]) {
+                insert = insert.with_setting(name, value);
+            }
         }
         InsertStream { insert, address: self.address.clone() }
     }
@@ -127,10 +147,6 @@ impl Warehouse {
     async fn applied_migrations(&self) -> Result<usize, WarehouseError> {
         let version: u32 = self.select_one("SELECT max(version) FROM {database}.schema_migrations").await?;
         Ok(version as usize)
-    }
-
-    fn in_database(&self, sql: &str) -> String {
-        sql.replace("{database}", &self.database)
     }
 
     async fn timed<T>(&self, query: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, WarehouseError> {

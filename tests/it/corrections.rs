@@ -1,15 +1,19 @@
 //! Per open_time the archive generated last decides, in whatever order archives arrive.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
+use tests::proxy::{Fault, Proxy};
 use tests::servers::Stack;
 use tests::truth::Truth;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn spec() -> ArchiveSpec {
     ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01")
@@ -107,6 +111,55 @@ fn a_correction_that_takes_too_much_away_is_held() -> Result<()> {
     truth.add_archive(&before.path(), &before.zip(), Timestamp::now())?;
     truth.compare_rows(project.sql(), project.database())?;
     truth.compare_ledger(project.sql(), project.database(), project.prefix())
+}
+
+/// A worker that has loaded the newer of two revisions takes its time to record it. Meanwhile another one loads the older:
+/// its rows come too late for the first one to see, and only the second one can know that they are to go.
+#[test]
+fn a_revision_that_is_recorded_late() -> Result<()> {
+    let stack = Stack::shared();
+    let server = SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port()));
+    // So late that the first worker still relies on what it saw, and so late that it looks again.
+    for (label, late) in [("late", Duration::from_secs(1)), ("later", Duration::from_secs(2))] {
+        let mut project = Project::new(stack, label)?;
+        project.set("puller.ack_wait", "30s")?;
+        let hand = Handmade::new(stack, &project)?;
+        let line = Proxy::start(server)?;
+        let port = line.address().port().to_string();
+        // Of one slot, so that the older one is another worker's.
+        let environment = [("FERRY__CLICKHOUSE__PORT", port.as_str()), ("FERRY__PULLER__SLOTS", "1")];
+        let mut first = project.spawn("puller", &["run"], &environment)?;
+        project.wait_until("the first worker", PATIENCE, || {
+            Ok(tests::http::get(first.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
+        })?;
+        line.set(Fault::Slow(late));
+        let publish = |spec: &ArchiveSpec, generated_at: &str| {
+            let placed = hand.place(spec, &spec.zip())?;
+            let mut marker = hand.marker(&spec.unit(), &[placed]);
+            marker["objects"][0]["generated_at"] = generated_at.into();
+            hand.publish(&spec.unit(), marker.to_string().as_bytes())
+        };
+        let newer = spec().seed(1).missing([3, 17]).generated_at("2025-03-05T00:00:00Z");
+        publish(&newer, "2025-03-05T00:00:00Z")?;
+        let stored = "SELECT count() FROM {db}.klines";
+        project.wait_until("the newer rows", PATIENCE, || Ok(project.query(stored)?.trim() == "22"))?;
+        // The answer to the insert is under way so long; then the rows are read back at once.
+        std::thread::sleep(late + Duration::from_millis(300));
+        assert_eq!(project.archives_loaded()?, 0, "it is recorded already: nothing is tested");
+        publish(&spec(), "2025-03-02T00:44:00Z")?;
+        project.puller(&["pull"])?.expect_code(0)?;
+        project.wait_until("the record", PATIENCE, || {
+            let log = "SELECT count() FROM {db}.ingest_log WHERE outcome = 'loaded'";
+            Ok(project.query(log)?.trim() == "2")
+        })?;
+        let mut truth = Truth::default();
+        truth.add_archive(&newer.path(), &newer.zip(), Timestamp::now())?;
+        truth.compare_rows(project.sql(), project.database())?;
+        line.set(Fault::None);
+        first.sigterm()?;
+        first.wait(PATIENCE)?.expect_code(0)?;
+    }
+    Ok(())
 }
 
 /// Loading something twice, whole or in part, ends in the same tables.

@@ -1,10 +1,12 @@
 //! Several destinations: each with its own progress, and none in another's way.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
+use tests::proxy::Proxy;
 use tests::servers::Stack;
 use tests::truth::Truth;
 use tests::{Context, Result};
@@ -82,4 +84,43 @@ fn a_new_one_starts_with_as_much_history_as_it_wants() -> Result<()> {
     project.puller(&["replay", "--destination", "second"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     Truth::of_tree(project.data_dir())?.compare_ledger(project.sql(), &second, project.prefix())
+}
+
+#[test]
+fn rows_and_answers_are_compressed_where_that_is_asked_for() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "compression")?;
+    let server = SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port()));
+    let (plain, packed) = (Proxy::start(server)?, Proxy::start(server)?);
+    let second = format!("{}_second", project.database());
+    let mut destination = clickhouse(stack, "second", &second);
+    destination["port"] = json!(packed.address().port());
+    destination["compression"] = json!("lz4");
+    project.set("clickhouse.port", plain.address().port())?;
+    project.set("destinations", json!([destination]))?;
+    for number in 0..200 {
+        let symbol = format!("S{number:03}USDT");
+        let interval = if number < 20 { "1m" } else { "1d" };
+        ArchiveSpec::new(Market::Spot, &symbol, interval, "2025-03-01").write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()?;
+    let truth = Truth::of_tree(project.data_dir())?;
+    truth.compare_rows(project.sql(), &second)?;
+    truth.compare_ledger(project.sql(), &second, project.prefix())?;
+    let (sent, sent_packed) = (plain.asked_bytes(), packed.asked_bytes());
+    assert!(sent_packed < sent * 6 / 10, "{sent_packed} bytes instead of {sent}");
+
+    // Answers: what the ledger says of 180 archives.
+    let (before, before_packed) = (plain.reply_bytes(), packed.reply_bytes());
+    project.puller(&["verify"])?.expect_code(0)?;
+    let (answers, answers_packed) = (plain.reply_bytes() - before, packed.reply_bytes() - before_packed);
+    assert!(answers_packed < answers * 9 / 10, "{answers_packed} bytes instead of {answers}");
+
+    project.set("clickhouse.compression", "zip")?;
+    let refused = project.puller(&["pull"])?.expect_code(2)?;
+    assert!(refused.stderr.contains("clickhouse.compression: 'zip' is not one of: none, lz4"), "{}", refused.stderr);
+    Ok(())
 }

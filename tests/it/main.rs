@@ -14,6 +14,7 @@ mod faults;
 mod fleet;
 mod ingested;
 mod kills;
+mod many_symbols;
 mod moving;
 mod operations;
 mod permissions;

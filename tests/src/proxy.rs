@@ -103,7 +103,12 @@ impl Proxy {
         self.shared.log.requests()
     }
 
-    /// Bytes of requests' bodies that clients sent.
+    /// Bytes that clients sent, heads included.
+    pub fn asked_bytes(&self) -> u64 {
+        self.shared.log.asked_bytes()
+    }
+
+    /// Bytes of requests' bodies that clients sent, where their heads say how long they are.
     pub fn body_bytes(&self) -> u64 {
         self.shared.log.body_bytes()
     }

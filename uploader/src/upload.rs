@@ -1,7 +1,9 @@
 //! Every object of a revision into the bucket, and read back from it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use common::checksum::{Md5Sum, Sha256Sum};
 use common::marker::Object;
 use common::object_store::Stored;
@@ -14,6 +16,9 @@ use crate::error::UnitError;
 use crate::foreign;
 use crate::multipart;
 use crate::site::{Site, blocking};
+
+/// So many bytes are hashed in less time than it takes to hand them to another thread and back.
+const HASHED_HERE_BYTES_MAX: usize = 32 << 10;
 
 /// What was done for one unit.
 #[derive(Debug, Default, Clone, Copy)]
@@ -41,10 +46,11 @@ pub(crate) async fn store(site: &Site, objects: &[Object], local: &[Digested]) -
     let on_disk: HashMap<&str, &Digested> = local.iter().map(|archive| (archive.path.as_str(), archive)).collect();
     let mut transferred = Transferred::default();
     let mut faults = Vec::new();
+    let looks = Looks::default();
     let mut results = stream::iter(objects)
         .map(|object| {
             let archive = site.prefix.archive_path(&object.key).ok().and_then(|path| on_disk.get(path).copied());
-            one(site, object, archive)
+            one(site, object, archive, &looks)
         })
         .buffer_unordered(site.transfers_max);
     while let Some(result) = results.next().await {
@@ -110,12 +116,58 @@ pub(crate) struct Missing {
     pub(crate) lost: Vec<String>,
 }
 
+/// What was found of a unit's objects in the bucket.
+///
+/// A unit of which nothing lies there where one looks first has nothing there, most likely; then asking for each object
+/// before it is sent is a request too many. A run that was killed leaves the first objects, of which at least one is among
+/// as many as are sent at once; another program may leave any. So objects are sent unasked until one is found: at most
+/// those under way at that moment were sent in vain.
+#[derive(Default)]
+struct Looks {
+    absent: AtomicUsize,
+    present: AtomicBool,
+}
+
+impl Looks {
+    fn looked(&self, present: bool) {
+        if present {
+            self.present.store(true, Ordering::Relaxed);
+        } else {
+            self.absent.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn nothing_is_there(&self, looks_min: usize) -> bool {
+        !self.present.load(Ordering::Relaxed) && self.absent.load(Ordering::Relaxed) >= looks_min
+    }
+}
+
 /// Returns the bytes sent; `None` when the bucket had the object.
-async fn one(site: &Site, object: &Object, archive: Option<&Digested>) -> Result<Option<u64>, UnitError> {
+async fn one(
+    site: &Site,
+    object: &Object,
+    archive: Option<&Digested>,
+    looks: &Looks,
+) -> Result<Option<u64>, UnitError> {
     let place = site.transfer().await?;
     let key = &object.key;
     let checked = archive.map(|archive| &archive.checked);
+    if let Some(archive) = archive.filter(|archive| archive.sha256() == object.sha256)
+        && looks.nothing_is_there(site.transfers_max)
+        && !is_sent_otherwise(site, archive)
+    {
+        let (bytes, memory) = checked_bytes(site, object, &archive.path).await?;
+        let is_stored = site.store.put_new(key, bytes, object.sha256).await;
+        drop(memory);
+        if is_stored {
+            site.progress.sent(object.size);
+            return read_back(site, object, checked, object.size).await.map(Some);
+        }
+        // Whatever the reason: from here on it is asked first.
+        looks.looked(true);
+    }
     let stored = site.store.head(&object.key).await?;
+    looks.looked(stored.is_some());
     if stored.as_ref().is_some_and(|stored| difference(stored, object, checked).is_none()) {
         site.metrics.object_present();
         if archive.is_some() {
@@ -134,13 +186,19 @@ async fn one(site: &Site, object: &Object, archive: Option<&Digested>) -> Result
         return Err(UnitError::held_back(lost(object)));
     };
     let sent = send(site, place, object, &archive.path, archive.checked.parts_etag.as_deref()).await?;
-    common::failpoint::failpoint("uploader.object_put");
     let _place = site.transfer().await?;
-    let stored = site.store.head(&object.key).await?;
+    read_back(site, object, checked, sent).await.map(Some)
+}
+
+/// Returns the bytes sent, if the bucket's own metadata say of the object what the marker is going to say.
+async fn read_back(site: &Site, object: &Object, checked: Option<&Checked>, sent: u64) -> Result<u64, UnitError> {
+    common::failpoint::failpoint("uploader.object_put");
+    let key = &object.key;
+    let stored = site.store.head(key).await?;
     match stored.map_or_else(|| Some("it is not there".to_owned()), |stored| difference(&stored, object, checked)) {
         None => {
             site.metrics.object_uploaded(sent);
-            Ok(Some(sent))
+            Ok(sent)
         }
         Some(difference) => {
             Err(UnitError::held_back(format!("bucket: {key} was stored and does not read back as sent: {difference}")))
@@ -158,12 +216,9 @@ pub(crate) async fn send(
     path: &str,
     parts_etag: Option<&str>,
 ) -> Result<u64, UnitError> {
-    let key = &object.key;
-    let changed =
-        || UnitError::held_back(format!("{key} changed after it was checked; the next run takes it as it is then"));
     if site.store.copies_files() {
-        if !site.store.put_file(key, &site.data_dir.join(path), object.sha256).await? {
-            return Err(changed());
+        if !site.store.put_file(&object.key, &site.data_dir.join(path), object.sha256).await? {
+            return Err(changed(object));
         }
         site.progress.sent(object.size);
         return Ok(object.size);
@@ -173,19 +228,38 @@ pub(crate) async fn send(
         drop(place);
         return multipart::send(site, object, path, parts_etag).await;
     }
-    let _memory = site.memory(object.size).await?;
-    let bytes = site.read(path).await.map_err(|fault| UnitError::held_back(format!("{key} {fault}")))?;
-    // These bytes are the ones that were checked: whatever happened to the file since, nothing else is stored.
-    let same = {
-        let bytes = bytes.clone();
-        blocking(move || Sha256Sum::of(&bytes)).await == object.sha256
-    };
-    if !same {
-        return Err(changed());
-    }
+    let (bytes, _memory) = checked_bytes(site, object, path).await?;
     site.store.put(&object.key, bytes, object.sha256).await?;
     site.progress.sent(object.size);
     Ok(object.size)
+}
+
+/// Whether [`send`] does it by more or other requests than a single PUT.
+fn is_sent_otherwise(site: &Site, archive: &Digested) -> bool {
+    site.store.copies_files() || archive.checked.parts_etag.is_some()
+}
+
+/// What lies at `path`, and the memory for it. These bytes are the ones that were checked: whatever happened to the file
+/// since, nothing else is stored.
+async fn checked_bytes<'s>(
+    site: &'s Site,
+    object: &Object,
+    path: &str,
+) -> Result<(Bytes, SemaphorePermit<'s>), UnitError> {
+    let memory = site.memory(object.size).await?;
+    let read = site.read(path).await;
+    let bytes = read.map_err(|fault| UnitError::held_back(format!("{} {fault}", object.key)))?;
+    let sha256 = if bytes.len() <= HASHED_HERE_BYTES_MAX {
+        Sha256Sum::of(&bytes)
+    } else {
+        let bytes = bytes.clone();
+        blocking(move || Sha256Sum::of(&bytes)).await
+    };
+    if sha256 == object.sha256 { Ok((bytes, memory)) } else { Err(changed(object)) }
+}
+
+fn changed(object: &Object) -> UnitError {
+    UnitError::held_back(format!("{} changed after it was checked; the next run takes it as it is then", object.key))
 }
 
 /// Whether the bucket holds this object with these bytes.

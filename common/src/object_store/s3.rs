@@ -29,7 +29,7 @@ use crate::bwlimit::Bandwidth;
 use crate::chain::chain;
 use crate::checksum::Sha256Sum;
 use crate::config;
-use direct::Direct;
+use direct::{Direct, Over};
 use paced::Pacer;
 
 /// User metadata that carries an object's sha256 (`x-amz-meta-sha256`).
@@ -131,7 +131,7 @@ impl S3 {
         if let Some(direct) = &self.direct
             && body.len() <= DIRECT_BYTES_MAX
             && self.bandwidth.is_off()
-            && direct.put(key, body.clone(), sha256).await
+            && direct.put(key, body.clone(), sha256, Over::Anything).await
         {
             return Ok(());
         }
@@ -142,6 +142,16 @@ impl S3 {
             pacer.watch(UPLOAD_SILENCE, put.send()).await
         };
         retried("PUT", key, request).await.map(drop)
+    }
+
+    /// See [`super::ObjectStore::put_new`].
+    pub(super) async fn put_new(&self, key: &str, body: Bytes, sha256: Sha256Sum) -> bool {
+        match &self.direct {
+            Some(direct) if body.len() <= DIRECT_BYTES_MAX && self.bandwidth.is_off() => {
+                direct.put(key, body, sha256, Over::Nothing).await
+            }
+            _ => false,
+        }
     }
 
     /// Begins to fetch an object.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::part::Facts;
 use super::{Loader, PART_ROWS_MAX, expected_rows};
-use crate::corrections::{columns, version};
+use crate::corrections::{Candidate, columns, version};
 use crate::decode::{self, CHUNK_ROWS, DecodeError, Klines, Outline, ROW_BYTES, Spec};
 use crate::destination::Work;
 use crate::error::{FaultyObject, ObjectFault, WorkError};
@@ -72,7 +72,8 @@ impl Loader {
         };
         activity.bump();
         work.times.decode += started.elapsed();
-        if let Err(fault) = self.check_shrink(job, object, &outline.open_times, ledger).await? {
+        let candidate = Candidate { object, open_times: &outline.open_times };
+        if let Some(fault) = self.shrunk(job, [candidate].into_iter(), ledger).await?.remove(&object.key) {
             return Ok(Err(fault));
         }
 
@@ -89,11 +90,11 @@ impl Loader {
             rows: ExpectedRows::Outline(&outline),
             rows_hash: outline.hash(),
         };
-        let answers = self.warehouse.read_back(&[Sought { unit: &job.unit, archives: vec![expected] }]).await?;
+        let found = self.warehouse.read_back(&[Sought { unit: &job.unit, archives: vec![expected] }]).await?;
         failpoint("puller.read_back");
         activity.bump();
         work.times.read_back += started.elapsed();
-        if let Some(Err(why)) = answers.into_iter().flatten().next() {
+        if let Some(Err(why)) = found.into_iter().flat_map(|found| found.answers).next() {
             return Ok(Err(ObjectFault::NotReadBack(why)));
         }
         let facts = Facts::of(&outline);

@@ -1,5 +1,6 @@
 //! Archives of one unit that go together: fetched and decoded, then inserted, read back and recorded at once.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,14 +12,14 @@ use nats::Activity;
 use tokio::sync::Semaphore;
 
 use super::{FETCHES_MAX, Loader, expected_rows, footprint};
-use crate::corrections::{self, version};
+use crate::corrections::{self, Candidate, EarlyLook, version};
 use crate::decode::{self, Decoded, Outline, Spec};
 use crate::destination::Work;
 use crate::error::{FaultyObject, ObjectFault, WorkError};
 use crate::fetch::{FetchError, fetch};
 use crate::job::Job;
 use crate::ledger::{Ledger, Loaded, json_lines};
-use crate::read_back::{Expected, ExpectedRows};
+use crate::read_back::{Expected, ExpectedRows, Found};
 
 /// An archive of up to so many bytes is decoded in less time than it takes to hand it to another thread and back.
 const DECODED_HERE_BYTES_MAX: usize = 8 * 1024;
@@ -45,6 +46,10 @@ impl Part {
 }
 
 impl Ready {
+    fn candidate(&self) -> Candidate<'_> {
+        Candidate { object: &self.object, open_times: &self.decoded.klines.open_time }
+    }
+
     pub(crate) fn expected(&self) -> Expected<'_> {
         Expected {
             symbol: &self.object.symbol,
@@ -60,6 +65,7 @@ pub(super) struct Cut<'a> {
     pub objects: &'a [&'a Object],
     /// Whose turn it is to fetch and decode, of the unit's parts.
     pub fetching: &'a Semaphore,
+    pub look: &'a EarlyLook,
 }
 
 /// What the ledger says of an archive, beside its names.
@@ -94,7 +100,7 @@ impl Loader {
         ledger: &Ledger,
         activity: &Activity,
     ) -> Result<Work, WorkError> {
-        let Cut { objects, fetching } = cut;
+        let Cut { objects, fetching, look } = cut;
         let turn = fetching.acquire().await.expect("the semaphore is never closed");
         let rows = expected_rows(spec);
         let _memory = self.memory.take(objects.iter().map(|object| footprint(object, rows)).sum()).await;
@@ -106,34 +112,31 @@ impl Loader {
         let mut objects = objects.iter().copied();
         let mut archives = Vec::with_capacity(objects.len());
         while let (Some(outcome), Some(object)) = (decoding.next().await, objects.next()) {
-            let fault = match outcome? {
+            match outcome? {
                 Ok((decoded, rows_hash, times)) => {
                     work.bytes += object.size;
                     work.times.fetch += times.fetch;
                     work.times.decode += times.decode;
-                    let archive = Ready {
-                        object: object.clone(),
-                        version: version(object.generated_at, job.unit.period),
-                        rows_hash,
-                        decoded,
-                    };
-                    match self.check_shrink(job, object, &archive.decoded.klines.open_time, ledger).await? {
-                        Ok(()) => {
-                            archives.push(archive);
-                            continue;
-                        }
-                        Err(fault) => fault,
-                    }
+                    let version = version(object.generated_at, job.unit.period);
+                    archives.push(Ready { object: object.clone(), version, rows_hash, decoded });
                 }
-                Err(fault) => fault,
-            };
-            work.faults.push(FaultyObject { key: object.key.clone(), fault });
+                Err(fault) => work.faults.push(FaultyObject { key: object.key.clone(), fault }),
+            }
         }
         drop(decoding);
         drop(turn);
+        let candidates = archives.iter().map(Ready::candidate);
+        let mut shrunk = self.shrunk(job, candidates, ledger).await?;
+        archives.retain(|archive| match shrunk.remove(&archive.object.key) {
+            Some(fault) => {
+                work.faults.push(FaultyObject { key: archive.object.key.clone(), fault });
+                false
+            }
+            None => true,
+        });
         if !archives.is_empty() {
             let part = Arc::new(Part { job: Arc::clone(job), archives, activity: activity.clone() });
-            self.insert_and_read_back(&part, &mut work).await?;
+            self.insert_and_read_back(&part, look, &mut work).await?;
         }
         Ok(work)
     }
@@ -188,21 +191,18 @@ impl Loader {
         }
     }
 
-    /// See [`corrections::check_shrink`].
-    pub(super) async fn check_shrink(
+    /// See [`corrections::shrunk`].
+    pub(super) async fn shrunk(
         &self,
         job: &Job,
-        object: &Object,
-        open_times: &[i64],
+        candidates: impl Iterator<Item = Candidate<'_>>,
         ledger: &Ledger,
-    ) -> Result<Result<(), ObjectFault>, WorkError> {
-        let former = ledger.get(&object.key);
+    ) -> Result<HashMap<String, ObjectFault>, WorkError> {
         let limit = if job.options.accept_shrink { 1.0 } else { self.corrections.shrink_limit };
-        let checked = corrections::check_shrink(&self.warehouse, &job.unit, object, open_times, former, limit);
-        Ok(checked.await?)
+        Ok(corrections::shrunk(&self.warehouse, &job.unit, candidates, ledger, limit).await?)
     }
 
-    async fn insert_and_read_back(&self, part: &Arc<Part>, work: &mut Work) -> Result<(), WorkError> {
+    async fn insert_and_read_back(&self, part: &Arc<Part>, look: &EarlyLook, work: &mut Work) -> Result<(), WorkError> {
         let started = Instant::now();
         failpoint("puller.decoded");
         self.statements.insert(part).await?;
@@ -210,7 +210,9 @@ impl Loader {
         work.times.insert += started.elapsed();
 
         let started = Instant::now();
-        let answers = self.statements.read_back(part).await?;
+        look.begins();
+        let Found { answers, other_versions } = self.statements.read_back(part).await?;
+        look.saw(other_versions);
         failpoint("puller.read_back");
         work.times.read_back += started.elapsed();
 

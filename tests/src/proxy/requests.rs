@@ -19,6 +19,7 @@ pub struct Request {
 #[derive(Default)]
 pub(super) struct Log {
     requests: Mutex<Vec<Request>>,
+    asked_bytes: AtomicU64,
     body_bytes: AtomicU64,
     reply_bytes: AtomicU64,
 }
@@ -45,6 +46,10 @@ impl Log {
         self.lock().clone()
     }
 
+    pub(super) fn asked_bytes(&self) -> u64 {
+        self.asked_bytes.load(Ordering::SeqCst)
+    }
+
     pub(super) fn body_bytes(&self) -> u64 {
         self.body_bytes.load(Ordering::SeqCst)
     }
@@ -65,6 +70,7 @@ impl Conversation {
 
     /// Takes what the client sent.
     pub(super) fn asked(&self, mut bytes: &[u8]) {
+        self.log.asked_bytes.fetch_add(bytes.len() as u64, Ordering::SeqCst);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while !bytes.is_empty() {
             if state.body_left > 0 {

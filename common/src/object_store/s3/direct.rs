@@ -14,6 +14,7 @@ use aws_sigv4::http_request::{
 use aws_sigv4::sign::v4;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::IF_NONE_MATCH;
 use reqwest::{Client, Method, Response, StatusCode, Url};
 
 use super::{CONNECT_TIMEOUT, READ_TIMEOUT};
@@ -25,6 +26,14 @@ use crate::object_store::Stored;
 const KEY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// The header that carries an object's sha256: the metadata of that name.
 const SHA256_HEADER: &str = "x-amz-meta-sha256";
+
+/// What an object may be stored over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    Anything,
+    /// Refused with 412 where something lies.
+    Nothing,
+}
 
 #[derive(Clone)]
 pub(super) struct Direct {
@@ -79,14 +88,14 @@ impl Direct {
     }
 
     /// Whether the object is stored.
-    pub(super) async fn put(&self, key: &str, body: Bytes, sha256: Sha256Sum) -> bool {
-        let response = self.send(Method::PUT, key, Some((body, sha256))).await;
+    pub(super) async fn put(&self, key: &str, body: Bytes, sha256: Sha256Sum, over: Over) -> bool {
+        let response = self.send(Method::PUT, key, Some((body, sha256, over))).await;
         response.is_some_and(|response| response.status() == StatusCode::OK)
     }
 
-    async fn send(&self, method: Method, key: &str, body: Option<(Bytes, Sha256Sum)>) -> Option<Response> {
+    async fn send(&self, method: Method, key: &str, body: Option<(Bytes, Sha256Sum, Over)>) -> Option<Response> {
         let url = format!("{}{}", self.base, utf8_percent_encode(key, KEY));
-        let sha256 = body.as_ref().map(|(_, sha256)| sha256.to_string());
+        let sha256 = body.as_ref().map(|(_, sha256, _)| sha256.to_string());
         let headers = self.signed(method.as_str(), &url, sha256.as_deref())?;
         let mut request = self.http.request(method, Url::parse(&url).ok()?);
         for (name, value) in headers {
@@ -95,8 +104,11 @@ impl Direct {
         if let Some(sha256) = sha256 {
             request = request.header(SHA256_HEADER, sha256);
         }
-        if let Some((bytes, _)) = body {
+        if let Some((bytes, _, over)) = body {
             request = request.body(bytes);
+            if over == Over::Nothing {
+                request = request.header(IF_NONE_MATCH, "*");
+            }
         }
         request.send().await.ok()
     }
