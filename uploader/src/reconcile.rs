@@ -48,7 +48,9 @@ impl From<PassError> for Stop {
 impl From<BusError> for Stop {
     fn from(error: BusError) -> Self {
         let (code, advice) = match error.kind {
-            BusErrorKind::Unavailable => (exit::UNREACHABLE, "check nats.url, the network and the certificates, then run it again"),
+            BusErrorKind::Unavailable => {
+                (exit::UNREACHABLE, "check nats.url, the network and the certificates, then run it again")
+            }
             BusErrorKind::Denied => (exit::USAGE, "check the NATS user and password, nkey or credentials file"),
             BusErrorKind::Missing => (exit::USAGE, "have an operator run `puller migrate`"),
             BusErrorKind::Refused => (exit::SOME_FAILED, "see the message"),
