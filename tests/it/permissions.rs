@@ -154,7 +154,10 @@ fn readers_of_a_role_take_turns() -> Result<()> {
             let stream =
                 async_nats::jetstream::new(hand.client.clone()).get_stream("MARKERS").await.context("stream")?;
             let name = Some(format!("reader-uploader-{number}"));
-            let reader = async_nats::jetstream::consumer::pull::Config { name, ..Default::default() };
+            // Without a threshold the server takes it away after five seconds.
+            let inactive_threshold = Duration::from_secs(300);
+            let reader =
+                async_nats::jetstream::consumer::pull::Config { name, inactive_threshold, ..Default::default() };
             stream.create_consumer(reader).await.map(drop).context("occupying a name")
         })
     };

@@ -255,7 +255,8 @@ impl Shared {
     }
 }
 
-/// Copies what a client sends. An error when it sent more than it may.
+/// Copies what a client sends. An error when it sent more than it may. A server may answer before it has heard all, and
+/// close: the rest goes nowhere then, and the answer is still the client's.
 fn pass_on(
     client: &mut TcpStream,
     server: &mut TcpStream,
@@ -273,7 +274,9 @@ fn pass_on(
         if at > bytes_max {
             return Err(std::io::Error::other("cut"));
         }
-        server.write_all(&chunk[..count])?;
+        if server.write_all(&chunk[..count]).is_err() {
+            return std::io::copy(client, &mut std::io::sink()).map(drop);
+        }
     }
 }
 
