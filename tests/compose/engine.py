@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -61,14 +62,14 @@ class Engine:
         if not shutil.which("dockerd") or not shutil.which("docker"):
             install(PACKAGES)
         STATE.mkdir(parents=True, exist_ok=True)
-        # On a path of its own: whatever else runs on the machine is left alone.
-        socket = f"unix://{STATE}/docker.sock"
-        os.environ["DOCKER_HOST"] = socket
+        # On paths of its own, and short ones: a socket's may have 107 characters.
+        running = Path(tempfile.mkdtemp(prefix="marketferry-docker-"))
+        os.environ["DOCKER_HOST"] = f"unix://{running}/docker.sock"
         say("starting a Docker engine")
         log = open(STATE / "log", "w")
         self.daemon = subprocess.Popen(
-            ["dockerd", "--host", socket, "--data-root", STATE / "data", "--exec-root", STATE / "run",
-             "--pidfile", STATE / "pid"],
+            ["dockerd", "--host", os.environ["DOCKER_HOST"], "--data-root", STATE / "data", "--exec-root", running / "run",
+             "--pidfile", running / "pid"],
             stdout=log, stderr=log,
         )
         deadline = time.monotonic() + START_DEADLINE_S
