@@ -27,8 +27,10 @@ RUN ln -s /bin/busybox /usr/local/bin/wget && mkdir /var/lib/clickhouse && chown
 COPY servers /opt/servers
 ENTRYPOINT ["python3", "/opt/servers/clickhouse_stand_in.py"]
 """
+# The test builds with CARGO_PROFILE=dev: what is built is tried here, not how fast it runs.
 RUST_DOCKERFILE = """FROM {debian}
 COPY toolchain /usr/local
+ENV CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=none CARGO_INCREMENTAL=0
 """
 
 
