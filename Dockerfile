@@ -32,8 +32,10 @@ COPY puller/Cargo.toml puller/
 COPY tests/Cargo.toml tests/
 RUN set -eu; \
     for crate in common nats uploader puller tests; do mkdir -p $crate/src; : > $crate/src/lib.rs; done; \
-    mkdir -p tests/it tests/src/bin/demo; \
-    for main in uploader/src puller/src tests/src/bin/demo tests/it; do echo 'fn main() {}' > $main/main.rs; done; \
+    mkdir -p tests/it tests/src/bin/demo puller/benches; \
+    for main in uploader/src/main puller/src/main puller/benches/decode tests/src/bin/demo/main tests/it/main; do \
+        echo 'fn main() {}' > $main.rs; \
+    done; \
     cargo build --locked --profile $CARGO_PROFILE --package uploader --package puller
 
 FROM dependencies AS build
