@@ -3,6 +3,8 @@
 mod backlog;
 mod filler;
 
+use std::time::Duration;
+
 use tests::Result;
 
 use crate::{
@@ -23,6 +25,8 @@ pub(crate) use backlog::{LONG, SHORT};
 
 /// Each round needs days that no round before it has loaded.
 const ROUNDS_MAX: usize = 5;
+/// What was filled in at once goes on being merged for long.
+const MERGED_WITHIN: Duration = Duration::from_secs(1800);
 
 pub(crate) fn run(world: &World, plan: &Plan, figures: &mut Figures) -> Result<()> {
     tables(world, plan, figures)?;
@@ -49,6 +53,7 @@ fn tables(world: &World, plan: &Plan, figures: &mut Figures) -> Result<()> {
                 None => {
                     let database = ground.fresh_destination()?;
                     filler::fill(world, &database, plan.table_rows, archives)?;
+                    world.rest_within(MERGED_WITHIN)?;
                     figures.describe("growth", format!("{} rows and {archives} archives are there", plan.table_rows));
                     full.insert(database).clone()
                 }

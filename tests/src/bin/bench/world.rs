@@ -103,8 +103,12 @@ impl World {
 
     /// Waits until the servers have done what an earlier run left them to do, merges above all.
     pub(crate) fn rest(&self) -> Result<()> {
+        self.rest_within(REST_DEADLINE)
+    }
+
+    pub(crate) fn rest_within(&self, deadline: Duration) -> Result<()> {
         let start = Instant::now();
-        while start.elapsed() < REST_DEADLINE {
+        while start.elapsed() < deadline {
             let before = self.spent()?;
             thread::sleep(REST_LOOK);
             let spent = self.spent()?.since(before);
@@ -112,7 +116,7 @@ impl World {
                 return Ok(());
             }
         }
-        eprintln!("bench: the servers were still busy after {REST_DEADLINE:?}");
+        eprintln!("bench: the servers were still busy after {deadline:?}");
         Ok(())
     }
 }
