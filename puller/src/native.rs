@@ -15,8 +15,9 @@ use crate::decode::{Klines, ROW_BYTES};
 /// A row takes about this much of a block, in bytes.
 pub const ROW_BYTES_ON_WIRE: u64 = ROW_BYTES as u64 + 14;
 
-/// Rows of a full block: ClickHouse's own default for a block.
-pub const BLOCK_ROWS_MAX: usize = 65_536;
+/// Rows of a full block. The server puts blocks together before it writes them; half a megabyte comes from memory that the
+/// block before has left, where a larger one is given back to the system and taken anew, page by page.
+pub const BLOCK_ROWS_MAX: usize = 4_096;
 
 const COLUMNS: usize = 18;
 const DATE_TIME: &str = "DateTime64(6, 'UTC')";

@@ -42,7 +42,7 @@ const FETCHERS: usize = 8;
 const INSERTERS: usize = 2;
 /// Decoded archives that may wait for an inserter.
 const WAITING_MAX: usize = 16;
-const BLOCK_ROWS: usize = 65_536;
+const BLOCK_ROWS: usize = 4_096;
 /// Longer than any bench.
 const SIGNED_FOR: Duration = Duration::from_secs(7 * 86_400);
 
