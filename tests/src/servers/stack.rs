@@ -30,14 +30,14 @@ impl Stack {
 
     /// A stack whose files are below `dir` and stay there.
     pub fn start(dir: &Path) -> Result<Stack> {
-        Stack::with_s3(dir, S3::start(&dir.join("s3"))?)
+        Stack::with_s3(dir, dir, S3::start(&dir.join("s3"))?)
     }
 
-    /// The same with an S3 server that runs already.
-    pub fn with_s3(dir: &Path, s3: S3) -> Result<Stack> {
+    /// The same with an S3 server that runs already, and ClickHouse's files in another place.
+    pub fn with_s3(dir: &Path, clickhouse_dir: &Path, s3: S3) -> Result<Stack> {
         Ok(Stack {
             nats: Nats::start_with_accounts(&dir.join("nats"), ACCOUNTS)?,
-            clickhouse: ClickHouse::start(&dir.join("clickhouse"))?,
+            clickhouse: ClickHouse::start(&clickhouse_dir.join("clickhouse"))?,
             s3,
             dir: None,
         })

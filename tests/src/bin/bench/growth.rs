@@ -22,6 +22,7 @@ pub(crate) const BACKLOG: &str = "growth, backlog";
 pub(crate) const EMPTY: &str = "an empty database";
 pub(crate) const FULL: &str = "a full one";
 pub(crate) use backlog::{LONG, SHORT};
+pub(crate) use filler::filled_bytes;
 
 /// Each round needs days that no round before it has loaded.
 const ROUNDS_MAX: usize = 5;

@@ -26,17 +26,18 @@ pub(crate) fn run(world: &World, plan: &Plan, workload: &Workload, figures: &mut
         let count = workload.contenders.len();
         for turn in 0..count {
             let contender = workload.contenders[(turn + round as usize) % count];
-            if contender == Contender::CronPerFile && round > 0 {
-                figures.note("The cron job with an insert per file runs in the first round only.");
+            if contender.runs_once() && round > 0 {
+                figures.note("The cron job with an insert per file, and the tuned ones, run in the first round only.");
                 continue;
             }
             let database = ground.fresh_destination()?;
             world.rest()?;
             let usage = match contender {
                 Contender::Ours => Contestant::product(&ground.project, "puller", &["pull"])?.measure(world)?,
-                Contender::CronPerFile | Contender::CronPerUnit => {
-                    peers::cron_job(world, &ground, &database, contender)?
-                }
+                Contender::CronPerFile
+                | Contender::CronPerUnit
+                | Contender::CronPerFileTuned
+                | Contender::CronPerUnitTuned => peers::cron_job(world, &ground, &database, contender)?,
                 Contender::S3Function => {
                     peers::s3_function(world, &ground, &database, gzips.as_deref().unwrap_or_default())?
                 }

@@ -36,6 +36,7 @@ impl Machine {
             ("nats-server", varz["version"].as_str().unwrap_or_default().to_owned()),
             ("S3", "s3s-fs with TCP_NODELAY".to_owned()),
             ("bucket in memory", world.bucket_in_memory.to_string()),
+            ("ClickHouse in memory", world.clickhouse_in_memory.to_string()),
             (
                 "rclone",
                 peers::rclone().map_or("none: boto3 takes its place".to_owned(), |path| first_line(&path, "version")),

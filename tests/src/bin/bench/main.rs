@@ -92,7 +92,7 @@ fn run(cli: &Cli) -> Result<()> {
         return Err(Failure::new("--only leaves no scenario: see --help for their names"));
     }
     let mut figures = Figures::default();
-    let world = World::start()?;
+    let world = World::start(plan.rows_filled())?;
     let mut machine = Machine::look(&world)?;
     for workload in plan.ingest() {
         ingest::run(&world, &plan, &workload, &mut figures)?;

@@ -52,10 +52,12 @@ pub(crate) fn python(world: &World, ground: &Ground, script: &str, folder: &Path
 }
 
 pub(crate) fn cron_job(world: &World, ground: &Ground, database: &str, contender: Contender) -> Result<Usage> {
-    let insert_per = if contender == Contender::CronPerFile { "file" } else { "unit" };
+    let per_file = matches!(contender, Contender::CronPerFile | Contender::CronPerFileTuned);
+    let insert_per = if per_file { "file" } else { "unit" };
+    let tuned = matches!(contender, Contender::CronPerFileTuned | Contender::CronPerUnitTuned);
     // On disk, where a cron job keeps them.
     let folder = world.folder("copied")?;
-    let more = json!({ "database": database, "insert_per": insert_per });
+    let more = json!({ "database": database, "insert_per": insert_per, "tuned": tuned });
     let usage = python(world, ground, "cron_job.py", &folder, &more)?.measure(world)?;
     fs::remove_dir_all(&folder).context("removing the copied archives")?;
     Ok(usage)

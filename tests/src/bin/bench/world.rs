@@ -14,11 +14,15 @@ use tests::{
     servers::{Credentials, RunDir, S3, SqlClient, Stack, ensure_installed},
 };
 
+use crate::growth::filled_bytes;
+
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(1800);
-/// Bucket and archives are kept in memory where there is this much: on ext4 the S3 server's own time for the same work
-/// varies several times over.
+/// Bucket, archives and ClickHouse's files are kept in memory where there is this much: on ext4, above all without a journal,
+/// what the kernel takes to make a file depends on what has been deleted before, and varies several times over.
 const FAST_BYTES_MIN: u64 = 4 << 30;
+/// ClickHouse's files are not, where rows are filled in that take more than this share of it.
+const FAST_SHARE: u64 = 3;
 const FAST: &str = "/dev/shm";
 /// A server is at rest when it spent no more than this share of a core lately.
 const REST: f64 = 0.1;
@@ -29,6 +33,7 @@ pub(crate) struct World {
     pub(crate) stack: Stack,
     s3: Process,
     pub(crate) bucket_in_memory: bool,
+    pub(crate) clickhouse_in_memory: bool,
     // Last: the servers are gone before their files.
     fast: RunDir,
     dir: RunDir,
@@ -43,13 +48,16 @@ pub(crate) struct Spent {
 }
 
 impl World {
-    pub(crate) fn start() -> Result<World> {
+    /// For scenarios that fill in up to so many rows.
+    pub(crate) fn start(rows: u64) -> Result<World> {
         if !Path::new("/proc/self/stat").exists() {
             return Err(Failure::new("the bench reads CPU times from /proc, so it needs Linux"));
         }
         ensure_installed()?;
         let dir = RunDir::new("bench")?;
-        let bucket_in_memory = free_bytes(FAST).is_some_and(|free| free >= FAST_BYTES_MIN);
+        let free = free_bytes(FAST).unwrap_or_default();
+        let bucket_in_memory = free >= FAST_BYTES_MIN;
+        let clickhouse_in_memory = bucket_in_memory && filled_bytes(rows) <= free / FAST_SHARE;
         let fast = if bucket_in_memory {
             RunDir::below(&Path::new(FAST).join("marketferry-bench"), "bench")?
         } else {
@@ -69,8 +77,10 @@ impl World {
         let mut word = || words.next().ok_or_else(|| Failure::new("the S3 server's first line is too short"));
         let port = word()?.parse().context("the port of the S3 server")?;
         let credentials = Credentials { access_key_id: word()?.to_owned(), secret_access_key: word()?.to_owned() };
-        let stack = Stack::with_s3(&dir.path().join("servers"), S3::elsewhere(&root, port, credentials))?;
-        Ok(World { stack, s3, bucket_in_memory, fast, dir })
+        let servers = dir.path().join("servers");
+        let clickhouse_dir = if clickhouse_in_memory { fast.path() } else { &servers };
+        let stack = Stack::with_s3(&servers, clickhouse_dir, S3::elsewhere(&root, port, credentials))?;
+        Ok(World { stack, s3, bucket_in_memory, clickhouse_in_memory, fast, dir })
     }
 
     /// An empty folder in memory, or what stands for it.
