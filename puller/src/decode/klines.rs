@@ -127,7 +127,7 @@ impl Klines {
 
     /// Wrapping sum of all row hashes, as ClickHouse's `sum(cityHash64(…))`; independent of the order of rows.
     pub fn hash(&self) -> u64 {
-        self.iter().map(|row| row_hash::of(&row)).fold(0, u64::wrapping_add)
+        row_hash::sum(self)
     }
 
     /// Rows in the order of `permutation`, which holds every index once.
