@@ -153,6 +153,41 @@ fn adopting_goes_on_over_a_link_that_drops() -> Result<()> {
     project.check_tables()
 }
 
+/// Where archives have to be sent because they are not copied, they are sent in their turn and take their memory.
+#[test]
+fn what_adopting_sends_has_a_place_among_the_transfers() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, NO_COPIES)?;
+    let proxy = Proxy::start(stack.s3.address())?;
+    for day in 1..=8 {
+        spec("BTCUSDT", &format!("2025-03-{day:02}")).write(project.data_dir())?;
+    }
+    OtherClient::new(stack, &project).fill(project.data_dir(), usize::MAX)?;
+    project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
+    project.set("storage.r2.transfers", 1)?;
+    proxy.set(Fault::Slow(Duration::from_millis(100)));
+    let mut adopting = project.start("uploader", &["adopt", "--json"], &[])?;
+    let under_way = || -> Vec<usize> {
+        let requests = proxy.requests();
+        let waiting = requests.iter().enumerate().filter(|(_, request)| request.status.is_none());
+        waiting.filter(|(_, request)| request.line.contains(".zip")).map(|(at, _)| at).collect()
+    };
+    let mut before = Vec::new();
+    while adopting.is_running() {
+        let now = under_way();
+        // Seen twice: an answer is the client's a moment before it is noted here.
+        let both: Vec<_> = now.iter().filter(|at| before.contains(*at)).collect();
+        assert!(both.len() <= 1, "{both:?} at once of {:#?}", proxy.requests());
+        before = now;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let report = adopting.wait(SOON)?.expect_code(0)?.json()?;
+    assert_eq!(report["units"]["published"], 8);
+    let sent = |request: &&Request| request.line.starts_with("PUT") && request.line.contains(".zip") && request.body > 0;
+    assert_eq!(proxy.requests().iter().filter(sent).count(), 8);
+    Ok(())
+}
+
 /// A bucket, or a token, that does not copy costs the sending, and is told of, not once for each archive.
 #[test]
 fn where_nothing_may_be_copied_archives_are_sent() -> Result<()> {

@@ -197,6 +197,7 @@ impl Adopter<'_> {
             }
             None => {}
         }
+        let _place = self.site.transfer().await?;
         match self.site.store.give_sha256(key, &stored.etag, checked.sha256).await? {
             Given::Done => Ok(Ok(())),
             Given::Changed => Ok(Err("was replaced while it was looked at; run this again".into())),
@@ -209,6 +210,7 @@ impl Adopter<'_> {
                             .into(),
                     ));
                 }
+                let _memory = self.site.memory(stored.size).await?;
                 let bytes = tokio::fs::read(file).await.map_err(|error| self.no_room(&error))?;
                 self.site.store.put(key, Bytes::from(bytes), checked.sha256).await?;
                 Ok(Ok(()))
