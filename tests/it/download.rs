@@ -318,7 +318,7 @@ fn what_is_wrong_is_told_before_or_at_once() -> Result<()> {
 }
 
 /// A day that the service looks at, whatever the hour.
-fn days_ago(days: i64) -> String {
+pub(crate) fn days_ago(days: i64) -> String {
     let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
     today.saturating_sub(days.days()).to_string()
 }

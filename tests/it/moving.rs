@@ -183,7 +183,8 @@ fn what_adopting_sends_has_a_place_among_the_transfers() -> Result<()> {
     }
     let report = adopting.wait(SOON)?.expect_code(0)?.json()?;
     assert_eq!(report["units"]["published"], 8);
-    let sent = |request: &&Request| request.line.starts_with("PUT") && request.line.contains(".zip") && request.body > 0;
+    let sent =
+        |request: &&Request| request.line.starts_with("PUT") && request.line.contains(".zip") && request.body > 0;
     assert_eq!(proxy.requests().iter().filter(sent).count(), 8);
     Ok(())
 }

@@ -198,6 +198,9 @@ pub struct Adopt {
     pub(crate) marked: bool,
     #[command(flatten)]
     pub(crate) selection: Selection,
+    /// How fast bytes may come and go, instead of storage.bwlimit: 10M, 512K, off, or a timetable '08:00,512K 19:00,off'
+    #[arg(long, value_name = "LIMIT")]
+    bwlimit: Option<BwLimit>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -238,6 +241,9 @@ pub struct Download {
     /// Instead of download.base_url
     #[arg(long, value_name = "URL")]
     base_url: Option<String>,
+    /// How fast bytes may come, instead of storage.bwlimit: 10M, 512K, off, or a timetable '08:00,512K 19:00,off'
+    #[arg(long, value_name = "LIMIT")]
+    bwlimit: Option<BwLimit>,
 }
 
 #[derive(Debug, Args)]
@@ -287,12 +293,11 @@ impl Cli {
     /// What stands in for `storage.bwlimit`.
     pub fn bwlimit(&self) -> Option<&BwLimit> {
         match &self.command {
-            Command::Upload(Upload { bwlimit, .. }) | Command::Watch(Watch { bwlimit }) => bwlimit.as_ref(),
-            Command::Download(_)
-            | Command::Adopt(_)
-            | Command::Reconcile(_)
-            | Command::Doctor { .. }
-            | Command::Healthcheck { .. } => None,
+            Command::Upload(Upload { bwlimit, .. })
+            | Command::Watch(Watch { bwlimit })
+            | Command::Download(Download { bwlimit, .. })
+            | Command::Adopt(Adopt { bwlimit, .. }) => bwlimit.as_ref(),
+            Command::Reconcile(_) | Command::Doctor { .. } | Command::Healthcheck { .. } => None,
         }
     }
 

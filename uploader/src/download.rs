@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::bwlimit::Bandwidth;
 use common::config::{Config, Download, Symbols};
 use common::doctor;
 use common::http::Readiness;
@@ -74,7 +75,8 @@ pub(crate) async fn run(
         return Err(nothing(span, range));
     }
     let metrics = Metrics::new(&mut Registry::default());
-    let run = Run::new(config, download, metrics, progress, shutdown, Absent::Fetch)?;
+    let bandwidth = Bandwidth::new(config.storage.bwlimit.clone());
+    let run = Run::new(config, download, metrics, progress, bandwidth, shutdown, Absent::Fetch)?;
     Ok(run.bring(units, args.dry_run).await)
 }
 
@@ -94,18 +96,21 @@ pub(crate) struct Schedule {
     run: Run,
 }
 
-/// What `uploader watch` is to run beside its passes; `None` without `download.every`.
+/// What `uploader watch` is to run beside its passes; `None` without `download.every`. It takes its bytes from the limit
+/// that these share.
 ///
 /// # Errors
 /// The configuration cannot be used.
 pub(crate) fn schedule(
     config: &Config,
     registry: &mut Registry,
+    bandwidth: Bandwidth,
     shutdown: CancellationToken,
 ) -> Result<Option<Schedule>, String> {
     let Some(every) = config.download.every else { return Ok(None) };
     let metrics = Metrics::new(registry);
-    let run = Run::new(config, config.download.clone(), metrics, Progress::hidden(), shutdown, Absent::StaysAway)?;
+    let (download, progress) = (config.download.clone(), Progress::hidden());
+    let run = Run::new(config, download, metrics, progress, bandwidth, shutdown, Absent::StaysAway)?;
     Ok(Some(Schedule { every, run }))
 }
 
@@ -138,7 +143,8 @@ pub(crate) async fn look_at_exchange(report: &mut doctor::Report, config: &Confi
     if !config.download.symbols.is_set() {
         return;
     }
-    let exchange = match Exchange::new(&config.download, CancellationToken::new()) {
+    let bandwidth = Bandwidth::new(config.storage.bwlimit.clone());
+    let exchange = match Exchange::new(&config.download, bandwidth, CancellationToken::new()) {
         Ok(exchange) => exchange,
         Err(error) => return report.bad(NAME, error, "correct the address"),
     };
@@ -183,6 +189,7 @@ impl Run {
         download: Download,
         metrics: Metrics,
         progress: Progress,
+        bandwidth: Bandwidth,
         shutdown: CancellationToken,
         absent: Absent,
     ) -> Result<Self, String> {
@@ -195,7 +202,7 @@ impl Run {
         let data_dir =
             config.local.data_dir.clone().ok_or("local.data_dir is not set (the folder with the archives)")?;
         let fetcher = Fetcher {
-            exchange: Exchange::new(&download, shutdown.clone())?,
+            exchange: Exchange::new(&download, bandwidth, shutdown.clone())?,
             memory: Arc::new(Memory::open(config.local.state_dir.as_deref(), &data_dir)),
             data_dir,
             metrics,

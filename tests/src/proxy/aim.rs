@@ -31,8 +31,8 @@ impl Aim {
     /// What is to happen to the request with this line.
     pub(super) fn hit(&self, line: &str) -> Option<Fate> {
         let one_less = |left: u64| left.checked_sub(1);
-        let hit = line.contains(self.words)
-            && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
+        let hit =
+            line.contains(self.words) && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
         hit.then_some(self.fate)
     }
 }

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use common::checksum::Sha256Sum;
 use common::unit::Unit;
 use jiff::civil::Date;
-use reqwest::Response;
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
-use super::exchange::{Exchange, Opened, Tries};
+use super::exchange::{Body, Exchange, Opened, Tries};
 use super::fault::Fault;
 use super::memory::{Known, Memory};
 use super::metrics::Metrics;
@@ -245,20 +244,14 @@ impl Fetcher {
     }
 
     /// Writes the body to the part's end.
-    async fn receive(
-        &self,
-        part: Part,
-        mut body: Response,
-        size: Option<u64>,
-        reached: &mut u64,
-    ) -> Result<Part, Fault> {
+    async fn receive(&self, part: Part, mut body: Body, size: Option<u64>, reached: &mut u64) -> Result<Part, Fault> {
         let Part { file, mut bytes, origin } = part;
         let mut file = tokio::fs::File::from_std(file);
         let outcome = loop {
             let chunk = match body.chunk().await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break Ok(()),
-                Err(error) => break Err(Fault::from_transfer(error)),
+                Err(fault) => break Err(fault),
             };
             let more = chunk.len() as u64;
             if bytes + more > size.unwrap_or(ARCHIVE_BYTES_MAX) {
