@@ -107,7 +107,8 @@ pub enum Command {
     Download(Download),
     /// The service: takes what comes as it comes, with /livez, /readyz and /metrics on http.listen
     ///
-    /// The file system says what changes; every watch.rescan all of data_dir is looked at, where that does not help.
+    /// The file system says what changes; every watch.rescan all of data_dir is looked at, where that does not help. With
+    /// download.every the last days are fetched from the exchange, and once a day what never came (download.catch_up_days).
     #[command(after_help = WATCH_EXAMPLES)]
     Watch(Watch),
     /// Compares the bucket's manifests with the stream, both ways

@@ -47,8 +47,6 @@ const TRANSFERS_MAX: usize = 8;
 const FAILED_IN_A_ROW_MAX: usize = 20;
 /// A long run keeps what it knows now and then, so that being killed costs little.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
-/// What is remembered of units by the month outlives `recheck_days` by so much, those of days too.
-const REMEMBERED_DAYS: i64 = 35;
 /// The part of `/readyz` that gives reasons for the download.
 const PART: &str = "download";
 
@@ -91,9 +89,14 @@ fn nothing(span: Span, Range { from, to }: Range) -> String {
 }
 
 /// The service's part: fetches the last days every `download.every`.
+///
+/// What did not come then, because the machine was off or the exchange had nothing sound, is looked for once a day, as
+/// far back as `download.catch_up_days`: what never existed costs one request a day each.
 pub(crate) struct Schedule {
     every: Duration,
     run: Run,
+    /// The day on which it was last looked that far back, to the end.
+    caught_up: Option<Date>,
 }
 
 /// What `uploader watch` is to run beside its passes; `None` without `download.every`. It takes its bytes from the limit
@@ -111,7 +114,7 @@ pub(crate) fn schedule(
     let metrics = Metrics::new(registry);
     let (download, progress) = (config.download.clone(), Progress::hidden());
     let run = Run::new(config, download, metrics, progress, bandwidth, shutdown, Absent::StaysAway)?;
-    Ok(Some(Schedule { every, run }))
+    Ok(Some(Schedule { every, run, caught_up: None }))
 }
 
 impl Schedule {
@@ -120,7 +123,12 @@ impl Schedule {
         while !self.run.fetcher.shutdown.is_cancelled() {
             // The day has changed meanwhile.
             self.run.fetcher.recheck_since = recheck_since(&self.run.download);
-            let report = self.run.bring(plan::recent(&self.run.download, today()), false).await;
+            let today = today();
+            let catching_up = self.caught_up != Some(today) && !self.run.fetcher.memory.is_full();
+            let report = self.run.bring(plan::recent(&self.run.download, catching_up, today), false).await;
+            if report.error.is_none() {
+                self.caught_up = Some(today);
+            }
             match &report.error {
                 Some(error) if !self.run.fetcher.shutdown.is_cancelled() => readiness.not_ready(PART, error.as_str()),
                 _ => readiness.ready(PART),
@@ -156,7 +164,7 @@ pub(crate) async fn look_at_exchange(report: &mut doctor::Report, config: &Confi
         }
     }
     if config.download.symbols == Symbols::All
-        && let Some(unit) = plan::recent(&config.download, today()).first()
+        && let Some(unit) = plan::recent(&config.download, false, today()).first()
     {
         let folder = layout::symbols_folder(unit);
         match list::symbols(&exchange, &folder).await {
@@ -320,9 +328,9 @@ impl Run {
     }
 
     async fn save(&self) {
-        let since = self.fetcher.recheck_since.saturating_sub(REMEMBERED_DAYS.days());
+        let first = plan::first_day(&self.download, true, today());
         let memory = Arc::clone(&self.fetcher.memory);
-        blocking(move || memory.save(since)).await;
+        blocking(move || memory.save(first)).await;
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) enum Outcome {
 pub(crate) enum Absent {
     /// Whoever runs the command wants it.
     Fetch,
-    /// The service had fetched it, and the cleanup has taken it away: only if there is another by now.
+    /// The service had it, and the cleanup has taken it away: only if there is another by now.
     StaysAway,
 }
 
@@ -276,11 +276,12 @@ impl Fetcher {
 }
 
 fn next_step(here: &Here, known: Option<&Known>, may_change: bool, absent: Absent) -> Step {
+    let remembered = known.is_some();
     let known = known.filter(|known| known.version.is_known());
     let Some(archive) = here.archive else {
         return match (absent, known) {
-            (Absent::StaysAway, Some(_)) if may_change => Step::AskVersion,
-            (Absent::StaysAway, Some(_)) => Step::Keep,
+            (Absent::StaysAway, _) if remembered && !may_change => Step::Keep,
+            (Absent::StaysAway, Some(_)) => Step::AskVersion,
             _ => Step::Fetch,
         };
     };
@@ -332,6 +333,7 @@ mod tests {
         check(&nothing, Some(&versioned), true, Absent::StaysAway, Step::AskVersion);
         check(&nothing, Some(&versioned), false, Absent::StaysAway, Step::Keep);
         check(&nothing, Some(&nameless), true, Absent::StaysAway, Step::Fetch);
+        check(&nothing, Some(&nameless), false, Absent::StaysAway, Step::Keep);
         check(&pair, Some(&versioned), true, Absent::Fetch, Step::AskVersion);
         check(&pair, Some(&versioned), false, Absent::Fetch, Step::Keep);
         check(&pair, Some(&nameless), true, Absent::Fetch, Step::CompareChecksum);
