@@ -94,7 +94,7 @@ impl ObjectStore {
         let bandwidth = Bandwidth::new(storage.bwlimit.clone());
         let backend = match (&storage.place, end) {
             (Place::S3(bucket), _) => Backend::S3(s3::S3::new(bucket, bandwidth.clone())),
-            (Place::Folder { path }, _) => Backend::Folder(folder::Folder::new(path)),
+            (Place::Folder { path }, _) => Backend::Folder(folder::Folder::new(path, bandwidth.clone())),
             (Place::Rsync(rsync), End::Uploader) => {
                 // Without one the empty path leads nowhere, which is said as such.
                 let data_dir = rsync.data_dir.clone().unwrap_or_default();
@@ -105,6 +105,11 @@ impl ObjectStore {
             }
         };
         Self { backend, bandwidth }
+    }
+
+    /// The limit that all who fetch from the store or send to it share, for whoever else is to share it.
+    pub fn bandwidth(&self) -> &Bandwidth {
+        &self.bandwidth
     }
 
     /// What markers name as the bucket. A folder has no name that holds on every machine that mounts it, so that the
@@ -176,7 +181,7 @@ impl ObjectStore {
     /// these, and nothing was stored.
     pub async fn put_file(&self, key: &str, file: &Path, sha256: Sha256Sum) -> Result<bool, StoreError> {
         match &self.backend {
-            Backend::Folder(folder) => folder.put_file(key, file, sha256, self.bandwidth.clone()).await,
+            Backend::Folder(folder) => folder.put_file(key, file, sha256).await,
             // It lies there already, or it does not.
             Backend::DataDir(data_dir) => data_dir.put(key, Bytes::new(), sha256).await.map(|()| true),
             Backend::S3(_) | Backend::Rsync(_) => Err(only_fetches("PUT", key)),

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::checksum::Sha256Sum;
+use common::checksum::{Md5Sum, Sha256Sum, parts_etag};
 use common::config::{Config, Need};
-use common::object_store::{End, ObjectStore, StoreErrorKind};
+use common::object_store::{End, Given, ObjectStore, StoreErrorKind};
 use tests::servers::{RunDir, S3, Sshd};
 
 /// A store as both sites see it.
@@ -182,6 +182,75 @@ async fn no_link_leads_out(place: &Place, uploader: &ObjectStore) {
     assert_eq!(std::fs::read_dir(&outside).expect("reads").count(), 1);
 }
 
+/// Stores that copy files take one if it is the one that is meant; others say that they do not.
+async fn a_file_is_stored_if_it_is_the_one_meant(place: &Place, uploader: &ObjectStore, puller: &ObjectStore) {
+    let (file, body, key) = (place.dir.join("source"), body(1, 3_000_000), key("from a file"));
+    std::fs::write(&file, &body).expect("written");
+    let sha256 = Sha256Sum::of(&body);
+    // The one end of rsync stores archives by their lying there: see `archives_by_rsync`.
+    if !puller.copies_files() {
+        assert!(puller.put_file(&key, &file, sha256).await.is_err());
+        assert_eq!(puller.get_small(&key, 100).await.expect("answers"), None);
+        return;
+    }
+    assert!(!uploader.put_file(&key, &file, Sha256Sum::of(b"other")).await.expect("looked"), "another file");
+    assert_eq!(uploader.head(&key).await.expect("answers"), None);
+    assert!(uploader.put_file(&key, &file, sha256).await.expect("stored"));
+    assert!(fetch(puller, &key).await == body);
+    assert!(!uploader.put_file(&key, &file, Sha256Sum::of(b"other")).await.expect("looked"), "another file");
+    assert!(fetch(puller, &key).await == body, "what was there stays");
+    assert!(uploader.put_file(&key, &place.dir.join("nothing"), sha256).await.is_err());
+}
+
+/// What is ours has its sha256, and is none the worse for being given it once more.
+async fn what_is_known_of_an_object(uploader: &ObjectStore) {
+    assert_eq!(uploader.details(&key("unknown")).await.expect("answers"), None);
+    let (key, body) = (key("known"), body(1, 1_000));
+    put(uploader, &key, &body).await;
+    let stored = uploader.head(&key).await.expect("answers").expect("is there");
+    let details = uploader.details(&key).await.expect("answers").expect("is there");
+    assert_eq!((&details.stored, details.md5), (&stored, None));
+    let given = uploader.give_sha256(&key, &stored.etag, Sha256Sum::of(&body)).await;
+    assert_eq!(given.expect("answers"), Given::Done);
+    assert_eq!(uploader.head(&key).await.expect("answers"), Some(stored));
+}
+
+async fn parts_become_an_object(place: &Place, uploader: &ObjectStore, puller: &ObjectStore) {
+    let key = key("in parts");
+    let parts = [body(1, 5 << 20), body(2, 5 << 20), body(3, 100)];
+    let (whole, md5s) = (Bytes::from(parts.concat()), parts.each_ref().map(|part| Md5Sum::of(part)));
+    let sha256 = Sha256Sum::of(&whole);
+    if place.folder.is_some() {
+        for store in [uploader, puller] {
+            assert!(store.begin_parts(&key, sha256).await.is_err());
+            assert_eq!(store.pending_uploads("download").await.expect("answers"), []);
+        }
+        return;
+    }
+    let upload = uploader.begin_parts(&key, sha256).await.expect("begins");
+    // In any order, and one of them twice.
+    for (number, part) in [(3, &parts[2]), (1, &parts[2]), (1, &parts[0])] {
+        uploader.put_part(&upload, number, part.clone()).await.expect("stored");
+    }
+    let mut stored = uploader.stored_parts(&upload).await.expect("answers");
+    stored.sort_by_key(|part| part.number);
+    assert_eq!(stored.iter().map(|part| (part.number, part.size)).collect::<Vec<_>>(), [(1, 5 << 20), (3, 100)]);
+    assert_eq!(uploader.head(&key).await.expect("answers"), None, "nobody sees parts");
+    uploader.put_part(&upload, 2, parts[1].clone()).await.expect("stored");
+    uploader.complete_parts(&upload, &md5s).await.expect("put together");
+    let found = uploader.head(&key).await.expect("answers").expect("is there");
+    assert_eq!((found.size, found.sha256), (whole.len() as u64, Some(sha256)));
+    assert_eq!(found.etag, parts_etag(&md5s));
+    assert!(fetch(puller, &key).await == whole);
+
+    let upload = uploader.begin_parts(&key, sha256).await.expect("begins");
+    uploader.put_part(&upload, 1, parts[2].clone()).await.expect("stored");
+    uploader.abort_parts(&upload).await.expect("forgotten");
+    // Some servers know nothing of it, others say that it has none.
+    assert!(uploader.stored_parts(&upload).await.map_or(true, |parts| parts.is_empty()));
+    assert!(fetch(puller, &key).await == whole);
+}
+
 async fn of_many_puts_one_is_whole(place: &Place, uploader: &ObjectStore, puller: &ObjectStore) {
     let key = key("contended");
     let bodies: Vec<Bytes> = (0..12).map(|seed| body(seed, 300_000)).collect();
@@ -279,6 +348,9 @@ async fn every_case(place: &Place, missing: &[(&str, &str)]) {
     no_more_is_taken_than_was_asked_for(&uploader, &puller).await;
     no_key_leads_out(place, &uploader, &puller).await;
     no_link_leads_out(place, &uploader).await;
+    a_file_is_stored_if_it_is_the_one_meant(place, &uploader, &puller).await;
+    what_is_known_of_an_object(&uploader).await;
+    parts_become_an_object(place, &uploader, &puller).await;
     of_many_puts_one_is_whole(place, &uploader, &puller).await;
     listings_are_in_order_and_in_pages(&uploader).await;
     a_missing_place_is_told(place, missing).await;
@@ -388,7 +460,9 @@ fn archives_by_rsync() -> tests::Result<()> {
             assert_eq!(std::fs::metadata(&file).expect("is there").modified().expect("a time"), before);
             assert_eq!(uploader.head(key).await.expect("answers").expect("is there").sha256, Some(sha256));
             assert!(fetch(&puller, key).await == content);
+            assert!(uploader.put_file(key, &file, sha256).await.expect("lies there"));
             let other = body(2, 100_000);
+            assert!(uploader.put_file(key, &file, Sha256Sum::of(&other)).await.is_err(), "it has other bytes");
             assert!(uploader.put(key, other.clone(), Sha256Sum::of(&other)).await.is_err());
             assert!(fetch(&puller, key).await == content, "an archive is never overwritten");
         }

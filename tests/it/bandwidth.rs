@@ -2,11 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use tests::Result;
 use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::exchange::Exchange;
 use tests::project::Project;
 use tests::proxy::Proxy;
-use tests::servers::Stack;
+use tests::servers::{Sshd, Stack};
+use tests::{Context, Result};
+
+use crate::download::days_ago;
+use crate::storages::by_rsync;
 
 const SOON: Duration = Duration::from_secs(90);
 const MIB: u64 = 1 << 20;
@@ -59,6 +63,96 @@ fn the_limit_is_kept_within_a_tenth_both_ways() -> Result<()> {
     // What waits in buffers on the way is not here yet, so the end is the process's.
     assert_rate("fetch", proxy.reply_bytes() - before, begun.elapsed(), LIMIT);
     assert_eq!(tests::data::archives(&copy)?.len(), 21);
+    Ok(())
+}
+
+/// What the service brings from the exchange comes over the same line as all else.
+#[test]
+fn downloads_keep_to_the_limit() -> Result<()> {
+    let exchange = Exchange::start()?;
+    let mut project = Project::new(Stack::shared(), "bandwidth-download")?;
+    let symbols = ["AUSDT", "BUSDT", "CUSDT", "DUSDT", "EUSDT", "FUSDT"];
+    let published = project.dir().join("published");
+    for symbol in symbols {
+        for day in 1..=3 {
+            let spec = ArchiveSpec::new(Market::Spot, symbol, "1h", &days_ago(day));
+            let bytes = std::fs::read(spec.write_bulk(&published, MIB)?).context("what was written")?;
+            exchange.publish_bytes(&spec, &bytes);
+        }
+    }
+    project.set("download.base_url", exchange.url())?;
+    project.set("download.symbols", serde_json::json!(symbols))?;
+    project.set("download.market", "spot")?;
+    project.set("download.intervals", "1h")?;
+    project.set("download.every", "1h")?;
+    project.set("storage.bwlimit", "1K:2M")?;
+    let mut service = project.spawn_uploader(&["watch"])?;
+    let received = || Ok(service.metric("uploader_download_bytes_total").unwrap_or_default() as u64);
+    project.wait_until("the first bytes", SOON, || Ok(received()? > 0))?;
+    let (begun, before) = (Instant::now(), received()?);
+    project.wait_until("most bytes", SOON, || Ok(received()? > 17 * MIB))?;
+    assert_rate("download", received()? - before, begun.elapsed(), 2 * MIB);
+    service.sigterm()?;
+    service.wait(SOON)?.expect_code(0).map(drop)
+}
+
+/// A shared folder lies behind a network, and what is written there is read back over it.
+#[test]
+fn reading_a_shared_folder_back_keeps_to_the_limit() -> Result<()> {
+    let mut project = Project::new(Stack::shared(), "bandwidth-folder")?;
+    let share = project.dir().join("share");
+    std::fs::create_dir(&share).context("the share")?;
+    project.set("storage.type", "fs")?;
+    project.set("storage.fs.path", share.to_string_lossy().into_owned())?;
+    for day in 1..=16 {
+        let spec = ArchiveSpec::new(Market::Spot, "AAAUSDT", "1h", &format!("2025-03-{day:02}"));
+        spec.write_bulk(project.data_dir(), 512 << 10)?;
+    }
+    mark_all(project.data_dir())?;
+    let begun = Instant::now();
+    project.uploader(&["upload", "--bwlimit", "off:1M"])?.expect_code(0)?;
+    let rate = (8 * MIB) as f64 / begun.elapsed().as_secs_f64() / MIB as f64;
+    // With the process's own start and end.
+    assert!((0.7..=1.0 + TOLERANCE).contains(&rate), "{rate} of the limit");
+    Ok(())
+}
+
+/// Each rsync keeps to a limit of its own: one alone has all of it, and several have no more together.
+#[test]
+fn fetches_by_rsync_share_the_limit() -> Result<()> {
+    let mut project = Project::new(Stack::shared(), "bandwidth-rsync")?;
+    let server = Sshd::start(&project.dir().join("ssh"))?;
+    let proxy = Proxy::start(server.address())?;
+    by_rsync(&mut project, &server, proxy.address())?;
+    let large = |day: &str| ArchiveSpec::new(Market::Spot, "BIGUSDT", "1s", day);
+    let fetch = |project: &mut Project, copy: &str| -> Result<(u64, Duration)> {
+        mark_all(project.data_dir())?;
+        project.uploader(&["upload"])?.expect_code(0)?;
+        let (kept, copy) = (project.data_dir().to_string_lossy().into_owned(), project.dir().join(copy));
+        project.set("local.data_dir", copy.to_string_lossy().into_owned())?;
+        let before = proxy.reply_bytes();
+        let mut pulling = project.start("puller", &["pull", "--no-ingest", "--bwlimit", "2M"], &[])?;
+        project.wait_until("the first bytes", SOON, || Ok(proxy.reply_bytes() - before > 100_000))?;
+        let (begun, before) = (Instant::now(), proxy.reply_bytes());
+        pulling.wait(SOON)?.expect_code(0)?;
+        let elapsed = begun.elapsed();
+        project.set("local.data_dir", kept)?;
+        Ok((proxy.reply_bytes() - before, elapsed))
+    };
+    large("2025-03-01").write_bulk(project.data_dir(), 16 * MIB)?;
+    let (bytes, elapsed) = fetch(&mut project, "first")?;
+    assert_rate("one fetch", bytes, elapsed, 2 * MIB);
+
+    large("2025-03-02").write_bulk(project.data_dir(), 9 * MIB)?;
+    for number in 1..=7 {
+        let symbol = format!("S{number}USDT");
+        ArchiveSpec::new(Market::Spot, &symbol, "1s", "2025-03-02").write_bulk(project.data_dir(), MIB)?;
+    }
+    let (bytes, elapsed) = fetch(&mut project, "second")?;
+    let rate = bytes as f64 / elapsed.as_secs_f64() / (2 * MIB) as f64;
+    eprintln!("eight fetches: {bytes} bytes in {elapsed:.2?}, {rate:.3} of the limit");
+    // The large one logs in again when the small ones are done, and is not fetched again.
+    assert!(bytes < 17 * MIB && (0.6..=1.0 + TOLERANCE).contains(&rate), "{rate}");
     Ok(())
 }
 

@@ -318,7 +318,7 @@ fn what_is_wrong_is_told_before_or_at_once() -> Result<()> {
 }
 
 /// A day that the service looks at, whatever the hour.
-fn days_ago(days: i64) -> String {
+pub(crate) fn days_ago(days: i64) -> String {
     let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
     today.saturating_sub(days.days()).to_string()
 }
@@ -380,5 +380,47 @@ fn the_service_fetches_and_ships() -> Result<()> {
     assert_landed(&project, &third)?;
     service.sigterm()?;
     service.wait(SOON)?.expect_code(0)?;
+    Ok(())
+}
+
+/// The machine was off for three weeks, and some of what the exchange has was not there before.
+#[test]
+fn the_service_catches_up_with_what_never_came() -> Result<()> {
+    let (mut project, exchange) = site("download-catch-up")?;
+    project.set("download.every", "1s")?;
+    project.set("download.recheck_days", 3)?;
+    project.set("watch.rescan", "1s")?;
+    let of = |day: i64| spec("BTCUSDT", &days_ago(day));
+    let landed = |day: i64| on_disk(&project, &checksum_path(&of(day))).is_some();
+    // Announced and cleaned up before.
+    exchange.publish(&of(25));
+    project.uploader(&["download", "--from", &days_ago(25), "--to", &days_ago(25)])?.expect_code(0)?;
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
+    assert!(!landed(25));
+
+    [2, 10, 20, 40].into_iter().for_each(|day| exchange.publish(&of(day)));
+    // What it asked for days that nothing is published of.
+    let asked_of = |asked: &[Asked], day: i64| asked.iter().filter(|asked| asked.path == of(day).path()).count();
+    exchange.asked();
+    let mut service = project.spawn_uploader(&["watch"])?;
+    project.wait_until("the days that were missed", SOON, || Ok([2, 10, 20].into_iter().all(landed)))?;
+    let mut asked = exchange.asked();
+    project.wait_until("later runs", SOON, || {
+        asked.extend(exchange.asked());
+        Ok(asked_of(&asked, 1) >= 4)
+    })?;
+    let times = [15, 25, 30, 31, 40].map(|day| asked_of(&asked, day));
+    assert_eq!(times, [1, 0, 1, 0, 0], "once a day, no further back, and not what was cleaned up");
+
+    // Published late, and found by whoever looks next.
+    exchange.publish(&of(15));
+    service.sigterm()?;
+    service.wait(SOON)?.expect_code(0)?;
+    let mut service = project.spawn_uploader(&["watch"])?;
+    project.wait_until("the late one", SOON, || Ok(landed(15)))?;
+    service.sigterm()?;
+    service.wait(SOON)?.expect_code(0)?;
+    assert!(!landed(25) && !landed(40));
     Ok(())
 }

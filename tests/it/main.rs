@@ -19,6 +19,7 @@ mod moving;
 mod operations;
 mod permissions;
 mod pipeline;
+mod progress;
 mod recovery;
 mod replay;
 mod servers;

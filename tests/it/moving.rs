@@ -3,12 +3,13 @@
 use std::fs;
 use std::io::{Cursor, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::other_client::OtherClient;
 use tests::project::Project;
-use tests::proxy::Proxy;
+use tests::proxy::{Fate, Fault, Proxy, Request};
 use tests::servers::{NO_COPIES, Stack};
 use tests::{Context, Result};
 use zip::write::SimpleFileOptions;
@@ -16,6 +17,7 @@ use zip::{CompressionMethod, ZipWriter};
 
 use crate::handmade::Handmade;
 
+const SOON: Duration = Duration::from_secs(60);
 /// Smallest part of an object that S3 takes.
 const PART_BYTES: usize = 5 << 20;
 
@@ -93,6 +95,100 @@ fn what_another_program_put_there_is_not_sent_again() -> Result<()> {
     project.check_tables()
 }
 
+/// Requests that give an object its sha256 are refused for a moment, or done without an answer.
+#[test]
+fn a_copy_that_fails_for_a_moment_ends_nothing() -> Result<()> {
+    let stack = Stack::shared();
+    for command in ["upload", "adopt"] {
+        for fate in [Fate::Refused, Fate::ReplyLost] {
+            let mut project = Project::new(stack, "copy-faults")?;
+            let proxy = Proxy::start(stack.s3.address())?;
+            let archives = write(project.data_dir())?;
+            mark_all(project.data_dir())?;
+            let client = OtherClient::new(stack, &project);
+            client.fill(project.data_dir(), usize::MAX)?;
+            project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
+            proxy.set(Fault::aimed("x-id=CopyObject", 2, fate));
+            let report = project.uploader(&[command, "--json"])?.expect_code(0)?.json()?;
+            assert_eq!(proxy.met(), 2, "{fate:?}");
+            assert_eq!(report["published"].as_array().map(Vec::len), Some(3), "{command} {fate:?}: {report:#}");
+            let client = OtherClient::new(stack, &project);
+            assert_eq!(client.check(project.data_dir())?, archives as u64);
+            let bodies = |request: &&Request| request.line.starts_with("PUT") && request.line.contains(".zip");
+            let sent: u64 = proxy.requests().iter().filter(bodies).map(|request| request.body).sum();
+            assert_eq!(sent, 0, "{command} {fate:?}: no archive crosses the link");
+        }
+    }
+    Ok(())
+}
+
+/// The bodies of archives are cut on a link that drops: those that came whole are not fetched again.
+#[test]
+fn adopting_goes_on_over_a_link_that_drops() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "adopt-cut")?;
+    let proxy = Proxy::start(stack.s3.address())?;
+    write(project.data_dir())?;
+    // Some 60 kB, and so the one that a connection does not last for.
+    let large = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1m", "2025-03-01");
+    large.write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    OtherClient::new(stack, &project).fill(project.data_dir(), usize::MAX)?;
+    project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
+    let fetched = || -> Vec<Request> {
+        let is_fetch = |request: &Request| request.line.starts_with("GET") && request.line.contains(".zip");
+        proxy.requests().into_iter().filter(is_fetch).collect()
+    };
+    let of_large = || fetched().iter().filter(|request| request.line.contains("1m-2025-03-01.zip")).count();
+    proxy.set(Fault::CutReplyAfter(30_000));
+    let mut adopting = project.start("uploader", &["adopt", "--json"], &[])?;
+    project.wait_until("a second try", SOON, || Ok(of_large() >= 2))?;
+    proxy.set(Fault::None);
+    let report = adopting.wait(SOON)?.expect_code(0)?.json()?;
+    assert_eq!((&report["units"]["published"], &report["archives"]["new"]), (&4.into(), &8.into()));
+    // Connections are cut when the fault goes, too.
+    let small = fetched().len() - of_large();
+    assert!(small < 7 + 7, "{:#?}", fetched());
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+/// Where archives have to be sent because they are not copied, they are sent in their turn and take their memory.
+#[test]
+fn what_adopting_sends_has_a_place_among_the_transfers() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, NO_COPIES)?;
+    let proxy = Proxy::start(stack.s3.address())?;
+    for day in 1..=8 {
+        spec("BTCUSDT", &format!("2025-03-{day:02}")).write(project.data_dir())?;
+    }
+    OtherClient::new(stack, &project).fill(project.data_dir(), usize::MAX)?;
+    project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
+    project.set("storage.r2.transfers", 1)?;
+    proxy.set(Fault::Slow(Duration::from_millis(100)));
+    let mut adopting = project.start("uploader", &["adopt", "--json"], &[])?;
+    let under_way = || -> Vec<usize> {
+        let requests = proxy.requests();
+        let waiting = requests.iter().enumerate().filter(|(_, request)| request.status.is_none());
+        waiting.filter(|(_, request)| request.line.contains(".zip")).map(|(at, _)| at).collect()
+    };
+    let mut before = Vec::new();
+    while adopting.is_running() {
+        let now = under_way();
+        // Seen twice: an answer is the client's a moment before it is noted here.
+        let both: Vec<_> = now.iter().filter(|at| before.contains(*at)).collect();
+        assert!(both.len() <= 1, "{both:?} at once of {:#?}", proxy.requests());
+        before = now;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let report = adopting.wait(SOON)?.expect_code(0)?.json()?;
+    assert_eq!(report["units"]["published"], 8);
+    let sent =
+        |request: &&Request| request.line.starts_with("PUT") && request.line.contains(".zip") && request.body > 0;
+    assert_eq!(proxy.requests().iter().filter(sent).count(), 8);
+    Ok(())
+}
+
 /// A bucket, or a token, that does not copy costs the sending, and is told of, not once for each archive.
 #[test]
 fn where_nothing_may_be_copied_archives_are_sent() -> Result<()> {
@@ -158,7 +254,7 @@ fn a_bucket_is_adopted_without_the_archives_at_hand() -> Result<()> {
     assert_eq!((client.list()?, hand.markers()?), (bucket.clone(), markers.clone()));
     // What an uploader that has the archives would announce is the same to the bit.
     let upload = project.start("uploader", &["upload"], &[("LOCAL_DATA_DIR", &data_dir.to_string_lossy())])?;
-    let upload = { upload }.wait(std::time::Duration::from_secs(60))?.expect_code(0)?;
+    let upload = { upload }.wait(SOON)?.expect_code(0)?;
     assert!(upload.stdout.contains("nothing to do"), "{}", upload.stdout);
     assert_eq!((client.list()?, hand.markers()?), (bucket, markers));
 

@@ -34,7 +34,7 @@ fn write_some(project: &Project) -> Result<()> {
 }
 
 /// Lets the puller reach the project's data_dir through this address.
-fn by_rsync(project: &mut Project, server: &Sshd, address: SocketAddr) -> Result<()> {
+pub(crate) fn by_rsync(project: &mut Project, server: &Sshd, address: SocketAddr) -> Result<()> {
     let data_dir = text(project.data_dir())?.to_owned();
     for (key, value) in [
         ("storage.type", "rsync"),

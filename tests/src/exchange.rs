@@ -102,9 +102,13 @@ impl Exchange {
 
     /// Publishes an archive, and the `.CHECKSUM` that belongs to it.
     pub fn publish(&self, spec: &ArchiveSpec) {
-        let bytes = spec.zip();
-        self.put(&checksum_path(spec), format!("{}  {}.zip", sha256(&bytes), spec.stem()).as_bytes());
-        self.put(&spec.path(), &bytes);
+        self.publish_bytes(spec, &spec.zip());
+    }
+
+    /// The same with other bytes in its place.
+    pub fn publish_bytes(&self, spec: &ArchiveSpec, bytes: &[u8]) {
+        self.put(&checksum_path(spec), format!("{}  {}.zip", sha256(bytes), spec.stem()).as_bytes());
+        self.put(&spec.path(), bytes);
     }
 
     /// Publishes one file.

@@ -1,15 +1,17 @@
 //! A proxy that misbehaves on demand, for replies a real server will not give when asked, and sees all that passes.
 
+mod aim;
 mod requests;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::{Context, Result};
+pub use aim::{Aim, Fate};
 pub use requests::Request;
 use requests::{Conversation, Log};
 
@@ -40,6 +42,8 @@ pub enum Fault {
     /// A long line: every byte arrives this much later, each way, and a connection takes a round trip to begin. How many
     /// bytes pass at once is not limited.
     Delay(Duration),
+    /// Some requests have a fate of their own, all others pass.
+    Aimed(Arc<Aim>),
 }
 
 /// Stands before one server; dropping it ends it.
@@ -54,8 +58,8 @@ struct Shared {
     /// Counts changes of `fault`: a connection of an older one is cut.
     generation: AtomicU64,
     open: Mutex<Vec<(u64, TcpStream)>>,
-    /// Connections that met a fault.
-    met: AtomicU64,
+    /// Connections that met a fault, and requests that were aimed at.
+    met: Arc<AtomicU64>,
     stopped: AtomicU64,
     log: Arc<Log>,
 }
@@ -69,7 +73,7 @@ impl Proxy {
             fault: Mutex::new(Fault::None),
             generation: AtomicU64::new(0),
             open: Mutex::default(),
-            met: AtomicU64::new(0),
+            met: Arc::default(),
             stopped: AtomicU64::new(0),
             log: Arc::default(),
         });
@@ -93,7 +97,7 @@ impl Proxy {
         self.address
     }
 
-    /// How many connections met a fault so far.
+    /// How many connections met a fault so far, or requests one that was aimed at them.
     pub fn met(&self) -> u64 {
         self.shared.met.load(Ordering::SeqCst)
     }
@@ -156,7 +160,7 @@ impl Shared {
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
         client.set_nodelay(true)?;
         self.remember(generation, &client)?;
-        if !matches!(fault, Fault::None) {
+        if !matches!(fault, Fault::None | Fault::Aimed(_)) {
             self.met.fetch_add(1, Ordering::SeqCst);
         }
         match fault {
@@ -181,6 +185,7 @@ impl Shared {
                 Ok(())
             }
             Fault::None => self.relay(generation, client, usize::MAX, |_, _| Relayed::All),
+            Fault::Aimed(aim) => self.relay_aimed(&aim, generation, client),
             Fault::CutRequestAfter(limit) => self.relay(generation, client, limit, |_, _| Relayed::All),
             Fault::Slow(delay) => self.relay(generation, client, usize::MAX, move |_, _| {
                 thread::sleep(delay);
@@ -217,6 +222,44 @@ impl Shared {
         generation: u64,
         client: TcpStream,
         requests_max: usize,
+        reply: impl FnMut(usize, &mut [u8]) -> Relayed,
+    ) -> std::io::Result<()> {
+        self.relay_watched(generation, client, requests_max, |_| Ok(()), reply)
+    }
+
+    fn relay_aimed(&self, aim: &Arc<Aim>, generation: u64, client: TcpStream) -> std::io::Result<()> {
+        let (mut answers, met) = (client.try_clone()?, Arc::clone(&self.met));
+        let (aim, reply_lost) = (Arc::clone(aim), Arc::new(AtomicBool::new(false)));
+        let losing = Arc::clone(&reply_lost);
+        let begun = move |line: &str| {
+            let Some(fate) = aim.hit(line) else { return Ok(()) };
+            met.fetch_add(1, Ordering::SeqCst);
+            match fate {
+                Fate::ReplyLost => {
+                    losing.store(true, Ordering::SeqCst);
+                    Ok(())
+                }
+                Fate::Refused => {
+                    let answer = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                    answers.write_all(answer)?;
+                    Err(std::io::Error::other("refused"))
+                }
+            }
+        };
+        let reply = move |_, _: &mut [u8]| match reply_lost.load(Ordering::SeqCst) {
+            true => Relayed::First(0),
+            false => Relayed::All,
+        };
+        self.relay_watched(generation, client, usize::MAX, begun, reply)
+    }
+
+    /// The same; `begun` is told the first line of each request before the server is, and may end the connection.
+    fn relay_watched(
+        &self,
+        generation: u64,
+        client: TcpStream,
+        requests_max: usize,
+        begun: impl FnMut(&str) -> std::io::Result<()> + Send + 'static,
         mut reply: impl FnMut(usize, &mut [u8]) -> Relayed,
     ) -> std::io::Result<()> {
         let server = TcpStream::connect(self.upstream)?;
@@ -227,7 +270,7 @@ impl Shared {
         let seen = conversation.clone();
         thread::spawn(move || {
             // Ends with either side; then the other must end too.
-            if pass_on(&mut requests, &mut onward, requests_max, &seen).is_err() {
+            if pass_on(&mut requests, &mut onward, requests_max, &seen, begun).is_err() {
                 drop(requests.shutdown(Shutdown::Both));
             }
             drop(onward.shutdown(Shutdown::Write));
@@ -262,6 +305,7 @@ fn pass_on(
     server: &mut TcpStream,
     bytes_max: usize,
     seen: &Conversation,
+    mut begun: impl FnMut(&str) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
     let (mut chunk, mut at) = (vec![0; 64 * 1024], 0);
     loop {
@@ -269,7 +313,9 @@ fn pass_on(
         if count == 0 {
             return Ok(());
         }
-        seen.asked(&chunk[..count]);
+        if let Some(line) = seen.asked(&chunk[..count]) {
+            begun(&line)?;
+        }
         at += count;
         if at > bytes_max {
             return Err(std::io::Error::other("cut"));

@@ -14,11 +14,13 @@ mod report;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
+use std::{fs, io};
 
 use common::config::Config;
 use common::unit::Unit;
 use futures::{StreamExt, stream};
+use tempfile::TempDir;
 
 use crate::cleanup::Policy;
 use crate::cli::Adopt;
@@ -32,6 +34,10 @@ use crate::site::{Site, UNITS_MAX, blocking};
 use list::Found;
 use object::{Adopter, Looked};
 pub(crate) use report::Report;
+
+/// How the folders begin in which archives are checked.
+const SCRATCH: &str = "marketferry-adopt-";
+const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// Adopts what is there, and says how it went.
 pub(crate) async fn run(site: &Site, config: &Config, args: &Adopt) -> Report {
@@ -86,10 +92,26 @@ async fn every_unit(site: &Site, config: &Config, args: &Adopt, report: &mut Rep
 }
 
 /// Where archives lie while they are checked; gone with the value.
-fn scratch(state_dir: Option<&Path>) -> std::io::Result<tempfile::TempDir> {
+fn scratch(state_dir: Option<&Path>) -> io::Result<TempDir> {
     let folder = state_dir.map_or_else(std::env::temp_dir, Path::to_owned);
-    std::fs::create_dir_all(&folder)?;
-    tempfile::Builder::new().prefix("adopt-").tempdir_in(folder)
+    fs::create_dir_all(&folder)?;
+    if let Err(error) = sweep(&folder, SystemTime::now()) {
+        tracing::warn!(folder = %folder.display(), %error, "what killed runs left there stays for now");
+    }
+    tempfile::Builder::new().prefix(SCRATCH).tempdir_in(folder)
+}
+
+/// Removes the folders that runs left behind which were killed. One in use gets a folder for each archive, and so is
+/// younger than [`KEPT_FOR`].
+fn sweep(folder: &Path, now: SystemTime) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let ours = entry.file_name().to_string_lossy().starts_with(SCRATCH) && entry.file_type()?.is_dir();
+        if ours && now.duration_since(entry.metadata()?.modified()?).unwrap_or_default() > KEPT_FOR {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// What came of a unit, and what it took.
@@ -161,4 +183,24 @@ async fn look_and_settle(
     // What is published and unchanged need not be laid over itself.
     let mode = Mode { dry_run: adopter.dry_run, cleanup: Policy::NEVER, service: false };
     settle::settle_with(site, unit, true, &archives, mode).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_run_left_goes_after_a_day() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let killed = scratch(Some(dir.path())).expect("made").keep();
+        fs::write(killed.join("a.zip"), "half").expect("written");
+        fs::create_dir(dir.path().join("rsync")).expect("made");
+        fs::write(dir.path().join(format!("{SCRATCH}file")), "not ours").expect("written");
+        let names = || fs::read_dir(dir.path()).expect("reads").count();
+        let soon = SystemTime::now() + KEPT_FOR / 2;
+        sweep(dir.path(), soon).expect("swept");
+        assert_eq!(names(), 3);
+        sweep(dir.path(), soon + KEPT_FOR).expect("swept");
+        assert!(names() == 2 && !killed.exists());
+    }
 }

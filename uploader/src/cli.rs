@@ -107,7 +107,8 @@ pub enum Command {
     Download(Download),
     /// The service: takes what comes as it comes, with /livez, /readyz and /metrics on http.listen
     ///
-    /// The file system says what changes; every watch.rescan all of data_dir is looked at, where that does not help.
+    /// The file system says what changes; every watch.rescan all of data_dir is looked at, where that does not help. With
+    /// download.every the last days are fetched from the exchange, and once a day what never came (download.catch_up_days).
     #[command(after_help = WATCH_EXAMPLES)]
     Watch(Watch),
     /// Compares the bucket's manifests with the stream, both ways
@@ -198,6 +199,9 @@ pub struct Adopt {
     pub(crate) marked: bool,
     #[command(flatten)]
     pub(crate) selection: Selection,
+    /// How fast bytes may come and go, instead of storage.bwlimit: 10M, 512K, off, or a timetable '08:00,512K 19:00,off'
+    #[arg(long, value_name = "LIMIT")]
+    bwlimit: Option<BwLimit>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -238,6 +242,9 @@ pub struct Download {
     /// Instead of download.base_url
     #[arg(long, value_name = "URL")]
     base_url: Option<String>,
+    /// How fast bytes may come, instead of storage.bwlimit: 10M, 512K, off, or a timetable '08:00,512K 19:00,off'
+    #[arg(long, value_name = "LIMIT")]
+    bwlimit: Option<BwLimit>,
 }
 
 #[derive(Debug, Args)]
@@ -287,12 +294,11 @@ impl Cli {
     /// What stands in for `storage.bwlimit`.
     pub fn bwlimit(&self) -> Option<&BwLimit> {
         match &self.command {
-            Command::Upload(Upload { bwlimit, .. }) | Command::Watch(Watch { bwlimit }) => bwlimit.as_ref(),
-            Command::Download(_)
-            | Command::Adopt(_)
-            | Command::Reconcile(_)
-            | Command::Doctor { .. }
-            | Command::Healthcheck { .. } => None,
+            Command::Upload(Upload { bwlimit, .. })
+            | Command::Watch(Watch { bwlimit })
+            | Command::Download(Download { bwlimit, .. })
+            | Command::Adopt(Adopt { bwlimit, .. }) => bwlimit.as_ref(),
+            Command::Reconcile(_) | Command::Doctor { .. } | Command::Healthcheck { .. } => None,
         }
     }
 

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::bwlimit::Bandwidth;
 use common::config::{Config, Download, Symbols};
 use common::doctor;
 use common::http::Readiness;
@@ -46,8 +47,6 @@ const TRANSFERS_MAX: usize = 8;
 const FAILED_IN_A_ROW_MAX: usize = 20;
 /// A long run keeps what it knows now and then, so that being killed costs little.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
-/// What is remembered of units by the month outlives `recheck_days` by so much, those of days too.
-const REMEMBERED_DAYS: i64 = 35;
 /// The part of `/readyz` that gives reasons for the download.
 const PART: &str = "download";
 
@@ -74,7 +73,8 @@ pub(crate) async fn run(
         return Err(nothing(span, range));
     }
     let metrics = Metrics::new(&mut Registry::default());
-    let run = Run::new(config, download, metrics, progress, shutdown, Absent::Fetch)?;
+    let bandwidth = Bandwidth::new(config.storage.bwlimit.clone());
+    let run = Run::new(config, download, metrics, progress, bandwidth, shutdown, Absent::Fetch)?;
     Ok(run.bring(units, args.dry_run).await)
 }
 
@@ -89,24 +89,32 @@ fn nothing(span: Span, Range { from, to }: Range) -> String {
 }
 
 /// The service's part: fetches the last days every `download.every`.
+///
+/// What did not come then, because the machine was off or the exchange had nothing sound, is looked for once a day, as
+/// far back as `download.catch_up_days`: what never existed costs one request a day each.
 pub(crate) struct Schedule {
     every: Duration,
     run: Run,
+    /// The day on which it was last looked that far back, to the end.
+    caught_up: Option<Date>,
 }
 
-/// What `uploader watch` is to run beside its passes; `None` without `download.every`.
+/// What `uploader watch` is to run beside its passes; `None` without `download.every`. It takes its bytes from the limit
+/// that these share.
 ///
 /// # Errors
 /// The configuration cannot be used.
 pub(crate) fn schedule(
     config: &Config,
     registry: &mut Registry,
+    bandwidth: Bandwidth,
     shutdown: CancellationToken,
 ) -> Result<Option<Schedule>, String> {
     let Some(every) = config.download.every else { return Ok(None) };
     let metrics = Metrics::new(registry);
-    let run = Run::new(config, config.download.clone(), metrics, Progress::hidden(), shutdown, Absent::StaysAway)?;
-    Ok(Some(Schedule { every, run }))
+    let (download, progress) = (config.download.clone(), Progress::hidden());
+    let run = Run::new(config, download, metrics, progress, bandwidth, shutdown, Absent::StaysAway)?;
+    Ok(Some(Schedule { every, run, caught_up: None }))
 }
 
 impl Schedule {
@@ -115,7 +123,12 @@ impl Schedule {
         while !self.run.fetcher.shutdown.is_cancelled() {
             // The day has changed meanwhile.
             self.run.fetcher.recheck_since = recheck_since(&self.run.download);
-            let report = self.run.bring(plan::recent(&self.run.download, today()), false).await;
+            let today = today();
+            let catching_up = self.caught_up != Some(today) && !self.run.fetcher.memory.is_full();
+            let report = self.run.bring(plan::recent(&self.run.download, catching_up, today), false).await;
+            if report.error.is_none() {
+                self.caught_up = Some(today);
+            }
             match &report.error {
                 Some(error) if !self.run.fetcher.shutdown.is_cancelled() => readiness.not_ready(PART, error.as_str()),
                 _ => readiness.ready(PART),
@@ -138,7 +151,8 @@ pub(crate) async fn look_at_exchange(report: &mut doctor::Report, config: &Confi
     if !config.download.symbols.is_set() {
         return;
     }
-    let exchange = match Exchange::new(&config.download, CancellationToken::new()) {
+    let bandwidth = Bandwidth::new(config.storage.bwlimit.clone());
+    let exchange = match Exchange::new(&config.download, bandwidth, CancellationToken::new()) {
         Ok(exchange) => exchange,
         Err(error) => return report.bad(NAME, error, "correct the address"),
     };
@@ -150,7 +164,7 @@ pub(crate) async fn look_at_exchange(report: &mut doctor::Report, config: &Confi
         }
     }
     if config.download.symbols == Symbols::All
-        && let Some(unit) = plan::recent(&config.download, today()).first()
+        && let Some(unit) = plan::recent(&config.download, false, today()).first()
     {
         let folder = layout::symbols_folder(unit);
         match list::symbols(&exchange, &folder).await {
@@ -183,6 +197,7 @@ impl Run {
         download: Download,
         metrics: Metrics,
         progress: Progress,
+        bandwidth: Bandwidth,
         shutdown: CancellationToken,
         absent: Absent,
     ) -> Result<Self, String> {
@@ -195,7 +210,7 @@ impl Run {
         let data_dir =
             config.local.data_dir.clone().ok_or("local.data_dir is not set (the folder with the archives)")?;
         let fetcher = Fetcher {
-            exchange: Exchange::new(&download, shutdown.clone())?,
+            exchange: Exchange::new(&download, bandwidth, shutdown.clone())?,
             memory: Arc::new(Memory::open(config.local.state_dir.as_deref(), &data_dir)),
             data_dir,
             metrics,
@@ -313,9 +328,9 @@ impl Run {
     }
 
     async fn save(&self) {
-        let since = self.fetcher.recheck_since.saturating_sub(REMEMBERED_DAYS.days());
+        let first = plan::first_day(&self.download, true, today());
         let memory = Arc::clone(&self.fetcher.memory);
-        blocking(move || memory.save(since)).await;
+        blocking(move || memory.save(first)).await;
     }
 }
 

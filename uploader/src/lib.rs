@@ -98,11 +98,12 @@ pub async fn run(cli: &Cli, config: &Config, progress: Progress, shutdown: Cance
                 return exit::USAGE;
             }
             let mut registry = Registry::default();
-            let schedule = match download::schedule(config, &mut registry, shutdown.clone()) {
+            let Some(site) = site(config, &mut registry, progress, shutdown) else { return exit::USAGE };
+            let bandwidth = site.store.bandwidth().clone();
+            let schedule = match download::schedule(config, &mut registry, bandwidth, site.shutdown.clone()) {
                 Ok(schedule) => schedule,
                 Err(error) => return usage(&error),
             };
-            let Some(site) = site(config, &mut registry, progress, shutdown) else { return exit::USAGE };
             let readiness = Readiness::default();
             watch::starting(&readiness);
             if let Some(listen) = config.http_listen

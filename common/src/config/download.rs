@@ -40,6 +40,8 @@ pub struct Download {
     pub every: Option<Duration>,
     /// Archives of periods that ended no longer ago than this are asked for again.
     pub recheck_days: u32,
+    /// How far back `uploader watch` looks for archives that never came.
+    pub catch_up_days: u32,
     /// How long a connection may bring nothing.
     pub timeout: Duration,
 }
@@ -90,6 +92,7 @@ impl Download {
             base_url,
             every,
             recheck_days: r.integer("download.recheck_days", 3, 0, 36_500),
+            catch_up_days: r.integer("download.catch_up_days", 30, 0, 366),
             timeout: r.duration("download.timeout", Duration::from_secs(30)),
         };
         if every.is_some() {

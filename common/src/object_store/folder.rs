@@ -25,6 +25,8 @@ use crate::bwlimit::{Bandwidth, Direction};
 use crate::checksum::Sha256Sum;
 
 const CHUNK_BYTES: usize = 1 << 20;
+/// Read at once where there is a limit.
+const PACED_BYTES: usize = 64 << 10;
 /// Longest silence of a share between two chunks of a file.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -32,6 +34,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Folder {
     root: Arc<Path>,
     store: StoreType,
+    /// What is read for what is said of an object comes over the same line as what is fetched.
+    bandwidth: Bandwidth,
 }
 
 /// Why something blocking did not work, before it is known as what it was asked.
@@ -41,42 +45,44 @@ pub(super) struct Fault {
 }
 
 impl Folder {
-    pub(super) fn new(root: &Path) -> Self {
-        Self::of(root, StoreType::Folder)
+    pub(super) fn new(root: &Path, bandwidth: Bandwidth) -> Self {
+        Self::of(root, StoreType::Folder, bandwidth)
     }
 
-    pub(super) fn of(root: &Path, store: StoreType) -> Self {
-        Self { root: root.into(), store }
+    pub(super) fn of(root: &Path, store: StoreType, bandwidth: Bandwidth) -> Self {
+        Self { root: root.into(), store, bandwidth }
     }
 
     /// What is stored under a key; `None` when nothing is. Reads the whole file.
     pub(super) async fn head(&self, key: &str) -> Result<Option<Stored>, StoreError> {
         let path = key.to_owned();
-        let stored = self.run("HEAD", key, move |root| Ok(stored(open_file(&root, &path)?)?)).await;
-        absent_is_none(stored)
+        let pace = self.pace(Direction::Down);
+        let looked = move |root: Dir| Ok(stored(pace.of(open_file(&root, &path)?))?);
+        absent_is_none(self.run("HEAD", key, looked).await)
     }
 
     /// Writes beside the final name, makes it durable and renames: a reader sees the old object or the new one.
     pub(super) async fn put(&self, key: &str, body: Bytes) -> Result<(), StoreError> {
-        let path = key.to_owned();
-        self.run("PUT", key, move |root| Ok(write(&root, &path, &body)?)).await
+        let (path, pace) = (key.to_owned(), self.pace(Direction::Up));
+        let written = move |root: Dir| {
+            pace.wait(body.len());
+            Ok(write(&root, &path, &body)?)
+        };
+        self.run("PUT", key, written).await
     }
 
     /// The same with the bytes of a file, if they are these; false otherwise.
-    pub(super) async fn put_file(
-        &self,
-        key: &str,
-        file: &Path,
-        sha256: Sha256Sum,
-        bandwidth: Bandwidth,
-    ) -> Result<bool, StoreError> {
-        let (path, file, runtime) = (key.to_owned(), file.to_owned(), Handle::current());
+    pub(super) async fn put_file(&self, key: &str, file: &Path, sha256: Sha256Sum) -> Result<bool, StoreError> {
+        let (path, file, pace) = (key.to_owned(), file.to_owned(), self.pace(Direction::Up));
         let copied = move |root: Dir| {
-            let source = std::fs::File::open(&file)?;
-            let mut paced = Paced { source, bandwidth, runtime };
+            let mut paced = pace.of(std::fs::File::open(&file)?);
             Ok(write_from(&root, &path, |target| Ok(copy(&mut paced, target)? == sha256))?)
         };
         self.run("PUT", key, copied).await
+    }
+
+    fn pace(&self, direction: Direction) -> Pace {
+        Pace { direction, bandwidth: self.bandwidth.clone(), runtime: Handle::current() }
     }
 
     /// Begins to read an object.
@@ -172,7 +178,7 @@ fn open_file(root: &Dir, path: &str) -> Result<std::fs::File, Fault> {
 }
 
 /// Reads a file to its end for what is said of an object.
-pub(super) fn stored(mut file: std::fs::File) -> io::Result<Stored> {
+pub(super) fn stored(mut file: impl Read) -> io::Result<Stored> {
     let mut digest = Sha256::new();
     let (mut chunk, mut size) = (vec![0; CHUNK_BYTES], 0);
     loop {
@@ -229,17 +235,39 @@ fn copy(source: &mut impl Read, target: &mut impl Write) -> io::Result<Sha256Sum
     }
 }
 
-/// A file that is read as fast as the limit allows, on a thread that may block.
-struct Paced {
-    source: std::fs::File,
+/// How fast files may be read on a thread that may block.
+struct Pace {
+    direction: Direction,
     bandwidth: Bandwidth,
     runtime: Handle,
 }
 
+impl Pace {
+    fn of(self, source: std::fs::File) -> Paced {
+        Paced { source, pace: self }
+    }
+
+    /// Waits until all of these bytes may go.
+    fn wait(&self, mut bytes: usize) {
+        while bytes > 0 {
+            bytes -= self.runtime.block_on(self.bandwidth.take(self.direction, bytes));
+        }
+    }
+}
+
+/// A file that is read as fast as the limit allows.
+struct Paced {
+    source: std::fs::File,
+    pace: Pace,
+}
+
 impl Read for Paced {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let granted = self.runtime.block_on(self.bandwidth.take(Direction::Up, buffer.len()));
-        self.source.read(&mut buffer[..granted])
+        let most = if self.pace.bandwidth.is_off() { buffer.len() } else { buffer.len().min(PACED_BYTES) };
+        let count = self.source.read(&mut buffer[..most])?;
+        // Asked for afterwards, when it is known how many there were.
+        self.pace.wait(count);
+        Ok(count)
     }
 }
 

@@ -5,6 +5,7 @@
 //! caller compares size and sha256 as with any store.
 
 mod command;
+mod shares;
 mod staging;
 
 use std::sync::Arc;
@@ -16,10 +17,11 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use super::error::{StoreError, StoreErrorKind, StoreType};
 use super::folder::{Fault, FileDownload, unblocked};
 use super::path;
-use crate::bwlimit::{Bandwidth, Direction};
+use crate::bwlimit::Bandwidth;
 use crate::config;
 use crate::object_key::Prefix;
 use command::{Ended, Remote, Running};
+use shares::{Share, Shares};
 use staging::{Part, Staging};
 
 const STORE: StoreType = StoreType::Rsync;
@@ -38,9 +40,7 @@ struct Shared {
     prefix: Prefix,
     /// One for each rsync process.
     processes: Arc<Semaphore>,
-    /// How many there may be.
-    transfers: usize,
-    bandwidth: Bandwidth,
+    shares: Arc<Shares>,
     staging: OnceCell<Arc<Staging>>,
     settings: config::Rsync,
 }
@@ -51,8 +51,7 @@ impl Rsync {
             remote: Remote::new(settings),
             prefix: prefix.clone(),
             processes: Arc::new(Semaphore::new(transfers)),
-            transfers,
-            bandwidth,
+            shares: Shares::new(bandwidth),
             staging: OnceCell::new(),
             settings: settings.clone(),
         };
@@ -72,26 +71,21 @@ impl Rsync {
         let claimed = key.to_owned();
         let part = unblocked(move || Ok(staging.claim(&claimed)?)).await;
         let part = part.map_err(|fault| fault.into_error(STORE, "GET", key))?;
-        let running = self.shared.remote.fetch(path, bytes_max, self.rate(), &part);
-        let running = running.map_err(|fault| fault.into_error(STORE, "GET", key))?;
         let mut download = RsyncDownload {
             store: self.clone(),
             key: key.to_owned(),
+            path: path.to_owned(),
             bytes_max,
             seen: part.bytes(),
-            running: Some(running),
+            running: None,
             part,
+            share: Some(self.shared.shares.take().await),
             slot: Some(slot),
             file: None,
         };
+        download.start()?;
         download.arriving().await?;
         Ok(download)
-    }
-
-    /// What each process may fetch in KiB a second: an equal share, since none knows of the others. `None`: no limit.
-    fn rate(&self) -> Option<u64> {
-        let bytes = self.shared.bandwidth.now(Direction::Down)?;
-        Some((bytes / 1024 / self.shared.transfers as u64).max(1))
     }
 
     /// Looks whether the remote folder is there.
@@ -133,12 +127,15 @@ fn silent() -> String {
 pub(super) struct RsyncDownload {
     store: Rsync,
     key: String,
+    /// Below the remote folder.
+    path: String,
     bytes_max: u64,
     /// Bytes that were there when it was looked last.
     seen: u64,
     /// Ended before the part is let go of: dropping it kills the process.
     running: Option<Running>,
     part: Part,
+    share: Option<Share>,
     slot: Option<OwnedSemaphorePermit>,
     file: Option<FileDownload>,
 }
@@ -157,13 +154,25 @@ impl RsyncDownload {
         }
     }
 
+    fn start(&mut self) -> Result<(), StoreError> {
+        let rate = self.share.as_ref().and_then(Share::rate);
+        let running = self.store.shared.remote.fetch(&self.path, self.bytes_max, rate, &self.part);
+        self.running = Some(running.map_err(|fault| fault.into_error(STORE, "GET", &self.key))?);
+        Ok(())
+    }
+
     /// Waits until more has arrived, or everything.
     async fn arriving(&mut self) -> Result<(), StoreError> {
-        let Some(running) = &mut self.running else { return Ok(()) };
-        let since = Instant::now();
+        let mut since = Instant::now();
         let ended = loop {
+            let Some(running) = &mut self.running else { return Ok(()) };
             match tokio::time::timeout(TICK, running.ended()).await {
                 Ok(ended) => break ended,
+                Err(_) if self.share.as_mut().is_some_and(Share::has_changed) => {
+                    running.kill().await;
+                    self.start()?;
+                    since = Instant::now();
+                }
                 Err(_) if self.part.bytes() != self.seen => {
                     self.seen = self.part.bytes();
                     return Ok(());
@@ -174,7 +183,7 @@ impl RsyncDownload {
         };
         self.running = None;
         let outcome = self.judge(ended).await;
-        self.slot = None;
+        (self.share, self.slot) = (None, None);
         outcome
     }
 

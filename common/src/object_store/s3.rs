@@ -193,6 +193,17 @@ fn stored(head: &HeadObjectOutput) -> Stored {
     }
 }
 
+/// Waits for what a server does with a large object by itself: that takes a while, and there is no body to watch.
+async fn patiently<T, E, R>(request: impl Future<Output = Result<T, SdkError<E, R>>>) -> Result<T, SdkError<E, R>> {
+    match tokio::time::timeout(UPLOAD_SILENCE, request).await {
+        Ok(done) => done,
+        Err(_) => {
+            let seconds = UPLOAD_SILENCE.as_secs();
+            Err(SdkError::timeout_error(format!("no answer for {seconds} s")))
+        }
+    }
+}
+
 /// Sends a request again, by itself, while the server or the way to it is at fault.
 async fn retried<T, E, F>(operation: &'static str, key: &str, request: impl Fn() -> F) -> Result<T, StoreError>
 where

@@ -68,8 +68,9 @@ impl Conversation {
         Self { log: Arc::clone(log), state: Arc::default() }
     }
 
-    /// Takes what the client sent.
-    pub(super) fn asked(&self, mut bytes: &[u8]) {
+    /// Takes what the client sent; returns the first line of a request whose head is complete with it.
+    pub(super) fn asked(&self, mut bytes: &[u8]) -> Option<String> {
+        let mut begun = None;
         self.log.asked_bytes.fetch_add(bytes.len() as u64, Ordering::SeqCst);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while !bytes.is_empty() {
@@ -96,9 +97,11 @@ impl Conversation {
                 let mut requests = self.log.lock();
                 state.current = Some(requests.len());
                 state.answered = false;
-                requests.push(Request { line, body: 0, status: None });
+                requests.push(Request { line: line.clone(), body: 0, status: None });
+                begun = Some(line);
             }
         }
+        begun
     }
 
     /// Takes what was passed on to the client.

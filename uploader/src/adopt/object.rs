@@ -6,17 +6,19 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use common::backoff::Backoff;
 use common::checksum::Md5Sum;
 use common::marker::Object;
-use common::object_store::{Details, Given};
+use common::object_store::{Details, Given, StoreErrorKind};
 use common::unit::Unit;
+use tempfile::TempDir;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 
 use super::list::Found;
 use crate::check::{self, Checked};
 use crate::digest::Digested;
-use crate::error::UnitError;
+use crate::error::{PassError, UnitError};
 use crate::layout;
 use crate::site::{Site, blocking};
 
@@ -24,12 +26,24 @@ use crate::site::{Site, blocking};
 const CHECKSUM_BYTES_MAX: u64 = 4096;
 /// Largest object that is looked into; a bucket copies no larger one.
 const OBJECT_BYTES_MAX: u64 = 5 << 30;
+/// To fetch an object whose body breaks off.
+const ATTEMPTS: u32 = 6;
 
 pub(super) struct Adopter<'s> {
     pub(super) site: &'s Site,
     /// A folder for what is being checked.
     pub(super) scratch: &'s Path,
     pub(super) dry_run: bool,
+}
+
+/// What is to be fetched of an archive.
+struct Wanted<'w> {
+    key: &'w str,
+    /// Below the prefix.
+    path: &'w str,
+    details: &'w Details,
+    /// Whether a `.CHECKSUM` lies beside it.
+    checksum: bool,
 }
 
 /// What is known of an object now.
@@ -71,7 +85,8 @@ impl Adopter<'_> {
             return Ok(Looked::New { bytes, archive: None });
         }
         let folder = self.folder()?;
-        let file = self.fetch(&key, &path, &details, found.checksum, folder.path()).await?;
+        let wanted = Wanted { key: &key, path: &path, details: &details, checksum: found.checksum };
+        let file = self.fetch(&wanted, &folder).await?;
         drop(place);
         let file = match file {
             Ok(file) => file,
@@ -94,7 +109,7 @@ impl Adopter<'_> {
         }
     }
 
-    fn folder(&self) -> Result<tempfile::TempDir, UnitError> {
+    fn folder(&self) -> Result<TempDir, UnitError> {
         tempfile::tempdir_in(self.scratch).map_err(|error| self.no_room(&error))
     }
 
@@ -106,15 +121,32 @@ impl Adopter<'_> {
         ))
     }
 
+    /// Fetches an object, again while the bucket or the way to it is at fault: what else is under way need not be fetched
+    /// again because one body was cut.
+    async fn fetch(&self, wanted: &Wanted<'_>, folder: &TempDir) -> Result<Result<PathBuf, String>, UnitError> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let error = match self.fetch_once(wanted, folder.path()).await {
+                Err(UnitError::Pass(PassError::Bucket(error)))
+                    if error.kind == StoreErrorKind::Unavailable && attempt < ATTEMPTS =>
+                {
+                    error
+                }
+                outcome => return outcome,
+            };
+            tracing::debug!(%error, attempt, "fetching again");
+            tokio::select! {
+                biased;
+                () = self.site.shutdown.cancelled() => return Err(PassError::Stopped.into()),
+                () = tokio::time::sleep(Backoff::RECONNECT.delay(attempt)) => {}
+            }
+        }
+    }
+
     /// Fetches the object, and its `.CHECKSUM` if it has one, into a folder of its own.
-    async fn fetch(
-        &self,
-        key: &str,
-        path: &str,
-        details: &Details,
-        checksum: bool,
-        folder: &Path,
-    ) -> Result<Result<PathBuf, String>, UnitError> {
+    async fn fetch_once(&self, wanted: &Wanted<'_>, folder: &Path) -> Result<Result<PathBuf, String>, UnitError> {
+        let &Wanted { key, path, details, checksum } = wanted;
         let name = path.rsplit('/').next().unwrap_or(path);
         let file = folder.join(name);
         let mut writer = File::create(&file).await.map_err(|error| self.no_room(&error))?;
@@ -165,6 +197,7 @@ impl Adopter<'_> {
             }
             None => {}
         }
+        let _place = self.site.transfer().await?;
         match self.site.store.give_sha256(key, &stored.etag, checked.sha256).await? {
             Given::Done => Ok(Ok(())),
             Given::Changed => Ok(Err("was replaced while it was looked at; run this again".into())),
@@ -177,6 +210,7 @@ impl Adopter<'_> {
                             .into(),
                     ));
                 }
+                let _memory = self.site.memory(stored.size).await?;
                 let bytes = tokio::fs::read(file).await.map_err(|error| self.no_room(&error))?;
                 self.site.store.put(key, Bytes::from(bytes), checked.sha256).await?;
                 Ok(Ok(()))

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use common::backoff::{Backoff, Growth};
+use common::bwlimit::{Bandwidth, Direction};
 use common::chain::chain;
 use common::config::Download;
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED, RANGE, RETRY_AFTER};
@@ -65,6 +67,7 @@ pub(crate) struct Exchange {
     client: Client,
     base: Url,
     list: Url,
+    bandwidth: Bandwidth,
     shutdown: CancellationToken,
 }
 
@@ -75,13 +78,36 @@ pub(crate) struct Opened {
     pub(crate) size: Option<u64>,
     /// Where in the archive the body begins.
     pub(crate) offset: u64,
-    pub(crate) body: Response,
+    pub(crate) body: Body,
+}
+
+/// The body of an answer, as fast as the limit allows.
+pub(crate) struct Body {
+    answer: Response,
+    /// Read from the connection and not handed on yet.
+    arrived: Bytes,
+    bandwidth: Bandwidth,
+}
+
+impl Body {
+    /// The next bytes; `None` at the end.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
+        if self.arrived.is_empty() {
+            match self.answer.chunk().await.map_err(Fault::from_transfer)? {
+                Some(chunk) => self.arrived = chunk,
+                None => return Ok(None),
+            }
+        }
+        // What is not handed on is not read on either, so the server slows down too.
+        let granted = self.bandwidth.take(Direction::Down, self.arrived.len()).await;
+        Ok(Some(self.arrived.split_to(granted)))
+    }
 }
 
 impl Exchange {
     /// # Errors
     /// An address is none, or no TLS roots can be read.
-    pub(crate) fn new(download: &Download, shutdown: CancellationToken) -> Result<Self, String> {
+    pub(crate) fn new(download: &Download, bandwidth: Bandwidth, shutdown: CancellationToken) -> Result<Self, String> {
         let url = |key: &str, text: &str| {
             let url = Url::parse(text).ok().filter(Url::has_host);
             url.ok_or_else(|| format!("{key}: '{text}' is not an address"))
@@ -99,6 +125,7 @@ impl Exchange {
             client,
             base: url("download.base_url", &download.base_url)?,
             list: url("download.list_url", &download.list_url)?,
+            bandwidth,
             shutdown,
         })
     }
@@ -150,18 +177,25 @@ impl Exchange {
         {
             request = request.header(RANGE, format!("bytes={bytes}-")).header(IF_RANGE, validator);
         }
-        let body = self.send(request).await?;
-        let version = Version::of(body.headers());
-        match body.status() {
+        let answer = self.send(request).await?;
+        let version = Version::of(answer.headers());
+        match answer.status() {
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::PARTIAL_CONTENT => {
-                let Some((offset, size)) = content_range(body.headers()) else {
+                let Some((offset, size)) = content_range(answer.headers()) else {
                     return Err(Fault::Cut("it answered with a part and does not say which".to_owned()));
                 };
-                Ok(Some(Opened { version, size, offset, body }))
+                Ok(Some(Opened { version, size, offset, body: self.body(answer) }))
             }
-            _ => Ok(Some(Opened { version, size: body.content_length(), offset: 0, body })),
+            _ => {
+                let size = answer.content_length();
+                Ok(Some(Opened { version, size, offset: 0, body: self.body(answer) }))
+            }
         }
+    }
+
+    fn body(&self, answer: Response) -> Body {
+        Body { answer, arrived: Bytes::new(), bandwidth: self.bandwidth.clone() }
     }
 
     async fn whole(&self, url: &Url, bytes_max: u64) -> Result<Option<Vec<u8>>, Fault> {
@@ -175,12 +209,13 @@ impl Exchange {
     }
 
     async fn whole_once(&self, url: &Url, bytes_max: u64) -> Result<Option<Vec<u8>>, Fault> {
-        let mut answer = self.send(self.client.get(url.clone())).await?;
+        let answer = self.send(self.client.get(url.clone())).await?;
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
+        let mut body = self.body(answer);
         let mut bytes = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(Fault::from_transfer)? {
+        while let Some(chunk) = body.chunk().await? {
             bytes.extend_from_slice(&chunk);
             if bytes.len() as u64 > bytes_max {
                 return Err(Fault::TooLarge { what: "an answer", bytes_max });

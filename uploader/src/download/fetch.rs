@@ -6,11 +6,10 @@ use std::sync::Arc;
 use common::checksum::Sha256Sum;
 use common::unit::Unit;
 use jiff::civil::Date;
-use reqwest::Response;
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
-use super::exchange::{Exchange, Opened, Tries};
+use super::exchange::{Body, Exchange, Opened, Tries};
 use super::fault::Fault;
 use super::memory::{Known, Memory};
 use super::metrics::Metrics;
@@ -41,7 +40,7 @@ pub(crate) enum Outcome {
 pub(crate) enum Absent {
     /// Whoever runs the command wants it.
     Fetch,
-    /// The service had fetched it, and the cleanup has taken it away: only if there is another by now.
+    /// The service had it, and the cleanup has taken it away: only if there is another by now.
     StaysAway,
 }
 
@@ -245,20 +244,14 @@ impl Fetcher {
     }
 
     /// Writes the body to the part's end.
-    async fn receive(
-        &self,
-        part: Part,
-        mut body: Response,
-        size: Option<u64>,
-        reached: &mut u64,
-    ) -> Result<Part, Fault> {
+    async fn receive(&self, part: Part, mut body: Body, size: Option<u64>, reached: &mut u64) -> Result<Part, Fault> {
         let Part { file, mut bytes, origin } = part;
         let mut file = tokio::fs::File::from_std(file);
         let outcome = loop {
             let chunk = match body.chunk().await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break Ok(()),
-                Err(error) => break Err(Fault::from_transfer(error)),
+                Err(fault) => break Err(fault),
             };
             let more = chunk.len() as u64;
             if bytes + more > size.unwrap_or(ARCHIVE_BYTES_MAX) {
@@ -283,11 +276,12 @@ impl Fetcher {
 }
 
 fn next_step(here: &Here, known: Option<&Known>, may_change: bool, absent: Absent) -> Step {
+    let remembered = known.is_some();
     let known = known.filter(|known| known.version.is_known());
     let Some(archive) = here.archive else {
         return match (absent, known) {
-            (Absent::StaysAway, Some(_)) if may_change => Step::AskVersion,
-            (Absent::StaysAway, Some(_)) => Step::Keep,
+            (Absent::StaysAway, _) if remembered && !may_change => Step::Keep,
+            (Absent::StaysAway, Some(_)) => Step::AskVersion,
             _ => Step::Fetch,
         };
     };
@@ -339,6 +333,7 @@ mod tests {
         check(&nothing, Some(&versioned), true, Absent::StaysAway, Step::AskVersion);
         check(&nothing, Some(&versioned), false, Absent::StaysAway, Step::Keep);
         check(&nothing, Some(&nameless), true, Absent::StaysAway, Step::Fetch);
+        check(&nothing, Some(&nameless), false, Absent::StaysAway, Step::Keep);
         check(&pair, Some(&versioned), true, Absent::Fetch, Step::AskVersion);
         check(&pair, Some(&versioned), false, Absent::Fetch, Step::Keep);
         check(&pair, Some(&nameless), true, Absent::Fetch, Step::CompareChecksum);

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::checksum::Sha256Sum;
 use common::unit::Period;
+use jiff::ToSpan;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
@@ -76,12 +77,22 @@ impl Memory {
         }
     }
 
-    /// Writes the file, if there is anything new. What ended before `since` is not asked for again and left out.
-    pub(crate) fn save(&self, since: Date) {
+    /// Whether no more can be remembered: then what the cleanup took away cannot be told from what never came.
+    pub(crate) fn is_full(&self) -> bool {
+        self.state().archives.len() >= ARCHIVES_MAX
+    }
+
+    /// Writes the file, if there is anything new. `first` is the first day that is looked at: what ended before is left
+    /// out, but for the month before it, which is looked at with it.
+    pub(crate) fn save(&self, first: Date) {
+        let last_of_month = first.first_of_month().saturating_sub(1.day());
         let Some(file) = &self.file else { return };
         let mut state = self.state();
         let before = state.archives.len();
-        state.archives.retain(|_, known| known.period.last_day() >= since);
+        state.archives.retain(|_, known| match known.period {
+            Period::Day(day) => day >= first,
+            Period::Month(_) => known.period.last_day() >= last_of_month,
+        });
         if !state.changed && state.archives.len() == before {
             return;
         }
@@ -144,11 +155,12 @@ mod tests {
         let memory = open();
         memory.insert("old.zip".into(), known("2026-02-26"));
         memory.insert("new.zip".into(), known("2026-02-27"));
-        memory.insert("month.zip".into(), known("2026-02"));
+        memory.insert("month.zip".into(), known("2026-01"));
+        memory.insert("old-month.zip".into(), known("2025-12"));
         memory.save(jiff::civil::date(2026, 2, 27));
         let memory = open();
         assert_eq!(memory.get("new.zip"), Some(known("2026-02-27")));
         assert!(memory.get("month.zip").is_some());
-        assert_eq!(memory.get("old.zip"), None);
+        assert_eq!((memory.get("old.zip"), memory.get("old-month.zip")), (None, None));
     }
 }

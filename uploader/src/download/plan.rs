@@ -63,16 +63,22 @@ pub(crate) fn units(download: &Download, span: Span, range: Range, today: Date) 
 }
 
 /// What the service looks at each time: the days of `download.recheck_days`, at least yesterday, and the last whole
-/// month, or two, of the intervals that exist by month only.
-pub(crate) fn recent(download: &Download, today: Date) -> Vec<Unit> {
-    let days = i64::from(download.recheck_days.max(1));
-    let first = today.saturating_sub(days.days());
+/// month, or two, of the intervals that exist by month only. Now and then those of `download.catch_up_days`.
+pub(crate) fn recent(download: &Download, catching_up: bool, today: Date) -> Vec<Unit> {
+    let first = first_day(download, catching_up, today);
     let mut recent = units(download, Span::Days, Range { from: first, to: today }, today);
     let by_month = download.intervals.iter().filter(|interval| MONTHLY_ONLY.contains(&interval.as_str()));
     let by_month = Download { intervals: by_month.cloned().collect(), ..download.clone() };
     let first = first.first_of_month().saturating_sub(1.day());
     recent.extend(units(&by_month, Span::Months, Range { from: first, to: today }, today));
     recent
+}
+
+/// How far back the service looks.
+pub(crate) fn first_day(download: &Download, catching_up: bool, today: Date) -> Date {
+    let days = download.recheck_days.max(1);
+    let days = if catching_up { days.max(download.catch_up_days) } else { days };
+    today.saturating_sub(i64::from(days).days())
 }
 
 fn periods(span: Span, range: Range, yesterday: Date) -> Vec<Period> {
@@ -131,6 +137,7 @@ mod tests {
             list_url: "http://127.0.0.1".to_owned(),
             every: None,
             recheck_days: 3,
+            catch_up_days: 30,
             timeout: std::time::Duration::from_secs(1),
         }
     }
@@ -183,6 +190,14 @@ mod tests {
             "um/klines/1w/2026-02",
             "um/klines/1w/2026-01",
         ];
-        assert_eq!(names(&recent(&both, TODAY)), expected);
+        assert_eq!(names(&recent(&both, false, TODAY)), expected);
+        let caught_up = names(&recent(&both, true, TODAY));
+        assert_eq!((caught_up.len(), caught_up[0].as_str()), (33, expected[0]));
+        assert_eq!(
+            caught_up[29..],
+            ["um/klines/1h/2026-01-31", "um/klines/1w/2026-02", "um/klines/1w/2026-01", "um/klines/1w/2025-12"]
+        );
+        let never = Download { catch_up_days: 0, ..both };
+        assert_eq!(names(&recent(&never, true, TODAY)), expected);
     }
 }

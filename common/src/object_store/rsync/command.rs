@@ -143,12 +143,26 @@ impl Running {
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
+impl Running {
+    /// Ends it, so that another may write where it did.
+    pub(super) async fn kill(&mut self) {
+        self.kill_group();
+        if let Err(error) = self.child.wait().await {
+            tracing::debug!(%error, "rsync was killed and is not waited for");
+        }
+    }
+
+    fn kill_group(&self) {
         let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) else { return };
         if let Err(error) = kill_process_group(pid, Signal::KILL) {
             tracing::debug!(%error, "rsync was gone before it was killed");
         }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill_group();
     }
 }
 

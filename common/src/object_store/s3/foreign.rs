@@ -6,7 +6,7 @@ use aws_sdk_s3::types::MetadataDirective;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{S3, SHA256, stored};
+use super::{S3, SHA256, patiently, retried, stored};
 use crate::checksum::{Sha256Sum, md5_of_base64};
 use crate::object_store::error::{StoreError, StoreErrorKind};
 use crate::object_store::{Details, Given};
@@ -57,34 +57,35 @@ impl S3 {
         let mut metadata = head.metadata().cloned().unwrap_or_default();
         metadata.insert(SHA256.to_owned(), sha256.to_string());
         let source = format!("{}/{key}", self.bucket);
-        let copied = self
-            .client
-            .copy_object()
-            .bucket(&self.bucket)
-            .key(key)
-            .copy_source(utf8_percent_encode(&source, SOURCE).to_string())
-            // Whoever stores another object in between keeps it: the copy is refused then.
-            .copy_source_if_match(format!("\"{etag}\""))
-            .metadata_directive(MetadataDirective::Replace)
-            .set_metadata(Some(metadata))
-            .set_content_type(head.content_type().map(str::to_owned))
-            .set_content_encoding(head.content_encoding().map(str::to_owned))
-            .set_content_disposition(head.content_disposition().map(str::to_owned))
-            .set_content_language(head.content_language().map(str::to_owned))
-            .set_cache_control(head.cache_control().map(str::to_owned))
-            .send()
-            .await;
-        let Err(error) = copied else { return Ok(Given::Done) };
-        let changed = error.raw_response().is_some_and(|raw| matches!(raw.status().as_u16(), 404 | 412));
-        let error = StoreError::from_sdk("COPY", key, error);
+        let source = utf8_percent_encode(&source, SOURCE).to_string();
+        let request = || {
+            let copy = self.uploads.copy_object().bucket(&self.bucket).key(key).copy_source(&source);
+            let copy = copy
+                // Whoever stores another object in between keeps it: the copy is refused then.
+                .copy_source_if_match(format!("\"{etag}\""))
+                .metadata_directive(MetadataDirective::Replace)
+                .set_metadata(Some(metadata.clone()))
+                .set_content_type(head.content_type().map(str::to_owned))
+                .set_content_encoding(head.content_encoding().map(str::to_owned))
+                .set_content_disposition(head.content_disposition().map(str::to_owned))
+                .set_content_language(head.content_language().map(str::to_owned))
+                .set_cache_control(head.cache_control().map(str::to_owned))
+                // A copy is in the standard class unless told otherwise.
+                .set_storage_class(head.storage_class().cloned());
+            patiently(copy.send())
+        };
+        let Err(error) = retried("COPY", key, request).await else { return Ok(Given::Done) };
         match error.kind {
-            _ if changed => Ok(Given::Changed),
-            StoreErrorKind::Denied | StoreErrorKind::Other => Ok(Given::Refused(error.to_string())),
-            StoreErrorKind::NotFound
-            | StoreErrorKind::TooLarge
-            | StoreErrorKind::NoSuchBucket
-            | StoreErrorKind::ClockSkew
-            | StoreErrorKind::Unavailable => Err(error),
+            StoreErrorKind::NoSuchBucket | StoreErrorKind::ClockSkew | StoreErrorKind::Unavailable => Err(error),
+            StoreErrorKind::Denied | StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::Other => {
+                // The copy may have been made and its answer lost. Where that changed the ETag, another try is refused.
+                let found = self.head_output(key).await?.map(|head| stored(&head));
+                Ok(match found {
+                    Some(found) if found.sha256 == Some(sha256) && found.size == now.size => Given::Done,
+                    Some(found) if found.etag == now.etag => Given::Refused(error.to_string()),
+                    _ => Given::Changed,
+                })
+            }
         }
     }
 }

@@ -1,12 +1,11 @@
 //! Objects stored part by part.
 
-use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{Pacer, S3, SHA256, UPLOAD_SILENCE, retried};
+use super::{Pacer, S3, SHA256, UPLOAD_SILENCE, patiently, retried};
 use crate::checksum::{Md5Sum, Sha256Sum};
 use crate::object_store::error::{StoreError, StoreErrorKind, StoreType};
 use crate::object_store::parts::{PartStored, PendingUpload, UploadId};
@@ -67,17 +66,7 @@ impl S3 {
         let whole = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
         let request = || {
             let complete = self.uploads.complete_multipart_upload().bucket(&self.bucket).key(&upload.key);
-            let complete = complete.upload_id(&upload.id).multipart_upload(whole.clone()).send();
-            // Putting a large object together takes a server a while, and there is no body to watch.
-            async move {
-                match tokio::time::timeout(UPLOAD_SILENCE, complete).await {
-                    Ok(done) => done,
-                    Err(_) => {
-                        let seconds = UPLOAD_SILENCE.as_secs();
-                        Err(SdkError::timeout_error(format!("no answer for {seconds} s")))
-                    }
-                }
-            }
+            patiently(complete.upload_id(&upload.id).multipart_upload(whole.clone()).send())
         };
         retried("CompleteMultipartUpload", &upload.key, request).await.map(drop)
     }

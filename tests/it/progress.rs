@@ -1,0 +1,87 @@
+//! What a person watching an upload sees, and what a log keeps of it.
+
+use std::time::Duration;
+
+use tests::Result;
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::process::{Process, Program};
+use tests::project::{Project, binary_path};
+use tests::servers::{Stack, ensure_installed, repository};
+
+const SOON: Duration = Duration::from_secs(90);
+const UNITS: usize = 3;
+
+/// Three units of 2 MiB each.
+fn project(label: &str) -> Result<Project> {
+    let project = Project::new(Stack::shared(), label)?;
+    for day in 1..=UNITS {
+        for symbol in ["AUSDT", "BUSDT", "CUSDT", "DUSDT"] {
+            let spec = ArchiveSpec::new(Market::Spot, symbol, "1h", &format!("2025-03-{day:02}"));
+            spec.write_bulk(project.data_dir(), 512 << 10)?;
+        }
+    }
+    mark_all(project.data_dir())?;
+    Ok(project)
+}
+
+/// `1.02 MiB/s` in bytes a second.
+fn rate(text: &str) -> Option<f64> {
+    let (number, unit) = text.split_once(' ')?;
+    let unit = match unit.split_once("/s")?.0 {
+        "B" => 1.0,
+        "KiB" => 1024.0,
+        "MiB" => 1024.0 * 1024.0,
+        _ => return None,
+    };
+    Some(number.replace(',', "").parse::<f64>().ok()? * unit)
+}
+
+#[test]
+fn a_terminal_shows_bytes_rate_and_the_time_left() -> Result<()> {
+    let project = project("terminal")?;
+    let mut args: Vec<std::ffi::OsString> = vec![repository().join("tests/servers/terminal.py").into()];
+    args.push(binary_path("uploader")?.into());
+    args.extend(["upload", "--bwlimit", "1M", "--config"].map(Into::into));
+    args.push(project.config_path().into());
+    let shown = Process::spawn(Program {
+        name: "uploader upload on a terminal".to_owned(),
+        path: ensure_installed()?.python.clone(),
+        args,
+        env: vec![("TERM".to_owned(), "xterm".to_owned())],
+        dir: project.dir().to_owned(),
+    })?
+    .wait(SOON)?
+    .expect_code(0)?
+    .stdout;
+
+    // bytes ████░░ 2.50 MiB/6.00 MiB at 1.02 MiB/s, 2s (ETA 3s)
+    let frames = shown.split("bytes ").filter_map(|frame| {
+        let (bytes, rest) = frame.split_once(" at ")?;
+        let (speed, rest) = rest.split_once(", ")?;
+        let left = rest.split_once("(ETA ")?.1.split_once("s)")?.0.parse::<u64>().ok()?;
+        Some((bytes.rsplit(' ').nth(1)?.to_owned(), rate(speed)?, left))
+    });
+    let frames: Vec<_> = frames.collect();
+    let is_near = |rate: f64| (0.5..2.0).contains(&(rate / f64::from(1 << 20)));
+    let midway = frames.iter().filter(|(_, rate, left)| is_near(*rate) && (1..=6).contains(left));
+    assert!(midway.count() > 3, "{frames:?} in {shown}");
+    let first = frames.iter().map(|(.., left)| *left).find(|left| *left > 0).expect("a time left");
+    let last = frames.last().expect("a frame").2;
+    assert!(last < first, "{first} s at first, {last} s at last: {frames:?}");
+    assert!(shown.contains("6.00 MiB"), "the whole of it: {shown}");
+    Ok(())
+}
+
+#[test]
+fn a_log_has_one_line_a_unit() -> Result<()> {
+    let project = project("no-terminal")?;
+    let uploaded = project.uploader(&["upload"])?.expect_code(0)?;
+    let lines: Vec<&str> = uploaded.stderr.lines().collect();
+    for day in 1..=UNITS {
+        let unit = format!("binance/spot/klines/1h/2025-03-{day:02}");
+        let of_unit: Vec<_> = lines.iter().filter(|line| line.contains(&unit)).collect();
+        assert!(matches!(of_unit[..], [line] if line.contains("published")), "{unit}: {lines:#?}");
+    }
+    assert!(!uploaded.stderr.contains("ETA") && !uploaded.stderr.contains('\r'), "{}", uploaded.stderr);
+    Ok(())
+}
