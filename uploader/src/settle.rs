@@ -257,14 +257,6 @@ async fn step(
         Err(away) => return unannounced(away.to_string()),
     };
     match publish::announce(site, &stored, latest).await {
-        Ok((_, Published::AlreadyThere))
-            if published.is_some_and(|published| published.revision == stored.marker.revision) =>
-        {
-            Err(UnitError::held_back(
-                "stored, but the stream announces this revision from another bucket, and takes it again only two days \
-                 after that",
-            ))
-        }
         Ok((subject, how @ (Published::Stored { .. } | Published::AlreadyThere))) => {
             let revision = stored.marker.revision;
             let message = match how {

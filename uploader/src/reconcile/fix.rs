@@ -50,9 +50,11 @@ impl Fixer<'_> {
     ) -> Result<(), Trouble> {
         let done = match (repair, bucket) {
             (Repair::Nothing, _) => return Ok(()),
-            (Repair::Impossible, _) => Err("neither side has what is missing; with the archives in data_dir, mend or \
-                                            delete the unit's current.json and run `uploader upload`"
-                .to_owned()),
+            (Repair::Impossible, _) => {
+                Err("neither side has what is missing; `uploader adopt` announces what lies in the \
+                                            bucket"
+                    .to_owned())
+            }
             (Repair::Publish, InBucket::Whole(manifest)) => self.publish(unit, manifest).await?,
             (Repair::Publish, _) => Err("there is no manifest to publish".to_owned()),
             (Repair::WriteBack, _) => self.write_back(unit).await?,
@@ -144,8 +146,8 @@ impl Fixer<'_> {
                 InBucket::Whole(manifest) => (manifest.objects().to_vec(), None),
                 InBucket::Absent | InBucket::Faulty(_) => {
                     return Ok(Err(format!(
-                        "the list of its objects was in {key} only; with the archives in data_dir, delete the unit's \
-                         current.json and run `uploader upload`"
+                        "the list of its objects was in {key} only; `uploader adopt` makes it again from the objects in \
+                         the bucket"
                     )));
                 }
             },
