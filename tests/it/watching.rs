@@ -221,6 +221,54 @@ fn symbols_that_never_come_are_said_and_may_come_late() -> Result<()> {
     project.check_tables()
 }
 
+/// `publish.grace` ends also where nothing can be kept of when it began.
+#[test]
+fn symbols_that_never_come_and_nowhere_to_note_since_when() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "grace-nowhere")?;
+    project.set("publish.when", "complete")?;
+    project.set("publish.grace", "3s")?;
+    project.set("download.symbols", json!(["BTCUSDT", "GONEUSDT"]))?;
+    fs::write(project.dir().join("state"), "a file where a folder should be").context("the state file")?;
+    archive("BTCUSDT", "2025-02-01").write(project.data_dir())?;
+    let pass = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(pass.stdout.contains("waits for 1 symbol"), "{}", pass.stdout);
+    std::thread::sleep(Duration::from_secs(3));
+    let pass = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(pass.stdout.contains("published without 1 symbol: GONEUSDT"), "{}", pass.stdout);
+
+    let service = watch(&mut project)?;
+    let hand = Handmade::new(stack, &project)?;
+    let spec = archive("BTCUSDT", "2025-02-02");
+    spec.write(project.data_dir())?;
+    published(&service, &hand, &spec.unit(), 1).map(drop)
+}
+
+/// What has left the disk is forgotten, but not that it is out.
+#[test]
+fn a_correction_of_what_was_cleaned_up_waits_for_no_symbols() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "grace-cleaned")?;
+    project.set("publish.when", "complete")?;
+    project.set("download.symbols", json!(["BTCUSDT", "ETHUSDT"]))?;
+    let hand = Handmade::new(stack, &project)?;
+    let spec = archive("BTCUSDT", "2025-02-01");
+    for spec in [&spec, &archive("ETHUSDT", "2025-02-01"), &archive("BTCUSDT", "2025-02-02")] {
+        spec.write(project.data_dir())?;
+    }
+    project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
+    // A pass that no longer finds the unit.
+    let pass = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(pass.stdout.contains("1 unit waits, 0 units published"), "{}", pass.stdout);
+    spec.clone().seed(1).generated_at("2025-02-05T00:00:00Z").write(project.data_dir())?;
+    let pass = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(pass.stdout.contains("1 published") && pass.stdout.contains("1 waiting"), "{}", pass.stdout);
+    let markers = revisions(&hand, &spec.unit())?;
+    assert_eq!(markers.len(), 2);
+    assert_eq!(symbols(&markers[1]), ["BTCUSDT", "ETHUSDT"]);
+    Ok(())
+}
+
 /// Overwrites every file below a folder.
 fn ruin(folder: &Path) -> Result<usize> {
     let mut ruined = 0;

@@ -32,7 +32,8 @@ pub(crate) struct Seen {
     pub(crate) digest: SetDigest,
     /// Modification time of the archive written to last, of those that may still be written to.
     pub(crate) written_ns: i64,
-    /// When the last archive got here: its change time, which no copying program sets.
+    /// When the first and the last archive got here: their change times, which no copying program sets.
+    pub(crate) first_arrived_ns: i64,
     pub(crate) arrived_ns: i64,
     pub(crate) unreadable: Vec<Arc<str>>,
 }
@@ -231,6 +232,8 @@ impl Walk<'_> {
         seen.bytes += fingerprint.size;
         seen.listed += usize::from(at.listed);
         seen.digest.add(at.symbol, fingerprint);
+        let first = if seen.archives == 1 { i64::MAX } else { seen.first_arrived_ns };
+        seen.first_arrived_ns = first.min(fingerprint.ctime_ns);
         seen.arrived_ns = seen.arrived_ns.max(fingerprint.ctime_ns);
         if fingerprint.mtime_ns > seen.written_ns
             && (self.whole.is_empty() || !self.whole.contains(&format!("{}/{name}", at.path)))

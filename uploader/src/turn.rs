@@ -52,7 +52,11 @@ pub(crate) async fn take(
     // One short line of a small file. Not sent to another thread: the units would come back in another order.
     let record = site.cache.record(&unit);
     let on_stream = stamps.and_then(|stamps| stamps.get(&unit));
-    let published = published || on_stream.is_some() || record.settled.is_some();
+    let mut published = published || on_stream.is_some() || record.settled.is_some();
+    if stamps.is_none() && site.wanted.misses_symbols(&seen, marked, published) {
+        // What has left the disk is forgotten here. Its unit is out all the same, and waits for nothing.
+        published = is_announced(site, &unit).await;
+    }
     if let Some(wait) = judge(site, &unit, &seen, marked, published, &record, mode).await {
         let missing = match wait.reason {
             Reason::Symbols(_) => missing(site, &unit).await,
@@ -104,12 +108,24 @@ async fn judge(
     if !seen.unreadable.is_empty() {
         return None;
     }
-    let first_seen = record.first_seen.unwrap_or(now);
+    let mut first_seen = record.first_seen.unwrap_or(now);
     if record.first_seen.is_none() && !mode.dry_run && site.wanted.misses_symbols(seen, marked, published) {
         let (cache, unit) = (Arc::clone(&site.cache), unit.clone());
-        blocking(move || cache.note_first_seen(&unit, now)).await;
+        if !blocking(move || cache.note_first_seen(&unit, now)).await {
+            // The next look would begin to wait anew, and so for ever. How long the first archive lies here is on disk.
+            first_seen = first_arrived(seen).map_or(now, |arrived| arrived.min(now));
+        }
     }
     site.wanted.judge(&Situation { seen, marked, published, first_seen, now })
+}
+
+/// Whether the stream has a marker of the unit; no, while it cannot be asked.
+async fn is_announced(site: &Site, unit: &Unit) -> bool {
+    site.queue.latest(unit).await.is_ok_and(|latest| latest.marker.is_some())
+}
+
+fn first_arrived(seen: &Seen) -> Option<Timestamp> {
+    Timestamp::from_nanosecond(seen.first_arrived_ns.into()).ok().filter(|_| seen.archives > 0)
 }
 
 /// When the archive written to last may be read. A time in the future says nothing, and nothing waits for it.
