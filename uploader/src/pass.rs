@@ -158,11 +158,17 @@ impl Pass<'_> {
     async fn find(&mut self, scope: &Scope, watching: &Watching) -> Result<Vec<(Unit, Seen, bool)>, PassError> {
         let site = self.site;
         let (data_dir, wanted, stop) = (site.data_dir.clone(), Arc::clone(&site.wanted), site.shutdown.clone());
-        let (whole, folders) = (watching.whole.clone(), watching.folders.clone());
+        let (whole, folders, puts_back) = (watching.whole.clone(), watching.folders.clone(), !self.mode.dry_run);
         let scope = scope.clone();
         let look = move || -> io::Result<(Found, HashSet<Unit>, Vec<String>)> {
-            let mut walk =
-                Walk { data_dir: &data_dir, wanted: &wanted, whole: &whole, folders: folders.as_deref(), stop: &stop };
+            let mut walk = Walk {
+                data_dir: &data_dir,
+                wanted: &wanted,
+                whole: &whole,
+                folders: folders.as_deref(),
+                puts_back,
+                stop: &stop,
+            };
             match scope {
                 Scope::Everything(filter) => {
                     if let Some(folders) = walk.folders {
