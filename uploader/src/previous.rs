@@ -89,16 +89,17 @@ pub(crate) async fn look(site: &Site, unit: &Unit, latest: Option<&Latest>) -> R
         None => List::None,
     };
     let current = read_current(site, unit).await?;
-    let in_bucket = match current {
+    let in_bucket = match &current {
         // The usual case: the manifest would say what the marker says, or is lost for both.
         Some(current)
-            if !matches!(on_stream, List::None) && marker.is_some_and(|marker| marker.revision == current) =>
+            if !matches!(on_stream, List::None) && marker.is_some_and(|marker| marker.revision == current.revision) =>
         {
             List::None
         }
-        Some(current) => List::stored(site, unit, &current).await?,
+        Some(current) => List::stored(site, unit, &current.revision).await?.since(current.published_at),
         None => List::None,
     };
+    let current = current.map(|current| current.revision);
     // Each revision holds what the one before held, so the newer of the two is what both say together. Laying one over
     // the other holds also where a bucket or a stream was restored from an older copy.
     let objects = match (on_stream, in_bucket) {
@@ -157,8 +158,7 @@ impl List {
             },
             Content::Manifest(_) => match Self::stored(site, unit, &marker.revision).await? {
                 Self::Lost(_, key) => Ok(Self::Lost(marker.published_at, key)),
-                Self::Objects(_, objects) => Ok(Self::Objects(marker.published_at, objects)),
-                Self::None => Ok(Self::None),
+                found => Ok(found.since(Some(marker.published_at))),
             },
         }
     }
@@ -174,6 +174,14 @@ impl List {
         })
     }
 
+    /// The same, published at another time, where that is known.
+    fn since(self, published_at: Option<Timestamp>) -> Self {
+        match (self, published_at) {
+            (Self::Objects(_, objects), Some(at)) => Self::Objects(at, objects),
+            (list, _) => list,
+        }
+    }
+
     fn objects(self) -> Vec<Object> {
         match self {
             Self::Objects(_, objects) => objects,
@@ -182,11 +190,11 @@ impl List {
     }
 }
 
-async fn read_current(site: &Site, unit: &Unit) -> Result<Option<Sha256Sum>, UnitError> {
+async fn read_current(site: &Site, unit: &Unit) -> Result<Option<Current>, UnitError> {
     let key = site.prefix.current_key(unit);
     let Some(json) = site.store.get_small(&key, CURRENT_BYTES_MAX).await? else { return Ok(None) };
     match serde_json::from_slice::<Current>(&json) {
-        Ok(current) => Ok(Some(current.revision)),
+        Ok(current) => Ok(Some(current)),
         Err(error) => Err(UnitError::held_back(format!(
             "bucket: {key} cannot be understood ({error}); delete it to begin anew with what is on the stream and on disk"
         ))),

@@ -264,7 +264,6 @@ async fn step(
                 Published::AlreadyThere | Published::Overtaken => None,
             };
             let outcome = Outcome::Published { subject, revision: revision.to_string(), objects: objects.len() };
-            // What the manifest says, which an earlier run may have written.
             Ok(Some(Step { outcome, announced: objects, message, incomplete: stored.marker.incomplete }))
         }
         Ok((_, Published::Overtaken)) => Ok(None),
