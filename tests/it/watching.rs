@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tests::data::{ArchiveSpec, Market, mark, mark_all, sha256};
 use tests::project::{Project, Service};
+use tests::proxy::{Fault, Proxy};
 use tests::servers::Stack;
 use tests::{Context, Result, http};
 
@@ -266,6 +267,29 @@ fn a_correction_of_what_was_cleaned_up_waits_for_no_symbols() -> Result<()> {
     let markers = revisions(&hand, &spec.unit())?;
     assert_eq!(markers.len(), 2);
     assert_eq!(symbols(&markers[1]), ["BTCUSDT", "ETHUSDT"]);
+    Ok(())
+}
+
+/// A request that gets no answer is waited for two minutes; a service that is told to stop has no such time.
+#[test]
+fn a_service_that_is_told_to_stop_leaves_what_is_slow() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "told-to-stop")?;
+    project.set("watch.min_age", "1ms")?;
+    let proxy = Proxy::start(stack.s3.address())?;
+    project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
+    let mut service = watch(&mut project)?;
+    proxy.set(Fault::Hang);
+    let met = proxy.met();
+    let spec = archive("BTCUSDT", "2025-02-01");
+    spec.write(project.data_dir())?;
+    mark(project.data_dir(), &spec.unit())?;
+    project.wait_until("a request that hangs", SOON, || Ok(proxy.met() > met))?;
+    service.sigterm()?;
+    service.wait(Duration::from_secs(30))?.expect_code(0)?;
+    proxy.set(Fault::None);
+    project.uploader(&["upload"])?.expect_code(0)?;
+    assert_eq!(Handmade::new(stack, &project)?.markers()?.len(), 1);
     Ok(())
 }
 

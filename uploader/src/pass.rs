@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use common::backoff::Backoff;
+use common::shutdown;
 use common::unit::Unit;
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
@@ -261,7 +262,8 @@ impl Pass<'_> {
                 }
                 handled
             })
-            .buffer_unordered(LOOKS_MAX);
+            .buffer_unordered(LOOKS_MAX)
+            .take_until(shutdown::overdue(site.shutdown.clone()));
         let mut handled = std::pin::pin!(handled);
         while let Some(handled) = handled.next().await {
             let Some(handled) = handled? else { continue };
