@@ -213,11 +213,14 @@ fn symbols_that_never_come_are_said_and_may_come_late() -> Result<()> {
 
     // What is late needs no grace of its own.
     late.write(project.data_dir())?;
-    upload("7")?;
+    let pass = upload("7")?;
     let markers = revisions(&hand, &spec.unit())?;
     assert_eq!(markers.len(), 2);
     assert_eq!(markers[0]["incomplete"], json!({ "count": 2, "symbols": ["ETHUSDT", "GONEUSDT"] }));
     assert_eq!(markers[1]["incomplete"], json!({ "count": 1, "symbols": ["GONEUSDT"] }));
+    for said in [&pass.stdout, &pass.stderr] {
+        assert!(!said.contains("published without"), "said before: {said}");
+    }
     project.puller(&["pull"])?.expect_code(0)?;
     project.check_tables()
 }
@@ -231,6 +234,10 @@ fn symbols_that_never_come_and_nowhere_to_note_since_when() -> Result<()> {
     project.set("publish.grace", "3s")?;
     project.set("download.symbols", json!(["BTCUSDT", "GONEUSDT"]))?;
     fs::write(project.dir().join("state"), "a file where a folder should be").context("the state file")?;
+    for (args, what) in [("upload", "there is no archive to publish"), ("doctor", "publish.when is complete")] {
+        let said = project.uploader(&[args])?.stdout;
+        assert!(said.contains(what) && !said.contains("no unit is marked"), "{said}");
+    }
     archive("BTCUSDT", "2025-02-01").write(project.data_dir())?;
     let pass = project.uploader(&["upload"])?.expect_code(0)?;
     assert!(pass.stdout.contains("waits for 1 symbol"), "{}", pass.stdout);

@@ -59,7 +59,7 @@ pub(crate) struct Watching {
 pub(crate) async fn run(site: &Site, scope: &Scope, mode: Mode, memory: &mut Memory, watching: &Watching) -> Report {
     let started = Instant::now();
     let read_before = site.metrics.archives_read();
-    let mut pass = Pass { site, mode, memory, report: Report::new(mode.dry_run) };
+    let mut pass = Pass { site, mode, memory, report: Report::new(mode.dry_run, site.wanted.by_archives()) };
     let outcome = pass.every_unit(scope, watching).await;
     site.progress.end();
     if let Err(error) = &outcome {
@@ -343,7 +343,7 @@ impl Pass<'_> {
             Outcome::Published { subject, objects, .. } => {
                 let Transferred { uploaded, bytes, .. } = settled.transferred;
                 tracing::info!(%unit, subject, objects, uploaded, bytes, "published");
-                if let Some(incomplete) = &settled.incomplete {
+                if let Some(incomplete) = settled.incomplete.as_ref().filter(|_| !settled.incomplete_before) {
                     tracing::warn!(%unit, "published without {incomplete}");
                 }
             }

@@ -36,6 +36,8 @@ pub(crate) struct Settled {
     pub(crate) published_at: Option<Timestamp>,
     /// What it is published without, where that is new.
     pub(crate) incomplete: Option<Incomplete>,
+    /// Whether the revision before lacked as much: people were told.
+    pub(crate) incomplete_before: bool,
 }
 
 #[derive(Debug)]
@@ -79,6 +81,7 @@ impl Settled {
             message: None,
             published_at: None,
             incomplete: None,
+            incomplete_before: false,
         }
     }
 
@@ -88,6 +91,7 @@ impl Settled {
         self.message = again.message;
         self.published_at = again.published_at;
         self.incomplete = again.incomplete;
+        self.incomplete_before = again.incomplete_before;
         let present = again.transferred.present.saturating_sub(self.transferred.uploaded + self.transferred.present);
         self.transferred.add(Transferred { present, ..again.transferred });
         self.removed = again.removed;
@@ -149,14 +153,25 @@ pub(crate) async fn settle_with(
         let latest = latest(site, unit).await?;
         let step = step(site, unit, marked, archives, &latest, mode, &mut transferred).await?;
         let Some(Step { outcome, announced, message, incomplete }) = step else { continue };
+        let before = latest.as_ref().ok().and_then(|latest| latest.marker.as_ref()?.incomplete.as_ref());
+        let incomplete_before = match (&incomplete, before) {
+            (Some(now), Some(before)) => now.count <= before.count,
+            _ => false,
+        };
         let now = common::clock::now();
         let published_at = match (&outcome, &latest) {
             (Outcome::Unchanged { .. }, Ok(Latest { marker: Some(marker), .. })) => Some(marker.published_at),
             (Outcome::Published { .. }, _) => Some(now),
             _ => None,
         };
-        let mut settled =
-            Settled { transferred, message, incomplete, published_at, ..Settled::new(unit.clone(), outcome) };
+        let mut settled = Settled {
+            transferred,
+            message,
+            incomplete,
+            incomplete_before,
+            published_at,
+            ..Settled::new(unit.clone(), outcome)
+        };
         if !mode.dry_run
             && !announced.is_empty()
             && published_at.is_some_and(|published_at| mode.cleanup.allows(unit, published_at, now))
