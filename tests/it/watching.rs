@@ -180,6 +180,31 @@ fn without_a_list_a_quiet_time_makes_a_unit_complete() -> Result<()> {
     Ok(())
 }
 
+/// Times of files that lie in the future say when they were seen first, and no less is waited for.
+#[test]
+fn a_file_server_whose_clock_is_ahead() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "clock-ahead")?;
+    for (key, value) in [("publish.when", "both"), ("publish.settle", "3s"), ("watch.min_age", "2s")] {
+        project.set(key, value)?;
+    }
+    project.set("watch.rescan", "1d")?;
+    let service = project.spawn("uploader", &["watch"], &[("FERRY_CLOCK_OFFSET_S", "-3600")])?;
+    project.wait_until("the end of the first pass", SOON, || {
+        Ok(http::get(service.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
+    })?;
+    let hand = Handmade::new(stack, &project)?;
+    let (written, quiet) = (archive("BTCUSDT", "2025-02-01"), archive("BTCUSDT", "2025-02-02"));
+    mark(project.data_dir(), &written.unit())?;
+    for (spec, least_s, times) in [(written, 1, 1), (quiet, 2, 2)] {
+        spec.write(project.data_dir())?;
+        let came = Instant::now();
+        published(&service, &hand, &spec.unit(), times)?;
+        assert!(came.elapsed() > Duration::from_secs(least_s), "{:?}", came.elapsed());
+    }
+    Ok(())
+}
+
 #[test]
 fn symbols_that_never_come_are_said_and_may_come_late() -> Result<()> {
     let stack = Stack::shared();

@@ -118,8 +118,11 @@ impl Pass<'_> {
             match self.memory.same(&unit, marked, &seen, asking, away.is_some()) {
                 Some(outcome) => self.count(Settled::new(unit, outcome)),
                 None => {
-                    let published = self.memory.get(&unit).is_some_and(|known| known.published);
-                    candidates.push(Candidate { unit, seen, marked, published });
+                    let known = self.memory.get(&unit);
+                    let published = known.is_some_and(|known| known.published);
+                    let same = known.filter(|known| known.archives == Some(seen.digest));
+                    let same_since = same.map_or_else(common::clock::now, |known| known.since);
+                    candidates.push(Candidate { unit, seen, same_since, marked, published });
                 }
             }
         }

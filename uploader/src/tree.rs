@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::unit::{Period, Token, Unit, shorten};
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::cleanup::aside;
@@ -37,6 +38,19 @@ pub(crate) struct Seen {
     pub(crate) first_arrived_ns: i64,
     pub(crate) arrived_ns: i64,
     pub(crate) unreadable: Vec<Arc<str>>,
+}
+
+impl Seen {
+    /// Times that are later than this are those of a file server whose clock is ahead of ours, and count as this one.
+    pub(crate) fn not_later_than(&mut self, at: Timestamp) {
+        let at = i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX);
+        let now = i64::try_from(common::clock::now().as_nanosecond()).unwrap_or(i64::MAX);
+        for time in [&mut self.written_ns, &mut self.first_arrived_ns, &mut self.arrived_ns] {
+            if *time > now {
+                *time = at;
+            }
+        }
+    }
 }
 
 /// What a walk found.

@@ -21,6 +21,8 @@ use crate::tree::Seen;
 pub(crate) struct Candidate {
     pub(crate) unit: Unit,
     pub(crate) seen: Seen,
+    /// Since when its archives are these, as far as this process has seen.
+    pub(crate) same_since: Timestamp,
     pub(crate) marked: bool,
     /// Whether it is remembered to be announced.
     pub(crate) published: bool,
@@ -42,7 +44,10 @@ pub(crate) async fn take(
     mode: Mode,
     interrupt: &CancellationToken,
 ) -> Result<Option<Handled>, PassError> {
-    let Candidate { unit, seen, marked, published } = candidate;
+    let Candidate { unit, mut seen, same_since, marked, published } = candidate;
+    if mode.service {
+        seen.not_later_than(same_since);
+    }
     let done = |settled| Ok(Some(Handled { settled, marked, archives: Some(seen.digest) }));
     if mode.service
         && let Some(wait) = still_written(&seen, site.min_age, common::clock::now())
@@ -128,7 +133,8 @@ fn first_arrived(seen: &Seen) -> Option<Timestamp> {
     Timestamp::from_nanosecond(seen.first_arrived_ns.into()).ok().filter(|_| seen.archives > 0)
 }
 
-/// When the archive written to last may be read. A time in the future says nothing, and nothing waits for it.
+/// When the archive written to last may be read. A time in the future says nothing, and nothing waits for it: in a service
+/// it was replaced by the time when the archive was seen first.
 fn still_written(seen: &Seen, min_age: Duration, now: Timestamp) -> Option<Wait> {
     let written = Timestamp::from_nanosecond(seen.written_ns.into()).ok().filter(|written| *written <= now)?;
     let until = written.saturating_add(SignedDuration::try_from(min_age).ok()?).ok()?;
