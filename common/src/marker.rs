@@ -102,6 +102,9 @@ pub struct Current {
     pub revision: Sha256Sum,
     /// Key of that revision's manifest.
     pub manifest: String,
+    /// When it became the newest. Later than its manifest says of a unit that went back to a former revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published_at: Option<Timestamp>,
 }
 
 /// The JSON form. Unknown fields are ignored, so that a newer uploader can add some.
@@ -205,10 +208,12 @@ impl Marker {
         serde_json::to_vec(&wire).expect("strings and numbers always serialise")
     }
 
-    /// The message for a marker whose manifest is stored under `manifest_key` with exactly these bytes.
+    /// The message for a marker whose manifest is stored under `manifest_key` with exactly these bytes, which may be of an
+    /// earlier time.
     pub fn message(&self, manifest_key: &str, manifest_json: &[u8]) -> Vec<u8> {
-        if manifest_json.len() <= INLINE_BYTES_MAX {
-            return manifest_json.to_vec();
+        let json = self.to_json();
+        if json.len() <= INLINE_BYTES_MAX {
+            return json;
         }
         let reference = ManifestRef { key: manifest_key.to_owned(), sha256: Sha256Sum::of(manifest_json) };
         Self { content: Content::Manifest(reference), ..self.clone() }.to_json()

@@ -1,10 +1,21 @@
 //! SIGTERM and SIGINT: the first asks to drain, the second ends the process at once.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Exit status of a process that a second signal ended in mid-drain: 128 + SIGTERM, as a shell would report.
 const FORCED: i32 = 143;
+
+/// How long the uploader drains. What a slow link would take hours to finish the next run goes on with, as after a kill.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Ends when the token is cancelled and what was in hand then has had its time.
+pub async fn overdue(token: CancellationToken) {
+    token.cancelled().await;
+    tokio::time::sleep(DRAIN).await;
+}
 
 /// Starts listening for signals; the token is cancelled at the first.
 ///

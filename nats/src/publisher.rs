@@ -149,7 +149,10 @@ impl Bus {
             Err(elapsed) => Some(BusError::unavailable(doing(), &elapsed)),
         };
         match (self.last_on_leader(subject).await, error) {
-            (Ok(Some((_, Some(found)))), _) if found == *revision => Ok(Published::AlreadyThere),
+            // One that was there before is not this publish: a unit may be announced twice in the same revision.
+            (Ok(Some((sequence, Some(found)))), _) if found == *revision && sequence > expected_last => {
+                Ok(Published::AlreadyThere)
+            }
             (Ok(_), None) => Ok(Published::Overtaken),
             (_, Some(error)) | (Err(error), None) => Err(error),
         }

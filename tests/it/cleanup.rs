@@ -12,6 +12,8 @@ use tests::{Context, Result};
 
 use crate::handmade::Handmade;
 
+const SOON: Duration = Duration::from_secs(60);
+
 fn spec(symbol: &str, day: &str) -> ArchiveSpec {
     ArchiveSpec::new(Market::Spot, symbol, "1h", day)
 }
@@ -81,6 +83,26 @@ fn a_second_upload_with_cleanup_changes_nothing() -> Result<()> {
     assert_eq!(client.check(&kept)?, 6);
     assert_eq!(files(project.data_dir())?, Vec::<PathBuf>::new());
     assert_eq!(hand.markers()?.last().map(|(_, marker)| marker["objects"].as_array().map(Vec::len)), Some(Some(3)));
+    Ok(())
+}
+
+/// A cleanup that dies when an archive has lost its name and is not gone yet.
+#[test]
+fn a_cleanup_that_was_killed_goes_on() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "cleanup-killed")?;
+    let hand = Handmade::new(stack, &project)?;
+    write(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let markers = hand.markers()?;
+    let args = ["upload", "--cleanup"];
+    let died = project.start("uploader", &args, &[("FERRY_FAILPOINT", "uploader.archive_aside")])?.wait(SOON)?;
+    assert_eq!(died.code, None, "{}", died.stderr);
+    let left = files(project.data_dir())?;
+    assert!(left.iter().any(|file| file.to_string_lossy().ends_with(".zip.leaving")), "{left:?}");
+    project.uploader(&args)?.expect_code(0)?;
+    assert_eq!(files(project.data_dir())?, Vec::<PathBuf>::new());
+    assert_eq!(hand.markers()?, markers);
     Ok(())
 }
 

@@ -70,6 +70,50 @@ fn a_unit_can_go_back_to_an_earlier_revision() -> Result<()> {
     Ok(())
 }
 
+/// It was published when it came back, not when it was like this first: the time by which archives leave the disk, and by
+/// which of two revisions the newer is told.
+#[test]
+fn a_revision_that_comes_back_is_as_old_as_its_return() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "back-in-time")?;
+    let hand = Handmade::new(stack, &project)?;
+    let path = spec().write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    let upload = |hours_ago: i64| {
+        let offset = (-3600 * hours_ago).to_string();
+        project.start("uploader", &["upload"], &[("FERRY_CLOCK_OFFSET_S", &offset)])?.wait(PATIENCE)?.expect_code(0)
+    };
+    upload(48)?;
+    let manifests = || -> Result<Vec<_>> {
+        let keys = hand.keys()?.into_iter().filter(|key| key.contains("/_markers/") && !key.ends_with("current.json"));
+        keys.map(|key| Ok((hand.get(&key)?, key))).collect()
+    };
+    let first = manifests()?;
+    spec().seed(1).generated_at("2025-03-05T00:00:00Z").write(project.data_dir())?;
+    upload(24)?;
+    spec().write(project.data_dir())?;
+    upload(0)?;
+    let markers = hand.markers()?;
+    let published_at = |marker: usize| markers[marker].1["published_at"].as_str().unwrap_or_default().to_owned();
+    assert!(published_at(0) < published_at(1) && published_at(1) < published_at(2), "{markers:#?}");
+    assert_eq!(markers[0].1["objects"], markers[2].1["objects"]);
+    assert!(manifests()?.contains(&first[0]), "a manifest is never rewritten");
+
+    // A stream that was restored from a backup does not win against the bucket.
+    let (stale, newest) = (&markers[1], &markers[2]);
+    hand.purge_stream("MARKERS")?;
+    hand.publish(&spec().unit(), stale.1.to_string().as_bytes())?;
+    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
+    assert!(found.stdout.contains("the bucket's is newer"), "{}", found.stdout);
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    assert_eq!(hand.markers()?.last(), Some(newest));
+
+    project.set("publish.cleanup_after", "1h")?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(path.exists(), "it came back a moment ago");
+    Ok(())
+}
+
 #[test]
 fn a_stale_monthly_changes_nothing_a_corrected_daily_says() -> Result<()> {
     let project = Project::new(Stack::shared(), "stale-monthly")?;

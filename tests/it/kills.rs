@@ -1,6 +1,7 @@
 //! An uploader that is killed a hundred times during one upload, over a link that drops.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,8 @@ use crate::handmade::{Handmade, Placed, revision};
 const SOON: Duration = Duration::from_secs(90);
 const KILLS: u64 = 100;
 const TRANSFERS: u64 = 4;
-/// A tree of archives to take instead of the generated one; it is only read.
+/// A tree of archives to take instead of the generated one; it is only read. It must be large enough for so many kills
+/// before its upload is through: some hundred archives.
 const TREE: &str = "FERRY_KILLS_DATA";
 /// Repeats a run.
 const SEED: &str = "FERRY_KILLS_SEED";
@@ -52,7 +54,7 @@ fn unit(project: &Project, day: usize) -> Result<()> {
 
 /// 300 archives in 12 units and a large one, or what `FERRY_KILLS_DATA` names.
 fn tree(project: &Project) -> Result<()> {
-    if let Some(given) = std::env::var_os(TREE) {
+    if let Some(given) = given_tree() {
         let given = Path::new(&given).join("data");
         std::os::unix::fs::symlink(given, project.data_dir().join("data")).context(TREE)?;
     } else {
@@ -60,6 +62,23 @@ fn tree(project: &Project) -> Result<()> {
         ArchiveSpec::new(Market::Spot, "BIGUSDT", "1s", "2025-03").write_bulk(project.data_dir(), 20 << 20)?;
     }
     mark_all(project.data_dir()).map(drop)
+}
+
+fn given_tree() -> Option<OsString> {
+    std::env::var_os(TREE)
+}
+
+/// What a request takes longer, so that all lives together are shorter than the upload of a tree that was given: two
+/// requests an archive, of which so many are under way at once. To the generated one something is added when it is through.
+fn delay(project: &Project) -> Result<Duration> {
+    const LIVES: Duration = Duration::from_secs(20);
+    const SHORTEST: Duration = Duration::from_millis(15);
+    if given_tree().is_none() {
+        return Ok(SHORTEST);
+    }
+    let requests = 2 * archives(project.data_dir())?.len();
+    let at_once = u32::try_from(TRANSFERS).context("a small number")?;
+    Ok((LIVES * at_once / u32::try_from(requests.max(1)).context("a number of requests")?).max(SHORTEST))
 }
 
 #[test]
@@ -72,7 +91,7 @@ fn an_uploader_killed_a_hundred_times() -> Result<()> {
     let hand = Handmade::new(stack, &project)?;
     tree(&project)?;
     // A link with a delay, which makes the upload last; setting it anew cuts what is open.
-    let link = Fault::Slow(Duration::from_millis(15));
+    let link = Fault::Slow(delay(&project)?);
     proxy.set(link.clone());
 
     let given = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
@@ -105,13 +124,17 @@ fn an_uploader_killed_a_hundred_times() -> Result<()> {
         }
         if uploader.is_running() {
             uploader.kill9()?;
+        }
+        // A run that was through at that very moment was not killed.
+        let code = uploader.wait(SOON)?.code;
+        if code.is_none() {
             kills += 1;
-        } else if uploader.wait(SOON)?.code == Some(0) {
-            // Done before the last kill: there is more to do.
+        } else if code == Some(0) {
+            // Done before the last kill: there is more to do, except of a tree that was given.
+            assert!(given_tree().is_none(), "all of {TREE} was uploaded after {kills} kills: take a larger tree");
             early += 1;
-            unit_or_nothing(&project, days)?;
+            unit(&project, days)?;
             days += 1;
-            kills += u64::from(std::env::var_os(TREE).is_some());
         }
     }
     let stored = archive_puts(&proxy).iter().filter(|request| request.status == Some(200)).count();
@@ -124,11 +147,6 @@ fn an_uploader_killed_a_hundred_times() -> Result<()> {
     let again = project.uploader(&["upload"])?.expect_code(0)?;
     assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
     Ok(())
-}
-
-/// A tree that was given is not added to.
-fn unit_or_nothing(project: &Project, day: usize) -> Result<()> {
-    if std::env::var_os(TREE).is_some() { Ok(()) } else { unit(project, day) }
 }
 
 /// Every archive as it is on disk, every unit announced once with just these, and nothing else.

@@ -9,6 +9,7 @@ mod cluster;
 mod corrections;
 mod dead_letters;
 mod destinations;
+mod disks;
 mod download;
 mod faults;
 mod fleet;

@@ -160,6 +160,62 @@ fn a_lost_manifest_is_written_back_from_the_stream() -> Result<()> {
     Ok(())
 }
 
+/// A unit whose list is too long for its marker, and which is no longer on disk, has lost all of `_markers/`.
+#[test]
+fn a_lost_list_is_made_again_from_the_objects() -> Result<()> {
+    const MANY: usize = 1_200;
+    let stack = Stack::shared();
+    let project = Project::new(stack, "list-lost")?;
+    let hand = Handmade::new(stack, &project)?;
+    let spec = |number: usize| ArchiveSpec::new(Market::Spot, &format!("S{number:04}USDT"), "12h", DAYS[0]);
+    let write = |spec: ArchiveSpec| spec.write_unchecked(project.data_dir(), &spec.zip()).map(drop);
+    (0..MANY).try_for_each(|number| write(spec(number)))?;
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
+    let announced = hand.markers()?;
+    assert!(announced[0].1.get("objects").is_none(), "its list is in the marker: nothing is tested");
+    let markers =
+        || -> Result<Vec<String>> { Ok(hand.keys()?.into_iter().filter(|key| key.contains("/_markers/")).collect()) };
+    let manifest = announced[0].1["manifest"]["key"].as_str().unwrap_or_default();
+    let before = hand.get(manifest)?;
+    let lose = || markers()?.iter().try_for_each(|key| hand.delete(key));
+    lose()?;
+
+    // One archive comes again, with other bytes: the unit must not shrink to it.
+    write(spec(7).seed(1).generated_at("2025-03-05T00:00:00Z"))?;
+    let held = project.uploader(&["upload"])?.expect_code(1)?;
+    assert!(held.stderr.contains("uploader adopt --market spot --interval 12h --from 2025-03-01"), "{}", held.stderr);
+    assert_eq!(hand.markers()?, announced);
+    let failed = project.uploader(&["reconcile", "--fix"])?.expect_code(1)?;
+    assert!(failed.stdout.contains("`uploader adopt` makes it again"), "{}", failed.stdout);
+
+    let plan = project.uploader(&["adopt", "--dry-run", "--json"])?.expect_code(0)?.json()?;
+    assert_eq!(plan["archives"]["new"], MANY);
+    assert_eq!(markers()?, Vec::<String>::new());
+    project.uploader(&["adopt"])?.expect_code(0)?;
+    assert_eq!((hand.get(manifest)?, hand.markers()?), (before, announced));
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let listed = |marker: &Value| -> Result<usize> {
+        let manifest = hand.get(marker["manifest"]["key"].as_str().unwrap_or_default())?;
+        let manifest: Value = serde_json::from_slice(&manifest).context("a manifest")?;
+        Ok(manifest["objects"].as_array().map_or(0, Vec::len))
+    };
+    assert_eq!(hand.markers()?.iter().map(|(_, marker)| listed(marker)).collect::<Result<Vec<_>>>()?, [MANY, MANY]);
+    project.puller(&["pull"])?.expect_code(0)?;
+
+    // Lost again, and the bucket has an archive more than was announced: that is a new revision.
+    lose()?;
+    hand.place(&spec(MANY), &spec(MANY).zip())?;
+    project.uploader(&["adopt"])?.expect_code(0)?;
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+    let markers = hand.markers()?;
+    assert_eq!((markers.len(), listed(&markers[2].1)?), (3, MANY + 1));
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!(project.archives_loaded()?, MANY as u64 + 1);
+    project.puller(&["verify"])?.expect_code(0).map(drop)
+}
+
 #[test]
 fn a_lost_object_is_named() -> Result<()> {
     let stack = Stack::shared();

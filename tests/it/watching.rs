@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tests::data::{ArchiveSpec, Market, mark, mark_all, sha256};
 use tests::project::{Project, Service};
+use tests::proxy::{Fault, Proxy};
 use tests::servers::Stack;
 use tests::{Context, Result, http};
 
@@ -179,6 +180,31 @@ fn without_a_list_a_quiet_time_makes_a_unit_complete() -> Result<()> {
     Ok(())
 }
 
+/// Times of files that lie in the future say when they were seen first, and no less is waited for.
+#[test]
+fn a_file_server_whose_clock_is_ahead() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "clock-ahead")?;
+    for (key, value) in [("publish.when", "both"), ("publish.settle", "3s"), ("watch.min_age", "2s")] {
+        project.set(key, value)?;
+    }
+    project.set("watch.rescan", "1d")?;
+    let service = project.spawn("uploader", &["watch"], &[("FERRY_CLOCK_OFFSET_S", "-3600")])?;
+    project.wait_until("the end of the first pass", SOON, || {
+        Ok(http::get(service.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
+    })?;
+    let hand = Handmade::new(stack, &project)?;
+    let (written, quiet) = (archive("BTCUSDT", "2025-02-01"), archive("BTCUSDT", "2025-02-02"));
+    mark(project.data_dir(), &written.unit())?;
+    for (spec, least_s, times) in [(written, 1, 1), (quiet, 2, 2)] {
+        spec.write(project.data_dir())?;
+        let came = Instant::now();
+        published(&service, &hand, &spec.unit(), times)?;
+        assert!(came.elapsed() > Duration::from_secs(least_s), "{:?}", came.elapsed());
+    }
+    Ok(())
+}
+
 #[test]
 fn symbols_that_never_come_are_said_and_may_come_late() -> Result<()> {
     let stack = Stack::shared();
@@ -212,13 +238,91 @@ fn symbols_that_never_come_are_said_and_may_come_late() -> Result<()> {
 
     // What is late needs no grace of its own.
     late.write(project.data_dir())?;
-    upload("7")?;
+    let pass = upload("7")?;
     let markers = revisions(&hand, &spec.unit())?;
     assert_eq!(markers.len(), 2);
     assert_eq!(markers[0]["incomplete"], json!({ "count": 2, "symbols": ["ETHUSDT", "GONEUSDT"] }));
     assert_eq!(markers[1]["incomplete"], json!({ "count": 1, "symbols": ["GONEUSDT"] }));
+    for said in [&pass.stdout, &pass.stderr] {
+        assert!(!said.contains("published without"), "said before: {said}");
+    }
     project.puller(&["pull"])?.expect_code(0)?;
     project.check_tables()
+}
+
+/// `publish.grace` ends also where nothing can be kept of when it began.
+#[test]
+fn symbols_that_never_come_and_nowhere_to_note_since_when() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "grace-nowhere")?;
+    project.set("publish.when", "complete")?;
+    project.set("publish.grace", "3s")?;
+    project.set("download.symbols", json!(["BTCUSDT", "GONEUSDT"]))?;
+    fs::write(project.dir().join("state"), "a file where a folder should be").context("the state file")?;
+    for (args, what) in [("upload", "there is no archive to publish"), ("doctor", "publish.when is complete")] {
+        let said = project.uploader(&[args])?.stdout;
+        assert!(said.contains(what) && !said.contains("no unit is marked"), "{said}");
+    }
+    archive("BTCUSDT", "2025-02-01").write(project.data_dir())?;
+    let pass = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(pass.stdout.contains("waits for 1 symbol"), "{}", pass.stdout);
+    std::thread::sleep(Duration::from_secs(3));
+    let pass = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(pass.stdout.contains("published without 1 symbol: GONEUSDT"), "{}", pass.stdout);
+
+    let service = watch(&mut project)?;
+    let hand = Handmade::new(stack, &project)?;
+    let spec = archive("BTCUSDT", "2025-02-02");
+    spec.write(project.data_dir())?;
+    published(&service, &hand, &spec.unit(), 1).map(drop)
+}
+
+/// What has left the disk is forgotten, but not that it is out.
+#[test]
+fn a_correction_of_what_was_cleaned_up_waits_for_no_symbols() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "grace-cleaned")?;
+    project.set("publish.when", "complete")?;
+    project.set("download.symbols", json!(["BTCUSDT", "ETHUSDT"]))?;
+    let hand = Handmade::new(stack, &project)?;
+    let spec = archive("BTCUSDT", "2025-02-01");
+    for spec in [&spec, &archive("ETHUSDT", "2025-02-01"), &archive("BTCUSDT", "2025-02-02")] {
+        spec.write(project.data_dir())?;
+    }
+    project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
+    // A pass that no longer finds the unit.
+    let pass = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(pass.stdout.contains("1 unit waits, 0 units published"), "{}", pass.stdout);
+    spec.clone().seed(1).generated_at("2025-02-05T00:00:00Z").write(project.data_dir())?;
+    let pass = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(pass.stdout.contains("1 published") && pass.stdout.contains("1 waiting"), "{}", pass.stdout);
+    let markers = revisions(&hand, &spec.unit())?;
+    assert_eq!(markers.len(), 2);
+    assert_eq!(symbols(&markers[1]), ["BTCUSDT", "ETHUSDT"]);
+    Ok(())
+}
+
+/// A request that gets no answer is waited for two minutes; a service that is told to stop has no such time.
+#[test]
+fn a_service_that_is_told_to_stop_leaves_what_is_slow() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "told-to-stop")?;
+    project.set("watch.min_age", "1ms")?;
+    let proxy = Proxy::start(stack.s3.address())?;
+    project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
+    let mut service = watch(&mut project)?;
+    proxy.set(Fault::Hang);
+    let met = proxy.met();
+    let spec = archive("BTCUSDT", "2025-02-01");
+    spec.write(project.data_dir())?;
+    mark(project.data_dir(), &spec.unit())?;
+    project.wait_until("a request that hangs", SOON, || Ok(proxy.met() > met))?;
+    service.sigterm()?;
+    service.wait(Duration::from_secs(30))?.expect_code(0)?;
+    proxy.set(Fault::None);
+    project.uploader(&["upload"])?.expect_code(0)?;
+    assert_eq!(Handmade::new(stack, &project)?.markers()?.len(), 1);
+    Ok(())
 }
 
 /// Overwrites every file below a folder.

@@ -3,13 +3,15 @@
 //! The bucket is listed and its archives are put together to units by their keys. Of an archive that no manifest names
 //! nothing is known but what it holds: it is fetched once, checked as one on disk is, and given our metadata where it
 //! lies. From there on the unit goes the way of every other (`settle`): laid over what is published, read back,
-//! announced.
+//! announced. Where the list of what is published is lost, which may have been in the bucket only, it is made again from
+//! the same archives (`relist`).
 //!
 //! A second run asks for each archive's metadata, finds all of it named as it is, and changes nothing. One that was killed
 //! fetches again what of its last units no manifest names yet.
 
 mod list;
 mod object;
+mod relist;
 mod report;
 
 use std::collections::{HashMap, HashSet};
@@ -26,7 +28,7 @@ use crate::cleanup::Policy;
 use crate::cli::Adopt;
 use crate::error::{PassError, UnitError};
 use crate::marks;
-use crate::previous;
+use crate::previous::{self, Known};
 use crate::queue::QueueError;
 use crate::settle::{self, Mode, Outcome, Settled};
 use crate::site::{Site, UNITS_MAX, blocking};
@@ -154,7 +156,10 @@ async fn look_and_settle(
 ) -> Result<Settled, UnitError> {
     let site = adopter.site;
     let latest = settle::latest(site, unit).await?;
-    let previous = previous::read(site, unit, latest.as_ref().ok()).await?;
+    let (previous, list_lost) = match previous::look(site, unit, latest.as_ref().ok()).await? {
+        Known::All(previous) => (previous, false),
+        Known::ListLost { left, .. } => (left, true),
+    };
     let published: HashMap<&str, _> = previous.objects.iter().map(|object| (object.key.as_str(), object)).collect();
     let mut looks = stream::iter(found).map(|found| adopter.look(unit, found, &published)).buffered(site.transfers_max);
     let (mut archives, mut faults) = (Vec::new(), Vec::new());
@@ -176,9 +181,12 @@ async fn look_and_settle(
     if !faults.is_empty() {
         return Err(UnitError::HeldBack(faults));
     }
-    if adopter.dry_run && adopted.new > 0 {
+    if adopter.dry_run && (adopted.new > 0 || list_lost) {
         let missing = crate::upload::Missing::default();
         return Ok(Settled::new(unit.clone(), Outcome::Planned { archives: found.len(), missing }));
+    }
+    if list_lost {
+        return relist::settle(site, unit, previous, &archives, latest).await;
     }
     // What is published and unchanged need not be laid over itself.
     let mode = Mode { dry_run: adopter.dry_run, cleanup: Policy::NEVER, service: false };

@@ -116,14 +116,16 @@ impl Cache {
         head.map(|head| head.record).unwrap_or_default()
     }
 
-    /// Notes when a unit was first seen. Blocks.
-    pub(crate) fn note_first_seen(&self, unit: &Unit, at: Timestamp) {
+    /// Notes when a unit was first seen; says whether that is kept. Blocks.
+    pub(crate) fn note_first_seen(&self, unit: &Unit, at: Timestamp) -> bool {
         self.load(unit);
-        if let Some(entry) = self.units().get_mut(unit) {
+        let entry = self.units().remove(unit);
+        entry.is_some_and(|mut entry| {
             entry.record.first_seen = Some(at);
             entry.changed = true;
-        }
-        self.close(unit);
+            self.save(unit, &mut entry);
+            !entry.changed
+        })
     }
 
     /// Takes a unit into memory, until it is closed. Blocks.

@@ -236,7 +236,8 @@ fn generated_at(stamp: Option<Timestamp>, mtime: Timestamp, now: Timestamp) -> T
     stamp.filter(plausible).unwrap_or_else(|| mtime.clamp(Timestamp::UNIX_EPOCH, now))
 }
 
-fn read_checksum(path: &Path) -> Result<Option<String>, Fault> {
+/// The `.CHECKSUM` beside an archive; `None` where there is none.
+pub(crate) fn read_checksum(path: &Path) -> Result<Option<String>, Fault> {
     let mut name = path.as_os_str().to_owned();
     name.push(".CHECKSUM");
     let file = match File::open(name) {

@@ -3,9 +3,8 @@
 //!
 //! Folders stay, also empty ones: a downloader may be about to write into one.
 
-use std::fs;
-use std::io;
-use std::path::Path;
+pub(crate) mod aside;
+
 use std::time::Duration;
 
 use common::config::{Publish, Storage};
@@ -16,7 +15,6 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::digest::Digested;
 use crate::error::UnitError;
-use crate::scan::Fingerprint;
 use crate::site::{Site, blocking};
 use crate::upload;
 
@@ -110,8 +108,9 @@ pub(crate) async fn remove(
             if !held {
                 return Ok(Err(format!("{path} stays: the bucket no longer holds it as announced")));
             }
-            let (file, fingerprint) = (site.data_dir.join(&archive.path), archive.fingerprint);
-            let outcome = blocking(move || remove_file(&file, fingerprint)).await;
+            let (file, fingerprint, sha256) =
+                (site.data_dir.join(&archive.path), archive.fingerprint, archive.sha256());
+            let outcome = blocking(move || aside::remove(&file, fingerprint, sha256)).await;
             Ok::<_, UnitError>(outcome.map_err(|error| format!("{path} cannot be removed: {error}")))
         })
         .buffer_unordered(site.transfers_max);
@@ -126,19 +125,6 @@ pub(crate) async fn remove(
         tracing::info!(%unit, archives = removed.archives, "removed from disk");
     }
     Ok(removed)
-}
-
-fn remove_file(file: &Path, fingerprint: Fingerprint) -> io::Result<()> {
-    if Fingerprint::of(&fs::metadata(file)?) != fingerprint {
-        return Err(io::Error::other("it has changed since it was announced"));
-    }
-    fs::remove_file(file)?;
-    let mut checksum = file.as_os_str().to_owned();
-    checksum.push(".CHECKSUM");
-    match fs::remove_file(checksum) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -165,20 +151,5 @@ mod tests {
         // The period ended three days ago.
         check(Some(0), 3, "2026-02-15T00:00:00Z", true);
         check(Some(0), 4, "2026-02-15T00:00:00Z", false);
-    }
-
-    #[test]
-    fn only_the_file_that_was_hashed_goes() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let file = dir.path().join("a.zip");
-        let checksum = dir.path().join("a.zip.CHECKSUM");
-        fs::write(&file, "abc").expect("written");
-        fs::write(&checksum, "abc").expect("written");
-        let fingerprint = Fingerprint::of(&fs::metadata(&file).expect("is there"));
-        let other = Fingerprint { mtime_ns: fingerprint.mtime_ns - 1, ..fingerprint };
-        assert!(remove_file(&file, other).is_err());
-        assert!(file.exists() && checksum.exists());
-        remove_file(&file, fingerprint).expect("removed");
-        assert!(!file.exists() && !checksum.exists());
     }
 }

@@ -121,7 +121,8 @@ pub enum Command {
     ///
     /// Needs no data_dir. Lists the bucket, puts archives together to units by their keys, fetches each archive that no
     /// manifest names once, checks it, gives it its sha256 where it lies, and writes manifests and markers. A unit with a
-    /// damaged archive is held back. A second run changes nothing.
+    /// damaged archive is held back. A second run changes nothing. Also makes the list of a unit again that was in the
+    /// bucket only and is lost there.
     #[command(after_help = ADOPT_EXAMPLES)]
     Adopt(Adopt),
     /// Looks at everything the uploader depends on, and says what is wrong

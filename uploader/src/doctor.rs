@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use common::config::Config;
+use common::config::{Config, When};
 use common::doctor::{Report, check_storage, describe_http, describe_storage};
 use common::object_store::End;
 use nats::Bus;
@@ -27,7 +27,7 @@ pub(crate) fn configuration(config: &Config) -> Report {
 pub(crate) async fn examine(config: &Config) -> Report {
     let mut report = Report::default();
     match &config.local.data_dir {
-        Some(data_dir) => look_at_data_dir(&mut report, data_dir).await,
+        Some(data_dir) => look_at_data_dir(&mut report, data_dir, config.publish.when).await,
         None => report.bad("data_dir", "local.data_dir is not set", "set it to the folder with the archives"),
     }
     download::look_at_exchange(&mut report, config).await;
@@ -36,7 +36,7 @@ pub(crate) async fn examine(config: &Config) -> Report {
     report
 }
 
-async fn look_at_data_dir(report: &mut Report, data_dir: &Path) {
+async fn look_at_data_dir(report: &mut Report, data_dir: &Path, when: When) {
     let (folder, tree) = (data_dir.to_owned(), data_dir.join("data"));
     let shown = data_dir.display();
     match blocking(move || marks::read(&folder)).await {
@@ -48,6 +48,12 @@ async fn look_at_data_dir(report: &mut Report, data_dir: &Path) {
         Ok(found) => {
             report.good("data_dir", format!("{shown} can be read"));
             match found.bad.as_slice() {
+                _ if when == When::Complete => {
+                    report.good("marks", "are not looked at: publish.when is complete, so archives alone count");
+                }
+                [] if found.units.is_empty() && when == When::Both => {
+                    report.good("marks", "no unit is marked complete; units go out by their archives too");
+                }
                 [] if found.units.is_empty() => {
                     report.good("marks", "no unit is marked complete; nothing is uploaded before one is");
                 }

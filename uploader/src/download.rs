@@ -21,6 +21,7 @@ use common::bwlimit::Bandwidth;
 use common::config::{Config, Download, Symbols};
 use common::doctor;
 use common::http::Readiness;
+use common::shutdown;
 use common::unit::{Unit, shorten};
 use futures::{StreamExt, stream};
 use jiff::ToSpan;
@@ -269,7 +270,8 @@ impl Run {
                 fetcher.metrics.archive(&outcome);
                 (index, path, outcome.map(Looked::Done))
             })
-            .buffer_unordered(TRANSFERS_MAX);
+            .buffer_unordered(TRANSFERS_MAX)
+            .take_until(shutdown::overdue(fetcher.shutdown.clone()));
         let mut results = std::pin::pin!(results);
         let (mut failed_in_a_row, mut saved) = (0, Instant::now());
         while let Some((index, path, looked)) = results.next().await {

@@ -37,6 +37,8 @@ pub(crate) struct Memory {
 pub(crate) struct Known {
     /// Of the archives that `state` is about; `None`: not to be relied on.
     pub(crate) archives: Option<SetDigest>,
+    /// Since when they are these, as far as was seen here.
+    pub(crate) since: Timestamp,
     pub(crate) marked: bool,
     /// Whether some revision is known to be announced.
     pub(crate) published: bool,
@@ -132,7 +134,9 @@ impl Memory {
             }
             Outcome::Planned { .. } => return true,
         };
-        self.units.insert(unit.clone(), Known { archives, marked, published, state });
+        let same = before.filter(|known| known.archives.is_some() && known.archives == archives);
+        let since = same.map_or_else(common::clock::now, |known| known.since);
+        self.units.insert(unit.clone(), Known { archives, since, marked, published, state });
         news
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use common::backoff::Backoff;
+use common::shutdown;
 use common::unit::Unit;
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
@@ -58,7 +59,7 @@ pub(crate) struct Watching {
 pub(crate) async fn run(site: &Site, scope: &Scope, mode: Mode, memory: &mut Memory, watching: &Watching) -> Report {
     let started = Instant::now();
     let read_before = site.metrics.archives_read();
-    let mut pass = Pass { site, mode, memory, report: Report::new(mode.dry_run) };
+    let mut pass = Pass { site, mode, memory, report: Report::new(mode.dry_run, site.wanted.by_archives()) };
     let outcome = pass.every_unit(scope, watching).await;
     site.progress.end();
     if let Err(error) = &outcome {
@@ -117,8 +118,11 @@ impl Pass<'_> {
             match self.memory.same(&unit, marked, &seen, asking, away.is_some()) {
                 Some(outcome) => self.count(Settled::new(unit, outcome)),
                 None => {
-                    let published = self.memory.get(&unit).is_some_and(|known| known.published);
-                    candidates.push(Candidate { unit, seen, marked, published });
+                    let known = self.memory.get(&unit);
+                    let published = known.is_some_and(|known| known.published);
+                    let same = known.filter(|known| known.archives == Some(seen.digest));
+                    let same_since = same.map_or_else(common::clock::now, |known| known.since);
+                    candidates.push(Candidate { unit, seen, same_since, marked, published });
                 }
             }
         }
@@ -158,11 +162,17 @@ impl Pass<'_> {
     async fn find(&mut self, scope: &Scope, watching: &Watching) -> Result<Vec<(Unit, Seen, bool)>, PassError> {
         let site = self.site;
         let (data_dir, wanted, stop) = (site.data_dir.clone(), Arc::clone(&site.wanted), site.shutdown.clone());
-        let (whole, folders) = (watching.whole.clone(), watching.folders.clone());
+        let (whole, folders, puts_back) = (watching.whole.clone(), watching.folders.clone(), !self.mode.dry_run);
         let scope = scope.clone();
         let look = move || -> io::Result<(Found, HashSet<Unit>, Vec<String>)> {
-            let mut walk =
-                Walk { data_dir: &data_dir, wanted: &wanted, whole: &whole, folders: folders.as_deref(), stop: &stop };
+            let mut walk = Walk {
+                data_dir: &data_dir,
+                wanted: &wanted,
+                whole: &whole,
+                folders: folders.as_deref(),
+                puts_back,
+                stop: &stop,
+            };
             match scope {
                 Scope::Everything(filter) => {
                     if let Some(folders) = walk.folders {
@@ -255,7 +265,8 @@ impl Pass<'_> {
                 }
                 handled
             })
-            .buffer_unordered(LOOKS_MAX);
+            .buffer_unordered(LOOKS_MAX)
+            .take_until(shutdown::overdue(site.shutdown.clone()));
         let mut handled = std::pin::pin!(handled);
         while let Some(handled) = handled.next().await {
             let Some(handled) = handled? else { continue };
@@ -335,7 +346,7 @@ impl Pass<'_> {
             Outcome::Published { subject, objects, .. } => {
                 let Transferred { uploaded, bytes, .. } = settled.transferred;
                 tracing::info!(%unit, subject, objects, uploaded, bytes, "published");
-                if let Some(incomplete) = &settled.incomplete {
+                if let Some(incomplete) = settled.incomplete.as_ref().filter(|_| !settled.incomplete_before) {
                     tracing::warn!(%unit, "published without {incomplete}");
                 }
             }

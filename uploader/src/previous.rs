@@ -3,6 +3,7 @@
 use common::checksum::Sha256Sum;
 use common::marker::{Content, Current, MANIFEST_BYTES_MAX, Marker, Object, revision};
 use common::unit::{Unit, shorten};
+use jiff::Timestamp;
 use nats::Latest;
 
 use crate::digest::Digested;
@@ -58,83 +59,142 @@ pub(crate) struct Previous {
     pub(crate) current: Option<Sha256Sum>,
 }
 
+/// What is known of what is published.
+pub(crate) enum Known {
+    All(Previous),
+    /// A list of objects that was in the bucket only is gone from there. Nobody knows what it named: what is left may be
+    /// less, and so may be what is on disk.
+    ListLost {
+        why: String,
+        left: Previous,
+    },
+}
+
 /// Reads what is published. `latest` is `None` while the queue is away.
+///
+/// # Errors
+/// The unit is held back where that cannot be known: its next revision could have less than the one before.
 pub(crate) async fn read(site: &Site, unit: &Unit, latest: Option<&Latest>) -> Result<Previous, UnitError> {
+    match look(site, unit, latest).await? {
+        Known::All(previous) => Ok(previous),
+        Known::ListLost { why, .. } => Err(UnitError::held_back(why)),
+    }
+}
+
+/// Reads what is published, as far as it can be read.
+pub(crate) async fn look(site: &Site, unit: &Unit, latest: Option<&Latest>) -> Result<Known, UnitError> {
     let marker = latest.and_then(|latest| latest.marker.as_ref());
     let on_stream = match marker {
-        Some(marker) => objects_of(site, unit, marker).await?.map(|objects| (marker.published_at, objects)),
-        None => None,
+        Some(marker) => List::announced(site, unit, marker).await?,
+        None => List::None,
     };
     let current = read_current(site, unit).await?;
-    let in_bucket = match current {
-        None => None,
-        // The usual case: the manifest would say what the marker says.
-        Some(current) if on_stream.is_some() && marker.is_some_and(|marker| marker.revision == current) => None,
-        Some(current) => match read_manifest(site, unit, &current).await? {
-            Some((manifest, _)) => {
-                let objects = manifest.checked_objects(&site.prefix, common::clock::now());
-                objects.ok().map(|objects| (manifest.published_at, objects.to_vec()))
-            }
-            None if on_stream.is_some() => None,
-            None => {
-                let (current, key) = (site.prefix.current_key(unit), site.prefix.manifest_key(unit, &current));
-                return Err(UnitError::held_back(format!(
-                    "bucket: {current} names a revision whose manifest {key} is not there or not whole, so that nobody \
-                     knows what was published; restore it, or delete {current} to begin anew with what is on disk"
-                )));
-            }
-        },
+    let in_bucket = match &current {
+        // The usual case: the manifest would say what the marker says, or is lost for both.
+        Some(current)
+            if !matches!(on_stream, List::None) && marker.is_some_and(|marker| marker.revision == current.revision) =>
+        {
+            List::None
+        }
+        Some(current) => List::stored(site, unit, &current.revision).await?.since(current.published_at),
+        None => List::None,
     };
+    let current = current.map(|current| current.revision);
     // Each revision holds what the one before held, so the newer of the two is what both say together. Laying one over
     // the other holds also where a bucket or a stream was restored from an older copy.
     let objects = match (on_stream, in_bucket) {
-        (None, None) => Vec::new(),
-        (Some((_, objects)), None) | (None, Some((_, objects))) => objects,
-        (Some((stream_at, stream)), Some((bucket_at, bucket))) => {
+        (List::None, List::None) => Vec::new(),
+        (List::Objects(_, objects), List::None | List::Lost(..)) | (List::None, List::Objects(_, objects)) => objects,
+        (List::Objects(stream_at, stream), List::Objects(bucket_at, bucket)) => {
             if stream_at > bucket_at {
                 overlay(&bucket, stream)
             } else {
                 overlay(&stream, bucket)
             }
         }
+        (List::Lost(stream_at, _), List::Objects(bucket_at, bucket)) if bucket_at > stream_at => bucket,
+        (List::Lost(_, key), in_bucket) => return Ok(Known::lost(unit, &key, in_bucket.objects(), current)),
+        (List::None, List::Lost(_, key)) => return Ok(Known::lost(unit, &key, Vec::new(), current)),
     };
-    Ok(Previous { objects, current })
+    Ok(Known::All(Previous { objects, current }))
 }
 
-/// The objects of a marker on the stream; `None` if it is not to be believed.
-async fn objects_of(site: &Site, unit: &Unit, marker: &Marker) -> Result<Option<Vec<Object>>, UnitError> {
-    if marker.bucket != site.store.bucket() {
-        tracing::info!(%unit, bucket = shorten(&marker.bucket), "the unit was announced from another bucket");
-        return Ok(None);
+impl Known {
+    fn lost(unit: &Unit, key: &str, left: Vec<Object>, current: Option<Sha256Sum>) -> Self {
+        let Unit { market, interval, period, .. } = unit;
+        let why = format!(
+            "bucket: {key}, which has the list of what is published, is not there or not whole, and what is on disk may be \
+             less than that; `uploader adopt --market {market} --interval {interval} --from {period} --to {period}` makes \
+             the list again from the objects in the bucket"
+        );
+        Self::ListLost { why, left: Previous { objects: left, current } }
     }
-    let stored;
-    let marker = match &marker.content {
-        Content::Objects(_) => marker,
-        Content::Manifest(_) => match read_manifest(site, unit, &marker.revision).await? {
-            Some((manifest, _)) => {
-                stored = manifest;
-                &stored
+}
+
+/// The objects that one side names.
+enum List {
+    /// It names none, or nothing that is to be believed.
+    None,
+    /// When they were published.
+    Objects(Timestamp, Vec<Object>),
+    /// They are in a manifest that is gone; its key.
+    Lost(Timestamp, String),
+}
+
+impl List {
+    /// Those of a marker on the stream.
+    async fn announced(site: &Site, unit: &Unit, marker: &Marker) -> Result<Self, UnitError> {
+        if marker.bucket != site.store.bucket() {
+            tracing::info!(%unit, bucket = shorten(&marker.bucket), "the unit was announced from another bucket");
+            return Ok(Self::None);
+        }
+        match &marker.content {
+            Content::Objects(_) => match marker.checked_objects(&site.prefix, common::clock::now()) {
+                Ok(objects) => Ok(Self::Objects(marker.published_at, objects.to_vec())),
+                Err(error) => {
+                    tracing::warn!(%unit, %error, "the marker on the stream is not a good one, it will be replaced");
+                    Ok(Self::None)
+                }
+            },
+            Content::Manifest(_) => match Self::stored(site, unit, &marker.revision).await? {
+                Self::Lost(_, key) => Ok(Self::Lost(marker.published_at, key)),
+                found => Ok(found.since(Some(marker.published_at))),
+            },
+        }
+    }
+
+    /// Those of a manifest in the bucket.
+    async fn stored(site: &Site, unit: &Unit, revision: &Sha256Sum) -> Result<Self, UnitError> {
+        let manifest = read_manifest(site, unit, revision).await?.map(|(manifest, _)| manifest);
+        Ok(match manifest {
+            Some(Marker { content: Content::Objects(objects), published_at, .. }) => {
+                Self::Objects(published_at, objects)
             }
-            None => {
-                tracing::warn!(%unit, revision = %marker.revision, "the manifest of the announced revision is gone");
-                return Ok(None);
-            }
-        },
-    };
-    match marker.checked_objects(&site.prefix, common::clock::now()) {
-        Ok(objects) => Ok(Some(objects.to_vec())),
-        Err(error) => {
-            tracing::warn!(%unit, %error, "the marker on the stream is not a good one, it will be replaced");
-            Ok(None)
+            Some(_) | None => Self::Lost(Timestamp::MIN, site.prefix.manifest_key(unit, revision)),
+        })
+    }
+
+    /// The same, published at another time, where that is known.
+    fn since(self, published_at: Option<Timestamp>) -> Self {
+        match (self, published_at) {
+            (Self::Objects(_, objects), Some(at)) => Self::Objects(at, objects),
+            (list, _) => list,
+        }
+    }
+
+    fn objects(self) -> Vec<Object> {
+        match self {
+            Self::Objects(_, objects) => objects,
+            Self::None | Self::Lost(..) => Vec::new(),
         }
     }
 }
 
-async fn read_current(site: &Site, unit: &Unit) -> Result<Option<Sha256Sum>, UnitError> {
+async fn read_current(site: &Site, unit: &Unit) -> Result<Option<Current>, UnitError> {
     let key = site.prefix.current_key(unit);
     let Some(json) = site.store.get_small(&key, CURRENT_BYTES_MAX).await? else { return Ok(None) };
     match serde_json::from_slice::<Current>(&json) {
-        Ok(current) => Ok(Some(current.revision)),
+        Ok(current) => Ok(Some(current)),
         Err(error) => Err(UnitError::held_back(format!(
             "bucket: {key} cannot be understood ({error}); delete it to begin anew with what is on the stream and on disk"
         ))),

@@ -48,8 +48,10 @@ pub(crate) async fn store(site: &Site, marker: Marker, current: Option<Sha256Sum
     let manifest_key = site.prefix.manifest_key(&unit, &marker.revision);
     let earlier = previous::read_manifest(site, &unit, &marker.revision).await?;
     let (marker, manifest_json) = match earlier.filter(|(manifest, _)| manifest.bucket == marker.bucket) {
-        // Stored by a run that came no further: it stays as it is, with its id and time.
-        Some(manifest) => manifest,
+        // Stored by a run that came no further, or when the unit was like this before. It stays as it is, and says of the
+        // objects what it said. When they are announced, and what is missing, is a matter of today: cleanup goes by that
+        // time, and so does whoever compares two revisions.
+        Some((manifest, json)) => (Marker { content: manifest.content, ..marker }, json),
         None => {
             let json = marker.to_json();
             failpoint("uploader.objects_stored");
@@ -59,12 +61,18 @@ pub(crate) async fn store(site: &Site, marker: Marker, current: Option<Sha256Sum
         }
     };
     if current != Some(marker.revision) {
-        let current = Current { revision: marker.revision, manifest: manifest_key.clone() };
-        let json = serde_json::to_vec(&current).expect("two texts always serialise");
-        put_read_back(site, &site.prefix.current_key(&unit), &json).await?;
+        put_current(site, &marker, &manifest_key).await?;
         failpoint("uploader.current_stored");
     }
     Ok(Stored { marker, manifest_key, manifest_json })
+}
+
+/// Makes `current.json` name the manifest of this marker.
+pub(crate) async fn put_current(site: &Site, marker: &Marker, manifest_key: &str) -> Result<(), UnitError> {
+    let Marker { unit, revision, published_at, .. } = marker;
+    let current = Current { revision: *revision, manifest: manifest_key.to_owned(), published_at: Some(*published_at) };
+    let json = serde_json::to_vec(&current).expect("texts and times always serialise");
+    put_read_back(site, &site.prefix.current_key(unit), &json).await
 }
 
 pub(crate) async fn put_read_back(site: &Site, key: &str, json: &[u8]) -> Result<(), UnitError> {

@@ -36,6 +36,9 @@ pub(crate) struct Report {
     pub(crate) error: Option<String>,
     #[serde(skip)]
     error_code: Option<u8>,
+    /// Whether units are found by their archives, and not only by their marks.
+    #[serde(skip)]
+    by_archives: bool,
     pub(crate) exit_code: u8,
 }
 
@@ -79,6 +82,8 @@ pub(crate) struct PublishedUnit {
     objects: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     incomplete: Option<Incomplete>,
+    #[serde(skip)]
+    incomplete_before: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -115,8 +120,8 @@ pub(crate) struct PlannedUnit {
 }
 
 impl Report {
-    pub(crate) fn new(dry_run: bool) -> Self {
-        Self { dry_run, ..Self::default() }
+    pub(crate) fn new(dry_run: bool, by_archives: bool) -> Self {
+        Self { dry_run, by_archives, ..Self::default() }
     }
 
     pub(crate) fn add(&mut self, settled: Settled) {
@@ -131,8 +136,8 @@ impl Report {
                 self.units.published += 1;
                 self.units.incomplete += usize::from(settled.incomplete.is_some());
                 self.archives.published += objects;
-                let incomplete = settled.incomplete;
-                self.published.push(PublishedUnit { unit, subject, revision, objects, incomplete });
+                let Settled { incomplete, incomplete_before, .. } = settled;
+                self.published.push(PublishedUnit { unit, subject, revision, objects, incomplete, incomplete_before });
             }
             Outcome::Unchanged { objects } => {
                 self.units.unchanged += 1;
@@ -195,7 +200,7 @@ impl Report {
         if self.waiting.len() > LINES_MAX {
             lines.push(format!("{} more wait (--json lists them)", count(self.waiting.len() - LINES_MAX, "unit")));
         }
-        for unit in &self.published {
+        for unit in self.published.iter().filter(|unit| !unit.incomplete_before) {
             lines.extend(unit.incomplete.as_ref().map(|missing| format!("{}: published without {missing}", unit.unit)));
         }
         let (units, archives) = (&self.units, &self.archives);
@@ -203,7 +208,9 @@ impl Report {
             self.exit_code == exit::DONE && units.published == 0 && self.planned.is_empty() && archives.removed == 0;
         if idle {
             lines.push(if units.total == 0 {
-                "nothing to do: no unit is marked complete".to_owned()
+                let found =
+                    if self.by_archives { "there is no archive to publish" } else { "no unit is marked complete" };
+                format!("nothing to do: {found}")
             } else if units.waiting > 0 {
                 format!("nothing to do yet: {}, {} published", waits(units.waiting), count(units.unchanged, "unit"))
             } else {

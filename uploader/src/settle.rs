@@ -36,6 +36,8 @@ pub(crate) struct Settled {
     pub(crate) published_at: Option<Timestamp>,
     /// What it is published without, where that is new.
     pub(crate) incomplete: Option<Incomplete>,
+    /// Whether the revision before lacked as much: people were told.
+    pub(crate) incomplete_before: bool,
 }
 
 #[derive(Debug)]
@@ -79,6 +81,7 @@ impl Settled {
             message: None,
             published_at: None,
             incomplete: None,
+            incomplete_before: false,
         }
     }
 
@@ -88,6 +91,7 @@ impl Settled {
         self.message = again.message;
         self.published_at = again.published_at;
         self.incomplete = again.incomplete;
+        self.incomplete_before = again.incomplete_before;
         let present = again.transferred.present.saturating_sub(self.transferred.uploaded + self.transferred.present);
         self.transferred.add(Transferred { present, ..again.transferred });
         self.removed = again.removed;
@@ -149,14 +153,25 @@ pub(crate) async fn settle_with(
         let latest = latest(site, unit).await?;
         let step = step(site, unit, marked, archives, &latest, mode, &mut transferred).await?;
         let Some(Step { outcome, announced, message, incomplete }) = step else { continue };
+        let before = latest.as_ref().ok().and_then(|latest| latest.marker.as_ref()?.incomplete.as_ref());
+        let incomplete_before = match (&incomplete, before) {
+            (Some(now), Some(before)) => now.count <= before.count,
+            _ => false,
+        };
         let now = common::clock::now();
         let published_at = match (&outcome, &latest) {
             (Outcome::Unchanged { .. }, Ok(Latest { marker: Some(marker), .. })) => Some(marker.published_at),
             (Outcome::Published { .. }, _) => Some(now),
             _ => None,
         };
-        let mut settled =
-            Settled { transferred, message, incomplete, published_at, ..Settled::new(unit.clone(), outcome) };
+        let mut settled = Settled {
+            transferred,
+            message,
+            incomplete,
+            incomplete_before,
+            published_at,
+            ..Settled::new(unit.clone(), outcome)
+        };
         if !mode.dry_run
             && !announced.is_empty()
             && published_at.is_some_and(|published_at| mode.cleanup.allows(unit, published_at, now))
@@ -257,14 +272,6 @@ async fn step(
         Err(away) => return unannounced(away.to_string()),
     };
     match publish::announce(site, &stored, latest).await {
-        Ok((_, Published::AlreadyThere))
-            if published.is_some_and(|published| published.revision == stored.marker.revision) =>
-        {
-            Err(UnitError::held_back(
-                "stored, but the stream announces this revision from another bucket, and takes it again only two days \
-                 after that",
-            ))
-        }
         Ok((subject, how @ (Published::Stored { .. } | Published::AlreadyThere))) => {
             let revision = stored.marker.revision;
             let message = match how {
@@ -272,7 +279,6 @@ async fn step(
                 Published::AlreadyThere | Published::Overtaken => None,
             };
             let outcome = Outcome::Published { subject, revision: revision.to_string(), objects: objects.len() };
-            // What the manifest says, which an earlier run may have written.
             Ok(Some(Step { outcome, announced: objects, message, incomplete: stored.marker.incomplete }))
         }
         Ok((_, Published::Overtaken)) => Ok(None),

@@ -9,8 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::unit::{Period, Token, Unit, shorten};
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use crate::cleanup::aside;
 use crate::complete::Wanted;
 use crate::events::Folders;
 use crate::layout;
@@ -32,9 +34,23 @@ pub(crate) struct Seen {
     pub(crate) digest: SetDigest,
     /// Modification time of the archive written to last, of those that may still be written to.
     pub(crate) written_ns: i64,
-    /// When the last archive got here: its change time, which no copying program sets.
+    /// When the first and the last archive got here: their change times, which no copying program sets.
+    pub(crate) first_arrived_ns: i64,
     pub(crate) arrived_ns: i64,
     pub(crate) unreadable: Vec<Arc<str>>,
+}
+
+impl Seen {
+    /// Times that are later than this are those of a file server whose clock is ahead of ours, and count as this one.
+    pub(crate) fn not_later_than(&mut self, at: Timestamp) {
+        let at = i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX);
+        let now = i64::try_from(common::clock::now().as_nanosecond()).unwrap_or(i64::MAX);
+        for time in [&mut self.written_ns, &mut self.first_arrived_ns, &mut self.arrived_ns] {
+            if *time > now {
+                *time = at;
+            }
+        }
+    }
 }
 
 /// What a walk found.
@@ -54,6 +70,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) whole: &'a HashSet<String>,
     /// Told of every folder before that is read, so that nothing new is missed.
     pub(crate) folders: Option<&'a Folders>,
+    /// Whether archives that a cleanup was about to remove when it died get their names back.
+    pub(crate) puts_back: bool,
     pub(crate) stop: &'a CancellationToken,
 }
 
@@ -172,7 +190,13 @@ impl Walk<'_> {
         let folder = self.data_dir.join(at.path);
         for (period, seen) in &mut interval.periods {
             let name = format!("{}-{}-{period}.zip", at.symbol, at.interval);
-            match look_at(&folder.join(&name)) {
+            let file = folder.join(&name);
+            let mut found = look_at(&file);
+            if matches!(found, Ok(None)) && self.puts_back && aside::is_aside(&file) {
+                put_back(&file);
+                found = look_at(&file);
+            }
+            match found {
                 Ok(Some(fingerprint)) => self.take(at, &name, fingerprint, seen),
                 Ok(None) => {}
                 Err(why) => note(&mut seen.unreadable, format!("{}/{name} {why}", at.path)),
@@ -185,6 +209,7 @@ impl Walk<'_> {
             Ok(entries) => entries.into_iter().flatten(),
             Err(error) => return note(&mut interval.unreadable, format!("{} cannot be read: {error}", at.path)),
         };
+        let mut left_aside = Vec::new();
         for entry in entries {
             let entry = match entry {
                 Ok(entry) => entry,
@@ -195,6 +220,11 @@ impl Walk<'_> {
             };
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
+            if let Some(name) = name.strip_suffix(aside::ENDING)
+                && layout::period_of(name, at.symbol, at.interval).is_some()
+            {
+                left_aside.push(entry.path().with_file_name(name));
+            }
             let Some(period) = layout::period_of(name, at.symbol, at.interval) else { continue };
             if period.is_month() != at.monthly {
                 continue;
@@ -224,6 +254,11 @@ impl Walk<'_> {
                 }
             }
         }
+        // Not before the end: a name that comes while a folder is listed may be among those listed, or not. The next walk
+        // has it.
+        if self.puts_back {
+            left_aside.iter().for_each(|file| put_back(file));
+        }
     }
 
     fn take(&self, at: &Leaf<'_>, name: &str, fingerprint: Fingerprint, seen: &mut Seen) {
@@ -231,6 +266,8 @@ impl Walk<'_> {
         seen.bytes += fingerprint.size;
         seen.listed += usize::from(at.listed);
         seen.digest.add(at.symbol, fingerprint);
+        let first = if seen.archives == 1 { i64::MAX } else { seen.first_arrived_ns };
+        seen.first_arrived_ns = first.min(fingerprint.ctime_ns);
         seen.arrived_ns = seen.arrived_ns.max(fingerprint.ctime_ns);
         if fingerprint.mtime_ns > seen.written_ns
             && (self.whole.is_empty() || !self.whole.contains(&format!("{}/{name}", at.path)))
@@ -327,6 +364,14 @@ fn branches_of(units: Vec<Unit>) -> BTreeMap<String, Branch> {
     branches
 }
 
+/// Nothing is lost where that does not work: the archive was announced, or stays for the next walk.
+fn put_back(file: &Path) {
+    if let Err(error) = aside::put_back(file) {
+        let (path, ending) = (file.display(), aside::ENDING);
+        tracing::warn!(%error, "{path}{ending} was left by a cleanup that was cut short, and cannot be put back");
+    }
+}
+
 fn note(unreadable: &mut Vec<Arc<str>>, why: String) {
     if unreadable.len() < PROBLEMS_MAX {
         unreadable.push(why.into());
@@ -377,7 +422,8 @@ mod tests {
         std::os::unix::fs::symlink("..", dir.path().join("data/spot/daily/klines/UP")).expect("linked");
 
         let (wanted, whole, stop) = (Wanted::default(), HashSet::new(), CancellationToken::new());
-        let walk = Walk { data_dir: dir.path(), wanted: &wanted, whole: &whole, folders: None, stop: &stop };
+        let walk =
+            Walk { data_dir: dir.path(), wanted: &wanted, whole: &whole, folders: None, puts_back: true, stop: &stop };
         let days = |n: i64| (0..n).map(|n| unit(&format!("binance/spot/klines/1h/{}", day(n)))).collect::<Vec<_>>();
         let everything = walk.everything(vec![], &Filter::default());
         assert_eq!(everything.problems.len(), 2, "{:?}", everything.problems);
@@ -398,13 +444,42 @@ mod tests {
     }
 
     #[test]
+    fn what_a_cleanup_left_aside_gets_its_name_back() {
+        let (wanted, whole, stop) = (Wanted::default(), HashSet::new(), CancellationToken::new());
+        let day = unit("binance/spot/klines/1h/2026-01-01");
+        let archive = "data/spot/daily/klines/A/1h/A-1h-2026-01-01.zip";
+        for by_name in [true, false] {
+            let dir = tempfile::tempdir().expect("a folder");
+            write(dir.path(), &format!("{archive}{}", aside::ENDING));
+            let look = |puts_back| {
+                let walk = Walk {
+                    data_dir: dir.path(),
+                    wanted: &wanted,
+                    whole: &whole,
+                    folders: None,
+                    puts_back,
+                    stop: &stop,
+                };
+                let found =
+                    if by_name { walk.units(vec![day.clone()]) } else { walk.everything(vec![], &Filter::default()) };
+                found.units.iter().map(|(_, seen)| seen.archives).sum::<usize>()
+            };
+            assert_eq!(look(false), 0);
+            assert!(!dir.path().join(archive).exists(), "a dry run changes nothing");
+            look(true);
+            assert_eq!(look(true), 1, "by name: {by_name}");
+        }
+    }
+
+    #[test]
     fn a_link_to_nowhere_is_told_of_its_unit() {
         let dir = tempfile::tempdir().expect("a folder");
         let folder = dir.path().join("data/spot/daily/klines/BTCUSDT/1h");
         fs::create_dir_all(&folder).expect("made");
         std::os::unix::fs::symlink("gone", folder.join("BTCUSDT-1h-2026-01-01.zip")).expect("linked");
         let (wanted, whole, stop) = (Wanted::default(), HashSet::new(), CancellationToken::new());
-        let walk = Walk { data_dir: dir.path(), wanted: &wanted, whole: &whole, folders: None, stop: &stop };
+        let walk =
+            Walk { data_dir: dir.path(), wanted: &wanted, whole: &whole, folders: None, puts_back: true, stop: &stop };
         for found in
             [walk.units(vec![unit("binance/spot/klines/1h/2026-01-01")]), walk.everything(vec![], &Filter::default())]
         {

@@ -21,6 +21,8 @@ use crate::tree::Seen;
 pub(crate) struct Candidate {
     pub(crate) unit: Unit,
     pub(crate) seen: Seen,
+    /// Since when its archives are these, as far as this process has seen.
+    pub(crate) same_since: Timestamp,
     pub(crate) marked: bool,
     /// Whether it is remembered to be announced.
     pub(crate) published: bool,
@@ -42,7 +44,10 @@ pub(crate) async fn take(
     mode: Mode,
     interrupt: &CancellationToken,
 ) -> Result<Option<Handled>, PassError> {
-    let Candidate { unit, seen, marked, published } = candidate;
+    let Candidate { unit, mut seen, same_since, marked, published } = candidate;
+    if mode.service {
+        seen.not_later_than(same_since);
+    }
     let done = |settled| Ok(Some(Handled { settled, marked, archives: Some(seen.digest) }));
     if mode.service
         && let Some(wait) = still_written(&seen, site.min_age, common::clock::now())
@@ -52,7 +57,11 @@ pub(crate) async fn take(
     // One short line of a small file. Not sent to another thread: the units would come back in another order.
     let record = site.cache.record(&unit);
     let on_stream = stamps.and_then(|stamps| stamps.get(&unit));
-    let published = published || on_stream.is_some() || record.settled.is_some();
+    let mut published = published || on_stream.is_some() || record.settled.is_some();
+    if stamps.is_none() && site.wanted.misses_symbols(&seen, marked, published) {
+        // What has left the disk is forgotten here. Its unit is out all the same, and waits for nothing.
+        published = is_announced(site, &unit).await;
+    }
     if let Some(wait) = judge(site, &unit, &seen, marked, published, &record, mode).await {
         let missing = match wait.reason {
             Reason::Symbols(_) => missing(site, &unit).await,
@@ -104,15 +113,28 @@ async fn judge(
     if !seen.unreadable.is_empty() {
         return None;
     }
-    let first_seen = record.first_seen.unwrap_or(now);
+    let mut first_seen = record.first_seen.unwrap_or(now);
     if record.first_seen.is_none() && !mode.dry_run && site.wanted.misses_symbols(seen, marked, published) {
         let (cache, unit) = (Arc::clone(&site.cache), unit.clone());
-        blocking(move || cache.note_first_seen(&unit, now)).await;
+        if !blocking(move || cache.note_first_seen(&unit, now)).await {
+            // The next look would begin to wait anew, and so for ever. How long the first archive lies here is on disk.
+            first_seen = first_arrived(seen).map_or(now, |arrived| arrived.min(now));
+        }
     }
     site.wanted.judge(&Situation { seen, marked, published, first_seen, now })
 }
 
-/// When the archive written to last may be read. A time in the future says nothing, and nothing waits for it.
+/// Whether the stream has a marker of the unit; no, while it cannot be asked.
+async fn is_announced(site: &Site, unit: &Unit) -> bool {
+    site.queue.latest(unit).await.is_ok_and(|latest| latest.marker.is_some())
+}
+
+fn first_arrived(seen: &Seen) -> Option<Timestamp> {
+    Timestamp::from_nanosecond(seen.first_arrived_ns.into()).ok().filter(|_| seen.archives > 0)
+}
+
+/// When the archive written to last may be read. A time in the future says nothing, and nothing waits for it: in a service
+/// it was replaced by the time when the archive was seen first.
 fn still_written(seen: &Seen, min_age: Duration, now: Timestamp) -> Option<Wait> {
     let written = Timestamp::from_nanosecond(seen.written_ns.into()).ok().filter(|written| *written <= now)?;
     let until = written.saturating_add(SignedDuration::try_from(min_age).ok()?).ok()?;

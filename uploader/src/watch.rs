@@ -318,7 +318,7 @@ mod tests {
     }
 
     fn quiet(schedule: &mut Schedule) {
-        let report = Report::new(false);
+        let report = Report::new(false, false);
         let started = Instant::now();
         schedule.ended(&Scope::Everything(Filter::default()), &report, started, false, Counts::default());
     }

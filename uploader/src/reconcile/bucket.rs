@@ -94,7 +94,13 @@ pub(super) async fn read(
         let key = site.prefix.current_key(unit);
         let Some(json) = site.store.get_small(&key, CURRENT_BYTES_MAX).await? else { return Ok(InBucket::Absent) };
         return match serde_json::from_slice::<Current>(&json) {
-            Ok(current) => manifest(site, unit, &current.revision, true).await,
+            Ok(current) => {
+                let mut found = manifest(site, unit, &current.revision, true).await?;
+                if let (InBucket::Whole(manifest), Some(at)) = (&mut found, current.published_at) {
+                    manifest.marker.published_at = at;
+                }
+                Ok(found)
+            }
             Err(error) => Ok(InBucket::Faulty(format!("{key} cannot be understood: {error}"))),
         };
     }

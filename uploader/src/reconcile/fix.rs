@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use common::backoff::Backoff;
-use common::checksum::Sha256Sum;
-use common::marker::{Content, Current, Marker};
+use common::marker::{Content, Marker};
 use common::unit::Unit;
 use nats::{Bus, BusErrorKind, MarkerSubject, Published};
 
@@ -12,7 +11,7 @@ use super::bucket::{self, InBucket, Lost, Manifest};
 use super::report::Finding;
 use super::{Stop, Trouble};
 use crate::check;
-use crate::publish::{is_backfill, put_read_back};
+use crate::publish::{is_backfill, put_current, put_read_back};
 use crate::site::{Site, blocking};
 use crate::upload;
 
@@ -50,9 +49,11 @@ impl Fixer<'_> {
     ) -> Result<(), Trouble> {
         let done = match (repair, bucket) {
             (Repair::Nothing, _) => return Ok(()),
-            (Repair::Impossible, _) => Err("neither side has what is missing; with the archives in data_dir, mend or \
-                                            delete the unit's current.json and run `uploader upload`"
-                .to_owned()),
+            (Repair::Impossible, _) => {
+                Err("neither side has what is missing; `uploader adopt` announces what lies in the \
+                                            bucket"
+                    .to_owned())
+            }
             (Repair::Publish, InBucket::Whole(manifest)) => self.publish(unit, manifest).await?,
             (Repair::Publish, _) => Err("there is no manifest to publish".to_owned()),
             (Repair::WriteBack, _) => self.write_back(unit).await?,
@@ -71,7 +72,7 @@ impl Fixer<'_> {
     /// The manifest, byte for byte, where its period belongs now. All its objects were read back.
     async fn publish(&self, unit: &Unit, manifest: &Manifest) -> Result<Result<String, String>, Trouble> {
         if !manifest.is_current {
-            self.write_current(unit, &manifest.marker.revision, &manifest.key).await?;
+            put_current(self.site, &manifest.marker, &manifest.key).await?;
         }
         let revision = &manifest.marker.revision;
         let deadline = Instant::now() + self.site.publish.timeout;
@@ -144,8 +145,8 @@ impl Fixer<'_> {
                 InBucket::Whole(manifest) => (manifest.objects().to_vec(), None),
                 InBucket::Absent | InBucket::Faulty(_) => {
                     return Ok(Err(format!(
-                        "the list of its objects was in {key} only; with the archives in data_dir, delete the unit's \
-                         current.json and run `uploader upload`"
+                        "the list of its objects was in {key} only; `uploader adopt` makes it again from the objects in \
+                         the bucket"
                     )));
                 }
             },
@@ -157,17 +158,14 @@ impl Fixer<'_> {
                 "{count} objects that the stream's marker names are not in the bucket: {key}: {why}"
             )));
         }
-        if let Some(json) = json {
+        // One that is whole stays as it is: markers on the stream may be by its hash.
+        if let Some(json) = json
+            && !matches!(bucket::manifest(self.site, unit, &marker.revision, false).await?, InBucket::Whole(_))
+        {
             put_read_back(self.site, &key, json).await?;
         }
-        self.write_current(unit, &marker.revision, &key).await?;
+        put_current(self.site, &marker, &key).await?;
         Ok(Ok(format!("written back to the bucket: {key}")))
-    }
-
-    async fn write_current(&self, unit: &Unit, revision: &Sha256Sum, manifest: &str) -> Result<(), Trouble> {
-        let current = Current { revision: *revision, manifest: manifest.to_owned() };
-        let json = serde_json::to_vec(&current).expect("two texts always serialise");
-        Ok(put_read_back(self.site, &self.site.prefix.current_key(unit), &json).await?)
     }
 
     /// Uploads again what the bucket lost and this machine still has, byte for byte; returns how many are left.

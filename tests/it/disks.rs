@@ -1,0 +1,159 @@
+//! Disks that cannot be written, or take no more: the uploader says so, and does what can be done.
+
+use std::ffi::OsString;
+use std::fs;
+use std::time::Duration;
+
+use tests::data::{ArchiveSpec, Market, archives, mark_all};
+use tests::process::{Process, Program};
+use tests::project::{Project, binary_path};
+use tests::servers::Stack;
+use tests::{Context, Result};
+
+use crate::handmade::Handmade;
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// Root may write whatever the permissions say, so it gets a mount of its own that is read-only; others get permissions.
+const READ_ONLY: &str = r#"
+    if [ "$(id -u)" = 0 ]; then
+        exec unshare --mount sh -c 'mount --bind -o ro "$0" "$0" && exec "$@"' "$@"
+    fi
+    chmod -R a-w "$1" && shift && exec "$@"
+"#;
+
+fn spec(symbol: &str, day: &str) -> ArchiveSpec {
+    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
+}
+
+fn write(project: &Project, day: &str) -> Result<()> {
+    for symbol in ["BTCUSDT", "ETHUSDT"] {
+        spec(symbol, day).write(project.data_dir())?;
+    }
+    mark_all(project.data_dir()).map(drop)
+}
+
+/// Runs the uploader by a shell script, which gets `folder` and then the command.
+fn uploader(project: &Project, script: &str, folder: &std::path::Path, args: &[&str]) -> Result<Process> {
+    let mut words: Vec<OsString> = vec!["-c".into(), script.into(), "sh".into(), folder.into()];
+    words.push(binary_path("uploader")?.into());
+    words.extend(args.iter().map(Into::into));
+    words.extend(["--config".into(), project.config_path().into()]);
+    Process::spawn(Program {
+        name: format!("uploader {}", args.join(" ")),
+        path: "/bin/sh".into(),
+        args: words,
+        env: vec![],
+        dir: project.dir().to_owned(),
+    })
+}
+
+fn read_only(project: &Project, args: &[&str]) -> Result<Process> {
+    uploader(project, READ_ONLY, project.data_dir(), args)
+}
+
+/// What a `data_dir` that cannot be written is for, is done: all but removing.
+#[test]
+fn a_data_dir_that_is_read_only() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "read-only")?;
+    write(&project, "2025-03-01")?;
+    let before = archives(project.data_dir())?.len();
+    let pass = read_only(&project, &["upload"])?.wait(SOON)?.expect_code(0)?;
+    assert!(pass.stdout.contains("1 published"), "{}", pass.stdout);
+
+    // What cannot be removed is named, and a new unit goes out all the same.
+    let writable = std::process::Command::new("chmod").args(["-R", "u+w"]).arg(project.data_dir()).status();
+    assert!(writable.context("chmod")?.success());
+    write(&project, "2025-03-02")?;
+    let cleanup = read_only(&project, &["upload", "--cleanup"])?.wait(SOON)?.expect_code(1)?;
+    assert!(cleanup.stdout.contains("1 published, 1 unchanged"), "{}", cleanup.stdout);
+    for day in ["2025-03-01", "2025-03-02"] {
+        let named = |line: &&str| {
+            line.contains(&spec("ETHUSDT", day).path())
+                && line.contains("cannot be removed")
+                && (line.contains("Read-only file system") || line.contains("Permission denied"))
+        };
+        assert_eq!(cleanup.stderr.lines().filter(named).count(), 1, "{}", cleanup.stderr);
+    }
+    let state = |project: &Project| -> Result<_> {
+        Ok((archives(project.data_dir())?.len(), Handmade::new(stack, project)?.markers()?.len()))
+    };
+    assert_eq!(state(&project)?, (before + 2, 2));
+
+    // The service says the same, and goes on.
+    project.set("publish.cleanup_after", "1ms")?;
+    let mut service = read_only(&project, &["watch"])?;
+    service.wait_for_line("cannot be removed", SOON)?;
+    service.sigterm()?;
+    service.wait(SOON)?.expect_code(0)?;
+    assert_eq!(state(&project)?, (before + 2, 2));
+    Ok(())
+}
+
+/// By a limit on the size of files: what does not fit is held back, nothing is left of it, and the rest goes out.
+#[test]
+fn a_share_that_takes_no_such_file() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "share-limit")?;
+    let share = project.dir().join("share");
+    fs::create_dir(&share).context("the share")?;
+    project.set("storage.type", "fs")?;
+    project.set("storage.fs.path", share.to_string_lossy().as_ref())?;
+    let hand = Handmade::new(stack, &project)?;
+    write(&project, "2025-03-01")?;
+    let large = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1m", "2025-03-02");
+    let bytes = fs::metadata(large.write(project.data_dir())?).context("the archive")?.len();
+    assert!(bytes > 32_768, "{bytes} bytes are no test");
+    mark_all(project.data_dir())?;
+    let limited = r#"shift; exec prlimit --fsize=32768 "$@""#;
+    let pass = uploader(&project, limited, &share, &["upload"])?.wait(SOON)?.expect_code(1)?;
+    let said = |line: &str| line.contains(&large.unit()) && line.contains("File too large");
+    assert!(pass.stderr.lines().any(said), "{}", pass.stderr);
+    assert!(pass.stdout.contains("1 published, 0 unchanged, 1 held back"), "{}", pass.stdout);
+    let stored = share.join(project.prefix());
+    assert_eq!(archives(&stored)?.len(), 2);
+    let left = std::process::Command::new("find").arg(&share).args(["-name", ".ferry-*"]).output().context("find")?;
+    assert!(left.stdout.is_empty(), "{}", String::from_utf8_lossy(&left.stdout));
+    project.uploader(&["upload"])?.expect_code(0)?;
+    assert_eq!((archives(&stored)?.len(), hand.markers()?.len()), (3, 2));
+    Ok(())
+}
+
+/// A share whose disk is full, which takes root to make: a small file system in memory that no other process sees.
+#[test]
+fn a_share_whose_disk_is_full() -> Result<()> {
+    let root = std::process::Command::new("id").arg("-u").output().context("id")?;
+    if root.stdout != b"0\n" {
+        eprintln!("not root: only the limit on the size of files was tried");
+        return Ok(());
+    }
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "share-full")?;
+    let share = project.dir().join("share");
+    fs::create_dir(&share).context("the share")?;
+    project.set("storage.type", "fs")?;
+    project.set("storage.fs.path", share.to_string_lossy().as_ref())?;
+    let hand = Handmade::new(stack, &project)?;
+    for day in 1..=9 {
+        ArchiveSpec::new(Market::Spot, "BTCUSDT", "1m", &format!("2025-03-0{day}")).write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    // Full, still full, and then with room: what each run ended with, and what lay there.
+    let script = r#"
+        export share=$1; shift
+        exec unshare --mount sh -c '
+            mount -t tmpfs -o size=256k none "$share"
+            for size in 256k 256k 16m; do
+                mount -o remount,size=$size "$share" && "$@" >/dev/null; echo "exit $?"
+                find "$share" -name ".ferry-*" | sed "s/^/left /"
+            done
+            echo "archives $(find "$share" -name "*.zip" | wc -l)"
+        ' sh "$@"
+    "#;
+    let runs = uploader(&project, script, &share, &["upload"])?.wait(SOON)?.expect_code(0)?;
+    assert_eq!(runs.stdout, "exit 3\nexit 3\nexit 0\narchives 9\n", "{}", runs.stderr);
+    assert!(runs.stderr.contains("No space left on device"), "{}", runs.stderr);
+    assert_eq!(hand.markers()?.len(), 9);
+    Ok(())
+}
