@@ -124,6 +124,39 @@ fn an_archive_that_is_being_written_is_never_sent_half() -> Result<()> {
     Ok(())
 }
 
+/// However long: the service knows that the file was not closed. It is neither read nor complained of.
+#[test]
+fn a_writer_that_pauses_is_waited_for() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "pause")?;
+    project.set("watch.min_age", "1s")?;
+    let (spec, other) = (archive("BTCUSDT", "2025-02-01"), archive("BTCUSDT", "2025-02-02"));
+    let bytes = spec.zip();
+    let path = project.data_dir().join(spec.path());
+    fs::create_dir_all(path.parent().unwrap_or(&path)).context("a folder")?;
+    for unit in [spec.unit(), other.unit()] {
+        mark(project.data_dir(), &unit)?;
+    }
+    let mut service = watch(&mut project)?;
+    let hand = Handmade::new(stack, &project)?;
+    let held_back = |service: &Service| service.metric("uploader_units_total{outcome=\"held_back\"}");
+    let held_before = held_back(&service)?;
+    let mut file = fs::File::create(&path).context("making it")?;
+    file.write_all(&bytes[..bytes.len() / 2]).context("writing")?;
+    service.wait_for_line(&format!("waits until {} is closed", spec.path()), SOON)?;
+    // Longer than watch.min_age, while others come and go.
+    std::thread::sleep(Duration::from_secs(3));
+    other.write(project.data_dir())?;
+    published(&service, &hand, &other.unit(), 1)?;
+    assert_eq!(service.metric("uploader_archives_read_total")?, 1.0, "the other one");
+    assert_eq!(held_back(&service)?, held_before, "{}", service.stderr());
+    file.write_all(&bytes[bytes.len() / 2..]).context("writing")?;
+    drop(file);
+    let marker = published(&service, &hand, &spec.unit(), 2)?;
+    assert_eq!(marker[0]["objects"][0]["sha256"], sha256(&bytes));
+    Ok(())
+}
+
 #[test]
 fn a_unit_is_complete_when_every_symbol_is_there() -> Result<()> {
     let stack = Stack::shared();

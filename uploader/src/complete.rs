@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::config::{Config, Symbols, When};
@@ -43,14 +44,16 @@ pub(crate) struct Situation<'a> {
 }
 
 /// What a unit waits for. More archives may end the wait before its time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wait {
     pub(crate) reason: Reason,
     pub(crate) until: Timestamp,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reason {
+    /// Somebody writes this archive and has not closed it.
+    Open(Arc<str>),
     /// An archive was written to within `watch.min_age`.
     Written,
     /// `publish.settle`, after the last archive that came.
@@ -62,6 +65,7 @@ pub(crate) enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Open(path) => write!(f, "waits until {path} is closed by who writes it"),
             Self::Written => f.write_str("waits until an archive has not been written to for watch.min_age"),
             Self::Quiet => f.write_str("waits until no archive has come for publish.settle"),
             Self::Symbols(1) => f.write_str("waits for 1 symbol, at most publish.grace"),

@@ -23,15 +23,20 @@ pub(crate) enum Hint {
     Unit(Unit),
     /// An archive of it. One that came by a rename is whole.
     Archive { unit: Unit, path: String, moved: bool },
-    /// Something that holds archives, or events were lost.
+    /// An archive is being written; there will be another hint when it is closed.
+    Written { path: String },
+    /// Something that holds archives.
     Everything,
+    /// Events were lost.
+    Lost,
 }
 
 /// What happened to an entry of a folder, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
-    /// Made, or written to.
+    /// Made, or closed by who wrote to it.
     File,
+    Written,
     Moved,
     Folder,
 }
@@ -45,13 +50,16 @@ fn hint(folder: &str, name: &str, change: Change) -> Option<Hint> {
         };
     }
     match (layout::unit_of(folder, name), change) {
+        (Some(_), Change::Written) => {
+            name.ends_with(".zip").then(|| Hint::Written { path: format!("{folder}/{name}") })
+        }
         (Some(unit), _) if !name.ends_with(".zip") => Some(Hint::Unit(unit)),
         (Some(unit), change) => {
             Some(Hint::Archive { unit, path: format!("{folder}/{name}"), moved: change == Change::Moved })
         }
         // A folder that comes as a link is not told from a file: the rescan finds it.
         (None, Change::Folder) => Some(Hint::Everything),
-        (None, Change::File | Change::Moved) => None,
+        (None, Change::File | Change::Written | Change::Moved) => None,
     }
 }
 
@@ -70,6 +78,9 @@ mod tests {
             let (unit, path) = (unit.clone(), format!("{leaf}/BTCUSDT-1h-2026-02-14.zip"));
             check(leaf, "BTCUSDT-1h-2026-02-14.zip", change, Some(Hint::Archive { unit, path, moved }));
         }
+        let path = format!("{leaf}/BTCUSDT-1h-2026-02-14.zip");
+        check(leaf, "BTCUSDT-1h-2026-02-14.zip", Change::Written, Some(Hint::Written { path }));
+        check(leaf, "BTCUSDT-1h-2026-02-14.zip.CHECKSUM", Change::Written, None);
         check(leaf, "BTCUSDT-1h-2026-02-14.zip.CHECKSUM", Change::File, Some(Hint::Unit(unit.clone())));
         check(leaf, ".BTCUSDT-1h-2026-02-14.zip.x7Jq", Change::File, None);
         check("", "_SUCCESS__2026-02-14__spot__1h", Change::File, Some(Hint::Unit(unit)));

@@ -37,6 +37,7 @@ mod turn;
 mod memory;
 mod pass;
 
+mod arrivals;
 mod events;
 mod watch;
 

@@ -10,7 +10,7 @@ use common::backoff::{Backoff, Growth};
 use common::unit::Unit;
 use jiff::Timestamp;
 
-use crate::complete::Wait;
+use crate::complete::{Reason, Wait};
 use crate::scan::SetDigest;
 use crate::settle::Outcome;
 use crate::tree::Seen;
@@ -129,8 +129,12 @@ impl Memory {
                 (State::Unannounced { why: why.clone() }, was_published, !same)
             }
             Outcome::Waiting { wait, .. } => {
-                let same = matches!(before.map(|known| &known.state), Some(State::Waiting { .. }));
-                (State::Waiting { wait: *wait }, was_published, !same)
+                let open = |wait: &Wait| matches!(wait.reason, Reason::Open(_));
+                let same = match before.map(|known| &known.state) {
+                    Some(State::Waiting { wait: before }) => open(before) || !open(wait),
+                    _ => false,
+                };
+                (State::Waiting { wait: wait.clone() }, was_published, !same)
             }
             Outcome::Planned { .. } => return true,
         };

@@ -13,7 +13,8 @@ use jiff::{SignedDuration, Timestamp};
 use nats::Stamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::complete::Reason;
+use crate::arrivals::Told;
+use crate::complete::{Reason, Wait};
 use crate::error::PassError;
 use crate::events::Folders;
 use crate::marks;
@@ -49,8 +50,8 @@ pub(crate) enum Scope {
 pub(crate) struct Watching {
     /// Where to listen for events.
     pub(crate) folders: Option<Arc<Folders>>,
-    /// Archives that came by a rename lately.
-    pub(crate) whole: HashSet<String>,
+    /// What events told of single archives.
+    pub(crate) told: Told,
     /// Cancelled when something more urgent has come: no more units are begun then.
     pub(crate) interrupt: CancellationToken,
 }
@@ -162,13 +163,13 @@ impl Pass<'_> {
     async fn find(&mut self, scope: &Scope, watching: &Watching) -> Result<Vec<(Unit, Seen, bool)>, PassError> {
         let site = self.site;
         let (data_dir, wanted, stop) = (site.data_dir.clone(), Arc::clone(&site.wanted), site.shutdown.clone());
-        let (whole, folders, puts_back) = (watching.whole.clone(), watching.folders.clone(), !self.mode.dry_run);
+        let (told, folders, puts_back) = (watching.told.clone(), watching.folders.clone(), !self.mode.dry_run);
         let scope = scope.clone();
         let look = move || -> io::Result<(Found, HashSet<Unit>, Vec<String>)> {
             let mut walk = Walk {
                 data_dir: &data_dir,
                 wanted: &wanted,
-                whole: &whole,
+                told: &told,
                 folders: folders.as_deref(),
                 puts_back,
                 stop: &stop,
@@ -357,6 +358,9 @@ impl Pass<'_> {
             // All of a new tree may wait for a quiet time.
             Outcome::Waiting { wait, .. } if matches!(wait.reason, Reason::Written | Reason::Quiet) => {
                 tracing::debug!(%unit, until = %wait.until, "{}", wait.reason);
+            }
+            Outcome::Waiting { wait: Wait { reason: reason @ Reason::Open(_), .. }, .. } if news => {
+                tracing::info!(%unit, "{reason}");
             }
             Outcome::Waiting { wait, missing } if news => {
                 tracing::info!(%unit, until = %wait.until, missing = missing.join(","), "{}", wait.reason);

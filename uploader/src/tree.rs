@@ -3,7 +3,7 @@
 //! Archives are counted and not kept: what is held grows with the units, of which there are hundreds where there are
 //! a hundred thousand archives. Nothing is opened here.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::DirEntry;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use common::unit::{Period, Token, Unit, shorten};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use crate::arrivals::Told;
 use crate::cleanup::aside;
 use crate::complete::Wanted;
 use crate::events::Folders;
@@ -37,6 +38,8 @@ pub(crate) struct Seen {
     /// When the first and the last archive got here: their change times, which no copying program sets.
     pub(crate) first_arrived_ns: i64,
     pub(crate) arrived_ns: i64,
+    /// One of those that somebody is writing.
+    pub(crate) open: Option<Arc<str>>,
     pub(crate) unreadable: Vec<Arc<str>>,
 }
 
@@ -66,8 +69,8 @@ pub(crate) struct Found {
 pub(crate) struct Walk<'a> {
     pub(crate) data_dir: &'a Path,
     pub(crate) wanted: &'a Wanted,
-    /// Archives that came by a rename: whole, whatever their age.
-    pub(crate) whole: &'a HashSet<String>,
+    /// What events told of single archives.
+    pub(crate) told: &'a Told,
     /// Told of every folder before that is read, so that nothing new is missed.
     pub(crate) folders: Option<&'a Folders>,
     /// Whether archives that a cleanup was about to remove when it died get their names back.
@@ -269,10 +272,13 @@ impl Walk<'_> {
         let first = if seen.archives == 1 { i64::MAX } else { seen.first_arrived_ns };
         seen.first_arrived_ns = first.min(fingerprint.ctime_ns);
         seen.arrived_ns = seen.arrived_ns.max(fingerprint.ctime_ns);
-        if fingerprint.mtime_ns > seen.written_ns
-            && (self.whole.is_empty() || !self.whole.contains(&format!("{}/{name}", at.path)))
-        {
-            seen.written_ns = fingerprint.mtime_ns;
+        let told = self.told;
+        let path = if told.is_empty() { None } else { Some(format!("{}/{name}", at.path)) };
+        if path.as_ref().is_none_or(|path| !told.whole.contains(path)) {
+            seen.written_ns = seen.written_ns.max(fingerprint.mtime_ns);
+        }
+        if let Some(path) = path.filter(|path| told.written.contains(path)) {
+            seen.open = Some(path.into());
         }
     }
 
@@ -421,9 +427,9 @@ mod tests {
         std::os::unix::fs::symlink("loop", dir.path().join("data/spot/daily/klines/loop")).expect("linked");
         std::os::unix::fs::symlink("..", dir.path().join("data/spot/daily/klines/UP")).expect("linked");
 
-        let (wanted, whole, stop) = (Wanted::default(), HashSet::new(), CancellationToken::new());
+        let (wanted, told, stop) = (Wanted::default(), Told::default(), CancellationToken::new());
         let walk =
-            Walk { data_dir: dir.path(), wanted: &wanted, whole: &whole, folders: None, puts_back: true, stop: &stop };
+            Walk { data_dir: dir.path(), wanted: &wanted, told: &told, folders: None, puts_back: true, stop: &stop };
         let days = |n: i64| (0..n).map(|n| unit(&format!("binance/spot/klines/1h/{}", day(n)))).collect::<Vec<_>>();
         let everything = walk.everything(vec![], &Filter::default());
         assert_eq!(everything.problems.len(), 2, "{:?}", everything.problems);
@@ -445,21 +451,15 @@ mod tests {
 
     #[test]
     fn what_a_cleanup_left_aside_gets_its_name_back() {
-        let (wanted, whole, stop) = (Wanted::default(), HashSet::new(), CancellationToken::new());
+        let (wanted, told, stop) = (Wanted::default(), Told::default(), CancellationToken::new());
         let day = unit("binance/spot/klines/1h/2026-01-01");
         let archive = "data/spot/daily/klines/A/1h/A-1h-2026-01-01.zip";
         for by_name in [true, false] {
             let dir = tempfile::tempdir().expect("a folder");
             write(dir.path(), &format!("{archive}{}", aside::ENDING));
             let look = |puts_back| {
-                let walk = Walk {
-                    data_dir: dir.path(),
-                    wanted: &wanted,
-                    whole: &whole,
-                    folders: None,
-                    puts_back,
-                    stop: &stop,
-                };
+                let walk =
+                    Walk { data_dir: dir.path(), wanted: &wanted, told: &told, folders: None, puts_back, stop: &stop };
                 let found =
                     if by_name { walk.units(vec![day.clone()]) } else { walk.everything(vec![], &Filter::default()) };
                 found.units.iter().map(|(_, seen)| seen.archives).sum::<usize>()
@@ -477,9 +477,9 @@ mod tests {
         let folder = dir.path().join("data/spot/daily/klines/BTCUSDT/1h");
         fs::create_dir_all(&folder).expect("made");
         std::os::unix::fs::symlink("gone", folder.join("BTCUSDT-1h-2026-01-01.zip")).expect("linked");
-        let (wanted, whole, stop) = (Wanted::default(), HashSet::new(), CancellationToken::new());
+        let (wanted, told, stop) = (Wanted::default(), Told::default(), CancellationToken::new());
         let walk =
-            Walk { data_dir: dir.path(), wanted: &wanted, whole: &whole, folders: None, puts_back: true, stop: &stop };
+            Walk { data_dir: dir.path(), wanted: &wanted, told: &told, folders: None, puts_back: true, stop: &stop };
         for found in
             [walk.units(vec![unit("binance/spot/klines/1h/2026-01-01")]), walk.everything(vec![], &Filter::default())]
         {

@@ -17,6 +17,9 @@ use crate::settle::{self, Look, Mode, Outcome, Settled};
 use crate::site::{Site, blocking};
 use crate::tree::Seen;
 
+/// When to look again at an archive that somebody writes; that it is closed is told by an event, which comes first.
+const OPEN_AGAIN: SignedDuration = SignedDuration::from_mins(1);
+
 /// A unit of which something may have changed.
 pub(crate) struct Candidate {
     pub(crate) unit: Unit,
@@ -65,7 +68,7 @@ pub(crate) async fn take(
     if let Some(wait) = judge(site, &unit, &seen, marked, published, &record, mode).await {
         let missing = match wait.reason {
             Reason::Symbols(_) => missing(site, &unit).await,
-            Reason::Written | Reason::Quiet => Vec::new(),
+            Reason::Open(_) | Reason::Written | Reason::Quiet => Vec::new(),
         };
         return done(Settled::new(unit, Outcome::Waiting { wait, missing }));
     }
@@ -133,9 +136,12 @@ fn first_arrived(seen: &Seen) -> Option<Timestamp> {
     Timestamp::from_nanosecond(seen.first_arrived_ns.into()).ok().filter(|_| seen.archives > 0)
 }
 
-/// When the archive written to last may be read. A time in the future says nothing, and nothing waits for it: in a service
+/// When the archives may be read, if not now. Of the one written to last a time in the future says nothing, and nothing waits for it: in a service
 /// it was replaced by the time when the archive was seen first.
 fn still_written(seen: &Seen, min_age: Duration, now: Timestamp) -> Option<Wait> {
+    if let Some(path) = &seen.open {
+        return Some(Wait { reason: Reason::Open(Arc::clone(path)), until: now.saturating_add(OPEN_AGAIN).ok()? });
+    }
     let written = Timestamp::from_nanosecond(seen.written_ns.into()).ok().filter(|written| *written <= now)?;
     let until = written.saturating_add(SignedDuration::try_from(min_age).ok()?).ok()?;
     (until > now).then_some(Wait { reason: Reason::Written, until })
@@ -233,6 +239,13 @@ async fn settle(site: &Site, local: LocalUnit, mode: Mode) -> Result<(LocalUnit,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_open_waits_whatever_its_age() {
+        let (now, open) = (Timestamp::from_second(1000).expect("a time"), Some(Arc::from("data/a.zip")));
+        let wait = still_written(&Seen { written_ns: 1, open, ..Seen::default() }, Duration::ZERO, now);
+        assert_eq!(wait.map(|wait| wait.reason), Some(Reason::Open("data/a.zip".into())));
+    }
 
     #[test]
     fn what_was_written_a_moment_ago_waits() {

@@ -1,7 +1,7 @@
 //! The service: looks at what the file system says has changed, at what has waited long enough, and at everything every
 //! `watch.rescan`, until it is told to stop.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use common::backoff::{Backoff, Growth};
@@ -10,6 +10,7 @@ use common::http::Readiness;
 use common::unit::Unit;
 use tokio_util::sync::CancellationToken;
 
+use crate::arrivals::{Arrivals, Told};
 use crate::cleanup::Policy;
 use crate::events::{Events, Hint};
 use crate::memory::{Counts, Memory};
@@ -29,9 +30,6 @@ const QUIET: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Hints to more units than this are a hint to look at everything.
 const HINTS_MAX: usize = 1000;
-/// How long a rename is remembered; by then the archive is older than any sensible `watch.min_age`.
-const WHOLE_FOR: Duration = Duration::from_secs(600);
-const WHOLE_MAX: usize = 100_000;
 /// After a walk of everything, events alone do not start another for so many times as long as it took.
 const REST: u32 = 4;
 /// How often to try whether the queue is back.
@@ -59,7 +57,7 @@ pub(crate) async fn run(site: &Site, rescan: Duration, readiness: &Readiness) ->
         let Some(scope) = next(site, &mut schedule, &mut memory, &mut events).await else { return exit::DONE };
         let started = Instant::now();
         let watching =
-            Watching { folders: folders.clone(), whole: schedule.whole(), interrupt: CancellationToken::new() };
+            Watching { folders: folders.clone(), told: schedule.told(), interrupt: CancellationToken::new() };
         let report = {
             let pass = pass::run(site, &scope, mode, &mut memory, &watching);
             listen_meanwhile(pass, &mut schedule, &mut events, &watching.interrupt).await
@@ -150,8 +148,7 @@ struct Schedule {
     hinted: HashSet<Unit>,
     hinted_since: Option<Instant>,
     last_hint: Instant,
-    /// Archives that came by a rename, and when.
-    whole: HashMap<String, Instant>,
+    arrivals: Arrivals,
     /// Passes in a row that ended early.
     failures: u32,
     /// When to try whether the queue is back, if units wait for it, and how often that was tried.
@@ -170,7 +167,7 @@ impl Schedule {
             hinted: HashSet::new(),
             hinted_since: None,
             last_hint: now,
-            whole: HashMap::new(),
+            arrivals: Arrivals::default(),
             failures: 0,
             knock_at: None,
             knocks: 0,
@@ -220,17 +217,20 @@ impl Schedule {
         let unit = match hint {
             Hint::Unit(unit) => unit,
             Hint::Archive { unit, path, moved: true } => {
-                if self.whole.len() >= WHOLE_MAX {
-                    self.whole.clear();
-                }
-                self.whole.insert(path, now);
+                self.arrivals.moved(path);
                 unit
             }
             Hint::Archive { unit, path, moved: false } => {
-                self.whole.remove(&path);
+                self.arrivals.closed(&path);
                 unit
             }
+            // It is looked at when it is closed.
+            Hint::Written { path } => return self.arrivals.written(path),
             Hint::Everything => return self.ask(now + QUIET),
+            Hint::Lost => {
+                self.arrivals.lost();
+                return self.ask(now + QUIET);
+            }
         };
         self.hinted.insert(unit);
         self.hinted_since.get_or_insert(now);
@@ -245,9 +245,8 @@ impl Schedule {
         self.asked_at = Some(self.asked_at.map_or(at, |before| before.min(at)));
     }
 
-    fn whole(&mut self) -> HashSet<String> {
-        self.whole.retain(|_, since| since.elapsed() < WHOLE_FOR);
-        self.whole.keys().cloned().collect()
+    fn told(&mut self) -> Told {
+        self.arrivals.told()
     }
 
     /// Whether to try now if the queue is back.
@@ -352,11 +351,13 @@ mod tests {
     }
 
     #[test]
-    fn a_rename_brings_a_whole_archive_until_it_is_written_to() {
-        let mut schedule = Schedule::new(Duration::from_secs(3600));
-        schedule.take(Hint::Archive { unit: unit(1), path: "a".into(), moved: true });
-        assert!(schedule.whole().contains("a"));
+    fn what_is_being_written_is_looked_at_when_it_is_closed() {
+        let (mut schedule, mut memory) = (Schedule::new(Duration::from_secs(3600)), Memory::default());
+        quiet(&mut schedule);
+        schedule.take(Hint::Written { path: "a".into() });
+        assert!(schedule.told().written.contains("a") && schedule.hints_at().is_none());
         schedule.take(Hint::Archive { unit: unit(1), path: "a".into(), moved: false });
-        assert!(schedule.whole().is_empty());
+        schedule.last_hint -= QUIET;
+        assert!(schedule.told().is_empty() && matches!(schedule.ready(&mut memory), Some(Scope::Units(_))));
     }
 }

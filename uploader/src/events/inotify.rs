@@ -85,7 +85,8 @@ impl Folders {
 
     /// Watches a folder, if it is there. Asking again is cheap and finds a folder that was put in another's place.
     pub(crate) fn watch(&self, data_dir: &Path, folder: &str) {
-        let mask = WatchMask::CREATE | WatchMask::MOVED_TO | WatchMask::CLOSE_WRITE | WatchMask::ONLYDIR;
+        let mask =
+            WatchMask::CREATE | WatchMask::MODIFY | WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::ONLYDIR;
         let added = self.watches.lock().unwrap_or_else(PoisonError::into_inner).add(data_dir.join(folder), mask);
         let mut state = self.state();
         match added {
@@ -116,7 +117,7 @@ impl Folders {
     fn hints(&self, event: &Event<std::ffi::OsString>) -> Vec<Hint> {
         if event.mask.contains(EventMask::Q_OVERFLOW) {
             tracing::warn!("file-system events were lost (fs.inotify.max_queued_events); looking at everything");
-            return vec![Hint::Everything];
+            return vec![Hint::Lost];
         }
         let mut state = self.state();
         if event.mask.contains(EventMask::IGNORED) {
@@ -128,6 +129,8 @@ impl Folders {
             Change::Folder
         } else if event.mask.contains(EventMask::MOVED_TO) {
             Change::Moved
+        } else if event.mask.contains(EventMask::MODIFY) {
+            Change::Written
         } else {
             Change::File
         };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use comfy_table::Table;
 use tests::data::{ArchiveSpec, Market, mark};
-use tests::project::{Project, Service};
+use tests::project::Project;
 use tests::servers::{RunDir, Stack};
 use tests::{Context, Failure, Result};
 
@@ -108,14 +108,21 @@ fn watch(project: &Project, days: usize, table: &mut Table) -> Result<()> {
     project.wait_until("rescans", DEADLINE, || Ok(passes()? >= before.0 + RESCANS))?;
     let each = (spent()? - before.1) / (passes()? - before.0);
     table.add_row(["a rescan of `watch`".into(), format!("{each:.2} s"), peak(service.pid())?, read()?]);
-    let new = spec(0, days)?;
-    let published = |service: &Service| service.metric("uploader_units_total{outcome=\"published\"}");
-    new.write_unchecked(project.data_dir(), &new.zip())?;
-    let written = Instant::now();
-    mark(project.data_dir(), &new.unit())?;
-    project.wait_until("the new unit", DEADLINE, || Ok(published(&service)? >= 1.0))?;
+    let published = || service.metric("uploader_units_total{outcome=\"published\"}");
+    let publish = |day: usize, nth: f64| -> Result<Duration> {
+        let new = spec(0, day)?;
+        new.write_unchecked(project.data_dir(), &new.zip())?;
+        let written = Instant::now();
+        mark(project.data_dir(), &new.unit())?;
+        project.wait_until("the new unit", DEADLINE, || Ok(published()? >= nth))?;
+        Ok(written.elapsed())
+    };
+    // A process that publishes for the first time makes sure that the bucket is there, by a list of one key. This server
+    // reads all its objects for that.
+    publish(days, 1.0)?;
+    let took = publish(days + 1, 2.0)?;
     let what = "a new unit, from its mark to its marker (watch.min_age: 1s)";
-    table.add_row([what.into(), seconds(written.elapsed()), peak(service.pid())?, read()?]);
+    table.add_row([what.into(), seconds(took), peak(service.pid())?, read()?]);
     Ok(())
 }
 

@@ -1,0 +1,100 @@
+//! What the file system told of single archives: which came whole, and which somebody is writing.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+/// How long a rename is remembered; by then the archive is older than any sensible `watch.min_age`.
+const WHOLE_FOR: Duration = Duration::from_secs(600);
+/// How long after the last write a file that was not closed is waited for: a program that never closes what it has
+/// written must not keep a unit for ever.
+const WRITTEN_FOR: Duration = Duration::from_secs(3600);
+/// Most archives that either is remembered of; of those beyond, age alone tells.
+const NAMES_MAX: usize = 100_000;
+
+/// Archives by their paths below `data_dir`, and when that was told.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals {
+    whole: HashMap<String, Instant>,
+    written: HashMap<String, Instant>,
+}
+
+/// The same at one time.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Told {
+    /// Came by a rename: whole, whatever their age.
+    pub(crate) whole: HashSet<String>,
+    /// Written to and not closed since.
+    pub(crate) written: HashSet<String>,
+}
+
+impl Told {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.written.is_empty()
+    }
+}
+
+impl Arrivals {
+    /// Came by a rename.
+    pub(crate) fn moved(&mut self, path: String) {
+        self.written.remove(&path);
+        remember(&mut self.whole, path);
+    }
+
+    /// Somebody writes to it.
+    pub(crate) fn written(&mut self, path: String) {
+        self.whole.remove(&path);
+        remember(&mut self.written, path);
+    }
+
+    /// Made, or closed by who wrote to it.
+    pub(crate) fn closed(&mut self, path: &str) {
+        self.whole.remove(path);
+        self.written.remove(path);
+    }
+
+    /// Events were lost, and among them may be that a file was closed.
+    pub(crate) fn lost(&mut self) {
+        self.written.clear();
+    }
+
+    pub(crate) fn told(&mut self) -> Told {
+        self.whole.retain(|_, since| since.elapsed() < WHOLE_FOR);
+        self.written.retain(|_, since| since.elapsed() < WRITTEN_FOR);
+        Told { whole: self.whole.keys().cloned().collect(), written: self.written.keys().cloned().collect() }
+    }
+}
+
+fn remember(paths: &mut HashMap<String, Instant>, path: String) {
+    if paths.len() >= NAMES_MAX {
+        paths.clear();
+    }
+    paths.insert(path, Instant::now());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rename_brings_a_whole_archive_until_it_is_written_to() {
+        let mut arrivals = Arrivals::default();
+        arrivals.moved("a".into());
+        assert!(arrivals.told().whole.contains("a"));
+        arrivals.written("a".into());
+        let told = arrivals.told();
+        assert!(told.whole.is_empty() && told.written.contains("a"), "{told:?}");
+        arrivals.closed("a");
+        assert!(arrivals.told().is_empty());
+    }
+
+    #[test]
+    fn who_never_closes_is_not_waited_for_for_ever() {
+        let mut arrivals = Arrivals::default();
+        arrivals.written("a".into());
+        arrivals.written("b".into());
+        arrivals.written.insert("a".into(), Instant::now().checked_sub(WRITTEN_FOR).expect("an hour ago"));
+        assert_eq!(arrivals.told().written, HashSet::from(["b".into()]));
+        arrivals.lost();
+        assert!(arrivals.told().is_empty());
+    }
+}
