@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use crate::decode::{Klines, ROW_BYTES};
+use crate::decode::{Klines, ROW_BYTES, Volumes};
 
 /// A row takes about this much of a block, in bytes.
 pub const ROW_BYTES_ON_WIRE: u64 = ROW_BYTES as u64 + 14;
@@ -21,9 +21,18 @@ pub const BLOCK_ROWS_MAX: usize = 4_096;
 
 const COLUMNS: usize = 18;
 const DATE_TIME: &str = "DateTime64(6, 'UTC')";
-const PRICE: &str = "Decimal(18, 8)";
-const VOLUME: &str = "Decimal(38, 8)";
+const NARROW: &str = "Decimal(18, 8)";
+/// What the table has for volumes; a block whose volumes are all narrow has them like prices.
+const WIDE: &str = "Decimal(38, 8)";
 const LOW_CARDINALITY: &str = "LowCardinality(String)";
+
+type VolumesOf = fn(&Klines) -> &Volumes;
+const VOLUMES: [(&str, VolumesOf); 4] = [
+    ("volume", |klines| &klines.volume),
+    ("quote_volume", |klines| &klines.quote_volume),
+    ("taker_buy_volume", |klines| &klines.taker_buy_volume),
+    ("taker_buy_quote_volume", |klines| &klines.taker_buy_quote_volume),
+];
 
 /// Names and types take about this much of a block, in bytes.
 const HEADINGS_BYTES: usize = 1024;
@@ -64,6 +73,13 @@ impl Rows<'_> {
         match self {
             Self::Klines { range, .. } => range.len(),
             Self::Tombstones(open_times) => open_times.len(),
+        }
+    }
+
+    fn are_narrow(&self, column: VolumesOf) -> bool {
+        match self {
+            Self::Klines { klines, .. } => matches!(column(klines), Volumes::Narrow(_)),
+            Self::Tombstones(_) => true,
         }
     }
 }
@@ -131,9 +147,12 @@ impl<'a> Blocks<'a> {
 
 fn encode(parts: &[Slice<'_>]) -> Vec<u8> {
     let rows = parts.iter().map(|part| part.rows.len()).sum();
+    let narrow = VOLUMES.map(|(_, column)| parts.iter().all(|part| part.rows.are_narrow(column)));
+    let saved = 8 * narrow.iter().filter(|narrow| **narrow).count();
     // Beside the klines a row has five dictionary indexes (usually one byte each), version and is_deleted.
-    let bytes =
-        HEADINGS_BYTES + rows * (ROW_BYTES + 15) + parts.iter().map(|part| part.symbol.len() + 2).sum::<usize>();
+    let bytes = HEADINGS_BYTES
+        + rows * (ROW_BYTES - saved + 15)
+        + parts.iter().map(|part| part.symbol.len() + 2).sum::<usize>();
     let mut block = Block { bytes: Vec::with_capacity(bytes), rows, parts };
     block.varint(COLUMNS);
     block.varint(rows);
@@ -150,14 +169,13 @@ fn encode(parts: &[Slice<'_>]) -> Vec<u8> {
         }
     }
     block.klines("close_time", DATE_TIME, |klines| &klines.close_time, i64::to_le_bytes);
-    block.klines("open", PRICE, |klines| &klines.open, i64::to_le_bytes);
-    block.klines("high", PRICE, |klines| &klines.high, i64::to_le_bytes);
-    block.klines("low", PRICE, |klines| &klines.low, i64::to_le_bytes);
-    block.klines("close", PRICE, |klines| &klines.close, i64::to_le_bytes);
-    block.klines("volume", VOLUME, |klines| &klines.volume, i128::to_le_bytes);
-    block.klines("quote_volume", VOLUME, |klines| &klines.quote_volume, i128::to_le_bytes);
-    block.klines("taker_buy_volume", VOLUME, |klines| &klines.taker_buy_volume, i128::to_le_bytes);
-    block.klines("taker_buy_quote_volume", VOLUME, |klines| &klines.taker_buy_quote_volume, i128::to_le_bytes);
+    block.klines("open", NARROW, |klines| &klines.open, i64::to_le_bytes);
+    block.klines("high", NARROW, |klines| &klines.high, i64::to_le_bytes);
+    block.klines("low", NARROW, |klines| &klines.low, i64::to_le_bytes);
+    block.klines("close", NARROW, |klines| &klines.close, i64::to_le_bytes);
+    for ((name, column), narrow) in VOLUMES.into_iter().zip(narrow) {
+        block.volumes(name, column, narrow);
+    }
     block.klines("trades", "UInt64", |klines| &klines.trades, u64::to_le_bytes);
     block.column("version", "UInt64");
     for part in parts {
@@ -205,8 +223,13 @@ impl Block<'_> {
         }
     }
 
-    fn values<T: Copy, const N: usize>(&mut self, values: &[T], to_le_bytes: fn(T) -> [u8; N]) {
-        self.bytes.extend(values.iter().flat_map(|&value| to_le_bytes(value)));
+    fn values<T: Copy, const N: usize>(&mut self, values: &[T], to_le_bytes: impl Fn(T) -> [u8; N]) {
+        let start = self.bytes.len();
+        self.bytes.resize(start + values.len() * N, 0);
+        let (places, _) = self.bytes[start..].as_chunks_mut();
+        for (place, &value) in places.iter_mut().zip(values) {
+            *place = to_le_bytes(value);
+        }
     }
 
     /// A column of klines; zeros for tombstones.
@@ -215,13 +238,31 @@ impl Block<'_> {
         name: &str,
         column_type: &str,
         column: fn(&Klines) -> &Vec<T>,
-        to_le_bytes: fn(T) -> [u8; N],
+        to_le_bytes: impl Fn(T) -> [u8; N] + Copy,
     ) {
         self.column(name, column_type);
         for part in self.parts {
             match &part.rows {
                 Rows::Klines { klines, range } => self.values(&column(klines)[range.clone()], to_le_bytes),
                 Rows::Tombstones(open_times) => self.repeat(&[0; N], open_times.len()),
+            }
+        }
+    }
+
+    /// A column of volumes; zeros for tombstones.
+    fn volumes(&mut self, name: &str, column: VolumesOf, narrow: bool) {
+        self.column(name, if narrow { NARROW } else { WIDE });
+        for part in self.parts {
+            match &part.rows {
+                Rows::Klines { klines, range } => match column(klines) {
+                    Volumes::Narrow(values) if narrow => self.values(&values[range.clone()], i64::to_le_bytes),
+                    Volumes::Narrow(values) => {
+                        self.values(&values[range.clone()], |value| i128::from(value).to_le_bytes());
+                    }
+                    Volumes::Wide(values) => self.values(&values[range.clone()], i128::to_le_bytes),
+                },
+                Rows::Tombstones(open_times) if narrow => self.repeat(&[0; 8], open_times.len()),
+                Rows::Tombstones(open_times) => self.repeat(&[0; 16], open_times.len()),
             }
         }
     }

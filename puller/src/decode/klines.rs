@@ -3,14 +3,15 @@
 use std::mem::size_of;
 
 use super::row_hash;
+use super::volumes::Volumes;
 
-/// Memory one row takes in [`Klines`], in bytes.
+/// Most memory one row takes in [`Klines`], in bytes.
 pub const ROW_BYTES: usize = 6 * size_of::<i64>() + 4 * size_of::<i128>() + size_of::<u64>();
 
 /// Rows of one archive, in ascending order of open_time; all columns have the same length.
 ///
 /// Times are µs since the epoch (`DateTime64(6, 'UTC')`); prices are scaled by 10^8 and below 10^18 in magnitude
-/// (`Decimal(18, 8)`), volumes are scaled by 10^8 and below 10^38 (`Decimal(38, 8)`).
+/// (`Decimal(18, 8)`), for volumes see [`Volumes`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Klines {
     pub open_time: Vec<i64>,
@@ -19,10 +20,10 @@ pub struct Klines {
     pub high: Vec<i64>,
     pub low: Vec<i64>,
     pub close: Vec<i64>,
-    pub volume: Vec<i128>,
-    pub quote_volume: Vec<i128>,
-    pub taker_buy_volume: Vec<i128>,
-    pub taker_buy_quote_volume: Vec<i128>,
+    pub volume: Volumes,
+    pub quote_volume: Volumes,
+    pub taker_buy_volume: Volumes,
+    pub taker_buy_quote_volume: Volumes,
     pub trades: Vec<u64>,
 }
 
@@ -51,10 +52,10 @@ impl Klines {
             high: Vec::with_capacity(rows),
             low: Vec::with_capacity(rows),
             close: Vec::with_capacity(rows),
-            volume: Vec::with_capacity(rows),
-            quote_volume: Vec::with_capacity(rows),
-            taker_buy_volume: Vec::with_capacity(rows),
-            taker_buy_quote_volume: Vec::with_capacity(rows),
+            volume: Volumes::with_capacity(rows),
+            quote_volume: Volumes::with_capacity(rows),
+            taker_buy_volume: Volumes::with_capacity(rows),
+            taker_buy_quote_volume: Volumes::with_capacity(rows),
             trades: Vec::with_capacity(rows),
         }
     }
@@ -80,7 +81,7 @@ impl Klines {
         let narrow = [&self.open_time, &self.close_time, &self.open, &self.high, &self.low, &self.close];
         let wide = [&self.volume, &self.quote_volume, &self.taker_buy_volume, &self.taker_buy_quote_volume];
         narrow.iter().map(|column| column.capacity() * size_of::<i64>()).sum::<usize>()
-            + wide.iter().map(|column| column.capacity() * size_of::<i128>()).sum::<usize>()
+            + wide.iter().map(|column| column.heap_bytes()).sum::<usize>()
             + self.trades.capacity() * size_of::<u64>()
     }
 
@@ -107,10 +108,10 @@ impl Klines {
             high: *self.high.get(index)?,
             low: *self.low.get(index)?,
             close: *self.close.get(index)?,
-            volume: *self.volume.get(index)?,
-            quote_volume: *self.quote_volume.get(index)?,
-            taker_buy_volume: *self.taker_buy_volume.get(index)?,
-            taker_buy_quote_volume: *self.taker_buy_quote_volume.get(index)?,
+            volume: self.volume.get(index)?,
+            quote_volume: self.quote_volume.get(index)?,
+            taker_buy_volume: self.taker_buy_volume.get(index)?,
+            taker_buy_quote_volume: self.taker_buy_quote_volume.get(index)?,
             trades: *self.trades.get(index)?,
         })
     }

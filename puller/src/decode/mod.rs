@@ -12,6 +12,7 @@ mod interval;
 mod klines;
 mod row;
 mod row_hash;
+mod volumes;
 
 use jiff::Timestamp;
 
@@ -22,6 +23,7 @@ pub use csv::TimeUnit;
 pub use fault::{ArchiveFault, Column, CsvFault, CsvFaultKind, DecodeError};
 pub use interval::{Interval, IntervalError};
 pub use klines::{Kline, Klines, ROW_BYTES};
+pub use volumes::Volumes;
 
 /// Bytes of the shortest row there can be: two times of 13 digits, ten other columns and their separators.
 const ROW_TEXT_BYTES_MIN: u64 = 2 * 13 + 10 + 12;

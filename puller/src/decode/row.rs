@@ -14,7 +14,8 @@ const _: () = assert!(COLUMNS.len() * (FIELD_BYTES_MAX + 1) < LINE_BYTES_MAX);
 const EACH_BYTE: u64 = 0x0101_0101_0101_0101;
 
 const SCALE_DIGITS: usize = 8;
-const PRICE_LIMIT: u64 = 10_u64.pow(18);
+/// A scaled price is below it in magnitude.
+pub(super) const PRICE_LIMIT: u64 = 10_u64.pow(18);
 const VOLUME_LIMIT: u128 = 10_u128.pow(38);
 const POWERS_OF_10: [u64; SCALE_DIGITS + 1] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
 

@@ -5,6 +5,7 @@
 //! from left to right by `Hash128to64` of that CityHash. The values in the tests are those of a server.
 
 use super::klines::{Kline, Klines};
+use super::volumes::Volumes;
 
 /// Multiplier of CityHash's `Hash128to64`.
 const K_MUL: u64 = 0x9ddf_ea08_eb38_2d69;
@@ -50,7 +51,12 @@ pub(super) fn sum(klines: &Klines) -> u64 {
             combine(hashes, &column[rows.clone()], city_hash64_narrow);
         }
         for column in wide {
-            combine(hashes, &column[rows.clone()], city_hash64_wide);
+            match column {
+                Volumes::Narrow(values) => {
+                    combine(hashes, &values[rows.clone()], |value| city_hash64_wide(value.into()));
+                }
+                Volumes::Wide(values) => combine(hashes, &values[rows.clone()], city_hash64_wide),
+            }
         }
         combine(hashes, &klines.trades[rows], int_hash64);
         sum = hashes.iter().fold(sum, |sum, hash| sum.wrapping_add(*hash));

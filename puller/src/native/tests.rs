@@ -65,7 +65,7 @@ impl Reader<'_> {
         let integer = |_| match column_type {
             "UInt8" => self.take(1)[0].to_string(),
             "UInt64" => self.word().to_string(),
-            VOLUME => wide(self.take(16)).to_string(),
+            WIDE => wide(self.take(16)).to_string(),
             _ => narrow(self.take(8)).to_string(),
         };
         (0..rows).map(integer).collect()
@@ -76,8 +76,10 @@ impl Reader<'_> {
         assert_eq!(self.varint(), COLUMNS);
         let rows = self.varint();
         let columns = NAMES_AND_TYPES.map(|(name, column_type)| {
-            assert_eq!((self.string(), self.string()), (name.to_owned(), column_type.to_owned()));
-            if column_type == LOW_CARDINALITY { self.low_cardinality(rows) } else { self.integers(rows, column_type) }
+            assert_eq!(self.string(), name);
+            let found = self.string();
+            assert!(found == column_type || (found.as_str(), column_type) == (NARROW, WIDE), "{name} {found}");
+            if column_type == LOW_CARDINALITY { self.low_cardinality(rows) } else { self.integers(rows, &found) }
         });
         assert!(self.0.is_empty(), "bytes left over");
         (0..rows).map(|row| columns.each_ref().map(|column| column[row].as_str()).join(" ")).collect()
@@ -151,6 +153,40 @@ fn blocks_hold_the_rows_of_all_slices_in_order() {
     expected.push(row_text("币安人生USDT", 100, u64::MAX));
     for rows_max in 1..=9 {
         check(&slices, rows_max, &expected);
+    }
+}
+
+#[test]
+fn volumes_are_as_wide_as_the_widest_of_the_block() {
+    let rows = |volume: i128| {
+        let mut klines = Klines::default();
+        let [open_time, close_time, open, high, low, close] = [1, 2, 3, 4, 5, 6];
+        let (quote_volume, taker_buy_volume, taker_buy_quote_volume, trades) = (7, 8, 9, 10);
+        klines.push(&Kline {
+            open_time,
+            close_time,
+            open,
+            high,
+            low,
+            close,
+            volume,
+            quote_volume,
+            taker_buy_volume,
+            taker_buy_quote_volume,
+            trades,
+        });
+        klines
+    };
+    let limit = 10_i128.pow(18);
+    for (volumes, types) in [([limit - 1, 1 - limit], [0, 8]), ([-3, -limit], [1, 7])] {
+        let both = volumes.map(rows);
+        let slice = |klines| Slice { unit: UNIT, symbol: "A", version: 7, rows: Rows::Klines { klines, range: 0..1 } };
+        let slices = [slice(&both[0]), slice(&both[1])];
+        let text = |volume| format!("binance um klines 1h A 1 2 3 4 5 6 {volume} 7 8 9 10 7 0");
+        check(&slices, 2, &volumes.map(text));
+        let block = blocks(&slices).next().expect("a block");
+        let count = |name: &str| block.windows(name.len()).filter(|bytes| *bytes == name.as_bytes()).count();
+        assert_eq!([count(WIDE), count(NARROW)], types, "{volumes:?}");
     }
 }
 

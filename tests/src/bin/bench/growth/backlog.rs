@@ -67,12 +67,21 @@ fn measure(
             let now = start.elapsed();
             if loaded > 0 && first.is_none() {
                 figures.add(BACKLOG, name, "start to first unit", "s", now.as_secs_f64());
-                first = Some((now, loaded));
+                first = Some((now, loaded, world.spent()?));
             }
-            if let Some((since, before)) = first
+            if let Some((since, before, spent)) = first
                 && loaded >= counted
             {
-                figures.add(BACKLOG, name, "units", "units/s", (loaded - before) as f64 / (now - since).as_secs_f64());
+                let units = (loaded - before) as f64;
+                figures.add(BACKLOG, name, "units", "units/s", units / (now - since).as_secs_f64());
+                let servers = world.spent()?.since(spent);
+                for (metric, cpu_s) in [
+                    ("ClickHouse CPU a unit", servers.clickhouse_s),
+                    ("S3 CPU a unit", servers.s3_s),
+                    ("NATS CPU a unit", servers.nats_s),
+                ] {
+                    figures.add(BACKLOG, name, metric, "ms", cpu_s * 1000.0 / units);
+                }
                 break;
             }
             if !worker.is_running() || now > DEADLINE {
