@@ -30,75 +30,74 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const DEADLINE: Duration = Duration::from_secs(900);
 
 pub(super) fn run(world: &World, plan: &Plan, figures: &mut Figures) -> Result<()> {
-    let (long, short) = plan.size((100_000, 5_000), (600, 200));
-    let project = Project::in_dir(&world.stack, &world.fast_folder("backlog")?, "backlog")?;
-    let mut ground = Ground::of_project(world, project)?;
-    ground.fresh_destination()?;
-    let stream = Markers::open(ground.project.account())?;
+    let (long, short): (usize, usize) = plan.size((100_000, 5_000), (600, 200));
     figures.describe(BACKLOG, format!("{short} and {long} markers of one archive of one row"));
-    let mut messages = place_units(world, &ground, long)?;
-    let rest = messages.split_off(short);
-    stream.publish_all(messages)?;
-    measure(world, plan, &mut ground, figures, SHORT, short)?;
-    stream.publish_all(rest)?;
-    measure(world, plan, &mut ground, figures, LONG, short)?;
-    ground.remove(world)
-}
-
-/// Time from the start of the worker to the first unit, and the pace from then on over the size of the short backlog.
-fn measure(
-    world: &World,
-    plan: &Plan,
-    ground: &mut Ground,
-    figures: &mut Figures,
-    name: &str,
-    short: usize,
-) -> Result<()> {
+    let days = Periods::days("2017-09-01", long.div_ceil(3 * INTERVALS.len()));
+    let ground = |label, markers| prepare(world, label, &days, markers);
+    let mut grounds = [(SHORT, ground("backlog-short", short)?), (LONG, ground("backlog-long", long)?)];
     // The last ones of the short backlog find no others beside them.
     let counted = short as u64 * 9 / 10;
     for _ in 0..plan.rounds {
-        let database = ground.fresh_destination()?;
-        world.rest()?;
-        let mut worker = Contestant::product(&ground.project, "puller", &["run"])?.start(world)?;
-        let (start, mut first) = (Instant::now(), None);
-        loop {
-            let answer = ground.sql.query(&format!("SELECT count() FROM {database}.archives"))?;
-            let loaded: u64 = answer.trim().parse().context("a count")?;
-            let now = start.elapsed();
-            if loaded > 0 && first.is_none() {
-                figures.add(BACKLOG, name, "start to first unit", "s", now.as_secs_f64());
-                first = Some((now, loaded, world.spent()?));
-            }
-            if let Some((since, before, spent)) = first
-                && loaded >= counted
-            {
-                let units = (loaded - before) as f64;
-                figures.add(BACKLOG, name, "units", "units/s", units / (now - since).as_secs_f64());
-                let servers = world.spent()?.since(spent);
-                for (metric, cpu_s) in [
-                    ("ClickHouse CPU a unit", servers.clickhouse_s),
-                    ("S3 CPU a unit", servers.s3_s),
-                    ("NATS CPU a unit", servers.nats_s),
-                ] {
-                    figures.add(BACKLOG, name, metric, "ms", cpu_s * 1000.0 / units);
-                }
-                break;
-            }
-            if !worker.is_running() || now > DEADLINE {
-                return Err(Failure::new(format!("{loaded} units were loaded, then none\n{}", worker.said())));
-            }
-            thread::sleep(LOOK_EVERY);
+        for (name, ground) in &mut grounds {
+            measure(world, ground, figures, name, counted)?;
         }
-        worker.stop()?;
-        figures.add(BACKLOG, name, "peak RSS", "MiB", worker.end()?.client.rss_mb);
-        ground.drop_database(&database)?;
+        // Neither is always the first.
+        grounds.rotate_left(1);
     }
-    Ok(())
+    grounds.into_iter().try_for_each(|(_, ground)| ground.remove(world))
+}
+
+/// A stream of so many markers, and what they name in the bucket.
+fn prepare(world: &World, label: &str, days: &Periods, markers: usize) -> Result<Ground> {
+    let project = Project::in_dir(&world.stack, &world.fast_folder(label)?, label)?;
+    let mut ground = Ground::of_project(world, project)?;
+    // Which makes the stream.
+    let database = ground.fresh_destination()?;
+    ground.drop_database(&database)?;
+    Markers::open(ground.project.account())?.publish_all(place_units(world, &ground, days, markers)?)?;
+    Ok(ground)
+}
+
+/// Time from the start of the worker to the first unit, and the pace from then on until so many are counted.
+fn measure(world: &World, ground: &mut Ground, figures: &mut Figures, name: &str, counted: u64) -> Result<()> {
+    let database = ground.fresh_destination()?;
+    world.rest()?;
+    let mut worker = Contestant::product(&ground.project, "puller", &["run"])?.start(world)?;
+    let (start, mut first) = (Instant::now(), None);
+    loop {
+        let answer = ground.sql.query(&format!("SELECT count() FROM {database}.archives"))?;
+        let loaded: u64 = answer.trim().parse().context("a count")?;
+        let now = start.elapsed();
+        if loaded > 0 && first.is_none() {
+            figures.add(BACKLOG, name, "start to first unit", "s", now.as_secs_f64());
+            first = Some((now, loaded, world.spent()?));
+        }
+        if let Some((since, before, spent)) = first
+            && loaded >= counted
+        {
+            let (units, servers) = ((loaded - before) as f64, world.spent()?.since(spent));
+            figures.add(BACKLOG, name, "units", "units/s", units / (now - since).as_secs_f64());
+            for (metric, cpu_s) in [
+                ("ClickHouse CPU a unit", servers.clickhouse_s),
+                ("S3 CPU a unit", servers.s3_s),
+                ("NATS CPU a unit", servers.nats_s),
+            ] {
+                figures.add(BACKLOG, name, metric, "ms", cpu_s * 1000.0 / units);
+            }
+            break;
+        }
+        if !worker.is_running() || now > DEADLINE {
+            return Err(Failure::new(format!("{loaded} units were loaded, then none\n{}", worker.said())));
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    worker.stop()?;
+    figures.add(BACKLOG, name, "peak RSS", "MiB", worker.end()?.client.rss_mb);
+    ground.drop_database(&database)
 }
 
 /// Units of one archive of one row, laid straight into the bucket's folder; returns their markers.
-fn place_units(world: &World, ground: &Ground, count: usize) -> Result<Vec<Message>> {
-    let days = Periods::days("2017-09-01", count.div_ceil(3 * INTERVALS.len()));
+fn place_units(world: &World, ground: &Ground, days: &Periods, count: usize) -> Result<Vec<Message>> {
     let mut messages = Vec::with_capacity(count);
     for market in [Market::Spot, Market::Um, Market::Cm] {
         for interval in INTERVALS {
