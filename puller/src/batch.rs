@@ -86,7 +86,8 @@ impl<I: Clone + Send + 'static, O: Send + 'static> Batcher<I, O> {
         Self { requests }
     }
 
-    /// Asks, and waits for the answer. A request whose caller has gone away is carried out all the same.
+    /// Asks, and waits for the answer. Where the caller goes away, because its lease is lost, what waits is not carried out
+    /// any more: rows that come long after their time would find nobody who looks after them.
     pub(crate) async fn ask(&self, input: I, weight: u64) -> Result<O, WarehouseError> {
         let lost = |_| WarehouseError::wrong("a statement was lost to a defect of this worker");
         let (answer, answered) = oneshot::channel();
@@ -121,6 +122,9 @@ impl<I: Clone + Send + 'static, O: Send + 'static> Desk<I, O> {
             }
             self.linger().await;
             let requests = self.next_statement();
+            if requests.is_empty() {
+                continue;
+            }
             statements.spawn(answer(self.limits.what, Arc::clone(&self.run), requests));
             while let Some(ended) = statements.try_join_next() {
                 self.note(Some(ended));
@@ -170,6 +174,7 @@ impl<I: Clone + Send + 'static, O: Send + 'static> Desk<I, O> {
     fn next_statement(&mut self) -> Vec<Request<I, O>> {
         let mut weight = 0;
         let mut requests = Vec::new();
+        self.waiting.retain(|request| !request.answer.is_closed());
         while let Some(request) = self.waiting.front() {
             let fits = weight + request.weight <= self.limits.weight && requests.len() < self.limits.requests;
             if !requests.is_empty() && !fits {
@@ -268,6 +273,24 @@ mod tests {
     async fn a_bad_one_hurts_no_other() {
         let (batcher, _) = doubling(LIMITS, InHand::default());
         assert_eq!(ask_all(&batcher, &[2, 3, 4, 5, 6], 1).await, [Some(4), None, Some(8), None, Some(12)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_waits_for_any_more_is_not_carried_out() {
+        let (batcher, ran) = doubling(LIMITS, InHand::default());
+        let ask = |number| {
+            let batcher = Arc::clone(&batcher);
+            tokio::spawn(async move { batcher.ask(number, 1).await.ok() })
+        };
+        let under_way = ask(2);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let gone = ask(4);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        gone.abort();
+        assert!(gone.await.is_err());
+        assert_eq!(ask(6).await.ok().flatten(), Some(12));
+        assert_eq!(under_way.await.ok().flatten(), Some(4));
+        assert_eq!(*ran.lock().expect("not poisoned"), [[2], [6]]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,8 @@
 //! Rows tell by their version which archive brought them: [`version`] is even for a day's archive and odd for a month's,
 //! and no other archive of a series covers the same time. So the rows in an archive's period that are shown with its
 //! kind of version, and an older one than its own, are its former self's, and the new one lacks them. They get
-//! tombstones of the newest version that is recorded. A month takes nothing away from a day, nor a day from a month.
+//! tombstones of the newest version that is recorded. A month takes nothing away from a day, nor a day from a month. Only
+//! of 3d, 1w and 1mo may the last candles of a month be in the next month's archive; they stay.
 //!
 //! This needs no memory of what was loaded before: also a load that a crash cut off before it was recorded leaves
 //! nothing behind.
@@ -19,6 +20,7 @@ use common::unit::{Period, Unit};
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use crate::decode::Interval;
 use crate::error::ObjectFault;
 use crate::ledger::{Ledger, unit_condition};
 use crate::native::{Rows, Slice, UnitColumns};
@@ -169,12 +171,14 @@ impl EarlyLook {
 pub(crate) async fn settle(warehouse: &Warehouse, unit: &Unit, objects: &[Object]) -> Result<(), WarehouseError> {
     let asked = Instant::now();
     let recorded = loop {
+        // Told before the ledger is read: the last look at it must not be older than the wait.
+        let at_last = asked.elapsed() > RECORD_WAIT;
         let ledger = warehouse.ledger(unit).await?;
         let recorded: HashMap<&str, u64> = objects
             .iter()
             .filter_map(|object| Some((object.symbol.as_str(), ledger.get(&object.key)?.version(unit.period))))
             .collect();
-        if asked.elapsed() > RECORD_WAIT || !has_newer(warehouse, unit, &recorded).await? {
+        if at_last || !has_newer(warehouse, unit, &recorded).await? {
             break recorded;
         }
         tokio::time::sleep(RECORD_LOOK_EVERY).await;
@@ -226,6 +230,14 @@ struct Leftover {
     open_time: i64,
 }
 
+/// From when on (µs) a row of the period may be the next archive's: a candle of days may open before its archive's period.
+/// To take away a right row would be worse than to leave one that a correction no longer has.
+fn ends_for_sure(unit: &Unit) -> i64 {
+    let end = unit.period.end().as_microsecond();
+    let interval = unit.interval.as_str().parse::<Interval>().ok().filter(|interval| interval.may_open_before_period());
+    interval.map_or(end, |interval| end - interval.length_us() + 1)
+}
+
 /// open_times (µs), by symbol, that are shown with an older version of the same kind than the given one.
 async fn leftovers(
     warehouse: &Warehouse,
@@ -247,7 +259,7 @@ async fn leftovers(
          ORDER BY symbol, open_time SETTINGS do_not_merge_across_partitions_select_final = 1",
         series = unit_condition(unit, false),
         start = unit.period.start().as_microsecond(),
-        end = unit.period.end().as_microsecond(),
+        end = ends_for_sure(unit),
         kind = u8::from(unit.period.is_month()),
     );
     let mut by_symbol: BTreeMap<String, Vec<i64>> = BTreeMap::new();
@@ -283,6 +295,17 @@ pub(crate) fn columns(unit: &Unit) -> UnitColumns<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_week_at_the_end_of_a_month_may_be_the_next_ones() {
+        let last = |unit: &str| {
+            let unit: Unit = unit.parse().expect("a unit");
+            Timestamp::from_microsecond(ends_for_sure(&unit) - 1).expect("a time").to_string()
+        };
+        assert_eq!(last("binance/um/klines/1h/2026-01"), "2026-01-31T23:59:59.999999Z");
+        assert_eq!(last("binance/um/klines/1w/2026-01"), "2026-01-25T00:00:00Z");
+        assert_eq!(last("binance/um/klines/1mo/2026-01"), "2026-01-01T00:00:00Z");
+    }
 
     #[test]
     fn versions_tell_days_from_months() {

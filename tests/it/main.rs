@@ -26,4 +26,5 @@ mod replay;
 mod servers;
 mod storages;
 mod transfer;
+mod uploaders;
 mod watching;

@@ -268,6 +268,17 @@ fn of_two_revisions_the_newer_one_counts() -> Result<()> {
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     project.uploader(&["reconcile"])?.expect_code(0)?;
 
+    // The newer of the two has less: another uploader wrote it, whose marker the stream refused, and died.
+    let mut refused: Value = serde_json::from_slice(&first.0).context("current.json")?;
+    refused["published_at"] = "2099-01-01T00:00:00Z".into();
+    let markers = hand.markers()?;
+    hand.put(&current, refused.to_string().as_bytes())?;
+    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
+    assert!(found.stdout.contains("the bucket's is newer"), "{}", found.stdout);
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+    assert_eq!(hand.markers()?, markers, "no archive leaves the unit");
+
     // Now the stream is behind: as if it came from a backup.
     hand.purge_stream("MARKERS")?;
     for (subject, marker) in &first.1 {
@@ -275,6 +286,17 @@ fn of_two_revisions_the_newer_one_counts() -> Result<()> {
     }
     let found = project.uploader(&["reconcile"])?.expect_code(4)?;
     assert!(found.stdout.contains("the bucket's is newer"), "{}", found.stdout);
+    // Nor is the older list enough to go on with where the newer one is lost.
+    let named: Value = serde_json::from_slice(&hand.get(&current)?).context("current.json")?;
+    let manifest = named["manifest"].as_str().unwrap_or_default();
+    let list = hand.get(manifest)?;
+    hand.delete(manifest)?;
+    fs::remove_file(project.data_dir().join(spec("XRPUSDT", DAYS[0]).path())).context("as after a cleanup")?;
+    spec(SYMBOLS[0], DAYS[0]).seed(1).write(project.data_dir())?;
+    let held = project.uploader(&["upload"])?.expect_code(1)?;
+    assert!(held.stderr.contains("has the list of what is published"), "{}", held.stderr);
+    [SYMBOLS[0], "XRPUSDT"].iter().try_for_each(|name| spec(name, DAYS[0]).write(project.data_dir()).map(drop))?;
+    hand.put(manifest, &list)?;
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     project.uploader(&["reconcile"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;

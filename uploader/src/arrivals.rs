@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-/// How long a rename is remembered; by then the archive is older than any sensible `watch.min_age`.
-const WHOLE_FOR: Duration = Duration::from_secs(600);
-/// How long after the last write a file that was not closed is waited for: a program that never closes what it has
-/// written must not keep a unit for ever.
-const WRITTEN_FOR: Duration = Duration::from_secs(3600);
+/// How long either is remembered. By then an archive that came by a rename is older than any sensible `watch.min_age`; and
+/// a handle that is never closed, or that a forked process keeps, must not keep a unit for ever.
+const TOLD_FOR: Duration = Duration::from_secs(600);
+/// After events were lost, age alone tells for so long: what is told of a write may be older than the loss, and that the
+/// file was closed among what was lost.
+const DEAF_FOR: Duration = Duration::from_secs(60);
 /// Most archives that either is remembered of; of those beyond, age alone tells.
 const NAMES_MAX: usize = 100_000;
 
@@ -16,6 +17,7 @@ const NAMES_MAX: usize = 100_000;
 pub(crate) struct Arrivals {
     whole: HashMap<String, Instant>,
     written: HashMap<String, Instant>,
+    lost: Option<Instant>,
 }
 
 /// The same at one time.
@@ -43,7 +45,9 @@ impl Arrivals {
     /// Somebody writes to it.
     pub(crate) fn written(&mut self, path: String) {
         self.whole.remove(&path);
-        remember(&mut self.written, path);
+        if self.lost.is_none_or(|lost| lost.elapsed() > DEAF_FOR) {
+            remember(&mut self.written, path);
+        }
     }
 
     /// Made, or closed by who wrote to it.
@@ -52,14 +56,15 @@ impl Arrivals {
         self.written.remove(path);
     }
 
-    /// Events were lost, and among them may be that a file was closed.
+    /// Events were lost, and among them may be that a file was written to, or closed.
     pub(crate) fn lost(&mut self) {
-        self.written.clear();
+        *self = Self { lost: Some(Instant::now()), ..Self::default() };
     }
 
     pub(crate) fn told(&mut self) -> Told {
-        self.whole.retain(|_, since| since.elapsed() < WHOLE_FOR);
-        self.written.retain(|_, since| since.elapsed() < WRITTEN_FOR);
+        for paths in [&mut self.whole, &mut self.written] {
+            paths.retain(|_, since| since.elapsed() < TOLD_FOR);
+        }
         Told { whole: self.whole.keys().cloned().collect(), written: self.written.keys().cloned().collect() }
     }
 }
@@ -92,9 +97,11 @@ mod tests {
         let mut arrivals = Arrivals::default();
         arrivals.written("a".into());
         arrivals.written("b".into());
-        arrivals.written.insert("a".into(), Instant::now().checked_sub(WRITTEN_FOR).expect("an hour ago"));
+        arrivals.written.insert("a".into(), Instant::now().checked_sub(TOLD_FOR).expect("a time"));
         assert_eq!(arrivals.told().written, HashSet::from(["b".into()]));
+        arrivals.moved("c".into());
         arrivals.lost();
-        assert!(arrivals.told().is_empty());
+        arrivals.written("b".into());
+        assert!(arrivals.told().is_empty(), "it may have been closed");
     }
 }

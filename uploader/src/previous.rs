@@ -104,6 +104,10 @@ pub(crate) async fn look(site: &Site, unit: &Unit, latest: Option<&Latest>) -> R
     // the other holds also where a bucket or a stream was restored from an older copy.
     let objects = match (on_stream, in_bucket) {
         (List::None, List::None) => Vec::new(),
+        // The stream was restored from an older copy.
+        (List::Objects(stream_at, objects), List::Lost(bucket_at, key)) if bucket_at > stream_at => {
+            return Ok(Known::lost(unit, &key, objects, current));
+        }
         (List::Objects(_, objects), List::None | List::Lost(..)) | (List::None, List::Objects(_, objects)) => objects,
         (List::Objects(stream_at, stream), List::Objects(bucket_at, bucket)) => {
             if stream_at > bucket_at {
@@ -156,10 +160,9 @@ impl List {
                     Ok(Self::None)
                 }
             },
-            Content::Manifest(_) => match Self::stored(site, unit, &marker.revision).await? {
-                Self::Lost(_, key) => Ok(Self::Lost(marker.published_at, key)),
-                found => Ok(found.since(Some(marker.published_at))),
-            },
+            Content::Manifest(_) => {
+                Ok(Self::stored(site, unit, &marker.revision).await?.since(Some(marker.published_at)))
+            }
         }
     }
 
@@ -178,6 +181,7 @@ impl List {
     fn since(self, published_at: Option<Timestamp>) -> Self {
         match (self, published_at) {
             (Self::Objects(_, objects), Some(at)) => Self::Objects(at, objects),
+            (Self::Lost(_, key), Some(at)) => Self::Lost(at, key),
             (list, _) => list,
         }
     }

@@ -149,10 +149,17 @@ pub(crate) async fn settle_with(
     mode: Mode,
 ) -> Result<Settled, UnitError> {
     let mut transferred = Transferred::default();
+    let mut overtaken = false;
     for _ in 0..OVERTAKEN_MAX {
         let latest = latest(site, unit).await?;
         let step = step(site, unit, marked, archives, &latest, mode, &mut transferred).await?;
-        let Some(Step { outcome, announced, message, incomplete }) = step else { continue };
+        let Some(Step { outcome, announced, message, incomplete }) = step else {
+            overtaken = true;
+            continue;
+        };
+        if overtaken && matches!(outcome, Outcome::Unchanged { .. }) && !gave_way(site, unit, &latest).await? {
+            continue;
+        }
         let before = latest.as_ref().ok().and_then(|latest| latest.marker.as_ref()?.incomplete.as_ref());
         let incomplete_before = match (&incomplete, before) {
             (Some(now), Some(before)) => now.count <= before.count,
@@ -182,6 +189,15 @@ pub(crate) async fn settle_with(
         return Ok(settled);
     }
     Err(UnitError::held_back("NATS: the stream refused the marker each time: another uploader announces this unit too"))
+}
+
+/// Lets `current.json` name what the stream has, where ours was refused and is no more than a part of that. Whether
+/// nothing was announced meanwhile.
+async fn gave_way(site: &Site, unit: &Unit, latest: &Result<Latest, QueueError>) -> Result<bool, UnitError> {
+    let Ok(Latest { marker: Some(marker), .. }) = latest else { return Ok(true) };
+    publish::put_current(site, marker, &site.prefix.manifest_key(unit, &marker.revision)).await?;
+    let now = self::latest(site, unit).await?;
+    Ok(now.is_ok_and(|now| now.stamp() == latest.as_ref().ok().and_then(Latest::stamp)))
 }
 
 /// The stream's newest marker, or why it cannot be asked now.

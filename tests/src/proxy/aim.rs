@@ -7,7 +7,7 @@ use super::Fault;
 
 #[derive(Debug)]
 pub struct Aim {
-    words: &'static str,
+    words: String,
     left: AtomicU64,
     fate: Fate,
 }
@@ -22,8 +22,8 @@ pub enum Fate {
 
 impl Fault {
     /// For the next `times` requests with these words in their first line.
-    pub fn aimed(words: &'static str, times: u64, fate: Fate) -> Fault {
-        Fault::Aimed(Arc::new(Aim { words, left: times.into(), fate }))
+    pub fn aimed(words: impl Into<String>, times: u64, fate: Fate) -> Fault {
+        Fault::Aimed(Arc::new(Aim { words: words.into(), left: times.into(), fate }))
     }
 }
 
@@ -32,7 +32,7 @@ impl Aim {
     pub(super) fn hit(&self, line: &str) -> Option<Fate> {
         let one_less = |left: u64| left.checked_sub(1);
         let hit =
-            line.contains(self.words) && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
+            line.contains(&self.words) && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
         hit.then_some(self.fate)
     }
 }

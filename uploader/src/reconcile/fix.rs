@@ -1,9 +1,10 @@
 //! Bringing the two sides together again.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use common::backoff::Backoff;
-use common::marker::{Content, Marker};
+use common::marker::{Content, Marker, Object};
 use common::unit::Unit;
 use nats::{Bus, BusErrorKind, MarkerSubject, Published};
 
@@ -30,6 +31,15 @@ pub(super) enum Repair {
     Impossible,
 }
 
+/// What the stream's marker names, beside a manifest that is newer.
+enum StreamHas {
+    /// Nothing that the manifest does not name too.
+    NoMore,
+    AllAndMore,
+    /// The manifest names others again, or the stream's list is lost.
+    Others,
+}
+
 pub(super) struct Fixer<'s> {
     pub(super) site: &'s Site,
     pub(super) bus: &'s Bus,
@@ -50,11 +60,18 @@ impl Fixer<'_> {
         let done = match (repair, bucket) {
             (Repair::Nothing, _) => return Ok(()),
             (Repair::Impossible, _) => {
-                Err("neither side has what is missing; `uploader adopt` announces what lies in the \
-                                            bucket"
-                    .to_owned())
+                let why = "neither side has what is missing; `uploader adopt` announces what lies in the bucket";
+                Err(why.to_owned())
             }
-            (Repair::Publish, InBucket::Whole(manifest)) => self.publish(unit, manifest).await?,
+            (Repair::Publish, InBucket::Whole(manifest)) => match self.stream_has(unit, manifest).await? {
+                StreamHas::NoMore => self.publish(unit, manifest).await?,
+                StreamHas::AllAndMore => self.write_back(unit).await?,
+                StreamHas::Others => {
+                    let why = "the stream's marker names archives that the bucket's does not; `uploader adopt` announces \
+                               all that lie in the bucket";
+                    Err(why.to_owned())
+                }
+            },
             (Repair::Publish, _) => Err("there is no manifest to publish".to_owned()),
             (Repair::WriteBack, _) => self.write_back(unit).await?,
         };
@@ -67,6 +84,29 @@ impl Fixer<'_> {
             Err(why) => finding.not_mended(why),
         }
         Ok(())
+    }
+
+    /// Whether a unit would have less than before with this manifest, though it is newer: one of two uploaders with
+    /// different archives of it was refused by the stream and then died.
+    async fn stream_has(&self, unit: &Unit, manifest: &Manifest) -> Result<StreamHas, Trouble> {
+        let latest = self.bus.latest_marker(unit).await.map_err(Stop::from)?;
+        let Some(marker) = latest.marker.filter(|marker| marker.bucket == self.site.store.bucket()) else {
+            return Ok(StreamHas::NoMore);
+        };
+        let announced = match marker.content {
+            Content::Objects(objects) => objects,
+            Content::Manifest(_) => match bucket::manifest(self.site, unit, &marker.revision, false).await? {
+                InBucket::Whole(found) => found.objects().to_vec(),
+                InBucket::Absent | InBucket::Faulty(_) => return Ok(StreamHas::Others),
+            },
+        };
+        let keys = |objects: &[Object]| objects.iter().map(|object| object.key.clone()).collect::<HashSet<_>>();
+        let (stream, bucket) = (keys(&announced), keys(manifest.objects()));
+        Ok(match (stream.is_subset(&bucket), bucket.is_subset(&stream)) {
+            (true, _) => StreamHas::NoMore,
+            (false, true) => StreamHas::AllAndMore,
+            (false, false) => StreamHas::Others,
+        })
     }
 
     /// The manifest, byte for byte, where its period belongs now. All its objects were read back.
@@ -183,7 +223,7 @@ impl Fixer<'_> {
         Ok(left)
     }
 
-    async fn put_back_one(&self, object: &common::marker::Object) -> Result<Result<(), String>, Trouble> {
+    async fn put_back_one(&self, object: &Object) -> Result<Result<(), String>, Trouble> {
         let advice = "put the archive back into data_dir and run this again on that machine";
         let Ok(path) = self.site.prefix.archive_path(&object.key) else { return Ok(Err(advice.into())) };
         if !self.data_dir {

@@ -1,0 +1,53 @@
+//! Several uploaders with different archives of one unit.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::Value;
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::Project;
+use tests::proxy::{Fate, Fault, Proxy};
+use tests::servers::Stack;
+use tests::{Context, Result};
+
+use crate::handmade::Handmade;
+
+/// Between its `current.json` and its marker another uploader announces all that it has, and more: the stream refuses its
+/// marker, and then the bucket must not go on naming its part as the newest.
+#[test]
+fn who_is_refused_leaves_no_trace_in_the_bucket() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "refused")?;
+    let hand = Handmade::new(stack, &project)?;
+    let spec = |symbol| ArchiveSpec::new(Market::Spot, symbol, "1h", "2025-03-01");
+    let elsewhere = project.dir().join("elsewhere");
+    for (data_dir, symbols) in [(project.data_dir(), &["BTCUSDT", "ETHUSDT"][..]), (&elsewhere, &["BTCUSDT"][..])] {
+        fs::create_dir_all(data_dir).context("a folder")?;
+        symbols.iter().try_for_each(|symbol| spec(symbol).write(data_dir).map(drop))?;
+        mark_all(data_dir)?;
+    }
+    let current = format!("{}/_markers/{}/current.json", project.prefix(), spec("BTCUSDT").unit());
+    let proxy = Proxy::start(stack.s3.address())?;
+    proxy.set(Fault::aimed(format!("PUT /{}/{current}", stack.s3.bucket()), u64::MAX, Fate::Refused));
+    let text = |path: &std::path::Path| path.display().to_string();
+    let env = [
+        ("FERRY__LOCAL__DATA_DIR", text(&elsewhere)),
+        ("FERRY__LOCAL__STATE_DIR", text(&project.dir().join("state-elsewhere"))),
+        ("FERRY__STORAGE__R2__ENDPOINT", format!("http://{}", proxy.address())),
+    ];
+    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut part = project.start("uploader", &["upload", "--json"], &env)?;
+    project.wait_until("the part is about to be named", Duration::from_secs(60), || Ok(proxy.met() > 0))?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    proxy.set(Fault::None);
+    let report = part.wait(Duration::from_secs(60))?.expect_code(0)?.json()?;
+    assert_eq!(report["units"]["unchanged"], 1, "{report:#}");
+
+    let markers = hand.markers()?;
+    assert_eq!(markers.len(), 1);
+    let named: Value = serde_json::from_slice(&hand.get(&current)?).context("current.json")?;
+    assert_eq!(named["revision"], markers[0].1["revision"]);
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()
+}
