@@ -114,6 +114,34 @@ fn a_revision_that_comes_back_is_as_old_as_its_return() -> Result<()> {
     Ok(())
 }
 
+/// A week may open in January and be in February's archive only. January's, repaired later, takes it away no more than it
+/// keeps weeks of its own that it lacks.
+#[test]
+fn a_week_that_the_next_months_archive_has_stays() -> Result<()> {
+    const WEEK_US: i64 = 7 * 86_400_000_000;
+    let mut project = Project::new(Stack::shared(), "week")?;
+    project.set("corrections.shrink_limit", 1.0)?;
+    let month = |month| ArchiveSpec::new(Market::Spot, "BTCUSDT", "1w", month);
+    let february = month("2025-02").generated_at("2025-03-01T00:00:00Z");
+    let mut records = february.records();
+    let mut early = records[0].clone();
+    for time in [0, 6] {
+        early[time] = (early[time].parse::<i64>().context("a time")? - WEEK_US).to_string();
+    }
+    records.insert(0, early);
+    february.write_bytes(project.data_dir(), &february.zip_of(&february.csv_of(&records)))?;
+    let january = |missing: &[usize], seed| month("2025-01").missing(missing.iter().copied()).seed(seed);
+    ship(&project, &january(&[3], 0).generated_at("2025-10-15T00:00:00Z"))?;
+    let shown = || -> Result<Vec<String>> {
+        let days = project.query("SELECT toDate(open_time) FROM {db}.klines_latest ORDER BY open_time FORMAT TSV")?;
+        Ok(days.lines().map(|day| day.trim_start_matches("2025-").to_owned()).collect())
+    };
+    assert_eq!(shown()?, ["01-06", "01-13", "01-20", "01-27", "02-03", "02-10", "02-17", "02-24"]);
+    ship(&project, &january(&[1, 3], 1).generated_at("2025-10-16T00:00:00Z"))?;
+    assert_eq!(shown()?, ["01-06", "01-20", "01-27", "02-03", "02-10", "02-17", "02-24"]);
+    Ok(())
+}
+
 #[test]
 fn a_stale_monthly_changes_nothing_a_corrected_daily_says() -> Result<()> {
     let project = Project::new(Stack::shared(), "stale-monthly")?;
