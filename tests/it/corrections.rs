@@ -70,6 +70,17 @@ fn a_unit_can_go_back_to_an_earlier_revision() -> Result<()> {
     Ok(())
 }
 
+/// Three archives of one time stamp, the third of them the first one again: the last to be published is to win.
+#[test]
+fn a_revision_comes_back_within_one_time_stamp() -> Result<()> {
+    let project = Project::new(Stack::shared(), "back-at-once")?;
+    for archive in [spec(), spec().seed(1), spec()] {
+        ship(&project, &archive)?;
+        project.check_tables()?;
+    }
+    Ok(())
+}
+
 /// It was published when it came back, not when it was like this first: the time by which archives leave the disk, and by
 /// which of two revisions the newer is told.
 #[test]

@@ -47,17 +47,17 @@ pub(crate) async fn store(site: &Site, marker: Marker, current: Option<Sha256Sum
     let unit = marker.unit.clone();
     let manifest_key = site.prefix.manifest_key(&unit, &marker.revision);
     let earlier = previous::read_manifest(site, &unit, &marker.revision).await?;
-    let (marker, manifest_json) = match earlier.filter(|(manifest, _)| manifest.bucket == marker.bucket) {
-        // Stored by a run that came no further, or when the unit was like this before. It stays as it is, and says of the
-        // objects what it said. When they are announced, and what is missing, is a matter of today: cleanup goes by that
-        // time, and so does whoever compares two revisions.
-        Some((manifest, json)) => (Marker { content: manifest.content, ..marker }, json),
+    let manifest_json = match earlier.filter(|(manifest, _)| manifest.bucket == marker.bucket) {
+        // Stored by a run that came no further, or when the unit was like this before. It stays as it is. When the objects
+        // are announced, what is missing, and which of them is dated later to outrank another of its own time stamp, is a
+        // matter of today, and in the marker; one whose list is too long for it has the dates of the manifest.
+        Some((_, json)) => json,
         None => {
             let json = marker.to_json();
             failpoint("uploader.objects_stored");
             put_read_back(site, &manifest_key, &json).await?;
             failpoint("uploader.manifest_stored");
-            (marker, json)
+            json
         }
     };
     if current != Some(marker.revision) {
