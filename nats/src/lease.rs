@@ -18,6 +18,18 @@ impl Activity {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Waits for what others hold, and will give back: that is no stall.
+    pub async fn while_waiting<T>(&self, waiting: impl Future<Output = T>) -> T {
+        const SIGN_EVERY: Duration = Duration::from_secs(1);
+        let mut waiting = std::pin::pin!(waiting);
+        loop {
+            match tokio::time::timeout(SIGN_EVERY, &mut waiting).await {
+                Ok(done) => return done,
+                Err(_) => self.bump(),
+            }
+        }
+    }
+
     fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -202,7 +202,7 @@ async fn answer<I: Clone, O>(what: &'static str, run: Run<I, O>, requests: Vec<R
         }
         Err(error) if error.kind == WarehouseErrorKind::Other && requests.len() > 1 => {
             tracing::warn!(%error, requests = requests.len(), "refused together, trying one by one");
-            for request in requests {
+            for request in requests.into_iter().filter(|request| !request.answer.is_closed()) {
                 let answer = run(vec![request.input]).await.and_then(|answers| {
                     answers.into_iter().next().ok_or_else(|| WarehouseError::wrong("a statement gave no answer"))
                 });

@@ -36,6 +36,12 @@ impl Entry {
     pub(crate) fn is(&self, object: &Object) -> bool {
         self.sha256 == object.sha256.to_string()
     }
+
+    /// Whether loading the object would change nothing. An archive that came back after another one of its own time stamp
+    /// is announced with a later time than it was loaded with, and its rows must outrank that other one's.
+    pub(crate) fn covers(&self, object: &Object, period: Period) -> bool {
+        self.is(object) && self.version(period) >= version(object.generated_at, period)
+    }
 }
 
 /// A row of `archives`.

@@ -64,7 +64,8 @@ impl Loader {
         let mut work = Work::default();
         let mut open = Vec::new();
         for object in &job.objects {
-            if !job.options.force && ledger.get(&object.key).is_some_and(|entry| entry.is(object)) {
+            if !job.options.force && ledger.get(&object.key).is_some_and(|entry| entry.covers(object, job.unit.period))
+            {
                 work.skipped += 1;
             } else if let Err(fault) = self.acceptable(job, object) {
                 work.faults.push(FaultyObject { key: shorten(&object.key), fault });

@@ -63,8 +63,13 @@ impl Mirror {
             Err(error) => return Ok(Kept::Faulty(ObjectFault::Refused(error.to_string()))),
         };
         // Memory first, as the loader does: the other order could leave each waiting for what the other holds.
-        let _memory = self.memory.take(object.size).await;
-        let _slot = self.transfers.acquire().await.expect("the semaphore is never closed");
+        let _memory = activity.while_waiting(self.memory.take(object.size)).await;
+        let slot = activity.while_waiting(self.transfers.acquire()).await;
+        let _slot = slot.expect("the semaphore is never closed");
+        if tokio::fs::metadata(&path).await.is_ok_and(|there| there.is_dir()) {
+            let why = format!("a folder lies where it belongs: {}", path.display());
+            return Ok(Kept::Faulty(ObjectFault::Refused(why)));
+        }
         if holds(&path, object).await? {
             activity.bump();
             return Ok(Kept::Already);
@@ -99,6 +104,7 @@ pub(crate) async fn holds(path: &Path, object: &Object) -> Result<bool, WorkErro
 async fn write(path: &Path, bytes: &[u8]) -> Result<(), WorkError> {
     let failed = |source| WorkError::Disk { path: path.to_owned(), source };
     let folder = path.parent().unwrap_or(path);
+    let made = folder.ancestors().take_while(|ancestor| !is_here(ancestor) && !ancestor.exists()).count();
     tokio::fs::create_dir_all(folder).await.map_err(failed)?;
     // Removed when dropped, so a full disk leaves nothing behind.
     let temporary = tempfile::Builder::new().prefix(".ferry-").suffix(".tmp").tempfile_in(folder).map_err(failed)?;
@@ -108,7 +114,18 @@ async fn write(path: &Path, bytes: &[u8]) -> Result<(), WorkError> {
     file.flush().await.map_err(failed)?;
     file.sync_all().await.map_err(failed)?;
     make_readable(&temporary).map_err(failed)?;
-    temporary.persist(path).map_err(|error| failed(error.error))
+    temporary.persist(path).map_err(|error| failed(error.error))?;
+    // The name too, and those of the folders that were made for it.
+    for folder in folder.ancestors().take(made + 1) {
+        let folder = if is_here(folder) { Path::new(".") } else { folder };
+        tokio::fs::File::open(folder).await.map_err(failed)?.sync_all().await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// The last ancestor of a relative path.
+fn is_here(folder: &Path) -> bool {
+    folder.as_os_str().is_empty()
 }
 
 /// Temporary files are private; archives are for everyone who may enter the folder.

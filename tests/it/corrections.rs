@@ -81,6 +81,20 @@ fn a_revision_comes_back_within_one_time_stamp() -> Result<()> {
     Ok(())
 }
 
+/// The one in between is in the table and not in the ledger, for its worker died.
+#[test]
+fn a_revision_comes_back_after_one_that_was_not_recorded() -> Result<()> {
+    let project = Project::new(Stack::shared(), "back-unrecorded")?;
+    ship(&project, &spec())?;
+    spec().seed(1).write(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let mut dies = project.start("puller", &["pull"], &[("FERRY_FAILPOINT", "puller.inserted")])?;
+    assert_eq!(dies.wait(PATIENCE)?.code, None, "killed");
+    ship(&project, &spec())?;
+    project.check_tables()?;
+    project.puller(&["verify"])?.expect_code(0).map(drop)
+}
+
 /// It was published when it came back, not when it was like this first: the time by which archives leave the disk, and by
 /// which of two revisions the newer is told.
 #[test]

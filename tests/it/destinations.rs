@@ -61,6 +61,27 @@ fn one_that_is_down_holds_up_no_other() -> Result<()> {
     project.puller(&["doctor"])?.expect_code(0).map(drop)
 }
 
+/// Somebody's folder where an archive belongs: that archive is a dead letter, the others are kept.
+#[test]
+fn a_folder_in_an_archives_place_holds_up_no_other() -> Result<()> {
+    let mut project = Project::new(Stack::shared(), "in-the-way")?;
+    let copy = project.dir().join("copy");
+    let blocked = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-02");
+    std::fs::create_dir_all(copy.join(blocked.path())).context("a folder")?;
+    project.set("clickhouse", json!({}))?;
+    project.set("destinations", json!([{ "name": "files", "type": "directory", "path": copy }]))?;
+    write_days(&project, &["2025-03-01", "2025-03-02", "2025-03-03"])?;
+    let pull = project.puller(&["pull"])?.expect_code(1)?;
+    assert!(pull.stdout.contains("2 archives loaded") && pull.stdout.contains("1 DEAD LETTERS"), "{}", pull.stdout);
+    let letters = project.puller(&["dead", "ls"])?.expect_code(0)?;
+    assert!(letters.stdout.contains("2025-03-02"), "{}", letters.stdout);
+    std::fs::remove_dir(copy.join(blocked.path())).context("making room")?;
+    project.puller(&["dead", "retry", "--all"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!(tests::data::archives(&copy)?.len(), 3);
+    Ok(())
+}
+
 #[test]
 fn a_new_one_starts_with_as_much_history_as_it_wants() -> Result<()> {
     let stack = Stack::shared();

@@ -51,3 +51,29 @@ fn who_is_refused_leaves_no_trace_in_the_bucket() -> Result<()> {
     project.puller(&["pull"])?.expect_code(0)?;
     project.check_tables()
 }
+
+/// After a cleanup the bucket has what the disk has not. Another prefix has neither.
+#[test]
+fn a_unit_that_is_left_behind_in_another_bucket_does_not_shrink() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "left-behind")?;
+    let hand = Handmade::new(stack, &project)?;
+    let spec = |symbol| ArchiveSpec::new(Market::Spot, symbol, "1h", "2025-03-01");
+    let all = ["BTCUSDT", "ETHUSDT"];
+    all.iter().try_for_each(|symbol| spec(symbol).write(project.data_dir()).map(drop))?;
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
+
+    let moved = [("FERRY__STORAGE__R2__PREFIX", "tests/left-behind-moved")];
+    let upload = || project.start("uploader", &["upload"], &moved)?.wait(Duration::from_secs(60));
+    spec("BTCUSDT").seed(1).generated_at("2025-03-05T00:00:00Z").write(project.data_dir())?;
+    let held = upload()?.expect_code(1)?;
+    assert!(held.stderr.contains("announced from another bucket or prefix with 2 archives, 1 of"), "{}", held.stderr);
+    assert_eq!(hand.markers()?.len(), 1);
+    // All of it is at hand again.
+    spec("ETHUSDT").write(project.data_dir())?;
+    upload()?.expect_code(0)?;
+    let markers = hand.markers()?;
+    assert_eq!((markers.len(), markers[1].1["objects"].as_array().map(Vec::len)), (2, Some(2)));
+    Ok(())
+}

@@ -47,6 +47,10 @@ pub(crate) fn known(site: &Site, unit: &LocalUnit) -> Option<Vec<Digested>> {
 
 fn from_cache(site: &Site, unit: &LocalUnit, archive: &LocalArchive) -> Option<Digested> {
     let checked = site.cache.get(&unit.unit, &archive.symbol, archive.fingerprint)?;
+    // Of a clock that was ahead when the archive was checked: no worker takes such a time.
+    if checked.generated_at > common::clock::now() {
+        return None;
+    }
     let path = layout::archive_path(&unit.unit, &archive.symbol);
     Some(Digested { symbol: archive.symbol.clone(), path, fingerprint: archive.fingerprint, checked })
 }

@@ -1,5 +1,7 @@
 //! What of a unit is published: what the stream says and what the bucket says.
 
+use std::collections::HashSet;
+
 use common::checksum::Sha256Sum;
 use common::marker::{Content, Current, MANIFEST_BYTES_MAX, Marker, Object, revision};
 use common::unit::{Unit, shorten};
@@ -57,6 +59,28 @@ pub(crate) struct Previous {
     pub(crate) objects: Vec<Object>,
     /// The revision that `current.json` names.
     pub(crate) current: Option<Sha256Sum>,
+}
+
+/// Why a unit must not go on: it was announced from another bucket or prefix, and part of it is neither in this one nor on
+/// disk, so that its next revision would have less. A list that was too long for the marker cannot be looked at from here.
+pub(crate) fn left_behind(site: &Site, marker: &Marker, previous: &Previous, here: &[Digested]) -> Option<String> {
+    let Content::Objects(objects) = &marker.content else { return None };
+    let elsewhere = marker.bucket != site.store.bucket()
+        || objects.iter().any(|object| site.prefix.archive_path(&object.key).is_err());
+    if !elsewhere || !previous.objects.is_empty() {
+        return None;
+    }
+    let symbols: HashSet<&str> = here.iter().map(|archive| archive.symbol.as_str()).collect();
+    let mut gone = objects.iter().filter(|object| !symbols.contains(object.symbol.as_str()));
+    let first = gone.next()?;
+    Some(format!(
+        "it was announced from another bucket or prefix with {} archives, {} of which are neither here nor in this one, \
+         first {} of {}: copy them into this bucket and run `uploader adopt`",
+        objects.len(),
+        1 + gone.count(),
+        shorten(&first.key),
+        shorten(&marker.bucket)
+    ))
 }
 
 /// What is known of what is published.

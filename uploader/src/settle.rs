@@ -248,6 +248,9 @@ async fn step(
     }
     site.bucket_is_there().await?;
     let previous = previous::read(site, unit, latest.as_ref().ok()).await?;
+    if let Some(why) = published.and_then(|marker| previous::left_behind(site, marker, &previous, archives)) {
+        return Err(UnitError::held_back(why));
+    }
     let here = archives.iter().map(|archive| archive.object(site)).collect();
     let objects = overlay(&previous.objects, here);
     if objects.is_empty() {

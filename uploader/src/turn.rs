@@ -116,8 +116,10 @@ async fn judge(
     if !seen.unreadable.is_empty() {
         return None;
     }
-    let mut first_seen = record.first_seen.unwrap_or(now);
-    if record.first_seen.is_none() && !mode.dry_run && site.wanted.misses_symbols(seen, marked, published) {
+    // One in the future is of a clock that has been set right since, and would be waited for until then.
+    let noted = record.first_seen.filter(|at| *at <= now);
+    let mut first_seen = noted.unwrap_or(now);
+    if noted.is_none() && !mode.dry_run && site.wanted.misses_symbols(seen, marked, published) {
         let (cache, unit) = (Arc::clone(&site.cache), unit.clone());
         if !blocking(move || cache.note_first_seen(&unit, now)).await {
             // The next look would begin to wait anew, and so for ever. How long the first archive lies here is on disk.

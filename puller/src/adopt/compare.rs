@@ -55,7 +55,7 @@ pub(super) async fn compare(loader: &Loader, job: &Job, dry_run: bool) -> Result
         let looks: Vec<_> = part
             .iter()
             .map(async |object| match ledger.get(&object.key) {
-                Some(entry) if entry.is(object) => Ok((Verdict::Recorded, None)),
+                Some(entry) if entry.covers(object, job.unit.period) => Ok((Verdict::Recorded, None)),
                 Some(entry) if entry.version(job.unit.period) > version(object.generated_at, job.unit.period) => {
                     Ok((Verdict::Unchecked("a revision that was generated later is loaded".into()), None))
                 }

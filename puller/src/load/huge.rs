@@ -54,7 +54,7 @@ impl Loader {
         work: &mut Work,
     ) -> Result<Result<(), ObjectFault>, WorkError> {
         let chunks = CHUNKS * (CHUNK_ROWS * ROW_BYTES) as u64;
-        let _memory = self.memory.take(outline_footprint(object, spec) + chunks).await;
+        let _memory = activity.while_waiting(self.memory.take(outline_footprint(object, spec) + chunks)).await;
         let started = Instant::now();
         let bytes = match self.fetch_one(object, activity).await? {
             Ok(bytes) => bytes,

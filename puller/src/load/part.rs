@@ -103,7 +103,8 @@ impl Loader {
         let Cut { objects, fetching, look } = cut;
         let turn = fetching.acquire().await.expect("the semaphore is never closed");
         let rows = expected_rows(spec);
-        let _memory = self.memory.take(objects.iter().map(|object| footprint(object, rows)).sum()).await;
+        let bytes = objects.iter().map(|object| footprint(object, rows)).sum();
+        let _memory = activity.while_waiting(self.memory.take(bytes)).await;
         let mut work = Work::default();
 
         // In order, so that rows arrive sorted by the table's key.
@@ -183,7 +184,8 @@ impl Loader {
         object: &Object,
         activity: &Activity,
     ) -> Result<Result<bytes::Bytes, ObjectFault>, WorkError> {
-        let _slot = self.transfers.acquire().await.expect("the semaphore is never closed");
+        let slot = activity.while_waiting(self.transfers.acquire()).await;
+        let _slot = slot.expect("the semaphore is never closed");
         match fetch(&self.store, object, activity).await {
             Ok(bytes) => Ok(Ok(bytes)),
             Err(FetchError::Object(fault)) => Ok(Err(fault)),

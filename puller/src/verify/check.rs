@@ -68,7 +68,7 @@ pub(super) async fn check(loader: &Loader, job: &Job) -> Result<Vec<Verdict>, Wo
 /// `Right` means: as far as the ledger says.
 fn by_ledger(object: &Object, ledger: &Ledger, period: Period) -> Verdict {
     match ledger.get(&object.key) {
-        Some(entry) if entry.is(object) => Verdict::Right,
+        Some(entry) if entry.covers(object, period) => Verdict::Right,
         // Loading the announced one would change nothing: its rows lose.
         Some(entry) if entry.version(period) > version(object.generated_at, period) => Verdict::Unchecked(format!(
             "a revision of {} that was generated later is loaded, and the stream announces an earlier one: run `uploader \
