@@ -210,6 +210,11 @@ impl Adopter<'_> {
                             .into(),
                     ));
                 }
+                // The request that sends it has no condition.
+                let still = self.site.store.head(key).await?;
+                if still.is_none_or(|still| still.etag != stored.etag) {
+                    return Ok(Err("was replaced while it was looked at; run this again".into()));
+                }
                 let _memory = self.site.memory(stored.size).await?;
                 let bytes = tokio::fs::read(file).await.map_err(|error| self.no_room(&error))?;
                 self.site.store.put(key, Bytes::from(bytes), checked.sha256).await?;
