@@ -22,8 +22,6 @@ pub struct Bus {
     pub(crate) context: Context,
     /// This process's unique name.
     pub(crate) worker: String,
-    /// Whose permissions it has, where those name the readers of streams.
-    pub(crate) role: Option<String>,
 }
 
 impl Bus {
@@ -69,7 +67,7 @@ impl Bus {
             BusError::new(kind, format!("cannot connect to {}", public_urls(config)), &error)
         })?;
         let context = jetstream::new(client.clone());
-        Ok(Self { client, context, worker: worker.to_owned(), role: config.role.clone() })
+        Ok(Self { client, context, worker: worker.to_owned() })
     }
 
     pub fn is_connected(&self) -> bool {

@@ -9,6 +9,7 @@ mod topology;
 
 mod publisher;
 
+mod announced;
 mod consumer;
 mod delivery;
 mod lease;

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{ConsumerCreateStrictErrorKind, Stream};
-use async_nats::{HeaderMap, header};
 use bytes::Bytes;
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -15,33 +13,15 @@ use crate::topology::{MARKERS, is_missing};
 
 /// Messages asked for at once; each has at most 512 KiB.
 const BATCH: usize = 64;
-/// The same where only headers are asked for, some hundred bytes each.
-const HEADERS_BATCH: usize = 1000;
 /// How long the server keeps the consumer of a reader that ended without a word.
 const INACTIVE: Duration = Duration::from_secs(60);
-/// How many may read a stream at the same time with the permissions of one role.
-const READERS_MAX: u32 = 4;
 
 /// One message as it is stored.
 pub(crate) struct StoredMessage {
     pub(crate) subject: String,
     pub(crate) sequence: u64,
     pub(crate) stored_at: Timestamp,
-    /// Empty where only headers were asked for.
     pub(crate) payload: Bytes,
-    /// Its `Nats-Msg-Id`.
-    pub(crate) message_id: Option<String>,
-}
-
-/// What of a message is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
-    Whole,
-    Headers,
-}
-
-fn message_id(headers: Option<&HeaderMap>) -> Option<String> {
-    headers?.get(header::NATS_MESSAGE_ID).map(ToString::to_string)
 }
 
 impl From<StreamMessage> for StoredMessage {
@@ -50,7 +30,6 @@ impl From<StreamMessage> for StoredMessage {
             subject: message.subject.to_string(),
             sequence: message.sequence,
             stored_at: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).unwrap_or_default(),
-            message_id: message_id(Some(&message.headers)),
             payload: message.payload,
         }
     }
@@ -75,7 +54,6 @@ impl Bus {
         &self,
         stream: &str,
         filters: Vec<String>,
-        part: Part,
         mut each: impl FnMut(StoredMessage),
     ) -> Result<(), BusError> {
         let unavailable =
@@ -89,29 +67,26 @@ impl Bus {
             ack_policy: AckPolicy::None,
             deliver_policy: DeliverPolicy::LastPerSubject,
             filter_subjects: filters,
-            headers_only: part == Part::Headers,
             inactive_threshold: INACTIVE,
             memory_storage: true,
             num_replicas: 1,
             ..pull::Config::default()
         };
-        let consumer = self.create_reader(&found, reader).await?;
+        let consumer = found.create_consumer(reader).await.map_err(|error| unavailable(&error))?;
         // What is published from now on is not waited for.
         let expected = consumer.cached_info().num_pending;
-        let batch_max = if part == Part::Headers { HEADERS_BATCH } else { BATCH };
         let mut seen = 0;
         while seen < expected {
             let mut batch =
-                consumer.fetch().max_messages(batch_max).messages().await.map_err(|error| unavailable(&error))?;
+                consumer.fetch().max_messages(BATCH).messages().await.map_err(|error| unavailable(&error))?;
             let before = seen;
             while let Some(message) = batch.next().await {
                 let message = message.map_err(|error| unavailable(error.as_ref()))?;
                 let info = message.info().map_err(|error| unavailable(error.as_ref()))?;
                 let stored_at = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos()).unwrap_or_default();
                 let sequence = info.stream_sequence;
-                let message_id = message_id(message.headers.as_ref());
                 let (subject, payload) = (message.subject.to_string(), message.payload.clone());
-                each(StoredMessage { subject, sequence, stored_at, payload, message_id });
+                each(StoredMessage { subject, sequence, stored_at, payload });
                 seen += 1;
             }
             if seen == before {
@@ -123,28 +98,5 @@ impl Bus {
             tracing::debug!(%error, "the server removes it by itself");
         }
         Ok(())
-    }
-
-    /// Creates the consumer of a reader: under any name, or under one that this process's permissions name.
-    async fn create_reader(&self, stream: &Stream, reader: pull::Config) -> Result<PullConsumer, BusError> {
-        let doing = || format!("reading stream {}", stream.cached_info().config.name);
-        let Some(role) = &self.role else {
-            return stream.create_consumer(reader).await.map_err(|error| BusError::unavailable(doing(), &error));
-        };
-        // The server takes the creation of what is there already for success if nothing differs.
-        let mark = [("ferry.reader".to_owned(), format!("{} {}", self.worker, self.client.new_inbox()))];
-        for number in 1..=READERS_MAX {
-            let name = format!("reader-{role}-{number}");
-            let named = pull::Config { name: Some(name), metadata: mark.clone().into(), ..reader.clone() };
-            match stream.create_consumer_strict(named).await {
-                Err(error) if matches!(error.kind(), ConsumerCreateStrictErrorKind::AlreadyExists) => {}
-                made => return made.map_err(|error| BusError::unavailable(doing(), &error)),
-            }
-        }
-        let why = format!(
-            "{READERS_MAX} others read it as {role}; a reader that died is forgotten after {} s",
-            INACTIVE.as_secs()
-        );
-        Err(BusError::plain(BusErrorKind::Unavailable, doing(), why))
     }
 }

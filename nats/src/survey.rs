@@ -7,16 +7,20 @@ use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
 use common::checksum::Sha256Sum;
 use common::unit::Unit;
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::announced::Announced;
 use crate::connection::{Bus, BusError, BusErrorKind};
-use crate::reader::{Part, StoredMessage};
+use crate::reader::StoredMessage;
 use crate::subject::{Lane, MarkerSubject};
 use crate::topology::{MARKERS, backfill_consumer};
 
 /// A survey that lost messages on the way begins anew this often.
 const ATTEMPTS: u32 = 3;
+/// Messages a survey asks for at the same time; each has at most 512 KiB.
+const SURVEYED_AT_ONCE: usize = 32;
 
 /// The newest message of a unit on one of its subjects.
 #[derive(Debug, Clone)]
@@ -44,19 +48,14 @@ impl Bus {
     /// than one of a single archive. Units whose message does not say its revision are left out.
     ///
     /// # Errors
-    /// Those of reading a stream; also where this login may not make a consumer.
+    /// `Missing`: there is no stream, or nobody made the consumers that read it.
     pub async fn stamps(&self) -> Result<HashMap<Unit, Stamp>, BusError> {
-        let lanes = vec!["marker.ready.>".to_owned(), "marker.backfill.>".to_owned()];
         let mut newest: HashMap<Unit, (u64, Option<Sha256Sum>)> = HashMap::new();
-        self.last_per_subject(MARKERS, lanes, Part::Headers, |message| {
-            let Ok(subject) = MarkerSubject::parse(&message.subject) else { return };
-            let found = (message.sequence, message.message_id.as_deref().and_then(revision_of));
-            let entry = newest.entry(subject.unit).or_insert(found);
-            if found.0 > entry.0 {
-                *entry = found;
-            }
-        })
-        .await?;
+        // In the order of the stream, so the later of a unit's two subjects is what stays.
+        for message in self.announced().await? {
+            let Ok(subject) = MarkerSubject::parse(&message.subject) else { continue };
+            newest.insert(subject.unit, (message.sequence, message.message_id.as_deref().and_then(revision_of)));
+        }
         let stamp = |(unit, (sequence, revision))| Some((unit, Stamp { sequence, revision: revision? }));
         Ok(newest.into_iter().filter_map(stamp).collect())
     }
@@ -84,17 +83,33 @@ impl Bus {
     }
 
     async fn survey_once(&self, visit: &mut impl FnMut(StreamMarker)) -> Result<(), BusError> {
-        let lanes = vec!["marker.ready.>".to_owned(), "marker.backfill.>".to_owned()];
-        self.last_per_subject(MARKERS, lanes, Part::Whole, |message| match MarkerSubject::parse(&message.subject) {
-            Ok(subject) => visit(StreamMarker {
-                subject,
-                sequence: message.sequence,
-                stored_at: message.stored_at,
-                payload: message.payload,
-            }),
-            Err(error) => tracing::warn!(%error, subject = message.subject, "not a marker's subject"),
-        })
-        .await
+        let announced = self.announced().await?;
+        let mut messages = stream::iter(announced).map(|newest| self.whole(newest)).buffered(SURVEYED_AT_ONCE);
+        while let Some(message) = messages.try_next().await? {
+            // It was there a moment ago, and somebody removed it.
+            let Some(message) = message else { continue };
+            match MarkerSubject::parse(&message.subject) {
+                Ok(subject) => visit(StreamMarker {
+                    subject,
+                    sequence: message.sequence,
+                    stored_at: message.stored_at,
+                    payload: message.payload,
+                }),
+                Err(error) => tracing::warn!(%error, subject = message.subject, "not a marker's subject"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The last message of a subject whose headers are known.
+    async fn whole(&self, newest: Announced) -> Result<Option<StoredMessage>, BusError> {
+        match self.last(&newest.subject).await? {
+            Some(message) if message.sequence < newest.sequence => {
+                let why = "the server that answered does not have the newest message yet";
+                Err(BusError::plain(BusErrorKind::Unavailable, format!("last message of {}", newest.subject), why))
+            }
+            found => Ok(found),
+        }
     }
 
     /// The newest message of one unit, from whichever of its two subjects has it.

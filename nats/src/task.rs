@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::connection::{Bus, BusError};
-use crate::reader::Part;
 use crate::topology::TASKS;
 
 /// A replay that somebody asked for.
@@ -119,11 +118,9 @@ impl Bus {
 
     async fn read_all<T: for<'de> Deserialize<'de>>(&self, filter: String) -> Result<Vec<T>, BusError> {
         let mut all = Vec::new();
-        self.last_per_subject(TASKS, vec![filter], Part::Whole, |message| {
-            match serde_json::from_slice(&message.payload) {
-                Ok(content) => all.push(content),
-                Err(error) => tracing::warn!(subject = message.subject, %error, "not understood"),
-            }
+        self.last_per_subject(TASKS, vec![filter], |message| match serde_json::from_slice(&message.payload) {
+            Ok(content) => all.push(content),
+            Err(error) => tracing::warn!(subject = message.subject, %error, "not understood"),
         })
         .await?;
         Ok(all)

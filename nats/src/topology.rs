@@ -10,6 +10,7 @@ use async_nats::jetstream::stream::{
     Compression, Config, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
 };
 
+use crate::announced::{reader_differs, readers};
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::subject::{backfill_filters, ready_filters};
 
@@ -58,7 +59,7 @@ impl Bus {
                 Err(error) => return Err(BusError::unavailable(doing, &error)),
             }
         }
-        Ok(())
+        self.apply_readers(update).await
     }
 
     /// Creates the two durable consumers of a destination if they are not there; changes them if `update`.
@@ -104,6 +105,19 @@ impl Bus {
             match self.durable(&name).await {
                 Ok(found) if consumer_differs(&found.cached_info().config, &want) => {
                     missing.push(Missing(format!("consumer {name} has other settings than configured")));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind == BusErrorKind::Missing => {
+                    missing.push(Missing(format!("consumer {name} is not there")));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for want in readers() {
+            let name = want.durable_name.clone().unwrap_or_default();
+            match self.consumer_on(MARKERS, &name).await {
+                Ok(found) if reader_differs(&found.cached_info().config, &want) => {
+                    missing.push(Missing(format!("consumer {name} has other settings than this version's")));
                 }
                 Ok(_) => {}
                 Err(error) if error.kind == BusErrorKind::Missing => {

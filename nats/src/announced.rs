@@ -1,0 +1,137 @@
+//! Reading what is announced of all units, through consumers that are there already.
+//!
+//! The settings of a consumer may name any subject of the account for it to deliver to. So whoever may create one could
+//! have stored messages sent where he may not publish himself, and the uploader has no such right. The readers are made
+//! by whoever makes the streams; reading needs only to set one of them back to the start and to pull from it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::header;
+use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, pull};
+use common::backoff::{Backoff, Growth};
+use futures::StreamExt;
+
+use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::topology::MARKERS;
+
+/// So many may read at the same time without disturbing each other.
+const READERS: u32 = 3;
+/// How often reading begins anew because another process used the same reader meanwhile.
+const ATTEMPTS: u32 = 10;
+const BETWEEN_ATTEMPTS: Backoff = Backoff {
+    initial: Duration::from_millis(200),
+    growth: Growth::Exponential { factor: 2.0 },
+    max: Duration::from_secs(5),
+};
+/// Messages asked for at once: some hundred bytes of headers each.
+const BATCH: usize = 1000;
+/// How long the next message of a batch is waited for.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The newest message on a subject, without its payload.
+#[derive(Debug, Clone)]
+pub(crate) struct Announced {
+    pub(crate) subject: String,
+    pub(crate) sequence: u64,
+    /// Its `Nats-Msg-Id`.
+    pub(crate) message_id: Option<String>,
+}
+
+/// The durable consumers that read what is announced. They deliver no work, and acknowledge nothing.
+pub(crate) fn readers() -> impl Iterator<Item = pull::Config> {
+    (1..=READERS).map(|number| pull::Config {
+        durable_name: Some(format!("reader-{number}")),
+        description: Some("reads what is announced, each time from the start".into()),
+        deliver_policy: DeliverPolicy::All,
+        ack_policy: AckPolicy::None,
+        filter_subjects: vec!["marker.ready.>".into(), "marker.backfill.>".into()],
+        headers_only: true,
+        ..pull::Config::default()
+    })
+}
+
+/// Whether a reader that was found reads something else, or in another way.
+pub(crate) fn reader_differs(is: &Config, want: &pull::Config) -> bool {
+    is.deliver_policy != want.deliver_policy
+        || is.ack_policy != want.ack_policy
+        || is.filter_subjects != want.filter_subjects
+        || is.headers_only != want.headers_only
+}
+
+impl Bus {
+    /// The newest message of every ready and backfill subject, in the order of the stream.
+    ///
+    /// # Errors
+    /// `Missing`: there is no stream, or no reader.
+    pub(crate) async fn announced(&self) -> Result<Vec<Announced>, BusError> {
+        for attempt in 1..=ATTEMPTS {
+            // At random, so that two that disturbed each other are likely to part.
+            let number = rand::random_range(1..=READERS);
+            if let Some(newest) = self.read(&format!("reader-{number}")).await? {
+                let mut newest: Vec<Announced> = newest.into_values().collect();
+                newest.sort_unstable_by_key(|message| message.sequence);
+                return Ok(newest);
+            }
+            tracing::debug!(attempt, "reader-{number} is used by another process, too");
+            tokio::time::sleep(BETWEEN_ATTEMPTS.delay(attempt)).await;
+        }
+        let why = format!("others read it at the same time, {ATTEMPTS} times");
+        Err(BusError::plain(BusErrorKind::Unavailable, format!("reading stream {MARKERS}"), why))
+    }
+
+    /// Reads everything with one reader; `None` if another process used it meanwhile.
+    async fn read(&self, reader: &str) -> Result<Option<HashMap<String, Announced>>, BusError> {
+        let unavailable = |error: &dyn std::error::Error| {
+            BusError::unavailable(format!("reading stream {MARKERS} with {reader}"), error)
+        };
+        let mut consumer = self.consumer_on(MARKERS, reader).await?;
+        consumer.reset(Some(1)).await.map_err(|error| unavailable(&error))?;
+        let mut newest = HashMap::new();
+        let mut left = consumer.cached_info().num_pending;
+        let mut read = 0;
+        while left > 0 {
+            let before = read;
+            let batch = consumer.fetch().max_messages(BATCH).messages().await;
+            let mut batch = batch.map_err(|error| unavailable(&error))?;
+            loop {
+                let next = tokio::time::timeout(MESSAGE_TIMEOUT, batch.next()).await;
+                let Some(message) = next.map_err(|elapsed| unavailable(&elapsed))? else { break };
+                let message = message.map_err(|error| unavailable(error.as_ref()))?;
+                let info = message.info().map_err(|error| unavailable(error.as_ref()))?;
+                // The server counts from one since the reader was set back, whoever is sent the messages.
+                if info.consumer_sequence != read + 1 {
+                    return Ok(None);
+                }
+                (read, left) = (info.consumer_sequence, info.pending);
+                let message_id = message.headers.as_ref().and_then(|headers| headers.get(header::NATS_MESSAGE_ID));
+                let (subject, sequence) = (message.subject.to_string(), info.stream_sequence);
+                let message_id = message_id.map(ToString::to_string);
+                newest.insert(subject.clone(), Announced { subject, sequence, message_id });
+            }
+            if read == before {
+                // The rest went to somebody else.
+                return Ok(None);
+            }
+        }
+        Ok(Some(newest))
+    }
+
+    /// Makes the readers that are not there, and anew those that differ, if `update`.
+    pub(crate) async fn apply_readers(&self, update: bool) -> Result<(), BusError> {
+        for want in readers() {
+            let name = want.durable_name.clone().unwrap_or_default();
+            match self.consumer_on(MARKERS, &name).await {
+                Ok(found) if update && reader_differs(&found.cached_info().config, &want) => {
+                    self.delete_consumer(&name).await?;
+                }
+                Ok(_) => continue,
+                Err(error) if error.kind == BusErrorKind::Missing => {}
+                Err(error) => return Err(error),
+            }
+            let created = self.context.create_consumer_on_stream(want, MARKERS).await;
+            created.map_err(|error| BusError::new(BusErrorKind::Refused, format!("consumer {name}"), &error))?;
+        }
+        Ok(())
+    }
+}
