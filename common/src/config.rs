@@ -106,8 +106,7 @@ pub struct Nats {
     pub urls: Vec<Secret>,
     pub user: Option<String>,
     pub password: Option<Secret>,
-    /// Which of the server's users this process is, where their permissions name inboxes and readers; see
-    /// `nats/design.md`.
+    /// Which role this process has, where the permissions of its user name the inbox; see `nats/design.md`.
     pub role: Option<String>,
     pub nkey_file: Option<PathBuf>,
     pub credentials_file: Option<PathBuf>,

@@ -19,7 +19,7 @@ TIMEOUT_S = 3
 
 
 class Denied(Exception):
-    """The server said so."""
+    """The server said so, or the subject means nothing to this login."""
 
 
 class Client:
@@ -67,14 +67,20 @@ class Client:
         return line
 
     def request(self, subject, payload=""):
-        """The answer; raises Denied when the server refuses to pass it on."""
+        """The answer; raises Denied when the server refuses to pass it on, or has nobody to pass it on to."""
         inbox = f"_INBOX_{self.role}.{uuid.uuid4().hex}"
         size = len(payload.encode())
         self.send(f"SUB {inbox} 1\r\nPUB {subject} {inbox} {size}\r\n{payload}\r\n")
         answer = self.next()
-        if answer.startswith("-ERR"):
+        if answer.startswith(("-ERR", "MSG NATS/1.0 503")):
             raise Denied(answer)
         return answer.removeprefix("MSG ")
+
+    def publish(self, subject, reply, payload):
+        """Sends a request whose answer goes elsewhere."""
+        self.send(f"PUB {subject} {reply} {len(payload.encode())}\r\n{payload}\r\nPING\r\n")
+        while self.next() != "PONG":
+            pass
 
     def subscribe(self, subject):
         self.send(f"SUB {subject} 2\r\nPING\r\n")

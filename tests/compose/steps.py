@@ -1,4 +1,5 @@
 """The steps of the compose test, each a scenario that builds on what the ones before it left."""
+import json
 import random
 import subprocess
 import threading
@@ -88,6 +89,19 @@ def credentials_do_no_more_than_they_must(world):
             refused(f"{role} may send to {subject}", lambda r=role, s=subject: world.nats(r).request(s))
         for subject in ["marker.>", "_INBOX.>", "_INBOX_other.>", "$JS.API.>"]:
             refused(f"{role} may listen to {subject}", lambda r=role, s=subject: world.nats(r).subscribe(s))
+    for role, subject in [
+        ("monitor", "$JS.API.DIRECT.GET.MARKERS"),
+        ("worker", "$JS.API.DIRECT.GET.MARKERS"),
+        ("uploader", "$JS.API.DIRECT.GET.MARKERS.marker.ready.a.b.c.d.e"),
+    ]:
+        for target in ["$JS.API.STREAM.DELETE.DEAD", "$JS.API.STREAM.PURGE.MARKERS", "$JS.API.CONSUMER.DELETE.MARKERS.ingest-primary"]:
+            # The answer is empty, as those requests are.
+            world.nats(role).publish(subject, target, '{"seq": 999999}' if subject.endswith("MARKERS") else "")
+    time.sleep(1)
+    for subject in ["$JS.API.STREAM.INFO.DEAD", "$JS.API.STREAM.INFO.MARKERS", f"{info}.ingest-primary"]:
+        answer = json.loads(world.nats("monitor").request(subject))
+        assert "error" not in answer, f"an answer of JetStream did what its asker may not: {answer}"
+        assert "MARKERS" not in subject or answer.get("state", {}).get("messages") != 0, "the stream was emptied"
     refused("somebody without a login gets in", lambda: world.nats(None))
 
     world.sql("CREATE DATABASE other", "admin")

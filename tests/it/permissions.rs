@@ -1,8 +1,8 @@
-//! Each role's user of `deploy/nats/users.conf` can do its work, and is refused everything else.
+//! Each role's account of `deploy/nats/users.conf` can do its work, and is refused everything else.
 
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, RequestErrorKind};
 use serde_json::{Value, json};
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::process::Finished;
@@ -13,10 +13,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 const TIMEOUT: Duration = Duration::from_secs(120);
-const UNIT: &str = "binance.spot.klines.1h.2025-03-01";
+pub(crate) const UNIT: &str = "binance.spot.klines.1h.2025-03-01";
 
-/// A project whose NATS gives each role a user of its own.
-struct Site {
+/// A project whose NATS gives each role an account of its own.
+pub(crate) struct Site {
     project: Project,
     roles: Roles,
     nats: Nats,
@@ -25,7 +25,7 @@ struct Site {
 }
 
 impl Site {
-    fn new(label: &str) -> Result<Site> {
+    pub(crate) fn new(label: &str) -> Result<Site> {
         let dir = RunDir::new(label)?;
         let (nats, roles) = Nats::start_with_roles(&dir.path().join("nats"))?;
         let mut project = Project::new(Stack::shared(), label)?;
@@ -35,7 +35,7 @@ impl Site {
         Ok(Site { project, roles, nats, _dir: dir })
     }
 
-    fn archive(&self, day: &str) -> Result<()> {
+    pub(crate) fn archive(&self, day: &str) -> Result<()> {
         ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day).write(self.project.data_dir())?;
         mark_all(self.project.data_dir()).map(drop)
     }
@@ -51,7 +51,7 @@ impl Site {
     }
 
     /// Runs a command; fails also when the server refused any part of it, for some refusals are only logged.
-    fn run(&self, role: &str, binary: &str, args: &[&str], code: i32) -> Result<Finished> {
+    pub(crate) fn run(&self, role: &str, binary: &str, args: &[&str], code: i32) -> Result<Finished> {
         let env = self.env(role)?;
         let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let finished = self.project.start(binary, args, &env)?.wait(TIMEOUT)?.expect_code(code)?;
@@ -145,108 +145,145 @@ fn every_role_can_do_its_work() -> Result<()> {
 }
 
 #[test]
-fn readers_of_a_role_take_turns() -> Result<()> {
+fn uploaders_that_read_the_stream_at_the_same_time_all_read_everything() -> Result<()> {
     let site = Site::new("readers")?;
     site.run("operator", "puller", &["migrate"], 0)?;
-    let hand = Hand::connect(&site, "operator")?;
-    let occupy = |number: u32| {
-        hand.runtime.block_on(async {
-            let stream =
-                async_nats::jetstream::new(hand.client.clone()).get_stream("MARKERS").await.context("stream")?;
-            let name = Some(format!("reader-uploader-{number}"));
-            // Without a threshold the server takes it away after five seconds.
-            let inactive_threshold = Duration::from_secs(300);
-            let reader =
-                async_nats::jetstream::consumer::pull::Config { name, inactive_threshold, ..Default::default() };
-            stream.create_consumer(reader).await.map(drop).context("occupying a name")
-        })
-    };
-    (1..=3).try_for_each(occupy)?;
-    site.run("uploader", "uploader", &["reconcile"], 0)?;
-    occupy(4)?;
-    let busy = site.run("uploader", "uploader", &["reconcile"], 3)?;
-    assert!(busy.stderr.contains("4 others read it as uploader"), "{}", busy.stderr);
+    for day in 1..=5 {
+        site.archive(&format!("2025-03-0{day}"))?;
+    }
+    site.run("uploader", "uploader", &["upload"], 0)?;
+    let env = site.env("uploader")?;
+    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    // One process whose reading never ends, too.
+    let hand = Hand::connect(&site, "uploader")?;
+    let starts = (0..8).map(|_| site.project.start("uploader", &["reconcile"], &env)).collect::<Result<Vec<_>>>()?;
+    for mut start in starts {
+        for reader in 1..=2 {
+            let (subject, payload) = (format!("$JS.API.CONSUMER.RESET.MARKERS.reader-{reader}"), "{\"seq\":1}");
+            hand.runtime.block_on(hand.client.request(subject, payload.into())).context("setting a reader back")?;
+        }
+        let finished = start.wait(TIMEOUT)?.expect_code(0)?;
+        no_violation(&finished.name, &finished.stderr)?;
+        assert!(
+            finished.stdout.contains("5 the same, 0 only in the bucket, 0 only on the stream"),
+            "{}",
+            finished.stdout
+        );
+    }
     Ok(())
 }
+
+/// What a role may not do: refused by the permissions of its user, and means nothing in its account.
+struct Denied<'a> {
+    role: &'a str,
+    refused: &'a [&'a str],
+    unanswered: &'a [&'a str],
+}
+
+const ANNOUNCE: &str = "marker.ready.binance.spot.klines.1h.2025-03-01";
+const REPLAY: &str = "marker.replay.primary.binance.spot.klines.1h.2025-03-01";
+const DENIED: [Denied; 4] = [
+    Denied {
+        role: "worker",
+        refused: &[
+            ANNOUNCE,
+            REPLAY,
+            "_INBOX_worker.x",
+            "$JS.API.CONSUMER.CREATE.MARKERS.ingest-primary",
+            "$JS.API.CONSUMER.DELETE.MARKERS.ingest-primary",
+            "$JS.API.CONSUMER.PAUSE.MARKERS.ingest-primary",
+            "$JS.API.CONSUMER.RESET.MARKERS.ingest-primary",
+            "$JS.API.STREAM.DELETE.MARKERS",
+            "$JS.API.STREAM.MSG.DELETE.DEAD",
+        ],
+        unanswered: &[
+            "dead.backup.binance.spot.klines.1h.2025-03-01",
+            "task.some-replay",
+            "$JS.API.CONSUMER.INFO.MARKERS.ingest-backup",
+            "$JS.API.CONSUMER.MSG.NEXT.MARKERS.ingest-backup",
+            "$JS.API.DIRECT.GET.DEAD",
+            "$JS.ACK.MARKERS.ingest-backup.1.1.1.1.0",
+            "$JS.ACK.d.h.MARKERS.ingest-backup.1.1.1.1.0.x",
+            // The first form of another consumer's, in the guise of the second of one's own.
+            "$JS.ACK.MARKERS.ingest-backup.MARKERS.ingest-primary.1.1.1",
+        ],
+    },
+    Denied {
+        role: "uploader",
+        refused: &[
+            REPLAY,
+            "dead.primary.binance.spot.klines.1h.2025-03-01",
+            "_INBOX_uploader.x",
+            "$JS.API.STREAM.DELETE.MARKERS",
+            "$JS.API.STREAM.PURGE.MARKERS",
+            "$JS.API.STREAM.UPDATE.MARKERS",
+            "$JS.API.STREAM.MSG.DELETE.MARKERS",
+            "$JS.API.CONSUMER.DELETE.MARKERS.ingest-primary",
+            "$JS.API.CONSUMER.CREATE.MARKERS.ingest-primary",
+            "$JS.API.CONSUMER.CREATE.MARKERS.reader-1",
+            "$JS.API.CONSUMER.CREATE.MARKERS",
+            "$JS.ACK.MARKERS.ingest-primary.1.1.1.1.0",
+        ],
+        unanswered: &[
+            "$JS.API.CONSUMER.INFO.MARKERS.ingest-primary",
+            "$JS.API.CONSUMER.MSG.NEXT.MARKERS.ingest-primary",
+            "$JS.API.CONSUMER.RESET.MARKERS.ingest-primary",
+            "$JS.API.DIRECT.GET.DEAD",
+            "$JS.API.STREAM.MSG.GET.TASKS",
+        ],
+    },
+    Denied {
+        role: "operator",
+        refused: &[
+            ANNOUNCE,
+            "dead.primary.binance.spot.klines.1h.2025-03-01",
+            "_INBOX_operator.x",
+            "$JS.API.STREAM.DELETE.MARKERS",
+            "$JS.API.STREAM.PURGE.MARKERS",
+            "$JS.API.STREAM.SNAPSHOT.MARKERS",
+            "$JS.API.STREAM.RESTORE.MARKERS",
+            "$JS.API.STREAM.MSG.DELETE.MARKERS",
+            "$JS.ACK.MARKERS.ingest-primary.1.1.1.1.0",
+        ],
+        unanswered: &[
+            "$JS.API.CONSUMER.MSG.NEXT.MARKERS.ingest-primary",
+            "$JS.API.CONSUMER.RESET.MARKERS.ingest-primary",
+        ],
+    },
+    Denied {
+        role: "monitor",
+        refused: &[
+            ANNOUNCE,
+            REPLAY,
+            "dead.primary.binance.spot.klines.1h.2025-03-01",
+            "task.some-replay",
+            "_INBOX_monitor.x",
+            "$JS.API.STREAM.DELETE.MARKERS",
+            "$JS.API.STREAM.CREATE.MARKERS",
+            "$JS.API.CONSUMER.CREATE.MARKERS.reader-1",
+            "$JS.API.CONSUMER.MSG.NEXT.MARKERS.ingest-primary",
+            "$JS.API.CONSUMER.PAUSE.MARKERS.ingest-primary",
+            "$JS.ACK.MARKERS.ingest-primary.1.1.1.1.0",
+            "$SYS.REQ.SERVER.PING",
+            "anything",
+        ],
+        unanswered: &["$JS.API.DIRECT.GET.DEAD"],
+    },
+];
 
 #[test]
 fn what_is_not_a_roles_work_is_refused() -> Result<()> {
     let site = Site::new("refused")?;
     site.run("operator", "puller", &["migrate"], 0)?;
-    let announce = format!("marker.ready.{UNIT}");
-    let replay = format!("marker.replay.primary.{UNIT}");
-    for (role, subjects) in [
-        (
-            "worker",
-            vec![
-                announce.as_str(),
-                &replay,
-                "dead.backup.binance.spot.klines.1h.2025-03-01",
-                "task.some-replay",
-                "$JS.API.CONSUMER.INFO.MARKERS.ingest-backup",
-                "$JS.API.CONSUMER.MSG.NEXT.MARKERS.ingest-backup",
-                "$JS.ACK.MARKERS.ingest-backup.1.1.1.1.0",
-                "$JS.ACK.d.h.MARKERS.ingest-backup.1.1.1.1.0",
-                "$JS.API.CONSUMER.CREATE.MARKERS.ingest-primary",
-                "$JS.API.CONSUMER.CREATE.MARKERS.reader-worker-1",
-                "$JS.API.CONSUMER.DELETE.MARKERS.ingest-primary",
-                "$JS.API.CONSUMER.PAUSE.MARKERS.ingest-primary",
-                "$JS.API.STREAM.DELETE.MARKERS",
-                "$JS.API.STREAM.MSG.DELETE.DEAD",
-            ],
-        ),
-        (
-            "uploader",
-            vec![
-                replay.as_str(),
-                "dead.primary.binance.spot.klines.1h.2025-03-01",
-                "$JS.API.STREAM.DELETE.MARKERS",
-                "$JS.API.STREAM.PURGE.MARKERS",
-                "$JS.API.STREAM.UPDATE.MARKERS",
-                "$JS.API.STREAM.MSG.DELETE.MARKERS",
-                "$JS.API.CONSUMER.DELETE.MARKERS.ingest-primary",
-                "$JS.API.CONSUMER.CREATE.MARKERS.ingest-primary",
-                "$JS.API.CONSUMER.CREATE.MARKERS",
-                "$JS.API.CONSUMER.MSG.NEXT.MARKERS.ingest-primary",
-                "$JS.ACK.MARKERS.ingest-primary.1.1.1.1.0",
-            ],
-        ),
-        (
-            "operator",
-            vec![
-                announce.as_str(),
-                "dead.primary.binance.spot.klines.1h.2025-03-01",
-                "$JS.API.STREAM.DELETE.MARKERS",
-                "$JS.API.STREAM.PURGE.MARKERS",
-                "$JS.API.STREAM.SNAPSHOT.MARKERS",
-                "$JS.API.STREAM.RESTORE.MARKERS",
-                "$JS.API.STREAM.MSG.DELETE.MARKERS",
-                "$JS.API.CONSUMER.MSG.NEXT.MARKERS.ingest-primary",
-                "$JS.ACK.MARKERS.ingest-primary.1.1.1.1.0",
-            ],
-        ),
-        (
-            "monitor",
-            vec![
-                announce.as_str(),
-                &replay,
-                "dead.primary.binance.spot.klines.1h.2025-03-01",
-                "task.some-replay",
-                "$JS.API.STREAM.DELETE.MARKERS",
-                "$JS.API.STREAM.CREATE.MARKERS",
-                "$JS.API.CONSUMER.CREATE.MARKERS.reader-monitor-1",
-                "$JS.API.CONSUMER.MSG.NEXT.MARKERS.ingest-primary",
-                "$JS.API.CONSUMER.PAUSE.MARKERS.ingest-primary",
-                "$JS.ACK.MARKERS.ingest-primary.1.1.1.1.0",
-                "anything",
-            ],
-        ),
-    ] {
+    for Denied { role, refused, unanswered } in DENIED {
         let mut hand = Hand::connect(&site, role)?;
-        for subject in subjects {
+        for subject in refused {
             hand.expect_no_publish(subject)?;
         }
-        let others = ["_INBOX.>", "marker.>", "$JS.ACK.>", "ferry.workers.backup"];
+        for subject in unanswered {
+            hand.expect_no_answer(subject)?;
+        }
+        let others = ["_INBOX.>", "marker.>", "$JS.API.>", "$JS.ACK.>"];
         let inboxes = ["uploader", "worker", "operator", "monitor"].map(|other| format!("_INBOX_{other}.>"));
         let foreign = inboxes.iter().map(String::as_str).filter(|inbox| !inbox.contains(role));
         for subject in others.into_iter().chain(foreign) {
@@ -257,15 +294,15 @@ fn what_is_not_a_roles_work_is_refused() -> Result<()> {
 }
 
 /// A client of one role, and what the server told it.
-struct Hand {
-    role: String,
-    runtime: Runtime,
-    client: Client,
+pub(crate) struct Hand {
+    pub(crate) role: String,
+    pub(crate) runtime: Runtime,
+    pub(crate) client: Client,
     errors: mpsc::UnboundedReceiver<String>,
 }
 
 impl Hand {
-    fn connect(site: &Site, role: &str) -> Result<Hand> {
+    pub(crate) fn connect(site: &Site, role: &str) -> Result<Hand> {
         let (told, errors) = mpsc::unbounded_channel();
         let runtime = Runtime::new().context("a runtime")?;
         let options = ConnectOptions::with_nkey(site.roles.seed(role)?)
@@ -289,6 +326,16 @@ impl Hand {
             self.client.publish(subject.to_owned(), "".into()).await.context(subject)
         })?;
         self.expect_refusal(subject)
+    }
+
+    /// The subject means nothing in the role's account.
+    fn expect_no_answer(&self, subject: &str) -> Result<()> {
+        let asked = self.runtime.block_on(self.client.request(subject.to_owned(), "".into()));
+        match asked {
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(()),
+            Err(error) => Err(Failure::new(format!("{}, {subject}: {error}", self.role))),
+            Ok(answer) => Err(Failure::new(format!("{}, {subject}: {:?}", self.role, answer.payload))),
+        }
     }
 
     fn expect_no_subscription(&mut self, subject: &str) -> Result<()> {

@@ -10,7 +10,8 @@ use nkeys::KeyPair;
 use super::repository;
 use crate::{Context, Result};
 
-const ROLES: [&str; 4] = ["uploader", "worker", "operator", "monitor"];
+/// The roles of the file, and the workers of a second destination `backup`.
+const ROLES: [&str; 5] = ["uploader", "worker", "backup", "operator", "monitor"];
 
 /// Where the seeds are.
 pub struct Roles {
@@ -21,7 +22,8 @@ impl Roles {
     /// Puts `users.conf`, the public keys it includes, and a file with the seed of each user into `dir`.
     pub(super) fn make(dir: &Path) -> Result<Roles> {
         let template = repository().join("deploy/nats/users.conf");
-        fs::copy(&template, dir.join("users.conf")).context(template.display())?;
+        let users = fs::read_to_string(&template).context(template.display())?;
+        fs::write(dir.join("users.conf"), with_backup(&users)).context("writing users.conf")?;
         let roles = Roles { dir: dir.to_owned() };
         let mut public = String::new();
         for role in ROLES {
@@ -41,4 +43,20 @@ impl Roles {
     pub fn seed(&self, role: &str) -> Result<String> {
         Ok(fs::read_to_string(self.seed_file(role)).context(role)?.trim().to_owned())
     }
+}
+
+/// Adds an account for the workers of a destination `backup`, as the file says how.
+fn with_backup(users: &str) -> String {
+    let (start, end) = ("  WORKER {\n", "\n  }\n");
+    let Some((before, rest)) = users.split_once(start) else { return users.to_owned() };
+    let Some((worker, after)) = rest.split_once(end) else { return users.to_owned() };
+    let backup = worker.replace("primary", "backup").replace("$WORKER_NKEY", "$BACKUP_NKEY");
+    let backup = backup.replace("_INBOX_worker", "_INBOX_backup");
+    let importing = |line: &str| match line.contains("account: WORKER") {
+        true => format!("{line}\n{}", line.replace("WORKER", "BACKUP").replace("primary", "backup")),
+        false => line.to_owned(),
+    };
+    let after: Vec<String> = after.lines().map(importing).collect();
+    let before = before.replace("[WORKER]", "[WORKER, BACKUP]").replace("WORKER, OPERATOR", "WORKER, BACKUP, OPERATOR");
+    format!("{before}{start}{worker}{end}\n  BACKUP {{\n{backup}{end}{}\n", after.join("\n"))
 }
