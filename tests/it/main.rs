@@ -2,6 +2,7 @@
 
 mod handmade;
 
+mod attacks;
 mod bad_input;
 mod bandwidth;
 mod cleanup;
