@@ -3,11 +3,13 @@
 //! Every problem is reported at once, before any connection is made. A key is known because [`Config::load`]
 //! reads it: there is no second list.
 
+mod address;
 mod download;
 mod reader;
 mod secret;
 mod source;
 mod storage;
+mod text;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -235,8 +237,8 @@ impl Config {
                 live_days: r.integer("publish.live_days", 3, 0, 36_500),
                 timeout: r.duration("publish.timeout", Duration::from_secs(60)),
                 cleanup_after: r
-                    .text("publish.cleanup_after")
-                    .map(|_| r.duration("publish.cleanup_after", Duration::ZERO)),
+                    .is_set("publish.cleanup_after")
+                    .then(|| r.duration("publish.cleanup_after", Duration::ZERO)),
                 keep_days: r.integer("publish.keep_days", 0, 0, 36_500),
             },
             watch: Watch {
@@ -305,11 +307,15 @@ impl Config {
 
 impl Nats {
     fn read(r: &mut Reader) -> Self {
-        let urls: Vec<Secret> = r.strings("nats.url").into_iter().map(Secret::new).collect();
+        let urls = r.strings("nats.url");
+        for problem in urls.iter().filter_map(|url| address::check_nats(url).err()) {
+            r.problem("nats.url", &problem);
+        }
+        let urls: Vec<Secret> = urls.into_iter().map(Secret::new).collect();
         Self {
             urls: if urls.is_empty() { vec![Secret::new("nats://127.0.0.1:4222")] } else { urls },
             user: r.text("nats.user"),
-            password: r.secret("nats.password"),
+            password: r.password("nats.password"),
             role: r.optional_token("nats.role"),
             nkey_file: r.path("nats.nkey_file"),
             credentials_file: r.path("nats.credentials_file"),
@@ -347,12 +353,19 @@ impl ClickHouse {
     fn read(r: &mut Reader, section: &str, host: String) -> Self {
         let key = |name: &str| format!("{section}.{name}");
         let secure = r.flag(&key("secure"), false);
+        let host = address::host(&host, section).unwrap_or_else(|problem| {
+            // One that is not set is said by whoever needs it.
+            if !host.is_empty() {
+                r.problem(&key("host"), &problem);
+            }
+            host
+        });
         Self {
             host,
             port: r.integer(&key("port"), if secure { 8443 } else { 8123 }, 1, u16::MAX),
             database: r.identifier(&key("database"), "marketferry"),
             user: r.text(&key("user")).unwrap_or_else(|| "default".into()),
-            password: r.secret(&key("password")).unwrap_or_else(|| Secret::new("")),
+            password: r.password(&key("password")).unwrap_or_else(|| Secret::new("")),
             secure,
             compression: r.choice(&key("compression"), &[("none", Compression::None), ("lz4", Compression::Lz4)]),
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::secret::Secret;
+use super::text::{self, Kind};
 use crate::unit::{Token, shorten};
 
 /// No password or key is longer; a log file given by mistake is.
@@ -87,43 +88,87 @@ impl Reader {
         Some(at).filter(|value| !value.is_null())
     }
 
-    /// Text, or a number or flag written without quotes.
+    /// Text, without the white space around it.
     pub(super) fn text(&mut self, key: &str) -> Option<String> {
-        let text = match self.value(key)? {
-            Value::String(text) => text.clone(),
-            Value::Number(number) => number.to_string(),
-            Value::Bool(flag) => flag.to_string(),
-            Value::Null | Value::Array(_) | Value::Object(_) => {
-                self.problem(key, "must be a single value");
-                return None;
-            }
-        };
-        Some(text).filter(|text| !text.is_empty())
+        self.cleaned(key, Kind::Name)
     }
 
+    /// What is parsed afterwards: text, or a number or flag written without quotes.
+    pub(super) fn scalar(&mut self, key: &str) -> Option<String> {
+        match self.value(key)? {
+            Value::Number(number) => Some(number.to_string()),
+            Value::Bool(flag) => Some(flag.to_string()),
+            _ => self.text(key),
+        }
+    }
+
+    pub(super) fn is_set(&mut self, key: &str) -> bool {
+        self.scalar(key).is_some()
+    }
+
+    fn cleaned(&mut self, key: &str, kind: Kind) -> Option<String> {
+        let cleaned = match self.value(key)? {
+            Value::String(text) => text::clean(text, kind).map(str::to_owned),
+            // YAML has lost what was written: 000123 arrives as 123, and 1e5 as 100000.
+            Value::Number(_) | Value::Bool(_) => {
+                Err("is a number or a flag to YAML, and may not arrive as it is written: put it in quotes")
+            }
+            Value::Null | Value::Array(_) | Value::Object(_) => Err("must be a single value"),
+        };
+        match cleaned {
+            Ok(text) => Some(text).filter(|text| !text.is_empty()),
+            Err(problem) => {
+                self.problem(key, problem);
+                None
+            }
+        }
+    }
+
+    /// The same, where it is needed. What is wrong with it is said once.
     pub(super) fn required(&mut self, key: &str, meaning: &str) -> String {
+        let before = self.problems.len();
         let value = self.text(key);
-        if value.is_none() {
+        if value.is_none() && self.problems.len() == before {
             self.problem(key, &format!("is not set ({meaning})"));
         }
         value.unwrap_or_default()
     }
 
+    /// A path, which no shell has seen.
     pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
-        self.text(key).map(PathBuf::from)
+        let path = self.text(key)?;
+        self.check_path(key, &path);
+        Some(path.into())
     }
 
-    /// A password or key: itself, or in the file that `<key>_file` names, whose trailing line breaks do not count.
-    pub(super) fn secret(&mut self, key: &str) -> Option<Secret> {
+    pub(super) fn check_path(&mut self, key: &str, path: &str) {
+        if path == "~" || path.starts_with("~/") || path.starts_with('$') || path.contains("${") {
+            self.problem(
+                key,
+                &format!("'{}' is used as it is written: ~ and variables are not replaced", shorten(path)),
+            );
+        }
+    }
+
+    /// A password: itself, or in the file that `<key>_file` names. White space at its ends may be meant, or not: it is
+    /// refused, but for the line break that ends a file.
+    pub(super) fn password(&mut self, key: &str) -> Option<Secret> {
+        self.secret(key, Kind::Password)
+    }
+
+    fn secret(&mut self, key: &str, kind: Kind) -> Option<Secret> {
         let file_key = format!("{key}_file");
-        let (text, file) = (self.text(key), self.path(&file_key));
+        let before = self.problems.len();
+        let text = self.cleaned(key, kind);
+        let file = self.path(&file_key);
         match (text, file) {
+            _ if self.problems.len() > before => None,
             (Some(_), Some(_)) => {
                 self.problem(key, &format!("is set, and so is {file_key}; only one of them may be"));
                 None
             }
             (text, None) => text.map(Secret::new),
-            (None, Some(file)) => match read_secret(&file) {
+            (None, Some(file)) => match read_secret(&file, kind) {
                 Ok(secret) => Some(secret),
                 Err(why) => {
                     self.problem(&file_key, &format!("{}: {why}", file.display()));
@@ -133,10 +178,15 @@ impl Reader {
         }
     }
 
+    /// One half of an API token, given as [`Reader::password`] is. It is sent in a header: visible ASCII only.
+    pub(super) fn token_part(&mut self, key: &str) -> Option<Secret> {
+        self.secret(key, Kind::Token)
+    }
+
     /// The same, where it is needed. What is wrong with it is said once.
-    pub(super) fn required_secret(&mut self, key: &str, meaning: &str) -> Secret {
+    pub(super) fn required_token_part(&mut self, key: &str, meaning: &str) -> Secret {
         let before = self.problems.len();
-        let secret = self.secret(key);
+        let secret = self.token_part(key);
         if secret.is_none() && self.problems.len() == before {
             self.problem(key, &format!("is not set, nor is {key}_file ({meaning})"));
         }
@@ -147,12 +197,16 @@ impl Reader {
     pub(super) fn strings(&mut self, key: &str) -> Vec<String> {
         match self.value(key) {
             Some(Value::Array(items)) => {
-                let items = items.clone();
-                let texts: Option<Vec<String>> = items.iter().map(|v| v.as_str().map(str::to_owned)).collect();
-                if texts.is_none() {
-                    self.problem(key, "must be a list of texts");
-                }
-                texts.unwrap_or_default()
+                let clean = |item: &Value| {
+                    let text =
+                        item.as_str().ok_or("must be a list of texts; put what looks like a number in quotes")?;
+                    text::clean(text, Kind::Name).map(str::to_owned)
+                };
+                let texts: Result<Vec<String>, &str> = items.iter().map(clean).collect();
+                texts.unwrap_or_else(|problem| {
+                    self.problem(key, problem);
+                    Vec::new()
+                })
             }
             _ => {
                 let text = self.text(key).unwrap_or_default();
@@ -183,7 +237,7 @@ impl Reader {
     }
 
     pub(super) fn parsed<T: FromStr>(&mut self, key: &str, meaning: &str) -> Option<T> {
-        let text = self.text(key)?;
+        let text = self.scalar(key)?;
         let value = text.parse().ok();
         if value.is_none() {
             self.problem(key, &format!("'{}' is not {meaning}", shorten(&text)));
@@ -218,7 +272,7 @@ impl Reader {
     }
 
     pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
-        let Some(text) = self.text(key) else { return default };
+        let Some(text) = self.scalar(key) else { return default };
         match text.to_ascii_lowercase().as_str() {
             "true" | "yes" | "on" | "1" => true,
             "false" | "no" | "off" | "0" => false,
@@ -231,7 +285,7 @@ impl Reader {
 
     /// A duration with its unit: `500ms`, `15s`, `30m`, `2h`, `7d`.
     pub(super) fn duration(&mut self, key: &str, default: Duration) -> Duration {
-        let Some(text) = self.text(key) else { return default };
+        let Some(text) = self.scalar(key) else { return default };
         humantime::parse_duration(&text).unwrap_or_else(|error| {
             self.problem(key, &format!("'{}' is not a duration such as 30s or 15m: {error}", shorten(&text)));
             default
@@ -240,7 +294,7 @@ impl Reader {
 
     /// A size with its unit: `512MiB`, `1GB`.
     pub(super) fn bytes(&mut self, key: &str, default: u64) -> u64 {
-        let Some(text) = self.text(key) else { return default };
+        let Some(text) = self.scalar(key) else { return default };
         text.parse::<bytesize::ByteSize>().map_or_else(
             |_| {
                 self.problem(key, &format!("'{}' is not a size such as 512MiB", shorten(&text)));
@@ -252,7 +306,7 @@ impl Reader {
 
     /// One of the named values; the first is the default.
     pub(super) fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> T {
-        let Some(text) = self.text(key) else { return choices[0].1 };
+        let Some(text) = self.scalar(key) else { return choices[0].1 };
         choices.iter().find(|(name, _)| *name == text).map_or_else(
             || {
                 let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
@@ -265,12 +319,17 @@ impl Reader {
 
     /// A name fit for a subject: see [`Token`].
     pub(super) fn token(&mut self, key: &str, meaning: &str) -> String {
-        self.required(key, meaning);
-        self.optional_token(key).unwrap_or_default()
+        let text = self.required(key, meaning);
+        self.check_token(key, text).unwrap_or_default()
     }
 
     pub(super) fn optional_token(&mut self, key: &str) -> Option<String> {
         let text = self.text(key)?;
+        self.check_token(key, text)
+    }
+
+    fn check_token(&mut self, key: &str, text: String) -> Option<String> {
+        let text = Some(text).filter(|text| !text.is_empty())?;
         if let Err(error) = text.parse::<Token>() {
             self.problem(key, &error.to_string());
         }
@@ -288,7 +347,7 @@ impl Reader {
     }
 }
 
-fn read_secret(file: &Path) -> Result<Secret, String> {
+fn read_secret(file: &Path, kind: Kind) -> Result<Secret, String> {
     let opened = File::open(file).map_err(|error| format!("cannot be read: {error}"))?;
     if opened.metadata().is_ok_and(|metadata| metadata.is_dir()) {
         // Docker makes a folder of a file that is not there and is to be mounted.
@@ -301,7 +360,7 @@ fn read_secret(file: &Path) -> Result<Secret, String> {
         return Err(format!("is larger than {} KiB", SECRET_BYTES_MAX >> 10));
     }
     let text = String::from_utf8(bytes).map_err(|_| "is not text".to_owned())?;
-    let text = text.trim_end_matches(['\r', '\n']);
+    let text = text::clean(&text, kind)?;
     if text.is_empty() { Err("is empty".into()) } else { Ok(Secret::new(text)) }
 }
 

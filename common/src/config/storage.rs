@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 
+use super::address::check_http;
 use super::reader::Reader;
 use super::secret::Secret;
 use crate::bwlimit::BwLimit;
 use crate::object_key::Prefix;
+use crate::unit::shorten;
+
+const ENDPOINT: &str = "https://<account id>.r2.cloudflarestorage.com";
 
 /// Where archives and manifests are kept between the two sites.
 #[derive(Debug, Clone)]
@@ -79,15 +83,26 @@ impl Storage {
             if needed && of == chosen { r.required(key, meaning) } else { r.text(key).unwrap_or_default() }
         };
         let bucket = text(Type::S3, "storage.r2.bucket", "the name of the bucket");
-        let endpoint = text(Type::S3, "storage.r2.endpoint", "e.g. https://<account id>.r2.cloudflarestorage.com");
+        let endpoint = text(Type::S3, "storage.r2.endpoint", &format!("e.g. {ENDPOINT}"));
         let folder = text(Type::Folder, "storage.fs.path", "the folder that both sites can open");
         let host = text(Type::Rsync, "storage.rsync.host", "the machine of the uploader");
         let path = text(Type::Rsync, "storage.rsync.path", "the uploader's data_dir as the puller finds it there");
+        if let Err(problem) = check_http(&endpoint, ENDPOINT)
+            && !endpoint.is_empty()
+        {
+            r.problem("storage.r2.endpoint", &problem);
+        }
+        let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if !bucket.chars().all(named) {
+            let problem =
+                format!("'{}' is not the name of a bucket (letters, digits, '.', '-', '_')", shorten(&bucket));
+            r.problem("storage.r2.bucket", &problem);
+        }
         let mut of_token = |key: &str| {
             if needed && chosen == Type::S3 {
-                r.required_secret(key, "part of the bucket's API token")
+                r.required_token_part(key, "part of the bucket's API token")
             } else {
-                r.secret(key).unwrap_or_else(|| Secret::new(""))
+                r.token_part(key).unwrap_or_else(|| Secret::new(""))
             }
         };
         let access_key_id = of_token("storage.r2.access_key_id").reveal().to_owned();
@@ -95,14 +110,14 @@ impl Storage {
         let bucket = Bucket {
             bucket,
             endpoint,
-            region: r.text("storage.r2.region").unwrap_or_else(|| "auto".into()),
+            region: region(r),
             access_key_id,
             secret_access_key,
             path_style: r.flag("storage.r2.path_style", true),
         };
         let rsync = Rsync::read(r, host, &path);
         Self {
-            prefix: Prefix::new(&r.text("storage.r2.prefix").unwrap_or_else(|| "download".into())),
+            prefix: prefix(r),
             transfers: r.integer("storage.r2.transfers", 8, 1, 256),
             bwlimit: bwlimit(r),
             place: match chosen {
@@ -114,8 +129,31 @@ impl Storage {
     }
 }
 
+/// It is signed and sent in a header.
+fn region(r: &mut Reader) -> String {
+    let region = r.text("storage.r2.region").unwrap_or_else(|| "auto".into());
+    if !region.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        r.problem("storage.r2.region", &format!("'{}' is not a region such as auto or eu-west-1", shorten(&region)));
+    }
+    region
+}
+
+fn prefix(r: &mut Reader) -> Prefix {
+    let text = r.text("storage.r2.prefix").unwrap_or_else(|| "download".into());
+    let prefix = Prefix::new(&text);
+    let text = prefix.to_string();
+    let odd = |segment: &str| segment.trim().is_empty() || segment == "." || segment == ".." || segment.contains('\\');
+    if !text.is_empty() && text.split('/').any(odd) {
+        r.problem(
+            "storage.r2.prefix",
+            &format!("'{}' is not a folder such as download or site/download", shorten(&text)),
+        );
+    }
+    prefix
+}
+
 fn bwlimit(r: &mut Reader) -> BwLimit {
-    let text = r.text("storage.bwlimit").unwrap_or_default();
+    let text = r.scalar("storage.bwlimit").unwrap_or_default();
     // YAML reads a bare `off` as a flag, some readers of it at least.
     if matches!(text.as_str(), "" | "false") {
         return BwLimit::default();

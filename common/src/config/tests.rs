@@ -227,7 +227,7 @@ fn secrets_may_be_in_files() {
         std::fs::write(&path, content).expect("written");
         path.to_str().expect("UTF-8").to_owned()
     };
-    let good = file("good", b" hunter2 \r\n\n");
+    let good = file("good", b"hunter2\r\n\n");
     let yaml = format!(
         "storage: {{r2: {{bucket: b, endpoint: 'http://e', access_key_id_file: {good}, secret_access_key_file: {good}}}}}\n\
          nats: {{user: u, password_file: {good}}}\n\
@@ -235,8 +235,8 @@ fn secrets_may_be_in_files() {
     );
     let pairs = [("CLICKHOUSE_HOST", "h"), ("FERRY__CLICKHOUSE__PASSWORD_FILE", good.as_str())];
     let config = read(&yaml, &pairs, &[Need::Storage]).expect("reads");
-    let secret = Secret::new(" hunter2 ");
-    assert_eq!((bucket(&config).access_key_id.as_str(), &bucket(&config).secret_access_key), (" hunter2 ", &secret));
+    let secret = Secret::new("hunter2");
+    assert_eq!((bucket(&config).access_key_id.as_str(), &bucket(&config).secret_access_key), ("hunter2", &secret));
     assert_eq!(config.nats.password.as_ref(), Some(&secret));
     for destination in &config.destinations {
         let DestinationKind::ClickHouse(server) = &destination.kind else { panic!("not ClickHouse") };
@@ -257,6 +257,7 @@ fn secrets_may_be_in_files() {
     check(&file("empty", b"\r\n"), "is empty");
     check(&file("large", &[b'x'; 65537]), "is larger than 64 KiB");
     check(&file("binary", &[0xff, 0xfe]), "is not text");
+    check(&file("blank", b"hun ter2\n"), "holds a blank or a character that is not ASCII, which no key has");
     read(&format!("nats: {{password_file: '{}'}}", file("largest", &[b'x'; 65536])), &[], &[]).expect("fits");
 
     let both = format!("nats: {{password: hunter2, password_file: {good}}}");
@@ -278,4 +279,62 @@ fn what_a_compose_file_requires_is_missed_by_its_name() {
     }
     assert!(message.contains("colour: unknown key") && !message.contains("R2_ENDPOINT"), "{message}");
     read("", &[("FERRY_REQUIRED", "R2_BUCKET"), ("R2_BUCKET", "b")], &[]).expect("reads");
+}
+
+#[test]
+fn what_cannot_belong_to_a_value_is_taken_off_or_refused_by_key() {
+    let yaml = "storage: {r2: {bucket: b, endpoint: 'http://e ', secret_access_key: s}}";
+    let needs = [Need::Storage, Need::DataDir];
+    let with = |key: &str, id: &str| read(yaml, &[("R2_ACCESS_KEY_ID", id), ("LOCAL_DATA_DIR", key)], &needs);
+    let config = with("/data\r", "AKIA\r\n").expect("reads");
+    assert_eq!((bucket(&config).access_key_id.as_str(), bucket(&config).endpoint.as_str()), ("AKIA", "http://e"));
+    assert_eq!(config.local.data_dir, Some(PathBuf::from("/data")));
+    let message = with("\"/data\"", "AK\nIA").expect_err("quotation marks").to_string();
+    assert!(message.contains("local.data_dir: begins or ends with a quotation mark"), "{message}");
+    assert!(message.contains("storage.r2.access_key_id: holds a line break"), "{message}");
+    assert!(message.contains("local.data_dir: is not set"), "{message}");
+    let message = with("~/data", "AKIA").expect_err("no shell").to_string();
+    assert!(message.contains("local.data_dir: '~/data' is used as it is written"), "{message}");
+}
+
+#[test]
+fn what_yaml_takes_for_a_number_is_no_password() {
+    for (value, key) in [("000123", "password"), ("1e5", "password"), ("yes", "password"), ("0x10", "user")] {
+        let message = read(&format!("clickhouse: {{host: h, {key}: {value}}}"), &[], &[]);
+        if let Err(message) = message {
+            assert!(message.to_string().contains(&format!("clickhouse.{key}: is a number or a flag")), "{message}");
+        } else {
+            // A reader of YAML 1.2 may take it for text, as it is written.
+            let config = message.expect("reads");
+            let DestinationKind::ClickHouse(server) = &config.destinations[0].kind else { panic!("not ClickHouse") };
+            assert!(server.password.reveal() == value || server.user == value, "{value}");
+        }
+    }
+    read("clickhouse: {host: h, password: '000123', port: 8124}", &[], &[])
+        .expect("text is text, and numbers are numbers");
+}
+
+#[test]
+fn addresses_are_checked_at_the_start() {
+    let check = |yaml: &str, expected: &str| {
+        let message = read(yaml, &[], &[]).expect_err(yaml).to_string();
+        assert!(message.contains(&format!("\n  {expected}")), "{message}");
+        assert!(!message.contains("hunter2"), "{message}");
+    };
+    check("storage: {r2: {endpoint: 'http://e#x'}}", "storage.r2.endpoint: 'http://e#x' is not an address");
+    check("storage: {r2: {endpoint: 'e.example.com'}}", "storage.r2.endpoint: must begin with http:// or https://");
+    check("storage: {r2: {bucket: 'b/c'}}", "storage.r2.bucket: 'b/c' is not the name of a bucket");
+    check("storage: {r2: {region: 'eu west'}}", "storage.r2.region: 'eu west' is not a region");
+    check("storage: {r2: {prefix: 'a//b'}}", "storage.r2.prefix: 'a//b' is not a folder");
+    check("storage: {r2: {prefix: '../b'}}", "storage.r2.prefix: '../b' is not a folder");
+    check("nats: {url: 'http://u:hunter2@h'}", "nats.url: must begin with nats:// or tls://");
+    check("nats: {url: ['nats://a', 'nats://u:hunter2@']}", "nats.url: is not an address");
+    check(
+        "clickhouse: {host: 'http://ch:8124'}",
+        "clickhouse.host: is a URL; write clickhouse.host: ch, clickhouse.port: 8124",
+    );
+    check(
+        "destinations: [{name: d, host: 'ch:9000'}]",
+        "destinations.0.host: carries a port; write destinations.0.host: ch, destinations.0.port: 9000",
+    );
 }
