@@ -97,9 +97,20 @@ async fn check_bucket(report: &mut Report, storage: &Storage, bucket: &Bucket, e
             "use the account's endpoint alone, e.g. https://<account id>.r2.cloudflarestorage.com",
         );
     }
-    match ObjectStore::new(storage, end).probe(&storage.prefix.to_string()).await {
+    let store = ObjectStore::new(storage, end);
+    match store.probe(&storage.prefix.to_string()).await {
         Ok(()) => report.good(NAME, format!("{name} at {endpoint} is reachable, credentials accepted")),
-        Err(error) => report.bad(NAME, error.to_string(), error.advice()),
+        Err(error) => return report.bad(NAME, format!("{name} at {endpoint}: {error}"), error.advice()),
+    }
+    const REQUESTS: &str = "bucket requests";
+    match store.rehearse(&storage.prefix, end).await {
+        Ok(()) if end == End::Puller => report.good(REQUESTS, "GET is answered as the work needs it"),
+        Ok(()) => {
+            let found =
+                format!("HEAD, GET, PUT, conditional PUT, COPY and parts work (on {})", storage.prefix.probe_key());
+            report.good(REQUESTS, found);
+        }
+        Err(unfit) => report.bad(REQUESTS, unfit.to_string(), unfit.advice),
     }
 }
 

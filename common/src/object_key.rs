@@ -6,6 +6,7 @@
 use crate::unit::{Unit, shorten};
 
 const MARKERS: &str = "_markers";
+const DOCTOR: &str = "_doctor";
 
 /// Longest key S3 and R2 accept, in bytes.
 pub const KEY_BYTES_MAX: usize = 1024;
@@ -36,6 +37,16 @@ impl Prefix {
     /// What the keys of all manifests begin with.
     pub fn manifests(&self) -> String {
         self.join(&format!("{MARKERS}/"))
+    }
+
+    /// The object that `doctor` writes and reads.
+    pub fn probe_key(&self) -> String {
+        self.join(&format!("{DOCTOR}/probe"))
+    }
+
+    /// Whether a key is that of something `doctor` wrote.
+    pub fn is_probe(&self, key: &str) -> bool {
+        self.strip(key).is_some_and(|path| path.split('/').next() == Some(DOCTOR))
     }
 
     /// The unit that a key below [`Prefix::manifests`] belongs to, and the file's name.

@@ -7,6 +7,7 @@
 
 mod error;
 pub mod parts;
+mod rehearsal;
 
 mod s3;
 
@@ -26,6 +27,7 @@ use crate::config::{Place, Storage};
 use error::StoreType;
 
 pub use error::{StoreError, StoreErrorKind};
+pub use rehearsal::Unfit;
 
 /// The end of the way a process stands at. It matters where the two see the store differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,8 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, StalledStreamProtectionConfig,
+    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
@@ -85,6 +86,9 @@ impl S3 {
             .credentials_provider(credentials.clone())
             .force_path_style(storage.path_style)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            // Otherwise GETs carry `x-amz-checksum-mode`, which R2 was reported to answer with 501. What is fetched is
+            // compared with the marker's sha256 in any case.
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             // Ours, in `retried`: the SDK's share a quota that a link which keeps dropping uses up, after which nothing is
             // tried again.
             .retry_config(RetryConfig::disabled())
@@ -273,7 +277,11 @@ impl StoreError {
             SdkError::ServiceError(service) => {
                 let status = service.raw().status().as_u16();
                 let code = service.err().code().unwrap_or_default().to_owned();
-                (kind_of(status, &code), format!("the server answered {status} {code}").trim_end().to_owned())
+                let message = match status {
+                    200..=299 => format!("the server answered {status} with a body that is not that of this request"),
+                    _ => format!("the server answered {status} {code}").trim_end().to_owned(),
+                };
+                (kind_of(status, &code), message)
             }
             SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => {
                 (StoreErrorKind::Unavailable, chain(&error))

@@ -45,7 +45,8 @@ pub(super) async fn list(site: &Site, filter: &Filter) -> Result<Listed, PassErr
     let (prefix, manifests, mut next) = (site.prefix.archive_key(""), site.prefix.manifests(), None);
     loop {
         let page = site.store.list(&prefix, next).await.map_err(PassError::Bucket)?;
-        for key in page.keys.iter().filter(|key| !key.starts_with(&manifests)) {
+        let own = |key: &str| key.starts_with(&manifests) || site.prefix.is_probe(key);
+        for key in page.keys.iter().filter(|key| !own(key)) {
             collector.take(key, site.prefix.archive_path(key).ok(), filter);
         }
         next = page.next;
