@@ -424,3 +424,22 @@ fn the_service_catches_up_with_what_never_came() -> Result<()> {
     assert!(!landed(25) && !landed(40));
     Ok(())
 }
+
+/// Otherwise whoever answers for the exchange could make this machine ask any server that it reaches.
+#[test]
+fn a_redirect_to_another_server_is_not_followed() -> Result<()> {
+    let (project, exchange) = site("redirect")?;
+    let elsewhere = Exchange::start()?;
+    for day in ["2025-03-01", "2025-03-02"] {
+        exchange.publish(&spec("BTCUSDT", day));
+        elsewhere.publish(&spec("BTCUSDT", day));
+    }
+    let path = spec("BTCUSDT", "2025-03-01").path();
+    let location = format!("Location: {}/{path}\r\n", elsewhere.url());
+    exchange.fault(&path, Fault::Answer("302 Found", location.leak()), usize::MAX);
+    let report = download(&project, 1, &[])?;
+    assert_eq!(counts(&report), [1, 0, 0, 1], "{report}");
+    assert!(report.to_string().contains("a redirect to another server"), "{report}");
+    assert!(elsewhere.asked().is_empty(), "{:?}", elsewhere.asked());
+    Ok(())
+}

@@ -7,6 +7,7 @@ use common::backoff::{Backoff, Growth};
 use common::bwlimit::{Bandwidth, Direction};
 use common::chain::chain;
 use common::config::Download;
+use common::unit::shorten;
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED, RANGE, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
@@ -282,15 +283,24 @@ impl Tries {
     }
 }
 
+/// Follows redirects on the server that was asked only, also from http to https. Elsewhere, whoever answers for the exchange
+/// could make this process ask any server that it reaches.
 fn redirects() -> Policy {
     Policy::custom(|attempt| {
-        let from = attempt.previous().last().map(|url| url.scheme().to_owned());
-        match (from.as_deref(), attempt.url().scheme()) {
-            _ if attempt.previous().len() > REDIRECTS_MAX => attempt.error("too many redirects"),
-            (Some("https"), "http") => attempt.error("a redirect away from TLS"),
-            (_, "http" | "https") => attempt.follow(),
-            _ => attempt.error("a redirect to something that is not HTTP"),
-        }
+        let Some(from) = attempt.previous().last() else { return attempt.follow() };
+        let to = attempt.url();
+        // A port is `None` where it is the scheme's own.
+        let same_server = (to.host_str(), to.port()) == (from.host_str(), from.port());
+        let problem = match (from.scheme(), to.scheme()) {
+            _ if attempt.previous().len() > REDIRECTS_MAX => "too many redirects".to_owned(),
+            ("https", "http") => "a redirect away from TLS".to_owned(),
+            (_, "http" | "https") if same_server => return attempt.follow(),
+            (_, "http" | "https") => {
+                format!("a redirect to another server, {}", shorten(to.host_str().unwrap_or_default()))
+            }
+            _ => "a redirect to something that is not HTTP".to_owned(),
+        };
+        attempt.error(problem)
     })
 }
 
