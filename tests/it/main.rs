@@ -25,6 +25,7 @@ mod progress;
 mod recovery;
 mod replay;
 mod servers;
+mod settings;
 mod storages;
 mod transfer;
 mod uploaders;

@@ -231,17 +231,17 @@ impl Shared {
         let (mut answers, met) = (client.try_clone()?, Arc::clone(&self.met));
         let (aim, reply_lost) = (Arc::clone(aim), Arc::new(AtomicBool::new(false)));
         let losing = Arc::clone(&reply_lost);
-        let begun = move |line: &str| {
-            let Some(fate) = aim.hit(line) else { return Ok(()) };
+        let begun = move |head: &str| {
+            let Some(fate) = aim.hit(head) else { return Ok(()) };
             met.fetch_add(1, Ordering::SeqCst);
             match fate {
                 Fate::ReplyLost => {
                     losing.store(true, Ordering::SeqCst);
                     Ok(())
                 }
-                Fate::Refused => {
-                    let answer = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-                    answers.write_all(answer)?;
+                Fate::Refused | Fate::NotImplemented => {
+                    let status = if fate == Fate::Refused { "503 Slow Down" } else { "501 Not Implemented" };
+                    write!(answers, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
                     Err(std::io::Error::other("refused"))
                 }
             }
@@ -253,7 +253,7 @@ impl Shared {
         self.relay_watched(generation, client, usize::MAX, begun, reply)
     }
 
-    /// The same; `begun` is told the first line of each request before the server is, and may end the connection.
+    /// The same; `begun` is told the head of each request before the server is, and may end the connection.
     fn relay_watched(
         &self,
         generation: u64,
@@ -313,8 +313,8 @@ fn pass_on(
         if count == 0 {
             return Ok(());
         }
-        if let Some(line) = seen.asked(&chunk[..count]) {
-            begun(&line)?;
+        if let Some(head) = seen.asked(&chunk[..count]) {
+            begun(&head)?;
         }
         at += count;
         if at > bytes_max {

@@ -1,4 +1,4 @@
-//! Faults for some requests only: those whose first line has certain words.
+//! Faults for some requests only: those whose first line has certain words, or that carry a header.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,15 +7,25 @@ use super::Fault;
 
 #[derive(Debug)]
 pub struct Aim {
-    words: String,
+    target: Target,
     left: AtomicU64,
     fate: Fate,
+}
+
+#[derive(Debug)]
+enum Target {
+    /// Words of the first line.
+    Line(String),
+    /// The name of a header, in lower case.
+    Header(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// The server does not see the request, the client is told 503.
     Refused,
+    /// The server does not see the request, the client is told 501.
+    NotImplemented,
     /// The server does its work; the reply is thrown away and the connection cut.
     ReplyLost,
 }
@@ -23,16 +33,26 @@ pub enum Fate {
 impl Fault {
     /// For the next `times` requests with these words in their first line.
     pub fn aimed(words: impl Into<String>, times: u64, fate: Fate) -> Fault {
-        Fault::Aimed(Arc::new(Aim { words: words.into(), left: times.into(), fate }))
+        Fault::Aimed(Arc::new(Aim { target: Target::Line(words.into()), left: times.into(), fate }))
+    }
+
+    /// For every request with a header of this name, in lower case.
+    pub fn aimed_at_header(name: impl Into<String>, fate: Fate) -> Fault {
+        Fault::Aimed(Arc::new(Aim { target: Target::Header(name.into()), left: u64::MAX.into(), fate }))
     }
 }
 
 impl Aim {
-    /// What is to happen to the request with this line.
-    pub(super) fn hit(&self, line: &str) -> Option<Fate> {
+    /// What is to happen to the request with this head.
+    pub(super) fn hit(&self, head: &str) -> Option<Fate> {
         let one_less = |left: u64| left.checked_sub(1);
-        let hit =
-            line.contains(&self.words) && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
+        let mut lines = head.lines();
+        let first = lines.next().unwrap_or_default();
+        let meant = match &self.target {
+            Target::Line(words) => first.contains(words),
+            Target::Header(name) => lines.any(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:"))),
+        };
+        let hit = meant && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
         hit.then_some(self.fate)
     }
 }

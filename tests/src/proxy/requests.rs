@@ -68,7 +68,7 @@ impl Conversation {
         Self { log: Arc::clone(log), state: Arc::default() }
     }
 
-    /// Takes what the client sent; returns the first line of a request whose head is complete with it.
+    /// Takes what the client sent; returns the head of a request that is complete with it.
     pub(super) fn asked(&self, mut bytes: &[u8]) -> Option<String> {
         let mut begun = None;
         self.log.asked_bytes.fetch_add(bytes.len() as u64, Ordering::SeqCst);
@@ -97,8 +97,8 @@ impl Conversation {
                 let mut requests = self.log.lock();
                 state.current = Some(requests.len());
                 state.answered = false;
-                requests.push(Request { line: line.clone(), body: 0, status: None });
-                begun = Some(line);
+                requests.push(Request { line, body: 0, status: None });
+                begun = Some(head);
             }
         }
         begun
