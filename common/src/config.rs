@@ -16,7 +16,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use download::{DATASETS, Download, INTERVALS, MARKETS, Symbols};
+pub use download::{Download, Symbols};
 pub use reader::ConfigError;
 pub use secret::Secret;
 pub use storage::{Bucket, Place, Rsync, Storage};

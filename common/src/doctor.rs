@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::config::{Bucket, Place, Rsync, Storage};
 use crate::exit;
 use crate::object_store::{End, ObjectStore};
+use crate::output::{Finding, Reply, printable, wrap};
 use crate::unit::shorten;
 
 const NOT_SET: &str = "set it in the configuration or the environment";
@@ -40,21 +41,32 @@ impl Report {
     }
 
     pub fn exit_code(&self) -> u8 {
-        if self.checks.iter().all(|check| check.ok) { exit::DONE } else { exit::WANTING }
+        if self.checks.iter().all(|check| check.ok) { exit::DONE } else { exit::DIFFERENCES }
+    }
+
+    /// The answer of the command: a finding for each check that failed, beside the list of all.
+    pub fn into_reply(self) -> Reply {
+        let failed = self.checks.iter().filter(|check| !check.ok);
+        let findings = failed.map(|check| Finding::new("failed", &check.found).class(&check.name)).collect();
+        Reply::of_report(self.exit_code(), &self).findings(findings).text(self.to_text())
     }
 
     /// One line a check, and the advice below what is wrong.
-    pub fn to_text(&self) -> String {
-        let mut text = String::new();
+    fn to_text(&self) -> String {
+        let mut lines = Vec::new();
         for check in &self.checks {
             let mark = if check.ok { "ok  " } else { "FAIL" };
-            text.push_str(&format!("{mark}  {}: {}\n", check.name, check.found));
-            if let Some(advice) = &check.advice {
-                text.push_str(&format!("      → {advice}\n"));
-            }
+            let found = printable(&format!("{}: {}", check.name, check.found));
+            lines.extend(indented(mark, &found));
+            lines.extend(check.advice.iter().flat_map(|advice| indented("    →", &printable(advice))));
         }
-        text
+        lines.join("\n")
     }
+}
+
+fn indented(mark: &str, text: &str) -> Vec<String> {
+    let first = |at: usize| if at == 0 { mark } else { "" };
+    wrap(text, 6).iter().enumerate().map(|(at, line)| format!("{:<6}{line}", first(at))).collect()
 }
 
 /// What the configuration says, for `doctor --config-only`: it was read without a problem, and nothing was asked.
@@ -205,7 +217,7 @@ mod tests {
         report.good("a", "fine");
         assert_eq!(report.exit_code(), exit::DONE);
         report.bad("b", "broken", "mend it");
-        assert_eq!(report.exit_code(), exit::WANTING);
-        assert_eq!(report.to_text(), "ok    a: fine\nFAIL  b: broken\n      → mend it\n");
+        assert_eq!(report.exit_code(), exit::DIFFERENCES);
+        assert_eq!(report.to_text(), "ok    a: fine\nFAIL  b: broken\n    → mend it");
     }
 }

@@ -8,24 +8,22 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::exit;
+use crate::output::{Failure, Reply};
 
 /// For the whole question: Docker's own time limit is longer.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// Of an answer; the reasons of a service are some lines.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
-/// Asks, says what came of it on stdout, or on stderr if it is no good, and returns the exit code.
+/// Asks, and says what came of it.
 ///
 /// Of the configuration only `http.listen` counts, and nothing else is connected to.
-pub fn run(binary: &str, config: Option<&Path>, live: bool) -> u8 {
-    let (code, text) = match examine(config, live) {
-        Ok(answer) => (exit::DONE, answer),
-        Err(why) => (exit::SOME_FAILED, format!("{binary}: {why}")),
-    };
-    let written = if code == exit::DONE { writeln!(io::stdout(), "{text}") } else { writeln!(io::stderr(), "{text}") };
-    // Docker keeps the exit code also when nobody takes the text.
-    written.map_or(code, |()| code)
+///
+/// # Errors
+/// It is not ready, or nobody answers: exit code 1 in each case, as Docker keeps the others for itself.
+pub fn run(config: Option<&Path>, live: bool) -> Result<Reply, Failure> {
+    let answer = examine(config, live).map_err(Failure::failed)?;
+    Ok(Reply::default().text(answer))
 }
 
 fn examine(config: Option<&Path>, live: bool) -> Result<String, String> {

@@ -3,7 +3,9 @@
 //! Refused here: anything only one binary needs, anything that knows what is inside an archive, and the queue
 //! (crate `nats`). Only [`object_store`] names S3 types.
 
+pub mod catalogue;
 pub mod unit;
+pub mod unit_filter;
 
 pub mod checksum;
 pub mod marker;
@@ -22,5 +24,6 @@ pub mod exit;
 pub mod failpoint;
 pub mod healthcheck;
 pub mod http;
+pub mod output;
 pub mod shutdown;
 pub mod telemetry;

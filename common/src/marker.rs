@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::checksum::Sha256Sum;
 use crate::object_key::{KeyError, Prefix};
+use crate::output::is_seen;
 use crate::unit::{Unit, shorten};
 
 pub const SCHEMA: &str = "marketferry.marker/1";
@@ -242,7 +243,7 @@ impl Marker {
             let symbol = &object.symbol;
             if symbol.is_empty()
                 || symbol.len() > SYMBOL_BYTES_MAX
-                || symbol.chars().any(|c| c.is_control() || c.is_whitespace() || matches!(c, '/' | '\\' | '\'' | '"'))
+                || symbol.chars().any(|c| !is_seen(c) || c.is_whitespace() || matches!(c, '/' | '\\' | '\'' | '"'))
             {
                 return Err(MarkerError::Symbol(shorten(symbol)));
             }

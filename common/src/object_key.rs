@@ -3,6 +3,7 @@
 //! An archive's key is `<prefix>/<path below data_dir>`. Beside them, under `<prefix>/_markers/`, one folder a
 //! unit holds its manifests: `<revision>.json`, never rewritten, and `current.json`, which names the newest.
 
+use crate::output::is_seen;
 use crate::unit::{Unit, shorten};
 
 const MARKERS: &str = "_markers";
@@ -81,8 +82,8 @@ impl Prefix {
         let Some(path) = self.strip(key) else {
             return refuse("it is outside storage.r2.prefix");
         };
-        if path.chars().any(|c| c.is_control() || c == '\\') {
-            return refuse("it has a control character or a backslash");
+        if path.chars().any(|c| !is_seen(c) || c == '\\') {
+            return refuse("it has a character that is not seen as itself, or a backslash");
         }
         if path.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
             return refuse("it has an empty, '.' or '..' segment");

@@ -3,7 +3,9 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use tracing::{Level, Metadata};
 use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::filter::dynamic_filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -40,11 +42,12 @@ pub enum TelemetryError {
 }
 
 /// Sets up logging for the process; `stderr` is where lines go (a progress bar passes its own writer, so that
-/// lines and bar do not write over each other).
+/// lines and bar do not write over each other). Where that is a terminal and `is_quiet`, it shows no line about a single
+/// unit and none below a warning: the command has its bar, and says at its end how it went. The file has them all.
 ///
 /// # Errors
 /// The level cannot be understood, or the folder cannot be written to.
-pub fn start<W>(settings: &LogSettings, binary: &str, stderr: W) -> Result<LogGuard, TelemetryError>
+pub fn start<W>(settings: &LogSettings, binary: &str, stderr: W, is_quiet: bool) -> Result<LogGuard, TelemetryError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -52,7 +55,12 @@ where
         .parse(directives(&settings.level))
         .map_err(|source| TelemetryError::Level { level: settings.level.clone(), source })?;
     let ansi = std::io::stderr().is_terminal();
-    let on_stderr = layer(settings.format, stderr, ansi);
+    let is_quiet = is_quiet && ansi;
+    // Inside a span a line is about a delivery, thus a unit.
+    let shown = dynamic_filter_fn(move |metadata, context| {
+        !is_quiet || metadata.is_span() || is_for_a_watcher(metadata) && context.lookup_current().is_none()
+    });
+    let on_stderr = layer(settings.format, stderr, ansi).with_filter(shown);
     let (in_file, guard) = match &settings.dir {
         None => (None, None),
         Some(dir) => {
@@ -68,6 +76,13 @@ where
     };
     tracing_subscriber::registry().with(on_stderr.and_then(in_file).with_filter(filter)).try_init()?;
     Ok(LogGuard { _file: guard })
+}
+
+/// Whether a line is more than one of a unit's many, all of which the command's result sums up.
+fn is_for_a_watcher(metadata: &Metadata<'_>) -> bool {
+    const OF_A_UNIT: [&str; 6] = ["unit", "archive", "subject", "sequence", "key", "attempt"];
+    let names_a_unit = metadata.fields().iter().any(|field| OF_A_UNIT.contains(&field.name()));
+    *metadata.level() <= Level::WARN && !names_a_unit
 }
 
 /// A plain level is ours; libraries below it are heard from `warn` on. Directives are taken as they are.

@@ -9,6 +9,7 @@ use async_nats::{ConnectErrorKind, ConnectOptions, Event};
 use common::backoff::Backoff;
 use common::chain::chain;
 use common::config::{Nats, Secret};
+use common::output::{Failure, FailureClass};
 use percent_encoding::percent_decode_str;
 
 /// A frozen link is noticed after two missed pings.
@@ -170,6 +171,25 @@ impl BusError {
 impl fmt::Display for BusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "NATS: {}: {}", self.doing, self.why)
+    }
+}
+
+impl From<BusError> for Failure {
+    fn from(error: BusError) -> Self {
+        let (class, advice) = match error.kind {
+            BusErrorKind::Unavailable => {
+                (FailureClass::Unreachable, "check nats.url, the network and the certificates")
+            }
+            BusErrorKind::Denied => {
+                (FailureClass::Denied, "check the NATS user and password, nkey or credentials file")
+            }
+            BusErrorKind::Missing => (
+                FailureClass::Missing,
+                "run `puller migrate`; where the stream was lost, `uploader reconcile --fix` makes it again from the bucket",
+            ),
+            BusErrorKind::Refused => (FailureClass::Refused, "see the message"),
+        };
+        Self::new(class, error.to_string()).advice(advice)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::announced::Announced;
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::reader::StoredMessage;
 use crate::subject::{Lane, MarkerSubject};
-use crate::topology::{MARKERS, backfill_consumer};
+use crate::topology::{MARKERS, TASKS, backfill_consumer, is_missing};
 
 /// A survey that lost messages on the way begins anew this often.
 const ATTEMPTS: u32 = 3;
@@ -173,6 +173,19 @@ impl Bus {
             Ok(_) => Ok(true),
             Err(error) if error.kind == BusErrorKind::Missing => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// # Errors
+    /// `Missing`: the stream of tasks is not there. Reading a message of it could not tell that from a server that is
+    /// away.
+    pub async fn expect_tasks(&self) -> Result<(), BusError> {
+        match self.context.get_stream(TASKS).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_missing(&error.kind()) => {
+                Err(BusError::new(BusErrorKind::Missing, "stream TASKS", &error))
+            }
+            Err(error) => Err(BusError::unavailable("stream TASKS", &error)),
         }
     }
 }

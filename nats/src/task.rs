@@ -67,6 +67,9 @@ pub struct TaskUnit {
     pub bytes: u64,
     #[serde(default)]
     pub error: String,
+    /// When the worker began the attempt that this is the state of; none before one has.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
     pub at: Timestamp,
 }
 

@@ -10,6 +10,7 @@ use common::config::{Config, Destination as DestinationConfig};
 use common::exit;
 use common::http::Readiness;
 use common::marker::{Current, MANIFEST_BYTES_MAX};
+use common::output::{Finding, Reply, list};
 use common::unit::Unit;
 use futures::{StreamExt, stream};
 use nats::{Bus, Lane, MarkerSubject, ReplayOptions};
@@ -24,7 +25,6 @@ use crate::load::Loader;
 use crate::metrics::Metrics;
 use crate::pull::progress_bar;
 use crate::service::{Failure, Shared, worker_name};
-use crate::status::print;
 use crate::verify::{chosen, unit_error};
 
 use compare::Verdict;
@@ -35,12 +35,15 @@ use report::Report;
 const UNITS_MAX: usize = 4;
 const CURRENT_BYTES_MAX: u64 = 64 * 1024;
 
-pub(crate) async fn run(args: &Adopt, config: Config, stop: CancellationToken) -> Result<u8, Failure> {
+pub(crate) async fn run(
+    args: &Adopt,
+    config: Config,
+    verbose: bool,
+    stop: CancellationToken,
+) -> Result<Reply, Failure> {
     let destinations = chosen(args.destination.as_deref(), &config)?;
-    let hints = hints::read(&args.ingested).map_err(|error| Failure {
-        message: format!("--ingested: {} cannot be read: {error}", args.ingested.display()),
-        code: exit::USAGE,
-    })?;
+    let hints = hints::read(&args.ingested)
+        .map_err(|error| Failure::usage(format!("--ingested: {} cannot be read: {error}", args.ingested.display())))?;
     let name = worker_name();
     let bus = Bus::connect(&config.nats, &name).await?;
     let mut announced = HashSet::new();
@@ -54,20 +57,14 @@ pub(crate) async fn run(args: &Adopt, config: Config, stop: CancellationToken) -
     let shared = Shared::new(config, name, bus, Readiness::default(), metrics);
     let mut reports = Vec::new();
     for destination in &destinations {
-        reports.push(adopt(&shared, destination, &hints, &announced, args, &stop).await?);
+        reports.push(adopt(&shared, destination, &hints, &announced, (args.dry_run, verbose), &stop).await?);
     }
     shared.bus.close().await;
-    if args.json {
-        print(&serde_json::to_string_pretty(&reports).expect("strings and numbers always serialise"));
-    } else {
-        let mut lines = Vec::new();
-        reports.iter().for_each(|report| report.lines(&mut lines));
-        print(&lines.join("\n"));
-    }
-    let codes: Vec<u8> = reports.iter().map(Report::exit_code).collect();
-    // What could not be checked comes before what was checked and is wanting.
-    let failed = codes.contains(&exit::SOME_FAILED);
-    Ok(if failed { exit::SOME_FAILED } else { codes.into_iter().max().unwrap_or(exit::DONE) })
+    let findings: Vec<Finding> = reports.iter_mut().flat_map(Report::take_findings).collect();
+    let mut lines = list(&findings, args.list.all);
+    reports.iter().for_each(|report| report.lines(args.list.all, &mut lines));
+    let code = exit::worst(reports.iter().map(Report::exit_code));
+    Ok(Reply::new(code).destinations(&reports).findings(findings).text(lines.join("\n")))
 }
 
 async fn adopt(
@@ -75,14 +72,14 @@ async fn adopt(
     destination: &DestinationConfig,
     hints: &Hints,
     announced: &HashSet<Unit>,
-    args: &Adopt,
+    (dry_run, verbose): (bool, bool),
     stop: &CancellationToken,
 ) -> Result<Report, Failure> {
     let runner = shared.open(destination).await?;
     let Destination::ClickHouse(loader) = &runner.worker.destination else {
         unreachable!("only ClickHouse destinations are chosen");
     };
-    let mut report = Report::new(&destination.name, args.dry_run, hints);
+    let mut report = Report::new(&destination.name, dry_run, hints);
     let mut wanted = Hints { units: hints.units.clone(), ..Hints::default() };
     for flat in &hints.flat {
         let candidates: Vec<&Unit> = flat.units.iter().filter(|unit| announced.contains(unit)).collect();
@@ -91,7 +88,7 @@ async fn adopt(
         }
         candidates.into_iter().for_each(|unit| wanted.add(unit.clone(), &flat.symbol));
     }
-    let adopter = Adopter { shared, loader, announced, dry_run: args.dry_run };
+    let adopter = Adopter { shared, loader, announced, dry_run };
     let bar = progress_bar(&destination.name, wanted.units.len() as u64);
     let looks = stream::iter(&wanted.units)
         .take_until(stop.cancelled())
@@ -111,14 +108,15 @@ async fn adopt(
                         hinted.iter().filter(|symbol| !symbols.contains(symbol)).cloned().collect()
                     }
                 };
-                report.add(unit, symbols.into_iter().zip(verdicts).collect(), lacking, args.verbose);
+                report.add(unit, symbols.into_iter().zip(verdicts).collect(), lacking, verbose);
             }
         }
     }
     bar.finish_and_clear();
     if stop.is_cancelled() {
-        let message = "stopped by a signal; what was verified is recorded, run this again for the rest".into();
-        return Err(Failure { message, code: exit::SOME_FAILED });
+        return Err(Failure::stopped(
+            "stopped by a signal; what was verified is recorded, run this again for the rest",
+        ));
     }
     Ok(report)
 }

@@ -20,8 +20,23 @@ pub(crate) struct Board {
 struct BoardState {
     next_id: u64,
     in_hand: BTreeMap<u64, String>,
-    parked_until: Vec<Instant>,
+    parked: Vec<Parked>,
     totals: Totals,
+}
+
+/// A unit that was handed back, to be delivered again later.
+struct Parked {
+    unit: String,
+    why: String,
+    until: Instant,
+}
+
+/// The retry that comes next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NextRetry {
+    pub unit: String,
+    pub why: String,
+    pub in_seconds: u64,
 }
 
 /// What this process has settled since it started.
@@ -60,8 +75,19 @@ impl Board {
         self.idle.notified().await;
     }
 
-    pub(crate) fn park(&self, after: Duration) {
-        self.state().parked_until.push(Instant::now() + after);
+    pub(crate) fn park(&self, unit: &str, why: &str, after: Duration) {
+        let until = Instant::now() + after;
+        let mut state = self.state();
+        state.parked.retain(|parked| parked.unit != unit);
+        state.parked.push(Parked { unit: unit.to_owned(), why: why.to_owned(), until });
+    }
+
+    pub(crate) fn next_retry(&self) -> Option<NextRetry> {
+        let now = Instant::now();
+        let state = self.state();
+        let next = state.parked.iter().filter(|parked| parked.until > now).min_by_key(|parked| parked.until)?;
+        let in_seconds = (next.until - now).as_secs_f64().ceil() as u64;
+        Some(NextRetry { unit: next.unit.clone(), why: next.why.clone(), in_seconds })
     }
 
     /// Counts a unit that needs no further delivery.
@@ -90,8 +116,8 @@ impl Board {
     pub(crate) fn parked(&self) -> u64 {
         let mut state = self.state();
         let now = Instant::now();
-        state.parked_until.retain(|until| *until > now);
-        state.parked_until.len() as u64
+        state.parked.retain(|parked| parked.until > now);
+        state.parked.len() as u64
     }
 
     pub(crate) fn totals(&self) -> Totals {

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use common::bwlimit::BwLimit;
-use common::unit::{Period, Token, Unit};
+use common::output::{ListArgs, OutputArgs};
+use common::unit_filter::{SymbolFilter, UnitFilter};
 use jiff::Timestamp;
 
 use crate::dead::Dead;
 use crate::explain::Explain;
+use crate::gaps::Gaps;
 use crate::history::History;
 use crate::pause::{Pause, Resume};
 
@@ -56,12 +58,16 @@ Examples:
     name = "puller",
     version,
     after_help = "Exit codes: 0 done; 1 some of the work failed; 2 wrong usage or configuration; \
-                  3 a server could not be reached; 4 checked and found wanting."
+                  3 a server could not be reached; 4 a check found differences, filters match nothing, or a stream or \
+                  table is not there."
 )]
 pub struct Cli {
     /// Configuration file [default: $FERRY_CONFIG, else ./config.yaml if there is one]
     #[arg(long, global = true, value_name = "PATH")]
     pub config: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
 
     #[command(subcommand)]
     pub command: Command,
@@ -69,7 +75,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Runs the worker service until SIGTERM
+    /// Run the worker service until SIGTERM
     ///
     /// Start as many as you like, on as many machines as you like: they share the work. The first SIGTERM finishes what
     /// is in hand within puller.shutdown_grace, a second one stops at once.
@@ -77,7 +83,7 @@ pub enum Command {
                             puller run --bwlimit '08:00,512K 19:00,off'")]
     Run(Run),
 
-    /// Loads what is pending now, then exits
+    /// Load what is pending now, then exit
     ///
     /// For cron. Ends when nothing is pending and nothing is in any worker's hands; waits for retries and for the leases
     /// of workers that died, at most --max-wait.
@@ -87,11 +93,20 @@ pub enum Command {
     )]
     Pull(Pull),
 
-    /// Shows per destination what is pending, in hand, parked, dead and last loaded
+    /// Show per destination the backlog, what is in flight, waits for a retry or is dead, and its workers
     #[command(after_help = "Examples:\n  puller status\n  puller status --json\n  puller status --missing")]
     Status(Status),
 
-    /// Sends units to a destination again, as a task that all its workers share
+    /// List what is expected and not loaded, in ranges of days; exit 4 if there is anything
+    ///
+    /// Days between a symbol's first and last archive that no archive covers. `puller status --missing` is the same.
+    #[command(
+        after_help = "Examples:\n  puller gaps\n  puller gaps --market um --interval 1h --from 2026-01 --all\n  \
+                            puller gaps --symbol BTCUSDT --json"
+    )]
+    Gaps(Gaps),
+
+    /// Send units to a destination again, as a task that all its workers share
     ///
     /// What is loaded and verified is skipped, unless --force writes it again; the end state is the same. Live units go
     /// first. Workers need no restart, and a replay survives the restart of everything.
@@ -102,35 +117,36 @@ pub enum Command {
     )]
     Replay(Box<Replay>),
 
-    /// Shows and cancels replays
+    /// Show and cancel replays
     #[command(subcommand)]
     Tasks(Tasks),
-    /// Lists dead letters, shows them, sends them again or discards them
+
+    /// List dead letters, show them, send them again or discard them
     ///
     /// A dead letter is a marker that a person must look at: every attempt failed, or no attempt can help.
     #[command(subcommand)]
     Dead(Dead),
 
-    /// Stops a destination for all workers; they finish what they have and wait
+    /// Stop a destination for all workers; they finish what they have and wait
     #[command(after_help = "Examples:\n  puller pause\n  puller pause --destination primary --until 2h\n  \
                             puller pause --until 2026-02-14T08:00:00Z")]
     Pause(Pause),
 
-    /// Lets a paused destination go on
+    /// Let a paused destination go on
     #[command(after_help = "Examples:\n  puller resume\n  puller resume --destination primary")]
     Resume(Resume),
 
-    /// Lists what was tried and how it ended, newest first, from ingest_log
+    /// List what was tried and how it ended, newest first, from ingest_log
     #[command(after_help = "Examples:\n  puller history\n  puller history binance/um/klines/1h/2026-02-14\n  \
                             puller history binance/um --failed --limit 20 --json")]
     History(History),
 
-    /// Tells everything that is known of one unit; exit 4 if something of it is not loaded
+    /// Tell everything that is known of one unit; exit 4 if something of it is not loaded
     #[command(after_help = "Examples:\n  puller explain binance/um/klines/1h/2026-02-14\n  \
                             puller explain binance/um/klines/1h/2026-02-14 --json")]
     Explain(Explain),
 
-    /// Reads ClickHouse back against what is announced: every archive, by count and hash of its rows
+    /// Read ClickHouse back against what is announced: every archive, by count and hash of its rows
     ///
     /// Where they differ, the archive is fetched and compared row by row; rows that another archive, generated later,
     /// replaced are right. Without --fix nothing is changed.
@@ -145,7 +161,7 @@ pub enum Command {
     #[command(after_help = ADOPT_EXAMPLES)]
     Adopt(Adopt),
 
-    /// Creates or updates the streams, consumers, tables and views
+    /// Create or update the streams, consumers, tables and views
     #[command(
         after_help = "Examples:\n  puller migrate\n  puller migrate --prune    also remove consumers of destinations \
                             that are no longer configured"
@@ -156,15 +172,12 @@ pub enum Command {
         prune: bool,
     },
 
-    /// Checks every server, credential and setting, and says what to do about what is wrong
+    /// Check every server, credential and setting, and say what to do about what is wrong
     #[command(
         after_help = "Examples:\n  puller doctor\n  puller doctor --json\n  puller doctor --config-only    before the \
                             service is started: is every setting there?"
     )]
     Doctor {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
         /// Only check the configuration, with all that the service needs; connect to nothing
         ///
         /// Exit 2, and every problem, when it is wrong.
@@ -172,7 +185,7 @@ pub enum Command {
         config_only: bool,
     },
 
-    /// Asks the running service whether it is ready, on http.listen; for Docker's HEALTHCHECK
+    /// Ask the running service whether it is ready, on http.listen; for Docker's HEALTHCHECK
     ///
     /// Exit 0 when it is, 1 when not, with the reasons. Of the configuration only http.listen counts, and nothing else is
     /// connected to.
@@ -209,9 +222,8 @@ pub struct Pull {
     #[arg(long, value_name = "LIMIT")]
     pub bwlimit: Option<BwLimit>,
 
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub list: ListArgs,
 }
 
 #[derive(Debug, Args)]
@@ -220,33 +232,11 @@ pub struct Replay {
     #[arg(long, value_name = "NAME")]
     pub destination: Option<String>,
 
-    /// Only this unit, e.g. binance/um/klines/1h/2026-02-14
-    #[arg(long)]
-    pub unit: Option<Unit>,
+    #[command(flatten)]
+    pub filter: UnitFilter,
 
-    /// Only this market, e.g. um
-    #[arg(long)]
-    pub market: Option<String>,
-
-    /// Only this dataset, e.g. klines
-    #[arg(long)]
-    pub dataset: Option<String>,
-
-    /// Only this interval, e.g. 1h
-    #[arg(long)]
-    pub interval: Option<String>,
-
-    /// Only these symbols of the units
-    #[arg(long, value_delimiter = ',')]
-    pub symbol: Vec<String>,
-
-    /// Only units that end on this day or later; a day or a month
-    #[arg(long, value_name = "PERIOD")]
-    pub from: Option<Period>,
-
-    /// Only units that begin on this day or earlier; a day or a month
-    #[arg(long, value_name = "PERIOD")]
-    pub to: Option<Period>,
+    #[command(flatten)]
+    pub symbols: SymbolFilter,
 
     /// full (0): every current marker once. since (1): those announced after --since, then goes on. continuous (2): full, then
     /// goes on
@@ -265,17 +255,20 @@ pub struct Replay {
     #[arg(long)]
     pub reason: Option<String>,
 
-    /// Wait until every unit is finished; exit 1 if one failed
+    /// Wait until every unit is finished; exit 1 if one failed, 3 if for --max-wait no worker is there
     #[arg(long)]
     pub wait: bool,
+
+    /// With --wait: how long to wait while no worker takes part [default: 60s], and at most altogether if given
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = humantime::parse_duration)]
+    pub max_wait: Option<Duration>,
 
     /// Only say what would be sent: units, archives, bytes, and an estimate
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub list: ListArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -300,21 +293,23 @@ impl ReplayMode {
 
 #[derive(Debug, Subcommand)]
 pub enum Tasks {
-    /// Lists all replays
+    /// List all replays, the newest last
+    #[command(after_help = "Examples:\n  puller tasks ls\n  puller tasks ls --all --json")]
     Ls {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        list: ListArgs,
     },
-    /// Shows one replay and each of its units
+    /// Show one replay and each of its units
     #[command(after_help = "Example:\n  puller tasks show primary-20260214-101500-123")]
     Show {
         id: String,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        list: ListArgs,
     },
-    /// Passes over the units of a replay that no worker has begun
+    /// Pass over the units of a replay that no worker has begun
+    ///
+    /// A replay that is finished stays as it is.
+    #[command(after_help = "Example:\n  puller tasks cancel primary-20260214-101500-123")]
     Cancel { id: String },
 }
 
@@ -324,25 +319,8 @@ pub struct Verify {
     #[arg(long, value_name = "NAME")]
     pub destination: Option<String>,
 
-    /// Only this unit, e.g. binance/um/klines/1h/2026-02-14
-    #[arg(long, conflicts_with_all = ["from", "to", "market", "interval"])]
-    pub unit: Option<Unit>,
-
-    /// Only units whose period ends on this day or later, e.g. 2026-02-14 or 2026-02
-    #[arg(long, value_name = "DATE")]
-    pub from: Option<Period>,
-
-    /// Only units whose period begins on this day or earlier
-    #[arg(long, value_name = "DATE")]
-    pub to: Option<Period>,
-
-    /// Only units of this market, e.g. um
-    #[arg(long)]
-    pub market: Option<Token>,
-
-    /// Only units of this interval, e.g. 1h
-    #[arg(long)]
-    pub interval: Option<Token>,
+    #[command(flatten)]
+    pub filter: UnitFilter,
 
     /// Send what is not right to the workers again
     #[arg(long)]
@@ -352,13 +330,8 @@ pub struct Verify {
     #[arg(long, requires = "fix")]
     pub wait: bool,
 
-    /// Also list units that are right
-    #[arg(long)]
-    pub verbose: bool,
-
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub list: ListArgs,
 }
 
 #[derive(Debug, Args)]
@@ -375,22 +348,23 @@ pub struct Adopt {
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Also list units that are there
-    #[arg(long)]
-    pub verbose: bool,
-
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub list: ListArgs,
 }
 
 #[derive(Debug, Args)]
 pub struct Status {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-
-    /// List days that no archive covers between a symbol's first and last one; exit 4 if there are any
+    /// The same as `puller gaps`, with its filters
     #[arg(long)]
     pub missing: bool,
+
+    #[command(flatten)]
+    pub gaps: Gaps,
+}
+
+impl Command {
+    /// Whether somebody may be watching: a service has its log.
+    pub fn is_watched(&self) -> bool {
+        !matches!(self, Self::Run(_))
+    }
 }

@@ -5,13 +5,11 @@
 
 mod clerk;
 
-use std::collections::BTreeMap;
-
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
 use common::config::Config;
-use common::exit;
-use common::unit::Token;
+use common::output::{Finding, LINES_MAX, ListArgs, Reply, ago, count, printable, printable_json, table};
+use common::unit::{Token, Unit};
+use common::unit_filter::{UnitFilter, UnitPrefix};
 use jiff::Timestamp;
 use nats::{Bus, Letter};
 use serde::Serialize;
@@ -19,18 +17,14 @@ use serde_json::Value;
 
 use clerk::{Act, Clerk};
 
+use crate::error::ErrorClass;
 use crate::journal::Journal;
 use crate::moment;
 use crate::service::{Failure, worker_name};
-use crate::status::print;
-use crate::unit_filter::UnitFilter;
-
-/// Longest error in a table, in characters; `show` has all of it.
-const ERROR_CHARS_MAX: usize = 200;
 
 #[derive(Debug, Subcommand)]
 pub enum Dead {
-    /// Lists dead letters, oldest first
+    /// List dead letters, oldest first
     #[command(
         after_help = "Examples:\n  puller dead ls\n  puller dead ls --unit binance/um/klines/1h --class missing\n  \
                             puller dead ls --older-than 7d --json"
@@ -39,24 +33,19 @@ pub enum Dead {
         #[command(flatten)]
         filter: Filter,
 
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        list: ListArgs,
     },
 
-    /// Shows all of one dead letter: its error, its headers and the marker
+    /// Show all of one dead letter: its error, its headers and the marker
     #[command(after_help = "Examples:\n  puller dead show 12\n  puller dead show 12 --json")]
     Show {
         /// The letter's sequence, as `puller dead ls` lists it
         #[arg(value_name = "SEQ")]
         sequence: u64,
-
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
     },
 
-    /// Sends the markers of dead letters to their destination again, and deletes the letters
+    /// Send the markers of dead letters to their destination again, and delete the letters
     ///
     /// Archives that are loaded already are skipped. What fails again comes back as a new letter.
     #[command(after_help = "Examples:\n  puller dead retry 12 13 --reason 'uploaded again'\n  \
@@ -77,13 +66,9 @@ pub enum Dead {
         /// Load also the archives that are loaded and verified already
         #[arg(long)]
         force: bool,
-
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
     },
 
-    /// Deletes dead letters without sending anything
+    /// Delete dead letters without sending anything
     #[command(after_help = "Examples:\n  puller dead discard 12 --reason 'a test'\n  \
                             puller dead discard --all --unit binance/spot/klines/1s --reason 'not wanted'")]
     Discard {
@@ -93,10 +78,6 @@ pub enum Dead {
         /// Why, for ingest_log and the log
         #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
         reason: String,
-
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
     },
 }
 
@@ -107,13 +88,12 @@ pub struct Filter {
     #[arg(long, value_name = "NAME")]
     destination: Option<Token>,
 
-    /// Only of this unit, or of all units below a prefix such as binance/um/klines/1h
-    #[arg(long, value_name = "UNIT")]
-    unit: Option<UnitFilter>,
+    #[command(flatten)]
+    units: UnitFilter,
 
     /// Only of this error class, e.g. missing, damaged, shrunk
-    #[arg(long)]
-    class: Option<String>,
+    #[arg(long, value_parser = ErrorClass::parse)]
+    class: Option<ErrorClass>,
 
     /// Only those stored before a time (2026-02-14T08:00:00Z), a day (2026-02-14) or this long ago (3d)
     #[arg(long, value_name = "TIME", value_parser = moment::past)]
@@ -140,21 +120,33 @@ pub struct Chosen {
 
 impl Filter {
     fn is_empty(&self) -> bool {
-        let Self { destination, unit, class, older_than, newer_than } = self;
-        destination.is_none() && unit.is_none() && class.is_none() && older_than.is_none() && newer_than.is_none()
+        let Self { destination, units, class, older_than, newer_than } = self;
+        destination.is_none() && units.is_empty() && class.is_none() && older_than.is_none() && newer_than.is_none()
     }
 
     fn matches(&self, letter: &Letter) -> bool {
-        self.unit.as_ref().is_none_or(|unit| unit.matches(&letter.unit_tokens))
-            && self.class.as_ref().is_none_or(|class| *class == letter.class)
+        self.takes_unit(&letter.unit_tokens)
+            && self.class.is_none_or(|class| class.as_str() == letter.class)
             && self.older_than.is_none_or(|time| letter.at < time)
             && self.newer_than.is_none_or(|time| letter.at > time)
     }
 
+    /// A letter whose subject names no unit has a prefix all the same.
+    fn takes_unit(&self, tokens: &str) -> bool {
+        match Unit::from_subject_tokens(tokens) {
+            Ok(unit) => self.units.matches(&unit),
+            Err(_) => {
+                let only_prefix = UnitFilter { unit: self.units.unit.clone(), ..UnitFilter::default() };
+                self.units == only_prefix && self.units.unit.as_ref().is_none_or(|prefix| prefix.matches(tokens))
+            }
+        }
+    }
+
     /// The letters as they are now. Those that a retry brings back are not among them.
     async fn list(&self, bus: &Bus) -> Result<Vec<Summary>, Failure> {
+        self.units.check()?;
         let mut found = Vec::new();
-        let tokens = self.unit.as_ref().map(UnitFilter::exact).unwrap_or_default();
+        let tokens = self.units.unit.as_ref().map(UnitPrefix::exact).unwrap_or_default();
         let destination = self.destination.as_ref().map(Token::as_str);
         let keep = |letter: Letter| {
             if self.matches(&letter) {
@@ -162,6 +154,9 @@ impl Filter {
             }
         };
         bus.each_letter(destination, &tokens, keep).await?;
+        if found.is_empty() && !self.is_empty() {
+            return Err(self.units.no_match("dead letter"));
+        }
         Ok(found)
     }
 }
@@ -195,14 +190,22 @@ impl Summary {
         }
     }
 
-    /// The first line of the error, fit for a table.
+    /// The first line of the error, with an ellipsis where there are more.
     pub(crate) fn first_line(&self) -> String {
-        let line = self.error.lines().next().unwrap_or_default();
-        let mut short: String = line.chars().take(ERROR_CHARS_MAX).collect();
-        if short.len() < line.len() || self.error.lines().nth(1).is_some() {
-            short.push('…');
-        }
-        short
+        let mut lines = self.error.lines();
+        let first = printable(lines.next().unwrap_or_default());
+        if lines.next().is_some() { first + " …" } else { first }
+    }
+
+    pub(crate) fn finding(&self) -> Finding {
+        Finding::named(&self.unit, "dead", &self.error)
+            .class(&self.class)
+            .since(self.at)
+            .destination(&self.destination)
+            .field("sequence", &self.sequence)
+            .field("attempt", &self.attempt)
+            .field("worker", &self.worker)
+            .field("stream_sequence", &self.stream_sequence)
     }
 }
 
@@ -211,88 +214,84 @@ fn unit_name(letter: &Letter) -> String {
     letter.unit_tokens.replace('.', "/")
 }
 
-pub(crate) async fn run(command: &Dead, config: &Config) -> Result<u8, Failure> {
+pub(crate) async fn run(command: &Dead, config: &Config) -> Result<Reply, Failure> {
     let name = worker_name();
     let bus = Bus::connect(&config.nats, &name).await?;
-    let code = match command {
-        Dead::Ls { filter, json } => ls(&bus, filter, *json).await,
-        Dead::Show { sequence, json } => show(&bus, *sequence, *json).await,
-        Dead::Retry { chosen, reason, accept_shrink, force, json } => {
+    let reply = match command {
+        Dead::Ls { filter, list } => ls(&bus, filter, list.all).await,
+        Dead::Show { sequence } => show(&bus, *sequence).await,
+        Dead::Retry { chosen, reason, accept_shrink, force } => {
             let act = Act::Retry { accept_shrink: *accept_shrink, force: *force };
-            Clerk { bus: &bus, config, journal: Journal::new(config, &name), act, reason }.work(chosen, *json).await
+            Clerk { bus: &bus, config, journal: Journal::new(config, &name), act, reason }.work(chosen).await
         }
-        Dead::Discard { chosen, reason, json } => {
+        Dead::Discard { chosen, reason } => {
             let journal = Journal::new(config, &name);
-            Clerk { bus: &bus, config, journal, act: Act::Discard, reason }.work(chosen, *json).await
+            Clerk { bus: &bus, config, journal, act: Act::Discard, reason }.work(chosen).await
         }
     };
     bus.close().await;
-    code
+    reply
 }
 
-async fn ls(bus: &Bus, filter: &Filter, json: bool) -> Result<u8, Failure> {
+async fn ls(bus: &Bus, filter: &Filter, all: bool) -> Result<Reply, Failure> {
     let letters = filter.list(bus).await?;
-    if json {
-        print(&serde_json::to_string_pretty(&letters).expect("strings and numbers always serialise"));
-    } else if letters.is_empty() {
-        print(if filter.is_empty() { "no dead letters" } else { "no dead letter is like that" });
-    } else {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_header(["SEQ", "STORED", "DESTINATION", "UNIT", "CLASS", "ERROR"]);
-        for letter in &letters {
-            table.add_row([
-                letter.sequence.to_string(),
-                format!("{:.0}", letter.at),
-                letter.destination.clone(),
-                letter.unit.clone(),
-                letter.class.clone(),
-                letter.first_line(),
-            ]);
-        }
-        print(&table.to_string());
-        print(&format!("{} dead letters; `puller dead show SEQ` has all of one", letters.len()));
-    }
-    Ok(exit::DONE)
+    let findings = letters.iter().map(Summary::finding).collect();
+    let text = if letters.is_empty() { "no dead letters".to_owned() } else { letters_table(&letters, all) };
+    Ok(Reply::default().findings(findings).text(text))
 }
 
-async fn show(bus: &Bus, sequence: u64, json: bool) -> Result<u8, Failure> {
-    #[derive(Serialize)]
-    struct Shown<'a> {
-        #[serde(flatten)]
-        summary: Summary,
-        subject: &'a str,
-        headers: &'a BTreeMap<String, String>,
-        /// `null` when the message is no JSON.
-        marker: Option<Value>,
-        /// The message as text, when it is no JSON.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        payload: Option<String>,
+/// A line a letter, the newest at the end, where one looks first; of many the newest.
+fn letters_table(letters: &[Summary], all: bool) -> String {
+    let left = if all { 0 } else { letters.len().saturating_sub(LINES_MAX) };
+    let several = letters.iter().any(|letter| letter.destination != letters[0].destination);
+    let rows = letters.iter().skip(left).map(|letter| {
+        let destination = if several { format!("{}: ", letter.destination) } else { String::new() };
+        vec![
+            letter.sequence.to_string(),
+            ago(letter.at),
+            letter.unit.clone(),
+            letter.class.clone(),
+            format!("{destination}{}", letter.first_line()),
+        ]
+    });
+    let mut lines = vec![table(&["SEQ", "AGE", "UNIT", "CLASS", "ERROR"], rows)];
+    if left > 0 {
+        lines.push(format!("… and {left} older ones; --all lists them"));
     }
+    lines.push(format!("{}; `puller dead show SEQ` has all of one", count(letters.len() as u64, "dead letter")));
+    lines.join("\n")
+}
+
+async fn show(bus: &Bus, sequence: u64) -> Result<Reply, Failure> {
     let letter = bus.letter(sequence).await?.ok_or_else(|| not_there(sequence))?;
     let marker: Option<Value> = serde_json::from_slice(&letter.payload).ok();
+    // As text, when it is no JSON.
     let payload = marker.is_none().then(|| String::from_utf8_lossy(&letter.payload).into_owned());
     let summary = Summary::of(&letter);
-    if json {
-        let shown = Shown { summary, subject: &letter.marker_subject, headers: &letter.headers, marker, payload };
-        print(&serde_json::to_string_pretty(&shown).expect("strings and numbers always serialise"));
-        return Ok(exit::DONE);
-    }
-    print(&format!("Dead letter {sequence} of {}, stored {:.0}", summary.destination, summary.at));
-    print(&format!("unit    {}", summary.unit));
-    print(&format!("class   {}", summary.class));
-    print(&format!("error   {}", summary.error.replace('\n', "\n        ")));
-    print("\nHeaders");
-    letter.headers.iter().for_each(|(name, value)| print(&format!("  {name}: {value}")));
-    print("\nMarker");
-    print(&match (marker, payload) {
-        (Some(marker), _) => serde_json::to_string_pretty(&marker).expect("it was read from JSON"),
-        (None, payload) => payload.unwrap_or_default().escape_debug().to_string(),
+    let mut lines = vec![
+        printable(&format!("Dead letter {sequence} of {}, stored {:.0}", summary.destination, summary.at)),
+        format!("unit    {}", printable(&summary.unit)),
+        format!("class   {}", printable(&summary.class)),
+        format!("error   {}", summary.error.lines().map(printable).collect::<Vec<_>>().join("\n        ")),
+        "\nHeaders".to_owned(),
+    ];
+    let headers = letter.headers.iter();
+    lines.extend(headers.map(|(name, value)| format!("  {}: {}", printable(name), printable(value))));
+    lines.push("\nMarker".to_owned());
+    lines.push(match (&marker, &payload) {
+        (Some(marker), _) => printable_json(marker),
+        (None, payload) => printable(payload.as_deref().unwrap_or_default()),
     });
-    Ok(exit::DONE)
+    Ok(Reply::default()
+        .field("sequence", &sequence)
+        .field("subject", &letter.marker_subject)
+        .field("headers", &letter.headers)
+        .field("marker", &marker)
+        .field("payload", &payload)
+        .findings(vec![summary.finding()])
+        .text(lines.join("\n")))
 }
 
 fn not_there(sequence: u64) -> Failure {
-    let message = format!("there is no dead letter {sequence}: `puller dead ls` lists those there are");
-    Failure { message, code: exit::SOME_FAILED }
+    Failure::no_match(format!("there is no dead letter {sequence}")).advice("`puller dead ls` lists those there are")
 }

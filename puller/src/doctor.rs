@@ -3,20 +3,15 @@
 use common::config::{Config, DestinationKind};
 use common::doctor::{Report, check_storage, describe_http, describe_storage};
 use common::object_store::End;
+use common::output::Reply;
 use nats::{Bus, ConsumerSettings};
 
 use crate::service::{Failure, served, worker_name};
-use crate::status::print;
 use crate::warehouse::{Warehouse, WarehouseErrorKind};
 
-pub(crate) async fn run(config: &Config, json: bool, config_only: bool) -> Result<u8, Failure> {
+pub(crate) async fn run(config: &Config, config_only: bool) -> Reply {
     let report = if config_only { configuration(config) } else { examine(config).await };
-    if json {
-        print(&serde_json::to_string_pretty(&report).expect("strings and numbers always serialise"));
-    } else {
-        print(report.to_text().trim_end());
-    }
-    Ok(report.exit_code())
+    report.into_reply()
 }
 
 /// What is configured. Whatever is wrong with it was said before, and nothing else is looked at.
@@ -62,7 +57,11 @@ async fn check_queue(report: &mut Report, config: &Config) {
         Ok(bus) => bus,
         Err(error) => {
             let failure = Failure::from(error);
-            return report.bad("nats", failure.message, "the server must run, and accept these credentials");
+            return report.bad(
+                "nats",
+                failure.text,
+                failure.advice.unwrap_or_else(|| "the server must run, and accept these credentials".into()),
+            );
         }
     };
     report.good("nats", "reachable, credentials accepted");

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use common::catalogue::one_of;
 use common::marker::MarkerError;
 use common::object_store::StoreError;
 
@@ -105,6 +106,31 @@ pub(crate) enum ErrorClass {
 }
 
 impl ErrorClass {
+    const ALL: [Self; 12] = [
+        Self::Missing,
+        Self::Mismatch,
+        Self::ReadBack,
+        Self::Transient,
+        Self::Shrunk,
+        Self::Malformed,
+        Self::Schema,
+        Self::Refused,
+        Self::Unsupported,
+        Self::Damaged,
+        Self::Internal,
+        Self::Exhausted,
+    ];
+
+    /// From the command line.
+    ///
+    /// # Errors
+    /// It is none: what there is, and the nearest.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let names = Self::ALL.map(Self::as_str);
+        one_of(text, &names)?;
+        Self::ALL.into_iter().find(|class| class.as_str() == text).ok_or_else(|| format!("'{text}' is no class"))
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Missing => "missing",

@@ -5,7 +5,10 @@ use common::config::{Config, Destination, DestinationKind};
 use common::exit;
 use common::marker::{Content, Current, Incomplete, MANIFEST_BYTES_MAX, Marker, Object};
 use common::object_store::{End, ObjectStore};
+use common::output::{Finding, ListArgs, Reply, list, printable, wrap};
 use common::unit::Unit;
+use common::unit_filter::UnitPrefix;
+use indicatif::HumanBytes;
 use jiff::Timestamp;
 use nats::{Bus, Sent, Standing};
 use serde::Serialize;
@@ -14,9 +17,7 @@ use crate::dead::Summary;
 use crate::history::{Tried, tried};
 use crate::ledger::unit_condition;
 use crate::mirror::holds;
-use crate::service::{Failure, ROSTER_WAIT, served, worker_name};
-use crate::status::print;
-use crate::unit_filter::UnitFilter;
+use crate::service::{Failure, ROSTER_WAIT, connect_to_stream, served};
 use crate::warehouse::Warehouse;
 
 /// How many of the last attempts are shown.
@@ -30,9 +31,8 @@ pub struct Explain {
     #[arg(value_name = "UNIT")]
     unit: Unit,
 
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    list: ListArgs,
 }
 
 /// How a unit stands at a destination; the first that applies.
@@ -50,14 +50,6 @@ enum State {
     NotLoaded,
     /// Never announced, or what was announced cannot be read.
     Unknown,
-}
-
-#[derive(Debug, Serialize)]
-struct Explanation {
-    unit: String,
-    sentence: String,
-    marker: Option<MarkerFacts>,
-    destinations: Vec<AtDestination>,
 }
 
 #[derive(Debug, Serialize)]
@@ -84,7 +76,9 @@ struct AtDestination {
     in_hand_of: Vec<String>,
     dead_letters: Vec<Summary>,
     /// Newest first.
-    attempts: Vec<Tried>,
+    attempts: Vec<Finding>,
+    #[serde(skip)]
+    tried: Vec<Tried>,
 }
 
 #[derive(Debug, Serialize)]
@@ -94,8 +88,8 @@ struct MissingArchive {
     why: String,
 }
 
-pub(crate) async fn run(args: &Explain, config: &Config) -> Result<u8, Failure> {
-    let bus = Bus::connect(&config.nats, &worker_name()).await?;
+pub(crate) async fn run(args: &Explain, config: &Config) -> Result<Reply, Failure> {
+    let bus = connect_to_stream(config).await?;
     let store = ObjectStore::new(&config.storage, End::Puller);
     let newest = newest(&bus, &store, config, &args.unit).await?;
     let mut destinations = Vec::new();
@@ -103,19 +97,22 @@ pub(crate) async fn run(args: &Explain, config: &Config) -> Result<u8, Failure> 
         destinations.push(at(&bus, config, &destination, &args.unit, newest.as_ref()).await?);
     }
     bus.close().await;
-    let explanation = Explanation {
-        unit: args.unit.to_string(),
-        sentence: sentence(newest.as_ref(), &destinations),
-        marker: newest.map(Newest::facts),
-        destinations,
-    };
-    if args.json {
-        print(&serde_json::to_string_pretty(&explanation).expect("strings and numbers always serialise"));
-    } else {
-        explanation.show();
+    if newest.is_none() && destinations.iter().all(|at| at.state == State::Unknown) {
+        // Nobody knows it: is it a unit at all?
+        UnitPrefix::from(&args.unit).check_words().map_err(Failure::usage)?;
     }
-    let loaded = explanation.destinations.iter().all(|at| at.state == State::Loaded);
-    Ok(if loaded { exit::DONE } else { exit::WANTING })
+    let sentence = sentence(newest.as_ref(), &destinations);
+    let marker = newest.map(Newest::facts);
+    let text = to_text(&args.unit, &sentence, marker.as_ref(), &destinations, args.list.all);
+    let loaded = destinations.iter().all(|at| at.state == State::Loaded);
+    let findings = destinations.iter().flat_map(|at| at.findings(&args.unit)).collect();
+    Ok(Reply::new(if loaded { exit::DONE } else { exit::DIFFERENCES })
+        .field("unit", &args.unit.to_string())
+        .field("sentence", &sentence)
+        .field("marker", &marker)
+        .destinations(&destinations)
+        .findings(findings)
+        .text(text))
 }
 
 /// The newest revision that is known, with its list of objects.
@@ -162,8 +159,8 @@ async fn newest(bus: &Bus, store: &ObjectStore, config: &Config, unit: &Unit) ->
     };
     let manifest = small(store, &key, MANIFEST_BYTES_MAX).await?;
     let Some(manifest) = manifest.and_then(|json| Marker::parse(&json).ok()) else {
-        let message = format!("{key}: the manifest is not in the bucket, or is not one; upload the unit again");
-        return Err(Failure { message, code: exit::SOME_FAILED });
+        let message = format!("{key}: the manifest is not in the bucket, or is not one");
+        return Err(Failure::failed(message).advice("upload the unit again"));
     };
     let objects = match &manifest.content {
         Content::Objects(objects) => objects.clone(),
@@ -174,10 +171,7 @@ async fn newest(bus: &Bus, store: &ObjectStore, config: &Config, unit: &Unit) ->
 }
 
 async fn small(store: &ObjectStore, key: &str, bytes_max: u64) -> Result<Option<bytes::Bytes>, Failure> {
-    store
-        .get_small(key, bytes_max)
-        .await
-        .map_err(|error| Failure { message: format!("{error} ({})", error.advice()), code: exit::UNREACHABLE })
+    Ok(store.get_small(key, bytes_max).await?)
 }
 
 async fn at(
@@ -198,8 +192,7 @@ async fn at(
         DestinationKind::Directory { path } => (missing_files(config, path, objects).await?, Vec::new()),
     };
     let mut dead_letters = Vec::new();
-    let filter: UnitFilter =
-        unit.to_string().parse().map_err(|error| Failure { message: format!("{error}"), code: exit::USAGE })?;
+    let filter = UnitPrefix::from(unit);
     let keep = |letter: nats::Letter| {
         if filter.matches(&letter.unit_tokens) {
             dead_letters.push(Summary::of(&letter));
@@ -239,7 +232,8 @@ async fn at(
         messages,
         in_hand_of,
         dead_letters,
-        attempts,
+        attempts: attempts.iter().map(Tried::finding).collect(),
+        tried: attempts,
     })
 }
 
@@ -322,52 +316,68 @@ impl AtDestination {
     }
 }
 
-impl Explanation {
-    fn show(&self) {
-        print(&format!("{}: {}", self.unit, self.sentence));
-        match &self.marker {
-            None => {}
-            Some(marker) => {
-                print(&format!(
-                    "\nrevision {}\npublished {:.0} by {}: {} archives, {} bytes",
-                    marker.revision, marker.published_at, marker.uploader, marker.archives, marker.bytes
-                ));
-                if let Some(incomplete) = &marker.incomplete {
-                    print(&format!("published without {incomplete}"));
-                }
-            }
+impl AtDestination {
+    /// One for each archive that is not there.
+    fn findings(&self, unit: &Unit) -> Vec<Finding> {
+        let finding = |missing: &MissingArchive| {
+            Finding::of_unit(unit, "not_loaded", &missing.why)
+                .sign(" ")
+                .symbol(&missing.symbol)
+                .destination(&self.destination)
+                .field("object_key", &missing.object_key)
+        };
+        self.missing.iter().map(finding).collect()
+    }
+
+    fn lines(&self, unit: &Unit, all: bool) -> Vec<String> {
+        let paused = if self.paused { " (paused)" } else { "" };
+        let mut lines =
+            vec![format!("\n{}{paused}: {} loaded, {} missing", self.destination, self.loaded, self.missing.len())];
+        lines.extend(list(&self.findings(unit), all));
+        let mut add = |label: &str, text: String| {
+            let below = wrap(&text, 11);
+            lines.extend(
+                below.iter().enumerate().map(|(at, line)| format!("  {:<9}{line}", if at == 0 { label } else { "" })),
+            );
+        };
+        self.in_hand_of.iter().for_each(|worker| add("in hand", printable(worker)));
+        for message in &self.messages {
+            let standing = match message.standing {
+                Standing::Pending => "not delivered yet",
+                Standing::Delivered => "delivered, not settled",
+                Standing::Settled => "settled",
+            };
+            add("message", format!("{} on {}: {standing}", message.sequence, printable(&message.subject)));
         }
-        for at in &self.destinations {
-            let paused = if at.paused { " (paused)" } else { "" };
-            print(&format!("\n{}{paused}: {} loaded, {} missing", at.destination, at.loaded, at.missing.len()));
-            at.missing.iter().for_each(|missing| print(&format!("  missing  {}  {}", missing.object_key, missing.why)));
-            at.in_hand_of.iter().for_each(|worker| print(&format!("  in hand  {worker}")));
-            for message in &at.messages {
-                let standing = match message.standing {
-                    Standing::Pending => "not delivered yet",
-                    Standing::Delivered => "delivered, not settled",
-                    Standing::Settled => "settled",
-                };
-                print(&format!("  message  {} on {}: {standing}", message.sequence, message.subject));
-            }
-            for letter in &at.dead_letters {
-                print(&format!(
-                    "  dead     {}  {:.0}  {}: {}",
-                    letter.sequence,
-                    letter.at,
-                    letter.class,
-                    letter.first_line()
-                ));
-            }
-            for tried in &at.attempts {
-                print(&format!(
-                    "  tried    {}  attempt {}  {}  {}",
-                    tried.at(),
-                    tried.attempt,
-                    tried.outcome,
-                    tried.why()
-                ));
-            }
+        for letter in &self.dead_letters {
+            add(
+                "dead",
+                format!("{}  {:.0}  {}: {}", letter.sequence, letter.at, printable(&letter.class), letter.first_line()),
+            );
+        }
+        for tried in &self.tried {
+            add("tried", format!("{:.0}  attempt {}  {}  {}", tried.at(), tried.attempt, tried.outcome, tried.why()));
+        }
+        lines
+    }
+}
+
+fn to_text(
+    unit: &Unit,
+    sentence: &str,
+    marker: Option<&MarkerFacts>,
+    destinations: &[AtDestination],
+    all: bool,
+) -> String {
+    let mut lines = wrap(&format!("{unit}: {}", printable(sentence)), 0);
+    if let Some(marker) = marker {
+        lines.push(format!("\nrevision {}", marker.revision));
+        lines.push(format!("published {:.0} by {}", marker.published_at, printable(&marker.uploader)));
+        lines.push(format!("{} archives, {}", marker.archives, HumanBytes(marker.bytes)));
+        if let Some(incomplete) = &marker.incomplete {
+            lines.extend(wrap(&printable(&format!("published without {incomplete}")), 0));
         }
     }
+    lines.extend(destinations.iter().flat_map(|at| at.lines(unit, all)));
+    lines.join("\n")
 }

@@ -2,32 +2,54 @@
 
 use clap::Args;
 use clickhouse::Row;
-use comfy_table::{Table, presets};
+use common::catalogue::one_of;
 use common::config::{Config, Destination, DestinationKind};
-use common::exit;
-use common::unit::Token;
+use common::output::{Finding, Reply, count, printable, table};
+use common::unit_filter::{UnitFilter, UnitPrefix};
 use indicatif::HumanCount;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::error::ErrorClass;
 use crate::pause::chosen;
 use crate::service::Failure;
-use crate::status::print;
-use crate::unit_filter::UnitFilter;
+use crate::sql::{filter_condition, prefix_condition};
 use crate::warehouse::{Warehouse, WarehouseError, quoted};
 
-/// Longest error in a table, in characters; `--json` has all of it.
-const ERROR_CHARS_MAX: usize = 120;
+/// How an attempt, or a decision about a marker that no attempt made, is called in `ingest_log`.
+pub(crate) const OUTCOMES: [&str; 9] = [
+    "loaded",
+    "skipped",
+    "superseded",
+    "too_old",
+    "cancelled",
+    "retry",
+    "dead_letter",
+    "dead_retried",
+    "dead_discarded",
+];
 
 #[derive(Debug, Args)]
 pub struct History {
     /// Only this unit, or all units below a prefix such as binance/um/klines/1h
-    #[arg(value_name = "UNIT")]
-    unit: Option<UnitFilter>,
+    #[arg(value_name = "UNIT", conflicts_with = "unit")]
+    prefix: Option<UnitPrefix>,
+
+    #[command(flatten)]
+    filter: UnitFilter,
 
     /// Only this destination [default: all that are configured]
     #[arg(long, value_name = "NAME")]
-    destination: Option<Token>,
+    destination: Option<String>,
+
+    /// Only attempts that ended so: loaded, skipped, superseded, too_old, cancelled, retry, dead_letter, dead_retried or
+    /// dead_discarded
+    #[arg(long, value_name = "OUTCOME", value_delimiter = ',', value_parser = outcome)]
+    outcome: Vec<String>,
+
+    /// Only attempts with an error of this class, e.g. missing, damaged, shrunk
+    #[arg(long, value_name = "CLASS", value_parser = ErrorClass::parse)]
+    class: Option<ErrorClass>,
 
     /// Most attempts to show
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -36,16 +58,15 @@ pub struct History {
     /// Only attempts that failed: those to be repeated and those given up
     #[arg(long)]
     failed: bool,
+}
 
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+fn outcome(text: &str) -> Result<String, String> {
+    one_of(text, &OUTCOMES)
 }
 
 /// A row of `ingest_log`.
 #[derive(Debug, Row, Serialize, Deserialize)]
 pub(crate) struct Tried {
-    #[serde(serialize_with = "as_time")]
     pub finished_at: i64,
     pub destination: String,
     pub unit: String,
@@ -65,59 +86,100 @@ pub(crate) struct Tried {
     pub duration_ms: i64,
 }
 
-fn as_time<S: serde::Serializer>(ms: &i64, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&time(*ms))
-}
-
-fn time(ms: i64) -> String {
-    Timestamp::from_millisecond(ms).map(|at| format!("{at:.0}")).unwrap_or_default()
-}
-
 impl Tried {
-    pub(crate) fn at(&self) -> String {
-        time(self.finished_at)
+    pub(crate) fn at(&self) -> Timestamp {
+        Timestamp::from_millisecond(self.finished_at).unwrap_or_default()
     }
 
     /// The first line of the error, or of a person's reason, with its class.
     pub(crate) fn why(&self) -> String {
         let line = self.error.lines().next().unwrap_or_default();
-        let mut short: String = line.chars().take(ERROR_CHARS_MAX).collect();
-        if short.len() < line.len() {
-            short.push('…');
-        }
-        [self.error_class.as_str(), short.as_str()].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(": ")
+        let parts = [self.error_class.as_str(), line].into_iter().filter(|part| !part.is_empty());
+        printable(&parts.collect::<Vec<_>>().join(": "))
+    }
+
+    pub(crate) fn finding(&self) -> Finding {
+        Finding::named(&self.unit, &self.outcome, &self.error)
+            .class(&self.error_class)
+            .since(self.at())
+            .destination(&self.destination)
+            .field("attempt", &self.attempt)
+            .field("revision", &self.revision)
+            .field("stream_sequence", &self.stream_sequence)
+            .field("worker", &self.worker)
+            .field("archives", &self.archives)
+            .field("archives_loaded", &self.archives_loaded)
+            .field("archives_skipped", &self.archives_skipped)
+            .field("archives_failed", &self.archives_failed)
+            .field("rows", &self.rows)
+            .field("bytes", &self.bytes)
+            .field("duration_ms", &self.duration_ms)
     }
 }
 
-pub(crate) async fn run(args: &History, config: &Config) -> Result<u8, Failure> {
-    let names = chosen(config, args.destination.as_ref())?;
+impl History {
+    fn condition(&self) -> String {
+        let mut condition = filter_condition(&self.filter);
+        let mut and = |more: String| condition.push_str(&format!(" AND {more}"));
+        if let Some(prefix) = &self.prefix {
+            and(prefix_condition(prefix));
+        }
+        if self.failed {
+            and("outcome IN ('retry', 'dead_letter')".into());
+        }
+        if !self.outcome.is_empty() {
+            let outcomes: Vec<String> = self.outcome.iter().map(|outcome| quoted(outcome)).collect();
+            and(format!("outcome IN ({})", outcomes.join(", ")));
+        }
+        if let Some(class) = self.class {
+            and(format!("error_class = {}", quoted(class.as_str())));
+        }
+        condition
+    }
+
+    fn has_filters(&self) -> bool {
+        self.prefix.is_some()
+            || !self.filter.is_empty()
+            || self.failed
+            || !self.outcome.is_empty()
+            || self.class.is_some()
+    }
+}
+
+pub(crate) async fn run(args: &History, config: &Config) -> Result<Reply, Failure> {
+    args.filter.check()?;
+    let names = chosen(config, args.destination.as_deref())?;
     let asked: Vec<&Destination> = config.destinations.iter().filter(|found| names.contains(&found.name)).collect();
     let mut all = Vec::new();
     let mut logs = 0;
     for destination in asked {
         if let DestinationKind::ClickHouse(server) = &destination.kind {
             logs += 1;
-            let mut condition = args.unit.as_ref().map_or_else(|| "1".to_owned(), UnitFilter::condition);
-            if args.failed {
-                condition.push_str(" AND outcome IN ('retry', 'dead_letter')");
-            }
-            all.extend(tried(&Warehouse::new(server), &destination.name, &condition, args.limit).await?);
+            all.extend(tried(&Warehouse::new(server), &destination.name, &args.condition(), args.limit).await?);
         }
     }
     if logs == 0 {
-        let message = "only ClickHouse destinations keep a history, and none was asked for".to_owned();
-        return Err(Failure { message, code: exit::USAGE });
+        return Err(Failure::usage("only ClickHouse destinations keep a history, and none was asked for"));
+    }
+    if all.is_empty() && args.has_filters() {
+        let prefix = args.prefix.clone().or_else(|| args.filter.unit.clone());
+        return Err(UnitFilter { unit: prefix, ..args.filter.clone() }.no_match("attempt"));
     }
     all.sort_by_key(|tried| std::cmp::Reverse(tried.finished_at));
+    let is_cut = all.len() >= args.limit as usize;
     all.truncate(args.limit as usize);
-    if args.json {
-        print(&serde_json::to_string_pretty(&all).expect("strings and numbers always serialise"));
-    } else if all.is_empty() {
-        print("nothing was tried yet that is like that");
+    let text = if all.is_empty() {
+        "nothing was tried yet".to_owned()
     } else {
-        print(&table(&all));
-    }
-    Ok(exit::DONE)
+        let several = all.iter().any(|tried| tried.destination != all[0].destination);
+        let more = if is_cut {
+            format!("\nthe newest {}; --limit N shows more", count(all.len() as u64, "attempt"))
+        } else {
+            String::new()
+        };
+        attempts_table(&all, several) + &more
+    };
+    Ok(Reply::default().findings(all.iter().map(Tried::finding).collect()).text(text))
 }
 
 /// The newest attempts of a destination for which a condition holds.
@@ -139,22 +201,23 @@ pub(crate) async fn tried(
     warehouse.select(&sql).await
 }
 
-fn table(all: &[Tried]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["FINISHED", "DESTINATION", "UNIT", "OUTCOME", "ATTEMPT", "ARCHIVES", "ROWS", "TOOK", "WHY"]);
-    for tried in all {
-        table.add_row([
-            tried.at(),
-            tried.destination.clone(),
-            tried.unit.clone(),
-            tried.outcome.clone(),
-            tried.attempt.to_string(),
-            format!("{}/{}", tried.archives_loaded, tried.archives),
-            HumanCount(tried.rows).to_string(),
-            format!("{:.1} s", tried.duration_ms as f64 / 1000.0),
-            tried.why(),
-        ]);
-    }
-    table.to_string()
+/// Unit, outcome and why first: the figures of a unit are in `--json` and in `explain`.
+fn attempts_table(all: &[Tried], several: bool) -> String {
+    const HEADER: [&str; 5] = ["FINISHED", "UNIT", "OUTCOME", "#", "ROWS OR ERROR"];
+    table(
+        &HEADER,
+        all.iter().map(|tried| {
+            let why = tried.why();
+            let rows = format!("{} rows, {:.1} s", HumanCount(tried.rows), tried.duration_ms as f64 / 1000.0);
+            let outcome =
+                if several { format!("{} ({})", tried.outcome, tried.destination) } else { tried.outcome.clone() };
+            vec![
+                tried.at().strftime("%m-%d %H:%M:%S").to_string(),
+                tried.unit.clone(),
+                outcome,
+                tried.attempt.to_string(),
+                if why.is_empty() { rows } else { why },
+            ]
+        }),
+    )
 }

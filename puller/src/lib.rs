@@ -22,6 +22,7 @@ mod memory;
 mod mirror;
 mod read_back;
 mod series;
+mod sql;
 mod statements;
 mod warehouse;
 
@@ -38,9 +39,11 @@ mod cli;
 mod dead;
 mod doctor;
 mod explain;
+mod gaps;
 mod history;
 mod journal;
 mod moment;
+mod pace;
 mod pause;
 mod pull;
 mod replay;
@@ -48,7 +51,6 @@ mod service;
 mod status;
 mod sweep;
 mod tasks;
-mod unit_filter;
 mod verify;
 
 pub use cli::{Cli, Command};

@@ -2,45 +2,38 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use common::bars::LogWriter;
 use common::config::Config;
-use common::{exit, healthcheck, shutdown, telemetry};
+use common::output::{self, Failure, Output, Reply};
+use common::{healthcheck, shutdown, telemetry};
 use puller::{Cli, Command, run};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let (cli, command) = match output::parse::<Cli>() {
+        Ok(parsed) => parsed,
+        Err(code) => return code,
+    };
+    let output = Output { command, json: cli.output.json };
     // Before the configuration, of which it needs one key only, and the log.
     if let Command::Healthcheck { live } = cli.command {
-        return ExitCode::from(healthcheck::run("puller", cli.config.as_deref(), live));
+        return ExitCode::from(output.finish(healthcheck::run(cli.config.as_deref(), live)));
     }
     let config = match Config::load(cli.config.as_deref(), cli.command.needs()) {
         Ok(config) => config,
-        Err(error) => return fail(&error, exit::USAGE),
+        Err(error) => return ExitCode::from(output.finish(Err(Failure::config(error.to_string())))),
     };
-    let _log = match telemetry::start(&config.log, "puller", LogWriter) {
+    let is_quiet = cli.command.is_watched() && !cli.output.verbose;
+    let _log = match telemetry::start(&config.log, "puller", LogWriter, is_quiet) {
         Ok(guard) => guard,
-        Err(error) => return fail(&error, exit::USAGE),
+        Err(error) => return ExitCode::from(output.finish(Err(Failure::config(error.to_string())))),
     };
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&error, exit::SOME_FAILED),
-    };
-    let code = runtime.block_on(async {
-        match shutdown::on_signals() {
-            Ok(stop) => run(cli.command, config, stop).await,
-            Err(error) => {
-                tracing::error!(%error, "cannot listen for signals");
-                exit::SOME_FAILED
-            }
-        }
-    });
-    ExitCode::from(code)
+    ExitCode::from(output.finish(start(cli, config)))
 }
 
-fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    use std::io::Write;
-    // Nothing is left to tell it to when stderr is closed.
-    let _told = writeln!(std::io::stderr(), "puller: {error}");
-    ExitCode::from(code)
+fn start(cli: Cli, config: Config) -> Result<Reply, Failure> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(async {
+        let stop = shutdown::on_signals()?;
+        run(cli.command, config, cli.output.verbose, stop).await
+    })
 }

@@ -2,40 +2,30 @@
 
 use clap::Args;
 use common::config::Config;
-use common::exit;
-use common::unit::Token;
+use common::output::Reply;
 use jiff::Timestamp;
 use nats::Bus;
 use serde::Serialize;
 
 use crate::moment;
-use crate::service::{Failure, worker_name};
-use crate::status::print;
+use crate::service::{Failure, destination, worker_name};
 
 #[derive(Debug, Args)]
 pub struct Pause {
     /// Only this destination [default: all that are configured]
     #[arg(long, value_name = "NAME")]
-    destination: Option<Token>,
+    destination: Option<String>,
 
     /// Until this time (2026-02-14T08:00:00Z) or for this long (2h) [default: until resumed]
     #[arg(long, value_name = "TIME", value_parser = moment::future)]
     until: Option<Timestamp>,
-
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct Resume {
     /// Only this destination [default: all that are configured]
     #[arg(long, value_name = "NAME")]
-    destination: Option<Token>,
-
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    destination: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -46,8 +36,8 @@ struct State {
     until: Option<Timestamp>,
 }
 
-pub(crate) async fn pause(args: &Pause, config: &Config) -> Result<u8, Failure> {
-    let names = chosen(config, args.destination.as_ref())?;
+pub(crate) async fn pause(args: &Pause, config: &Config) -> Result<Reply, Failure> {
+    let names = chosen(config, args.destination.as_deref())?;
     let bus = Bus::connect(&config.nats, &worker_name()).await?;
     let mut states = Vec::new();
     for destination in names {
@@ -56,12 +46,11 @@ pub(crate) async fn pause(args: &Pause, config: &Config) -> Result<u8, Failure> 
         states.push(State { destination, paused: true, until: args.until });
     }
     bus.close().await;
-    show(&states, args.json);
-    Ok(exit::DONE)
+    Ok(reply(&states))
 }
 
-pub(crate) async fn resume(args: &Resume, config: &Config) -> Result<u8, Failure> {
-    let names = chosen(config, args.destination.as_ref())?;
+pub(crate) async fn resume(args: &Resume, config: &Config) -> Result<Reply, Failure> {
+    let names = chosen(config, args.destination.as_deref())?;
     let bus = Bus::connect(&config.nats, &worker_name()).await?;
     let mut states = Vec::new();
     for destination in names {
@@ -70,37 +59,25 @@ pub(crate) async fn resume(args: &Resume, config: &Config) -> Result<u8, Failure
         states.push(State { destination, paused: false, until: None });
     }
     bus.close().await;
-    show(&states, args.json);
-    Ok(exit::DONE)
+    Ok(reply(&states))
 }
 
 /// The configured destinations, or the one that was named.
-pub(crate) fn chosen(config: &Config, name: Option<&Token>) -> Result<Vec<String>, Failure> {
-    let names: Vec<String> = config.destinations.iter().map(|destination| destination.name.clone()).collect();
+pub(crate) fn chosen(config: &Config, name: Option<&str>) -> Result<Vec<String>, Failure> {
     match name {
-        None => Ok(names),
-        Some(name) if names.iter().any(|known| known == name.as_str()) => Ok(vec![name.to_string()]),
-        Some(name) => Err(Failure {
-            message: format!("--destination: {name} is not configured; there are: {}", names.join(", ")),
-            code: exit::USAGE,
-        }),
+        None => Ok(config.destinations.iter().map(|destination| destination.name.clone()).collect()),
+        Some(name) => Ok(vec![destination(config, name)?.name]),
     }
 }
 
-fn show(states: &[State], json: bool) {
-    if json {
-        print(&serde_json::to_string_pretty(states).expect("strings and numbers always serialise"));
-        return;
-    }
-    for State { destination, paused, until } in states {
-        print(&match (paused, until) {
-            (false, _) => format!("{destination} takes markers again"),
-            (true, Some(until)) => {
-                format!("{destination} is paused until {until:.0}; what is in hand is finished")
-            }
-            (true, None) => format!(
-                "{destination} is paused until `puller resume --destination {destination}`; what is in hand is finished"
-            ),
-        });
-    }
+fn reply(states: &[State]) -> Reply {
+    let lines = states.iter().map(|State { destination, paused, until }| match (paused, until) {
+        (false, _) => format!("{destination} takes markers again"),
+        (true, Some(until)) => format!("{destination} is paused until {until:.0}; what is in hand is finished"),
+        (true, None) => format!(
+            "{destination} is paused until `puller resume --destination {destination}`; what is in hand is finished"
+        ),
+    });
+    let text = lines.collect::<Vec<_>>().join("\n");
+    Reply::default().destinations(states).text(text)
 }

@@ -9,6 +9,7 @@ use common::config::{Config, Destination as DestinationConfig};
 use common::exit;
 use common::http::Readiness;
 use common::marker::{Content, Marker};
+use common::output::{Finding, Reply, count, list};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use nats::Bus;
 use prometheus_client::registry::Registry;
@@ -17,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::board::Totals;
 use crate::cli::Pull;
+use crate::dead as letters;
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::runner::Runner;
 use crate::service::{Failure, Shared, served, worker_name};
-use crate::status::print;
 
 /// How often the queue is asked how much is left.
 const POLL: Duration = Duration::from_millis(200);
@@ -51,10 +53,10 @@ enum Ended {
     Stopped,
     /// Nothing will be delivered until somebody resumes it.
     Paused,
-    GaveUp,
+    GaveUp(String),
 }
 
-pub(crate) async fn run(args: &Pull, config: Config, stop: CancellationToken) -> Result<u8, Failure> {
+pub(crate) async fn run(args: &Pull, config: Config, stop: CancellationToken) -> Result<Reply, Failure> {
     let destinations = if args.no_ingest { config.mirror().into_iter().collect() } else { served(&config) };
     let name = worker_name();
     let bus = Bus::connect(&config.nats, &name).await?;
@@ -63,13 +65,13 @@ pub(crate) async fn run(args: &Pull, config: Config, stop: CancellationToken) ->
     for destination in &destinations {
         shared.prepare_queue(&destination.name).await?;
     }
-    let code = if args.dry_run {
-        dry_run(&shared, &destinations, args.json).await
+    let reply = if args.dry_run {
+        dry_run(&shared, &destinations, args.list.all).await
     } else {
         drain_all(&shared, &destinations, args, stop).await
     };
     shared.bus.close().await;
-    code
+    reply
 }
 
 async fn drain_all(
@@ -77,36 +79,71 @@ async fn drain_all(
     destinations: &[DestinationConfig],
     args: &Pull,
     stop: CancellationToken,
-) -> Result<u8, Failure> {
+) -> Result<Reply, Failure> {
     let deadline = args.max_wait.map(|wait| Instant::now() + wait);
     let drains = destinations.iter().map(|destination| drain(shared, destination, deadline, stop.child_token()));
-    let mut code = exit::DONE;
-    let mut summaries = Vec::new();
+    let mut failures = Vec::new();
+    let (mut summaries, mut findings) = (Vec::new(), Vec::new());
     // One destination's failure must not end the others' work.
     for (destination, drained) in destinations.iter().zip(futures::future::join_all(drains).await) {
         match drained {
-            Ok((summary, ended)) => {
-                let failed = summary.dead_letters > 0 || summary.left > 0;
-                code = code.max(match ended {
-                    Ended::GaveUp => exit::UNREACHABLE,
-                    Ended::Paused => exit::SOME_FAILED,
-                    Ended::Drained | Ended::TimeIsUp | Ended::Stopped if failed => exit::SOME_FAILED,
-                    Ended::Drained | Ended::TimeIsUp | Ended::Stopped => exit::DONE,
-                });
-                summaries.push(summary);
+            Ok(drained) => {
+                failures.extend(drained.ended.failure(&drained.summary));
+                findings.extend(drained.dead);
+                summaries.push(drained.summary);
             }
             Err(failure) => {
-                tracing::error!(destination = destination.name, "{}", failure.message);
-                code = code.max(failure.code);
+                let text = format!("{}: {}", destination.name, failure.text);
+                failures.push(Failure { text, ..failure });
             }
         }
     }
-    if args.json {
-        print(&serde_json::to_string_pretty(&summaries).expect("strings and numbers always serialise"));
-    } else {
-        summaries.iter().for_each(|summary| print(&summary.to_string()));
+    let mut lines: Vec<String> = summaries.iter().map(ToString::to_string).collect();
+    lines.extend(list(&findings, args.list.all));
+    // The gravest is the answer's; the log has the others.
+    let code = exit::worst(failures.iter().map(Failure::exit_code));
+    let (gravest, others): (Vec<_>, Vec<_>) = failures.into_iter().partition(|failure| failure.exit_code() == code);
+    others.iter().for_each(|failure| lines.push(failure.to_string()));
+    let gravest =
+        gravest.into_iter().reduce(|first, more| Failure { text: format!("{}\n{}", first.text, more.text), ..first });
+    Ok(Reply::default().destinations(&summaries).findings(findings).text(lines.join("\n")).failed(gravest))
+}
+
+/// What came of a destination.
+struct Drained {
+    summary: Summary,
+    ended: Ended,
+    /// The dead letters of this run.
+    dead: Vec<Finding>,
+}
+
+impl Ended {
+    /// Why the run is not all that was asked for.
+    fn failure(&self, summary: &Summary) -> Option<Failure> {
+        let (name, left) = (&summary.destination, count(summary.left, "marker"));
+        match self {
+            Self::GaveUp(reason) => Some(
+                Failure::unreachable(format!("{name}: giving up after {} s: {reason}", GIVE_UP.as_secs()))
+                    .advice("the next run goes on"),
+            ),
+            Self::Paused => Some(
+                Failure::failed(format!("{name} is paused, so nothing is delivered"))
+                    .advice(format!("`puller resume --destination {name}`")),
+            ),
+            Self::TimeIsUp if summary.left > 0 => {
+                Some(Failure::stopped(format!("{name}: --max-wait is over, {left} left")))
+            }
+            Self::Stopped if summary.left > 0 => {
+                Some(Failure::stopped(format!("{name}: stopped by a signal, {left} left")))
+            }
+            Self::Drained | Self::TimeIsUp | Self::Stopped if summary.dead_letters > 0 => Some(
+                Failure::failed(format!("{name}: {}", count(summary.dead_letters, "dead letter")))
+                    .advice("`puller dead ls` lists them"),
+            ),
+            Self::Drained if summary.left > 0 => Some(Failure::failed(format!("{name}: {left} left"))),
+            Self::Drained | Self::TimeIsUp | Self::Stopped => None,
+        }
     }
-    Ok(code)
 }
 
 async fn drain(
@@ -114,13 +151,12 @@ async fn drain(
     destination: &DestinationConfig,
     deadline: Option<Instant>,
     stop: CancellationToken,
-) -> Result<(Summary, Ended), Failure> {
-    let started = Instant::now();
+) -> Result<Drained, Failure> {
+    let (started, started_at) = (Instant::now(), common::clock::now());
     let before = shared.bus.destination_progress(&destination.name).await?;
     let (totals, ended) = if before.is_drained() {
         (Totals::default(), Ended::Drained)
     } else if before.paused {
-        say_paused(&destination.name);
         (Totals::default(), Ended::Paused)
     } else {
         let runner = Arc::new(shared.open(destination).await?);
@@ -146,7 +182,16 @@ async fn drain(
         left: after.pending + after.unsettled,
         seconds: started.elapsed().as_secs_f64(),
     };
-    Ok((summary, ended))
+    let mut dead = Vec::new();
+    if totals.dead > 0 {
+        let keep = |letter: nats::Letter| {
+            if letter.at >= started_at {
+                dead.push(letters::Summary::of(&letter).finding());
+            }
+        };
+        shared.bus.each_letter(Some(&destination.name), &[], keep).await?;
+    }
+    Ok(Drained { summary, ended, dead })
 }
 
 /// Watches until there is nothing left to do, or no more time or hope to do it.
@@ -159,27 +204,24 @@ async fn watch(
 ) -> Result<Ended, Failure> {
     let mut away_since = None;
     let mut unasked = 0;
+    let mut pace = Pace::default();
     loop {
         if stop.is_cancelled() {
             return Ok(Ended::Stopped);
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            tracing::warn!("--max-wait is over");
             return Ok(Ended::TimeIsUp);
         }
         let mut away = runner.worker.circuit.reason();
         match shared.bus.destination_progress(&runner.settings.destination).await {
             Ok(progress) if progress.is_drained() => return Ok(Ended::Drained),
             Ok(progress) if progress.paused && runner.worker.board.in_hand().is_empty() => {
-                say_paused(&runner.settings.destination);
                 return Ok(Ended::Paused);
             }
             Ok(progress) => {
                 unasked = 0;
                 let totals = runner.worker.board.totals();
-                bar.set_length(totals.units + progress.pending + progress.unsettled);
-                bar.set_position(totals.units);
-                bar.set_message(format!("{} rows, {}", HumanCount(totals.rows), HumanBytes(totals.bytes)));
+                pace.show(bar, &runner.worker.board, totals, progress.pending + progress.unsettled, away.as_deref());
             }
             Err(error) => {
                 unasked += 1;
@@ -190,8 +232,7 @@ async fn watch(
         match away {
             None => away_since = None,
             Some(reason) if away_since.get_or_insert_with(Instant::now).elapsed() > GIVE_UP => {
-                tracing::error!(reason, "giving up after {} s; the next run goes on", GIVE_UP.as_secs());
-                return Ok(Ended::GaveUp);
+                return Ok(Ended::GaveUp(reason));
             }
             Some(_) => {}
         }
@@ -206,21 +247,17 @@ async fn watch(
     }
 }
 
-fn say_paused(destination: &str) {
-    tracing::error!("{destination} is paused, so nothing is delivered; `puller resume --destination {destination}`");
-}
-
 pub(crate) fn progress_bar(destination: &str, units: u64) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} units, {msg}, {elapsed} (ETA {eta})")
+    let style = ProgressStyle::with_template("{prefix} [{bar:10}] {pos}/{len} {elapsed} {wide_msg}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     BARS.add(ProgressBar::new(units)).with_style(style).with_prefix(destination.to_owned())
 }
 
 /// One marker that waits.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 struct Pending {
     destination: String,
     subject: String,
@@ -230,43 +267,53 @@ struct Pending {
     bytes: Option<u64>,
 }
 
-async fn dry_run(shared: &Shared, destinations: &[DestinationConfig], json: bool) -> Result<u8, Failure> {
-    let mut all = Vec::new();
+impl Pending {
+    fn finding(&self) -> Finding {
+        let archives = self.archives.map_or_else(|| "? archives".into(), |number| count(number as u64, "archive"));
+        // Without the bytes, so that days in a row are one line.
+        Finding::named(self.unit.as_deref().unwrap_or(&self.subject), "queued", archives)
+            .sign(" ")
+            .destination(&self.destination)
+            .field("subject", &self.subject)
+            .field("archives", &self.archives)
+            .field("bytes", &self.bytes)
+    }
+}
+
+async fn dry_run(shared: &Shared, destinations: &[DestinationConfig], all: bool) -> Result<Reply, Failure> {
+    #[derive(Serialize)]
+    struct Waiting {
+        destination: String,
+        pending: u64,
+        unsettled: u64,
+    }
+    let (mut waiting, mut findings) = (Vec::new(), Vec::new());
     for destination in destinations {
         let progress = shared.bus.destination_progress(&destination.name).await?;
         let pending = shared.bus.pending_markers(&destination.name, LISTED_MAX).await?;
-        if !json {
-            print(&format!(
-                "{}: {} markers pending, {} in hand or parked",
-                destination.name, progress.pending, progress.unsettled
-            ));
-        }
-        all.extend(pending.into_iter().map(|(subject, payload)| {
+        let (pending_count, unsettled) = (progress.pending, progress.unsettled);
+        waiting.push(Waiting { destination: destination.name.clone(), pending: pending_count, unsettled });
+        findings.extend(pending.into_iter().map(|(subject, payload)| {
             let marker = Marker::parse(&payload).ok();
             let objects = marker.as_ref().and_then(|marker| match &marker.content {
                 Content::Objects(objects) => Some(objects),
                 Content::Manifest(_) => None,
             });
-            Pending {
+            let pending = Pending {
                 destination: destination.name.clone(),
                 subject,
                 unit: marker.as_ref().map(|marker| marker.unit.to_string()),
                 archives: objects.map(Vec::len),
                 bytes: objects.map(|objects| objects.iter().map(|object| object.size).sum()),
-            }
+            };
+            pending.finding()
         }));
     }
-    if json {
-        print(&serde_json::to_string_pretty(&all).expect("strings and numbers always serialise"));
-    } else {
-        for pending in &all {
-            let unit = pending.unit.as_deref().unwrap_or(&pending.subject);
-            let archives = pending.archives.map_or_else(|| "?".into(), |count| count.to_string());
-            let bytes = pending.bytes.map_or_else(|| "?".into(), |bytes| HumanBytes(bytes).to_string());
-            print(&format!("  {unit}  {archives} archives  {bytes}"));
-        }
-    }
-    Ok(exit::DONE)
+    let mut lines = list(&findings, all);
+    lines.extend(waiting.iter().map(|Waiting { destination, pending, unsettled }| {
+        format!("{destination}: {} pending, {unsettled} in flight or waiting for a retry", count(*pending, "marker"))
+    }));
+    Ok(Reply::default().destinations(&waiting).findings(findings).text(lines.join("\n")))
 }
 
 impl std::fmt::Display for Summary {
@@ -277,8 +324,8 @@ impl std::fmt::Display for Summary {
         }
         write!(
             f,
-            "{name}: {} units, {} archives loaded, {} there already, {} rows, {} in {:.1} s",
-            self.units,
+            "{name}: {}, {} archives loaded, {} there already, {} rows, {} in {:.1} s",
+            count(self.units, "unit"),
             HumanCount(self.archives),
             HumanCount(self.archives_skipped),
             HumanCount(self.rows),
@@ -286,10 +333,18 @@ impl std::fmt::Display for Summary {
             self.seconds,
         )?;
         if self.dead_letters > 0 {
-            write!(f, "; {} DEAD LETTERS, see the log and `puller status`", self.dead_letters)?;
+            write!(
+                f,
+                "; {}",
+                if self.dead_letters == 1 {
+                    "1 DEAD LETTER".to_owned()
+                } else {
+                    format!("{} DEAD LETTERS", self.dead_letters)
+                }
+            )?;
         }
         if self.left > 0 {
-            write!(f, "; {} markers left", self.left)?;
+            write!(f, "; {} left", count(self.left, "marker"))?;
         }
         Ok(())
     }

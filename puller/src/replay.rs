@@ -1,12 +1,12 @@
 //! `puller replay`: sends markers to a destination again, as a task that workers share.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::config::{Config, DestinationKind};
-use common::exit;
 use common::marker::{Content, Marker};
-use common::unit::{Period, Unit};
+use common::output::{Finding, Reply, count, list, short_duration};
+use common::unit::Unit;
 use futures::{StreamExt, TryStreamExt};
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use jiff::Timestamp;
@@ -16,8 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Replay, ReplayMode};
 use crate::pull::progress_bar;
-use crate::service::{Failure, served, worker_name};
-use crate::status::print;
+use crate::service::{Failure, ROSTER_WAIT, connect_to_stream, named_or_served, worker_name};
 use crate::tasks::Progress;
 use crate::warehouse::Warehouse;
 
@@ -25,6 +24,8 @@ use crate::warehouse::Warehouse;
 const PUBLISHES: usize = 32;
 const ESTIMATE_WAIT: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(500);
+/// How long a replay may wait while no worker takes part.
+const UNATTENDED_MAX: Duration = Duration::from_secs(60);
 
 /// A unit that is to be sent again.
 struct Chosen {
@@ -50,16 +51,14 @@ struct Plan {
     estimated_seconds: Option<u64>,
 }
 
-pub(crate) async fn run(args: &Replay, config: &Config, stop: CancellationToken) -> Result<u8, Failure> {
-    let destinations = match &args.destination {
-        None => served(config),
-        Some(name) => vec![config.destination(name).cloned().ok_or_else(|| Failure {
-            message: format!("--destination: '{name}' is not configured"),
-            code: exit::USAGE,
-        })?],
-    };
-    let bus = Bus::connect(&config.nats, &worker_name()).await?;
+pub(crate) async fn run(args: &Replay, config: &Config, stop: CancellationToken) -> Result<Reply, Failure> {
+    args.filter.check()?;
+    let destinations = named_or_served(config, args.destination.as_deref())?;
+    let bus = connect_to_stream(config).await?;
     let chosen = choose(&bus, args).await?;
+    if chosen.is_empty() && args.has_filters() {
+        return Err(args.no_match());
+    }
     let mut plans = Vec::new();
     let mut tasks = Vec::new();
     for destination in &destinations {
@@ -81,29 +80,48 @@ pub(crate) async fn run(args: &Replay, config: &Config, stop: CancellationToken)
         }
         plans.push(plan);
     }
-    if args.json {
-        print(&serde_json::to_string_pretty(&plans).expect("strings and numbers always serialise"));
-    } else {
-        for plan in &plans {
-            print(&plan.to_string());
-        }
-        if args.dry_run {
-            chosen.iter().for_each(|unit| print(&format!("  {}  {} archives", unit.unit, unit.archives)));
-        }
+    let mut findings = Vec::new();
+    let mut lines: Vec<String> = plans.iter().map(ToString::to_string).collect();
+    if args.dry_run {
+        findings = chosen.iter().map(Chosen::finding).collect();
+        lines.extend(list(&findings, args.list.all));
     }
-    let mut code = exit::DONE;
+    let mut ended = Ok(());
     if args.wait {
         for task in &tasks {
-            code = code.max(wait(&bus, task, &stop).await?);
+            match wait(&bus, task, args.max_wait, &stop).await {
+                Ok(progress) => {
+                    lines.push(format!("{}: {} succeeded, {} failed", task.id, progress.success, progress.failed));
+                    if progress.failed > 0 {
+                        let why = format!("{}: {} failed", task.id, count(progress.failed, "unit"));
+                        ended = Err(Failure::failed(why).advice(format!("`puller tasks show {}` says why", task.id)));
+                    }
+                }
+                Err(failure) => {
+                    ended = Err(failure);
+                    break;
+                }
+            }
         }
     }
     bus.close().await;
-    Ok(code)
+    Ok(Reply::default().destinations(&plans).findings(findings).text(lines.join("\n")).failed(ended.err()))
+}
+
+impl Chosen {
+    fn finding(&self) -> Finding {
+        let text = if self.archives == 0 { String::new() } else { count(self.archives, "archive") };
+        Finding::of_unit(&self.unit, "queued", text)
+            .sign(" ")
+            .since(self.stored_at)
+            .field("archives", &self.archives)
+            .field("bytes", &self.bytes)
+    }
 }
 
 /// The current markers that the arguments select.
 async fn choose(bus: &Bus, args: &Replay) -> Result<Vec<Chosen>, Failure> {
-    let symbols: BTreeSet<&str> = args.symbol.iter().map(String::as_str).collect();
+    let symbols: BTreeSet<&str> = args.symbols.symbol.iter().map(String::as_str).collect();
     // A unit may have a marker on each of two subjects; the later one counts.
     let mut newest: BTreeMap<Unit, Chosen> = BTreeMap::new();
     bus.survey(|marker| {
@@ -136,28 +154,26 @@ async fn choose(bus: &Bus, args: &Replay) -> Result<Vec<Chosen>, Failure> {
 
 impl Replay {
     fn selects(&self, chosen: &Chosen) -> bool {
-        let unit = &chosen.unit;
-        let (from, to) = (self.from.map(Period::first_day), self.to.map(Period::last_day));
-        self.market.as_ref().is_none_or(|market| market == unit.market.as_str())
-            && self.interval.as_ref().is_none_or(|interval| interval == unit.interval.as_str())
-            && self.dataset.as_ref().is_none_or(|dataset| dataset == unit.dataset.as_str())
-            && self.unit.as_ref().is_none_or(|wanted| wanted == unit)
-            && from.is_none_or(|from| unit.period.last_day() >= from)
-            && to.is_none_or(|to| unit.period.first_day() <= to)
-            && self.since.is_none_or(|since| chosen.stored_at >= since)
+        self.filter.matches(&chosen.unit) && self.since.is_none_or(|since| chosen.stored_at >= since)
+    }
+
+    fn has_filters(&self) -> bool {
+        !self.filter.is_empty() || !self.symbols.symbol.is_empty() || self.since.is_some()
+    }
+
+    fn no_match(&self) -> Failure {
+        let symbols = if self.symbols.symbol.is_empty() { "" } else { " with an archive of these symbols" };
+        let since = self.since.map(|since| format!(" announced since {since}")).unwrap_or_default();
+        self.filter.no_match(&format!("current marker{symbols}{since}"))
     }
 
     fn selection(&self) -> String {
-        let mut words = Vec::new();
-        let mut add = |name: &str, value: Option<String>| words.extend(value.map(|value| format!("{name} {value}")));
-        add("unit", self.unit.as_ref().map(ToString::to_string));
-        add("market", self.market.clone());
-        add("dataset", self.dataset.clone());
-        add("interval", self.interval.clone());
-        add("symbol", (!self.symbol.is_empty()).then(|| self.symbol.join(",")));
-        add("from", self.from.map(|period| period.to_string()));
-        add("to", self.to.map(|period| period.to_string()));
-        add("since", self.since.map(|time| time.to_string()));
+        let mut words = vec![self.filter.describe()];
+        if !self.symbols.symbol.is_empty() {
+            words.push(format!("symbol {}", self.symbols.symbol.join(",")));
+        }
+        words.extend(self.since.map(|since| format!("since {since}")));
+        words.retain(|word| !word.is_empty());
         if words.is_empty() { "everything".into() } else { words.join(", ") }
     }
 
@@ -188,7 +204,7 @@ async fn publish(bus: &Bus, args: &Replay, destination: &str, chosen: &[Chosen],
     let options = ReplayOptions {
         force: args.force,
         accept_shrink: false,
-        symbols: args.symbol.iter().cloned().collect(),
+        symbols: args.symbols.symbol.iter().cloned().collect(),
         task: Some(task.id.clone()),
     };
     let bar = progress_bar(&format!("replay to {destination}"), plan.units);
@@ -229,6 +245,7 @@ async fn publish_one(
         rows: 0,
         bytes: 0,
         error: String::new(),
+        started_at: None,
         at: common::clock::now(),
     };
     // Before the marker: a worker that is quick writes its own state after this one.
@@ -237,30 +254,58 @@ async fn publish_one(
     Ok(())
 }
 
-/// Waits until every unit of a task is finished.
-async fn wait(bus: &Bus, task: &Task, stop: &CancellationToken) -> Result<u8, Failure> {
+/// Waits until every unit of a task is finished; not for ever where no worker takes part.
+async fn wait(
+    bus: &Bus,
+    task: &Task,
+    max_wait: Option<Duration>,
+    stop: &CancellationToken,
+) -> Result<Progress, Failure> {
     let bar = progress_bar(&task.id, task.units);
-    loop {
+    let (started, mut seen, mut seen_at) = (Instant::now(), (0, 0), Instant::now());
+    let goes_on = |why: String| format!("{}: {why}; what was sent stays on the stream", task.id);
+    let ended = loop {
         let progress = Progress::of(bus, task).await?;
+        let now = (progress.finished(), progress.running);
+        if now != seen || progress.running > 0 {
+            (seen, seen_at) = (now, Instant::now());
+        }
         bar.set_position(progress.finished());
-        bar.set_message(format!("{} rows", HumanCount(progress.rows)));
+        bar.set_message(progress.to_message(seen_at.elapsed()));
         if progress.is_finished(task) {
-            bar.finish_and_clear();
-            print(&format!("{}: {} succeeded, {} failed", task.id, progress.success, progress.failed));
-            return Ok(if progress.failed > 0 { exit::SOME_FAILED } else { exit::DONE });
+            break Ok(progress);
+        }
+        if seen_at.elapsed() >= max_wait.unwrap_or(UNATTENDED_MAX).min(UNATTENDED_MAX) {
+            let workers = bus.roster(&task.destination, ROSTER_WAIT).await?.workers;
+            if workers.is_empty() {
+                let why = format!("no worker of {} has answered for {}", task.destination, seconds(seen_at.elapsed()));
+                break Err(Failure::unreachable(goes_on(why)).advice("start `puller run`, or run `puller pull`"));
+            }
+            seen_at = Instant::now();
+        }
+        if max_wait.is_some_and(|max_wait| started.elapsed() >= max_wait) {
+            let why = format!("not finished within --max-wait, {} of {} units", progress.finished(), task.units);
+            break Err(Failure::stopped(goes_on(why)));
         }
         if stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_none() {
-            bar.finish_and_clear();
-            print(&format!("{}: goes on without this command; see `puller tasks show {}`", task.id, task.id));
-            return Ok(exit::SOME_FAILED);
+            let why = goes_on("stopped by a signal".into());
+            break Err(Failure::stopped(why).advice(format!("`puller tasks show {}` follows it", task.id)));
         }
-    }
+    };
+    bar.finish_and_clear();
+    ended
+}
+
+fn seconds(duration: Duration) -> String {
+    short_duration(duration.as_secs())
 }
 
 /// How long so many bytes will take, judged by the last attempts that loaded something.
 async fn estimate(kind: &DestinationKind, bytes: u64) -> Option<u64> {
     let DestinationKind::ClickHouse(server) = kind else { return None };
-    let sql = "SELECT sum(bytes) / greatest(dateDiff('millisecond', min(started_at), max(finished_at)), 1) FROM \
+    // The time in which any of them was at work; what lies between them counts for nothing.
+    let sql = "SELECT sum(bytes) / greatest(toFloat64(intervalLengthSum( \
+                   toUnixTimestamp64Milli(started_at), toUnixTimestamp64Milli(finished_at))), 1) FROM \
                (SELECT * FROM {database}.ingest_log WHERE outcome = 'loaded' ORDER BY finished_at DESC LIMIT 200)";
     // An estimate is not worth waiting for.
     let warehouse = Warehouse::new(server);

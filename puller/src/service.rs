@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::backoff::Backoff;
+use common::catalogue::one_of;
 use common::config::{Config, Destination as DestinationConfig, DestinationKind, Need};
-use common::exit;
 use common::http::{Readiness, serve};
 use common::object_store::{End, ObjectStore};
-use nats::{Bus, BusError, BusErrorKind, ConsumerSettings};
+pub(crate) use common::output::Failure;
+use common::output::{FailureClass, Reply, count};
+use nats::{Bus, BusError, ConsumerSettings};
 use prometheus_client::registry::Registry;
+use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +29,7 @@ use crate::runner::Runner;
 use crate::statements::Statements;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 use crate::worker::Worker;
-use crate::{adopt, cli, dead, doctor, explain, history, pause, pull, replay, status, sweep, tasks, verify};
+use crate::{adopt, cli, dead, doctor, explain, gaps, history, pause, pull, replay, status, sweep, tasks, verify};
 
 impl Command {
     /// The settings the command cannot do without.
@@ -37,6 +40,7 @@ impl Command {
             Self::Pull(_) | Self::Explain(_) | Self::Verify(_) | Self::Adopt(_) => &[Need::Storage, Need::Destination],
             Self::Replay(_)
             | Self::Status(_)
+            | Self::Gaps(_)
             | Self::Migrate { .. }
             | Self::Pause(_)
             | Self::Resume(_)
@@ -47,70 +51,51 @@ impl Command {
     }
 }
 
-/// Runs a command to its exit code.
-pub async fn run(command: Command, mut config: Config, stop: CancellationToken) -> u8 {
+/// Runs a command to its end. `verbose`: lists have also what is right.
+///
+/// # Errors
+/// Why it ended early.
+pub async fn run(
+    command: Command,
+    mut config: Config,
+    verbose: bool,
+    stop: CancellationToken,
+) -> Result<Reply, Failure> {
     if let Command::Run(cli::Run { bwlimit: Some(limit) }) | Command::Pull(cli::Pull { bwlimit: Some(limit), .. }) =
         &command
     {
         config.storage.bwlimit = limit.clone();
     }
     tracing::debug!(?config, "effective configuration");
-    let done = match command {
+    match command {
         Command::Run(_) => serve_workers(config, stop).await,
         Command::Pull(args) => pull::run(&args, config, stop).await,
         Command::Replay(args) => replay::run(&args, &config, stop).await,
         Command::Tasks(args) => tasks::run(&args, &config).await,
         Command::Status(args) => status::run(&args, &config).await,
+        Command::Gaps(args) => gaps::run(&args, &config).await,
         Command::Dead(command) => dead::run(&command, &config).await,
         Command::Pause(args) => pause::pause(&args, &config).await,
         Command::Resume(args) => pause::resume(&args, &config).await,
         Command::Explain(args) => explain::run(&args, &config).await,
         Command::History(args) => history::run(&args, &config).await,
-        Command::Verify(args) => verify::run(&args, config, stop).await,
-        Command::Adopt(args) => adopt::run(&args, config, stop).await,
+        Command::Verify(args) => verify::run(&args, config, verbose, stop).await,
+        Command::Adopt(args) => adopt::run(&args, config, verbose, stop).await,
         Command::Migrate { prune } => migrate(&config, prune).await,
-        Command::Doctor { json, config_only } => doctor::run(&config, json, config_only).await,
+        Command::Doctor { config_only } => Ok(doctor::run(&config, config_only).await),
         Command::Healthcheck { .. } => unreachable!("answered before a configuration is loaded"),
-    };
-    done.unwrap_or_else(|failure| {
-        tracing::error!("{}", failure.message);
-        failure.code
-    })
-}
-
-/// Why a command ended early.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub message: String,
-    pub code: u8,
-}
-
-impl From<BusError> for Failure {
-    fn from(error: BusError) -> Self {
-        let (code, advice) = match error.kind {
-            BusErrorKind::Unavailable => (exit::UNREACHABLE, "check nats.url, the network and the certificates"),
-            BusErrorKind::Denied => (exit::USAGE, "check the NATS user and password, nkey or credentials file"),
-            BusErrorKind::Missing => (exit::USAGE, "run `puller migrate`"),
-            BusErrorKind::Refused => (exit::USAGE, "see the message"),
-        };
-        Self { message: format!("{error} ({advice})"), code }
     }
 }
 
 impl From<WarehouseError> for Failure {
     fn from(error: WarehouseError) -> Self {
-        let code = match error.kind {
-            WarehouseErrorKind::Unavailable => exit::UNREACHABLE,
-            WarehouseErrorKind::Denied | WarehouseErrorKind::MissingSchema => exit::USAGE,
-            WarehouseErrorKind::Other => exit::SOME_FAILED,
+        let class = match error.kind {
+            WarehouseErrorKind::Unavailable => FailureClass::Unreachable,
+            WarehouseErrorKind::Denied => FailureClass::Denied,
+            WarehouseErrorKind::MissingSchema => FailureClass::Missing,
+            WarehouseErrorKind::Other => FailureClass::Failed,
         };
-        Self { message: format!("{error} ({})", error.advice()), code }
-    }
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Self { message: error.to_string(), code: exit::SOME_FAILED }
+        Self::new(class, error.to_string()).advice(error.advice())
     }
 }
 
@@ -220,6 +205,37 @@ pub(crate) fn worker_name() -> String {
     format!("{}-{}-{since:x}", host.trim(), std::process::id())
 }
 
+/// The destination of that name.
+pub(crate) fn destination(config: &Config, name: &str) -> Result<DestinationConfig, Failure> {
+    config.destination(name).cloned().ok_or_else(|| {
+        let names: Vec<&str> = config.destinations.iter().map(|known| known.name.as_str()).collect();
+        let problem = one_of(name, &names).err().unwrap_or_default();
+        Failure::usage(format!("--destination: '{name}' is not configured: {problem}"))
+    })
+}
+
+/// The destination that was named, or those this process serves.
+pub(crate) fn named_or_served(config: &Config, name: Option<&str>) -> Result<Vec<DestinationConfig>, Failure> {
+    name.map_or_else(|| Ok(served(config)), |name| Ok(vec![destination(config, name)?]))
+}
+
+/// A connection to NATS, where the stream of markers is.
+pub(crate) async fn connect_to_stream(config: &Config) -> Result<Bus, Failure> {
+    let bus = Bus::connect(&config.nats, &worker_name()).await?;
+    if !bus.has_stream().await? {
+        return Err(no_stream());
+    }
+    Ok(bus)
+}
+
+/// The one answer of every command that needs the stream of markers and finds none.
+pub(crate) fn no_stream() -> Failure {
+    Failure::missing("there is no stream MARKERS, so nothing is known to be announced").advice(
+        "if the stream was lost, run `uploader reconcile --fix`, which makes it again from the bucket; on a new \
+         installation `puller migrate`",
+    )
+}
+
 /// The destinations this process serves.
 pub(crate) fn served(config: &Config) -> Vec<DestinationConfig> {
     let chosen = &config.puller.destinations;
@@ -227,21 +243,20 @@ pub(crate) fn served(config: &Config) -> Vec<DestinationConfig> {
     config.destinations.iter().filter(|destination| serves(&destination.name)).cloned().collect()
 }
 
-async fn serve_workers(config: Config, stop: CancellationToken) -> Result<u8, Failure> {
+async fn serve_workers(config: Config, stop: CancellationToken) -> Result<Reply, Failure> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "puller starts");
     let readiness = Readiness::default();
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     readiness.not_ready("nats", "connecting");
     if let Some(listen) = config.http_listen {
-        serve(listen, readiness.clone(), registry, stop.clone()).await.map_err(|error| Failure {
-            message: format!("http.listen: cannot listen on {listen}: {error}"),
-            code: exit::USAGE,
-        })?;
+        serve(listen, readiness.clone(), registry, stop.clone())
+            .await
+            .map_err(|error| Failure::config(format!("http.listen: cannot listen on {listen}: {error}")))?;
     }
     let name = worker_name();
     let connecting = connect(&config, &name, &readiness);
-    let Some(bus) = stop.run_until_cancelled(connecting).await else { return Ok(exit::DONE) };
+    let Some(bus) = stop.run_until_cancelled(connecting).await else { return Ok(Reply::default()) };
     let shared = Arc::new(Shared::new(config, name, bus, readiness, metrics));
     let mut destinations = JoinSet::new();
     for destination in served(&shared.config) {
@@ -251,15 +266,12 @@ async fn serve_workers(config: Config, stop: CancellationToken) -> Result<u8, Fa
     while let Some(ended) = destinations.join_next().await {
         if let Err(error) = ended {
             stop.cancel();
-            return Err(Failure {
-                message: format!("a destination's worker crashed: {error}"),
-                code: exit::SOME_FAILED,
-            });
+            return Err(Failure::failed(format!("a destination's worker crashed: {error}")));
         }
     }
     shared.bus.close().await;
     tracing::info!("puller ends");
-    Ok(exit::DONE)
+    Ok(Reply::default())
 }
 
 /// Connects to NATS, for as long as it takes.
@@ -305,14 +317,24 @@ async fn serve_destination(shared: Arc<Shared>, destination: DestinationConfig, 
     }
 }
 
-async fn migrate(config: &Config, prune: bool) -> Result<u8, Failure> {
+/// What `migrate` found and did at a destination.
+#[derive(Debug, Serialize)]
+struct Migrated {
+    destination: String,
+    /// Steps of the schema; none for what is no database.
+    migrations_applied: Option<usize>,
+}
+
+async fn migrate(config: &Config, prune: bool) -> Result<Reply, Failure> {
     let bus = Bus::connect(&config.nats, &worker_name()).await?;
     bus.apply_streams(config.nats.replicas, true).await?;
     bus.apply_sweeper().await?;
     let mut names: Vec<String> = Vec::new();
+    let mut migrated = Vec::new();
     for destination in &config.destinations {
         let settings = ConsumerSettings { destination: destination.name.clone(), ack_wait: config.puller.ack_wait };
         bus.apply_consumers(&settings, true).await?;
+        let mut migrations_applied = None;
         if let DestinationKind::ClickHouse(server) = &destination.kind {
             let mut warehouse = Warehouse::new(server);
             warehouse.connect().await?;
@@ -323,24 +345,40 @@ async fn migrate(config: &Config, prune: bool) -> Result<u8, Failure> {
                 applied,
                 "tables and views are there"
             );
+            migrations_applied = Some(applied);
         }
         names.push(destination.name.clone());
+        migrated.push(Migrated { destination: destination.name.clone(), migrations_applied });
     }
     // `pull --no-ingest` makes this one by itself.
     names.push(common::config::MIRROR.into());
-    for stale in bus.stale_consumers(&names).await? {
+    let stale = bus.stale_consumers(&names).await?;
+    let mut lines: Vec<String> = migrated.iter().map(Migrated::to_line).collect();
+    for consumer in &stale {
         if prune {
-            bus.delete_consumer(&stale).await?;
-            tracing::info!(consumer = stale, "removed");
+            bus.delete_consumer(consumer).await?;
+            tracing::info!(consumer, "removed");
+            lines.push(format!("consumer {consumer} removed"));
         } else {
-            tracing::warn!(
-                consumer = stale,
-                "belongs to no configured destination; `puller migrate --prune` removes it"
-            );
+            lines.push(format!(
+                "consumer {consumer} belongs to no configured destination; `puller migrate --prune` removes it"
+            ));
         }
     }
     bus.close().await;
-    Ok(exit::DONE)
+    let stale = if prune { Vec::new() } else { stale };
+    Ok(Reply::default().destinations(&migrated).field("stale_consumers", &stale).text(lines.join("\n")))
+}
+
+impl Migrated {
+    fn to_line(&self) -> String {
+        let tables = match self.migrations_applied {
+            None => String::new(),
+            Some(0) => ", tables and views are up to date".into(),
+            Some(applied) => format!(", tables and views: {} applied", count(applied as u64, "migration")),
+        };
+        format!("{}: streams and consumers are there{tables}", self.destination)
+    }
 }
 
 /// How long a one-shot command waits for the answers of workers.

@@ -1,16 +1,18 @@
 //! `puller status`: how far each destination is.
 
-use clickhouse::Row;
-use comfy_table::{Table, presets};
 use common::config::{Config, DestinationKind};
-use common::exit;
-use jiff::{Timestamp, Unit as TimeUnit};
+use common::output::{Finding, Reply, ago, count, list, printable, table, wrap};
+use jiff::Timestamp;
 use nats::{Bus, WorkerState};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::cli::Status;
-use crate::service::{Failure, ROSTER_WAIT, served, worker_name};
+use crate::gaps;
+use crate::service::{Failure, ROSTER_WAIT, connect_to_stream, served};
 use crate::warehouse::Warehouse;
+
+/// Lines about the units of one worker.
+const UNIT_LINES_MAX: usize = 3;
 
 #[derive(Debug, Serialize)]
 struct DestinationStatus {
@@ -28,46 +30,28 @@ struct DestinationStatus {
     oldest_unfinished_age_seconds: Option<i64>,
     workers: Vec<WorkerState>,
     /// Why the destination's own figures are not known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    error: Option<Failure>,
 }
 
-/// A day without an archive.
-#[derive(Debug, Row, Serialize, Deserialize)]
-struct MissingDay {
-    exchange: String,
-    market: String,
-    dataset: String,
-    interval: String,
-    symbol: String,
-    period: String,
-}
-
-pub(crate) async fn run(args: &Status, config: &Config) -> Result<u8, Failure> {
+pub(crate) async fn run(args: &Status, config: &Config) -> Result<Reply, Failure> {
     if args.missing {
-        return missing(args, config).await;
+        return gaps::run(&args.gaps, config).await;
     }
-    let bus = Bus::connect(&config.nats, &worker_name()).await?;
+    if args.gaps.has_filters() {
+        return Err(Failure::usage("filters go with --missing; `puller status` tells of whole destinations"));
+    }
+    let bus = connect_to_stream(config).await?;
     let mut all = Vec::new();
     for destination in served(config) {
         all.push(one(&bus, &destination.name, &destination.kind).await?);
     }
-    if args.json {
-        print(&serde_json::to_string_pretty(&all).expect("strings and numbers always serialise"));
-    } else {
-        print(&table(&all));
-        for status in &all {
-            status.error.iter().for_each(|error| print(&format!("{}: {error}", status.destination)));
-            for worker in &status.workers {
-                let waiting =
-                    worker.waiting_for.as_ref().map(|reason| format!(", waiting: {reason}")).unwrap_or_default();
-                let units = if worker.in_hand.is_empty() { "idle".into() } else { worker.in_hand.join(", ") };
-                print(&format!("{}  worker {}: {units}{waiting}", status.destination, worker.worker));
-            }
-        }
-    }
     bus.close().await;
-    Ok(exit::DONE)
+    let mut lines = vec![destinations_table(&all)];
+    for status in &all {
+        lines.extend(status.workers.iter().flat_map(|worker| worker_lines(&status.destination, worker)));
+    }
+    let failure = all.iter().find_map(|status| status.error.clone());
+    Ok(Reply::default().destinations(&all).text(lines.join("\n")).failed(failure))
 }
 
 async fn one(bus: &Bus, name: &str, kind: &DestinationKind) -> Result<DestinationStatus, Failure> {
@@ -79,7 +63,7 @@ async fn one(bus: &Bus, name: &str, kind: &DestinationKind) -> Result<Destinatio
         DestinationKind::Directory { .. } => (None, None),
         DestinationKind::ClickHouse(server) => match Warehouse::new(server).last_loaded().await {
             Ok(at) => (at, None),
-            Err(error) => (None, Some(format!("{error} ({})", error.advice()))),
+            Err(error) => (None, Some(Failure::from(error))),
         },
     };
     let age = |since: Timestamp| common::clock::now().duration_since(since).as_secs();
@@ -99,75 +83,42 @@ async fn one(bus: &Bus, name: &str, kind: &DestinationKind) -> Result<Destinatio
     })
 }
 
-fn table(all: &[DestinationStatus]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([
-        "DESTINATION",
-        "PENDING",
-        "IN HAND",
-        "PARKED",
-        "DEAD",
-        "WORKERS",
-        "LAST LOADED",
-        "OLDEST UNFINISHED",
-    ]);
-    for status in all {
-        let since = |at: Option<Timestamp>| {
-            let now = common::clock::now().round(TimeUnit::Second).unwrap_or_default();
-            at.and_then(|at| at.round(TimeUnit::Second).ok())
-                .and_then(|at| now.since((TimeUnit::Hour, at)).ok())
-                .map_or_else(|| "-".into(), |span| format!("{span:#} ago"))
-        };
-        table.add_row([
-            format!("{}{}", status.destination, if status.paused { " (paused)" } else { "" }),
-            status.pending.to_string(),
-            status.in_hand.to_string(),
-            status.parked.to_string(),
-            status.dead.to_string(),
-            status.workers.len().to_string(),
-            since(status.last_loaded),
-            since(status.oldest_unfinished),
-        ]);
-    }
-    table.to_string()
+fn destinations_table(all: &[DestinationStatus]) -> String {
+    const HEADER: [&str; 8] = ["DESTINATION", "BACKLOG", "IN FLIGHT", "RETRY", "DEAD", "WORKERS", "LOADED", "OLDEST"];
+    let since = |at: Option<Timestamp>| at.map_or_else(|| "-".into(), |at| format!("{} ago", ago(at)));
+    table(
+        &HEADER,
+        all.iter().map(|status| {
+            vec![
+                format!("{}{}", status.destination, if status.paused { " (paused)" } else { "" }),
+                status.pending.to_string(),
+                status.in_hand.to_string(),
+                status.parked.to_string(),
+                status.dead.to_string(),
+                status.workers.len().to_string(),
+                since(status.last_loaded),
+                since(status.oldest_unfinished),
+            ]
+        }),
+    )
 }
 
-async fn missing(args: &Status, config: &Config) -> Result<u8, Failure> {
-    let mut days: Vec<(String, Vec<MissingDay>)> = Vec::new();
-    for destination in served(config) {
-        if let DestinationKind::ClickHouse(server) = &destination.kind {
-            let found = Warehouse::new(server)
-                .select(
-                    "SELECT exchange::String AS exchange, market::String AS market, dataset::String AS dataset, \
-                     interval::String AS interval, symbol::String AS symbol, period FROM {database}.coverage \
-                     WHERE state = 'missing' ORDER BY exchange, market, dataset, interval, symbol, period",
-                )
-                .await?;
-            days.push((destination.name, found));
-        }
+/// What a worker says of itself, with its units in ranges: any client in the account may have written it.
+fn worker_lines(destination: &str, worker: &WorkerState) -> Vec<String> {
+    let doing = match (worker.in_hand.len() as u64, &worker.waiting_for) {
+        (units, Some(reason)) => format!("{}, waiting: {}", count(units, "unit"), printable(reason)),
+        (0, None) => "idle".into(),
+        (units, None) => count(units, "unit"),
+    };
+    let head = format!("{destination}  worker {}: {doing}", printable(&worker.worker));
+    let mut lines: Vec<String> = wrap(&head, 2);
+    lines.iter_mut().skip(1).for_each(|line| line.insert_str(0, "  "));
+    let units: Vec<Finding> = worker.in_hand.iter().map(|unit| Finding::named(unit, "in_hand", "").sign(" ")).collect();
+    let ranges = list(&units, true);
+    let more = ranges.len().saturating_sub(UNIT_LINES_MAX);
+    lines.extend(ranges.into_iter().take(UNIT_LINES_MAX));
+    if more > 0 {
+        lines.push(format!("  … and {more} more (--json lists them)"));
     }
-    let any = days.iter().any(|(_, days)| !days.is_empty());
-    if args.json {
-        let by_name: std::collections::BTreeMap<_, _> = days.into_iter().collect();
-        print(&serde_json::to_string_pretty(&by_name).expect("strings and numbers always serialise"));
-    } else if any {
-        for (name, days) in &days {
-            for d in days {
-                print(&format!(
-                    "{name}  {}/{}/{}/{}/{}  {}",
-                    d.exchange, d.market, d.dataset, d.interval, d.period, d.symbol
-                ));
-            }
-        }
-    } else {
-        print("no day is missing between the first and the last of each symbol");
-    }
-    Ok(if any { exit::WANTING } else { exit::DONE })
-}
-
-/// Data for people or scripts: the only place that writes to stdout.
-#[expect(clippy::print_stdout, reason = "stdout is where a command's data belongs")]
-pub(crate) fn print(text: &str) {
-    println!("{text}");
+    lines
 }

@@ -95,6 +95,6 @@ async fn record(shared: &Shared, note: &Note<'_>) {
         Err(failure) => Err(failure),
     };
     if let Err(failure) = recorded {
-        tracing::warn!("the dead letter is not in ingest_log: {}", failure.message);
+        tracing::warn!("the dead letter is not in ingest_log: {}", failure.text);
     }
 }

@@ -1,5 +1,6 @@
 //! Telling a replay task how far one of its units is.
 
+use jiff::Timestamp;
 use nats::{Bus, Delivery, MarkerSubject, TaskState, TaskUnit};
 
 use crate::destination::Work;
@@ -12,6 +13,7 @@ pub(crate) struct TaskReport<'w> {
     unit: String,
     unit_tokens: String,
     attempt: u32,
+    started_at: Timestamp,
 }
 
 impl<'w> TaskReport<'w> {
@@ -26,6 +28,7 @@ impl<'w> TaskReport<'w> {
             unit: unit.to_string(),
             unit_tokens: unit.subject_tokens(),
             attempt: delivery.attempt,
+            started_at: common::clock::now(),
         })
     }
 
@@ -40,6 +43,7 @@ impl<'w> TaskReport<'w> {
             rows: work_or(|work| work.rows),
             bytes: work_or(|work| work.bytes),
             error: error.chars().take(2000).collect(),
+            started_at: Some(self.started_at),
             at: common::clock::now(),
         };
         if let Err(error) = self.bus.put_task_unit(&self.task, &self.unit_tokens, &state).await {

@@ -1,16 +1,19 @@
 //! `puller tasks`: replays, and how far they are.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use comfy_table::{Table, presets};
 use common::config::Config;
 use common::exit;
+use common::output::{Finding, LINES_MAX, Reply, list, printable, short_duration, table};
+use common::unit::Token;
+use indicatif::HumanCount;
+use jiff::Timestamp;
 use nats::{Bus, Task, TaskState, TaskUnit};
 use serde::Serialize;
 
 use crate::cli::Tasks;
 use crate::service::{Failure, ROSTER_WAIT, worker_name};
-use crate::status::print;
 
 /// A task's units by state.
 #[derive(Debug, Default, Serialize)]
@@ -23,7 +26,7 @@ pub(crate) struct Progress {
     pub(crate) cancelled: u64,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
-    /// Finished units a second, from the task's start to the last unit that finished.
+    /// Finished units a second, over the time in which workers were at work on any.
     units_per_second: Option<f64>,
     eta_seconds: Option<u64>,
 }
@@ -34,19 +37,18 @@ struct Shown<'t> {
     task: &'t Task,
     state: &'static str,
     progress: Progress,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    unit_states: Vec<TaskUnit>,
 }
 
-pub(crate) async fn run(args: &Tasks, config: &Config) -> Result<u8, Failure> {
+pub(crate) async fn run(args: &Tasks, config: &Config) -> Result<Reply, Failure> {
     let bus = Bus::connect(&config.nats, &worker_name()).await?;
-    let code = match args {
-        Tasks::Ls { json } => list(&bus, *json).await,
-        Tasks::Show { id, json } => show(&bus, id, *json).await,
+    bus.expect_tasks().await?;
+    let reply = match args {
+        Tasks::Ls { list } => ls(&bus, list.all).await,
+        Tasks::Show { id, list } => show(&bus, id, list.all).await,
         Tasks::Cancel { id } => cancel(&bus, id).await,
     };
     bus.close().await;
-    code
+    reply
 }
 
 impl Progress {
@@ -68,13 +70,17 @@ impl Progress {
             progress.rows += unit.rows;
             progress.bytes += unit.bytes;
         }
-        let last = units.iter().filter(|unit| is_final(unit.state)).map(|unit| unit.at).max();
-        let seconds = last.map(|last| last.duration_since(task.created_at).as_secs_f64());
-        if let Some(seconds) = seconds.filter(|seconds| *seconds > 0.0) {
-            let rate = progress.finished() as f64 / seconds;
+        let worked =
+            units.iter().filter(|unit| is_final(unit.state)).filter_map(|unit| Some((unit.started_at?, unit.at)));
+        let (finished, seconds) = (worked.clone().count(), busy_seconds(worked.collect()));
+        if finished > 0 && seconds > 0.0 {
+            let rate = finished as f64 / seconds;
             progress.units_per_second = Some(rate);
             let left = task.units.saturating_sub(progress.finished());
-            progress.eta_seconds = Some((left as f64 / rate).ceil() as u64);
+            // Where nobody works nothing says when it will be done.
+            if progress.running > 0 || left == 0 {
+                progress.eta_seconds = Some((left as f64 / rate).ceil() as u64);
+            }
         }
         progress
     }
@@ -87,9 +93,20 @@ impl Progress {
         task.published && self.init + self.running + self.reassigning == 0
     }
 
+    /// What stands beside a progress bar.
+    pub(crate) fn to_message(&self, unattended: Duration) -> String {
+        const NOTICEABLE: Duration = Duration::from_secs(5);
+        if self.running == 0 && unattended >= NOTICEABLE {
+            return format!("no worker is at it for {}", short_duration(unattended.as_secs()));
+        }
+        let left = self.eta_seconds.map(|seconds| format!(", {} left", short_duration(seconds))).unwrap_or_default();
+        format!("{} rows{left}", HumanCount(self.rows))
+    }
+
     /// The state of the whole task.
     fn state(&self, task: &Task) -> &'static str {
-        if task.cancelled_at.is_some() {
+        // Cancelling passes over what is left: where nothing was, the task had ended before.
+        if task.cancelled_at.is_some() && (self.cancelled > 0 || !self.is_finished(task) || task.follows) {
             "CANCELLED"
         } else if !self.is_finished(task) {
             if self.finished() + self.running + self.reassigning == 0 { "INIT" } else { "RUNNING" }
@@ -108,6 +125,19 @@ fn is_final(state: TaskState) -> bool {
     matches!(state, TaskState::Success | TaskState::Failed | TaskState::Cancelled)
 }
 
+/// How long any of these spans lasted: what lies between them counts for nothing.
+fn busy_seconds(mut spans: Vec<(Timestamp, Timestamp)>) -> f64 {
+    spans.sort_unstable();
+    let (mut seconds, mut until) = (0.0, Timestamp::MIN);
+    for (from, to) in spans {
+        if to > until {
+            seconds += to.duration_since(from.max(until)).as_secs_f64();
+            until = to;
+        }
+    }
+    seconds
+}
+
 /// The units of a task. One whose worker no longer answers is between two workers.
 async fn units(bus: &Bus, task: &Task) -> Result<Vec<TaskUnit>, Failure> {
     let mut units = bus.task_units(&task.id).await?;
@@ -123,75 +153,121 @@ async fn units(bus: &Bus, task: &Task) -> Result<Vec<TaskUnit>, Failure> {
     Ok(units)
 }
 
-async fn list(bus: &Bus, json: bool) -> Result<u8, Failure> {
+async fn ls(bus: &Bus, all: bool) -> Result<Reply, Failure> {
     let tasks = bus.tasks().await?;
     let mut shown = Vec::new();
     for task in &tasks {
         let progress = Progress::of(bus, task).await?;
-        shown.push(Shown { task, state: progress.state(task), progress, unit_states: Vec::new() });
+        shown.push(Shown { task, state: progress.state(task), progress });
     }
-    if json {
-        print(&serde_json::to_string_pretty(&shown).expect("strings and numbers always serialise"));
-    } else if shown.is_empty() {
-        print("no replay was asked for");
-    } else {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_header(["TASK", "STATE", "DESTINATION", "MODE", "SELECTION", "UNITS", "FINISHED", "FAILED"]);
-        for one in &shown {
-            table.add_row([
-                one.task.id.clone(),
-                one.state.to_owned(),
-                one.task.destination.clone(),
-                one.task.mode.clone(),
-                one.task.selection.clone(),
-                one.task.units.to_string(),
-                one.progress.finished().to_string(),
-                one.progress.failed.to_string(),
-            ]);
-        }
-        print(&table.to_string());
-    }
-    Ok(exit::DONE)
+    let text = if shown.is_empty() { "no replay was asked for".to_owned() } else { tasks_table(&shown, all) };
+    Ok(Reply::default().field("tasks", &shown).text(text))
 }
 
-async fn show(bus: &Bus, id: &str, json: bool) -> Result<u8, Failure> {
+fn tasks_table(shown: &[Shown<'_>], all: bool) -> String {
+    let left = if all { 0 } else { shown.len().saturating_sub(LINES_MAX) };
+    let rows = shown.iter().skip(left).map(|one| {
+        let failed = if one.progress.failed > 0 { format!(", {} failed", one.progress.failed) } else { String::new() };
+        vec![
+            one.task.id.clone(),
+            one.state.to_owned(),
+            format!("{}/{}{failed}", one.progress.finished(), one.task.units),
+            one.task.selection.clone(),
+        ]
+    });
+    let mut text = table(&["TASK", "STATE", "UNITS", "SELECTION"], rows);
+    if left > 0 {
+        text.push_str(&format!("\n… and {left} older ones; --all lists them"));
+    }
+    text
+}
+
+async fn show(bus: &Bus, id: &str, all: bool) -> Result<Reply, Failure> {
     let task = find(bus, id).await?;
     let units = units(bus, &task).await?;
     let progress = Progress::count(&task, &units);
     let state = progress.state(&task);
-    if json {
-        let shown = Shown { task: &task, state, progress, unit_states: units };
-        print(&serde_json::to_string_pretty(&shown).expect("strings and numbers always serialise"));
-        return Ok(exit::DONE);
-    }
-    print(&format!("{} to {}: {state}, {} of {} units", task.id, task.destination, progress.finished(), task.units));
-    print(&format!("  mode {}, {}{}", task.mode, task.selection, if task.force { ", forced" } else { "" }));
+    let findings: Vec<Finding> = units.iter().map(|unit| finding(&task, unit)).collect();
+    let forced = if task.force { ", forced" } else { "" };
+    let mut lines = vec![
+        format!("{} to {}: {state}, {} of {} units", task.id, task.destination, progress.finished(), task.units),
+        printable(&format!("  mode {}, {}{forced}", task.mode, task.selection)),
+    ];
     if !task.reason.is_empty() {
-        print(&format!("  reason: {}", task.reason));
+        lines.push(printable(&format!("  reason: {}", task.reason)));
     }
-    if let (Some(rate), Some(eta)) = (progress.units_per_second, progress.eta_seconds) {
-        print(&format!("  {rate:.1} units/s, {eta} s left"));
+    if let Some(rate) = progress.units_per_second {
+        let left =
+            progress.eta_seconds.map(|seconds| format!(", {} left", short_duration(seconds))).unwrap_or_default();
+        lines.push(format!("  {rate:.1} units/s while workers were at it{left}"));
     }
-    for unit in &units {
-        let state = serde_json::to_string(&unit.state).unwrap_or_default();
-        let error = if unit.error.is_empty() { String::new() } else { format!("  {}", unit.error) };
-        print(&format!("  {:12} {}  {}{error}", state.trim_matches('"'), unit.unit, unit.worker));
-    }
-    Ok(exit::DONE)
+    lines.extend(list(&findings, all));
+    Ok(Reply::of_report(exit::DONE, &Shown { task: &task, state, progress }).findings(findings).text(lines.join("\n")))
 }
 
-async fn cancel(bus: &Bus, id: &str) -> Result<u8, Failure> {
+fn finding(task: &Task, unit: &TaskUnit) -> Finding {
+    let state = serde_json::to_value(unit.state).ok();
+    let state = state.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default();
+    let finding = Finding::named(&unit.unit, state, &unit.error)
+        .sign(sign(unit.state))
+        .since(unit.at)
+        .destination(&task.destination)
+        .field("worker", &unit.worker)
+        .field("attempt", &unit.attempt)
+        .field("archives", &unit.archives)
+        .field("rows", &unit.rows)
+        .field("bytes", &unit.bytes);
+    if unit.error.is_empty() { Finding { text: state.to_lowercase(), ..finding } } else { finding }
+}
+
+fn sign(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Success => "=",
+        TaskState::Failed => "!",
+        TaskState::Running => ">",
+        TaskState::Init | TaskState::Reassigning => " ",
+        TaskState::Cancelled => "-",
+    }
+}
+
+async fn cancel(bus: &Bus, id: &str) -> Result<Reply, Failure> {
     let mut task = find(bus, id).await?;
+    let progress = Progress::of(bus, &task).await?;
+    if task.cancelled_at.is_none() && progress.is_finished(&task) && !task.follows {
+        let state = progress.state(&task);
+        let text = format!("{id}: finished before ({state}), so there is nothing to cancel");
+        return Ok(Reply::of_report(exit::DONE, &Shown { task: &task, state, progress }).text(text));
+    }
     if task.cancelled_at.is_none() {
         task.cancelled_at = Some(common::clock::now());
         bus.put_task(&task).await?;
     }
-    print(&format!("{id}: cancelled; what is in a worker's hands is finished, the rest is passed over"));
-    Ok(exit::DONE)
+    let state = progress.state(&task);
+    let text = format!("{id}: cancelled; what is in a worker's hands is finished, the rest is passed over");
+    Ok(Reply::of_report(exit::DONE, &Shown { task: &task, state, progress }).text(text))
 }
 
 async fn find(bus: &Bus, id: &str) -> Result<Task, Failure> {
-    let missing = || Failure { message: format!("there is no task '{id}'; see `puller tasks ls`"), code: exit::USAGE };
+    let missing =
+        || Failure::no_match(format!("there is no task '{id}'")).advice("`puller tasks ls` lists those there are");
+    // What is no token of a subject cannot be one either.
+    if id.parse::<Token>().is_err() {
+        return Err(missing());
+    }
     bus.task(id).await?.ok_or_else(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_in_which_nobody_worked_counts_for_nothing() {
+        let span = |from: i64, to: i64| {
+            let at = |second| Timestamp::from_second(second).expect("a time");
+            (at(from), at(to))
+        };
+        assert_eq!(busy_seconds(vec![]), 0.0);
+        assert_eq!(busy_seconds(vec![span(100, 110), span(0, 10), span(5, 12), span(6, 7)]), 22.0);
+    }
 }

@@ -11,7 +11,9 @@ use common::config::{Config, Destination as DestinationConfig, DestinationKind};
 use common::exit;
 use common::http::Readiness;
 use common::object_store::StoreErrorKind;
+use common::output::{Finding, Reply, list};
 use common::unit::Unit;
+use common::unit_filter::UnitFilter;
 use futures::{StreamExt, stream};
 use nats::{Bus, BusErrorKind, Lane, MarkerSubject, ReplayOptions};
 use prometheus_client::registry::Registry;
@@ -24,8 +26,7 @@ use crate::job::{self, Job};
 use crate::load::Loader;
 use crate::metrics::Metrics;
 use crate::pull::progress_bar;
-use crate::service::{Failure, Shared, served, worker_name};
-use crate::status::print;
+use crate::service::{Failure, Shared, connect_to_stream, named_or_served, worker_name};
 
 use check::Verdict;
 use report::{Bad, DestinationReport};
@@ -35,91 +36,64 @@ const UNITS_MAX: usize = 4;
 /// How often `--wait` asks.
 const POLL: Duration = Duration::from_millis(500);
 
-pub(crate) async fn run(args: &Verify, config: Config, stop: CancellationToken) -> Result<u8, Failure> {
+pub(crate) async fn run(
+    args: &Verify,
+    config: Config,
+    verbose: bool,
+    stop: CancellationToken,
+) -> Result<Reply, Failure> {
+    args.filter.check()?;
     let destinations = chosen(args.destination.as_deref(), &config)?;
-    let name = worker_name();
-    let bus = Bus::connect(&config.nats, &name).await?;
-    if !bus.has_stream().await? {
-        return Err(Failure {
-            message:
-                "there is no stream MARKERS, so nothing is known to be announced: run `uploader reconcile --fix`, \
-                      which makes it again from the bucket; on a new installation `puller migrate`"
-                    .into(),
-            code: exit::WANTING,
-        });
-    }
+    let bus = connect_to_stream(&config).await?;
     let metrics = Metrics::new(&mut Registry::default());
-    let shared = Shared::new(config, name, bus, Readiness::default(), metrics);
-    let units = units(&shared.bus, args).await?;
+    let shared = Shared::new(config, worker_name(), bus, Readiness::default(), metrics);
+    let units = units(&shared.bus, &args.filter).await?;
     let mut reports = Vec::new();
     for destination in &destinations {
-        let verified = verify(&shared, destination, &units, args, &stop).await;
+        let verified = verify(&shared, destination, &units, args, verbose, &stop).await;
         reports.push(verified?);
     }
     shared.bus.close().await;
-    if args.json {
-        print(&serde_json::to_string_pretty(&reports).expect("strings and numbers always serialise"));
-    } else {
-        let mut lines = Vec::new();
-        reports.iter().for_each(|report| report.lines(reports.len() > 1, &mut lines));
-        let wanting = !args.fix && reports.iter().any(|report| report.to_repair() > 0);
-        if wanting {
-            lines.push("`puller verify --fix` sends what is not right to the workers again".into());
-        }
-        print(&lines.join("\n"));
+    let findings: Vec<Finding> = reports.iter_mut().flat_map(DestinationReport::take_findings).collect();
+    let mut lines = list(&findings, args.list.all);
+    reports.iter().for_each(|report| report.lines(&mut lines));
+    if !args.fix && reports.iter().any(|report| report.to_repair() > 0) {
+        lines.push("`puller verify --fix` sends what is not right to the workers again".into());
     }
     // With --wait what was sent is checked again, and must be right by now.
     let fix = args.fix && !args.wait;
     let codes = reports.iter().map(|report| match report.exit_code(fix) {
-        exit::WANTING if args.wait => exit::SOME_FAILED,
+        exit::DIFFERENCES if args.wait => exit::SOME_FAILED,
         code => code,
     });
-    Ok(codes.max().unwrap_or(exit::DONE))
+    Ok(Reply::new(exit::worst(codes)).destinations(&reports).findings(findings).text(lines.join("\n")))
 }
 
 /// The ClickHouse destination of that name, or all that are served here.
 pub(crate) fn chosen(name: Option<&str>, config: &Config) -> Result<Vec<DestinationConfig>, Failure> {
-    let usage = |message: String| Failure { message, code: exit::USAGE };
     let is_database = |destination: &DestinationConfig| matches!(destination.kind, DestinationKind::ClickHouse(_));
-    if let Some(name) = name {
-        let Some(destination) = config.destination(name) else {
-            let known: Vec<&str> = config.destinations.iter().map(|known| known.name.as_str()).collect();
-            return Err(usage(format!("there is no destination '{name}'; configured are {}", known.join(", "))));
-        };
-        if !is_database(destination) {
-            return Err(usage(format!("'{name}' is a directory; this reads ClickHouse destinations")));
+    let databases: Vec<_> = named_or_served(config, name)?.into_iter().filter(is_database).collect();
+    match (name, databases.is_empty()) {
+        (_, false) => Ok(databases),
+        (Some(name), true) => {
+            Err(Failure::usage(format!("'{name}' is a directory; this reads ClickHouse destinations")))
         }
-        return Ok(vec![destination.clone()]);
+        (None, true) => Err(Failure::config("no ClickHouse destination is configured: there is nothing to look at")),
     }
-    let databases: Vec<_> = served(config).into_iter().filter(is_database).collect();
-    if databases.is_empty() {
-        return Err(usage("no ClickHouse destination is configured: there is nothing to look at".into()));
-    }
-    Ok(databases)
 }
 
 /// The units that are announced and asked for: names only.
-async fn units(bus: &Bus, args: &Verify) -> Result<Vec<Unit>, Failure> {
-    if let Some(unit) = &args.unit {
-        if bus.current_marker(unit).await?.is_none() {
-            let message = format!("{unit} is not announced: there is no marker of it on the stream");
-            return Err(Failure { message, code: exit::WANTING });
-        }
-        return Ok(vec![unit.clone()]);
-    }
-    let asked = |unit: &Unit| {
-        args.market.as_ref().is_none_or(|market| unit.market == *market)
-            && args.interval.as_ref().is_none_or(|interval| unit.interval == *interval)
-            && args.from.is_none_or(|from| unit.period.last_day() >= from.first_day())
-            && args.to.is_none_or(|to| unit.period.first_day() <= to.last_day())
-    };
+async fn units(bus: &Bus, filter: &UnitFilter) -> Result<Vec<Unit>, Failure> {
     let mut units = BTreeSet::new();
     bus.survey(|message| {
-        if asked(&message.subject.unit) {
+        if filter.matches(&message.subject.unit) {
             units.insert(message.subject.unit);
         }
     })
     .await?;
+    if units.is_empty() && !filter.is_empty() {
+        return Err(filter.no_match("unit that is announced"));
+    }
     Ok(units.into_iter().collect())
 }
 
@@ -128,6 +102,7 @@ async fn verify(
     destination: &DestinationConfig,
     units: &[Unit],
     args: &Verify,
+    verbose: bool,
     stop: &CancellationToken,
 ) -> Result<DestinationReport, Failure> {
     let runner = shared.open(destination).await?;
@@ -138,7 +113,7 @@ async fn verify(
     if args.fix {
         shared.prepare_queue(name).await?;
     }
-    let verifier = Verifier { shared, name, loader, args };
+    let verifier = Verifier { shared, name, loader, verbose };
     let (mut report, last_sent, sent) = verifier.every(units, args.fix, stop).await?;
     if args.wait && !sent.is_empty() {
         verifier.wait(last_sent, stop).await?;
@@ -153,7 +128,7 @@ struct Verifier<'s> {
     shared: &'s Shared,
     name: &'s str,
     loader: &'s Loader,
-    args: &'s Verify,
+    verbose: bool,
 }
 
 /// A unit that was looked at.
@@ -191,7 +166,7 @@ impl Verifier<'_> {
                 Looked::Checked(checked) => {
                     let Checked { payload, job, verdicts } = *checked;
                     let symbols = job.objects.iter().map(|object| object.symbol.clone());
-                    let bad = report.add(unit, symbols.zip(verdicts).collect(), self.args.verbose);
+                    let bad = report.add(unit, symbols.zip(verdicts).collect(), self.verbose);
                     if fix && !bad.is_empty() {
                         last_sent = last_sent.max(self.send(&payload, &job, bad, &mut report).await?);
                         sent.push(unit.clone());
@@ -201,10 +176,7 @@ impl Verifier<'_> {
         }
         bar.finish_and_clear();
         if stop.is_cancelled() {
-            return Err(Failure {
-                message: "stopped by a signal before all was checked".into(),
-                code: exit::SOME_FAILED,
-            });
+            return Err(Failure::stopped("stopped by a signal before all was checked"));
         }
         Ok((report, last_sent, sent))
     }
@@ -264,8 +236,9 @@ impl Verifier<'_> {
                 Err(error) => return Err(error.into()),
             }
             if stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_none() {
-                let message = "stopped by a signal; what was sent stays on the stream, workers load it".into();
-                return Err(Failure { message, code: exit::SOME_FAILED });
+                return Err(Failure::stopped(
+                    "stopped by a signal; what was sent stays on the stream, workers load it",
+                ));
             }
         }
     }
@@ -275,16 +248,13 @@ impl Verifier<'_> {
 pub(crate) fn unit_error(error: WorkError) -> Result<String, Failure> {
     match error {
         WorkError::Warehouse(error) => Err(error.into()),
-        WorkError::Store(error) => {
-            let code = match error.kind {
-                StoreErrorKind::Unavailable => exit::UNREACHABLE,
-                StoreErrorKind::NoSuchBucket | StoreErrorKind::Denied | StoreErrorKind::ClockSkew => exit::USAGE,
-                StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::Other => {
-                    return Ok(error.to_string());
-                }
-            };
-            Err(Failure { message: format!("{error} ({})", error.advice()), code })
-        }
+        WorkError::Store(error) => match error.kind {
+            StoreErrorKind::Unavailable
+            | StoreErrorKind::NoSuchBucket
+            | StoreErrorKind::Denied
+            | StoreErrorKind::ClockSkew => Err(error.into()),
+            StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::Other => Ok(error.to_string()),
+        },
         error @ (WorkError::Marker(_)
         | WorkError::NoDecoder(_)
         | WorkError::Manifest(_)

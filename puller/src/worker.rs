@@ -242,7 +242,11 @@ impl Worker {
             None | Some(Disposition::Ack | Disposition::Wait) => delivery.ack().await,
             Some(Disposition::Retry { after, .. }) => {
                 tracing::warn!(class, error, after_s = after.as_secs(), "failed, will be delivered again");
-                self.board.park(*after);
+                self.board.park(
+                    &finished.unit.map_or_else(|| delivery.subject.clone(), Unit::to_string),
+                    &format!("{class}: {error}"),
+                    *after,
+                );
                 delivery.nak(*after).await
             }
             Some(Disposition::DeadLetter { .. }) => {

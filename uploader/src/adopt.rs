@@ -46,8 +46,7 @@ pub(crate) async fn run(site: &Site, config: &Config, args: &Adopt) -> Report {
     let started = Instant::now();
     let mut report = Report::new(args.dry_run);
     if let Err(error) = every_unit(site, config, args, &mut report).await {
-        tracing::error!(%error, "adopting ended early");
-        report.fail(error.to_string(), error.exit_code());
+        report.fail(error.into());
     }
     site.progress.end();
     report.end(started.elapsed());
@@ -61,11 +60,11 @@ async fn every_unit(site: &Site, config: &Config, args: &Adopt, report: &mut Rep
         Err(QueueError::Refused(error)) => return Err(PassError::Queue(error)),
         Err(error @ (QueueError::Away(_) | QueueError::Lost)) => {
             tracing::warn!(%error, "adopting without the queue; the next run announces what this one stores");
+            report.queue = Some(error.into());
         }
     }
     site.progress.doing("listing the bucket".into());
-    let filter = args.selection.filter();
-    let mut listed = list::list(site, &filter).await?;
+    let mut listed = list::list(site, &args.filter).await?;
     if args.marked {
         let data_dir = site.data_dir.clone();
         let marks = blocking(move || marks::read(&data_dir)).await;
@@ -76,6 +75,9 @@ async fn every_unit(site: &Site, config: &Config, args: &Adopt, report: &mut Rep
         report.units.not_marked = before - listed.units.len();
     }
     report.found(&listed);
+    if listed.units.is_empty() && !args.filter.is_empty() {
+        return Err(PassError::NoMatch(Box::new(args.filter.clone())));
+    }
     site.progress.begin(listed.units.len(), 0);
 
     let scratch = scratch(config.local.state_dir.as_deref());

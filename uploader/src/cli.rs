@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use common::bwlimit::BwLimit;
-use common::config::{self, DATASETS, INTERVALS, MARKETS, Need, Publish, Symbols};
-use common::unit::{Period, Token};
+use common::catalogue::{DATASETS, INTERVALS, MARKETS};
+use common::config::{self, Need, Publish, Symbols};
+use common::output::{ListArgs, OutputArgs};
+use common::unit::Period;
+use common::unit_filter::UnitFilter;
 
 use crate::cleanup::Policy;
-use crate::scan::Filter;
 use crate::settle::Mode;
 
 const EXIT_CODES: &str = "\
@@ -18,7 +20,7 @@ Exit codes:
   1  some of the work failed; stderr says what
   2  wrong usage or configuration
   3  a server could not be reached
-  4  checked and found wanting (doctor, reconcile)";
+  4  a check found differences (doctor, reconcile), filters match nothing, or a stream is not there";
 
 const UPLOAD_EXAMPLES: &str = "\
 Examples:
@@ -75,7 +77,7 @@ Examples:
   HEALTHCHECK CMD [\"uploader\", \"healthcheck\"]       in a Dockerfile, with FERRY__HTTP__LISTEN set
   uploader healthcheck --live";
 
-/// Ships complete units of archives to the bucket and announces them
+/// Ship complete units of archives to the bucket and announce them
 ///
 /// A unit is complete when its mark, _SUCCESS__<period>__<market>__<interval>[__<dataset>], lies in local.data_dir, or
 /// when its archives are there: publish.when says which counts.
@@ -85,39 +87,41 @@ pub struct Cli {
     /// Configuration file; else $FERRY_CONFIG, else ./config.yaml
     #[arg(long, global = true, value_name = "PATH")]
     pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputArgs,
     #[command(subcommand)]
     pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// One pass: check, upload and announce what is complete, then exit
+    /// Check, upload and announce what is complete, then exit
     ///
     /// What the bucket and the stream already have is not sent again. A unit with a damaged archive is held back, the
     /// others go on. One that waits for more archives is named with what it waits for and until when. Does not wait for
     /// watch.min_age: an archive that is being written is no whole zip file, or changes while it is read.
     #[command(after_help = UPLOAD_EXAMPLES)]
     Upload(Upload),
-    /// Fetches archives and their .CHECKSUMs from the exchange into local.data_dir, then exits
+    /// Fetch archives and their .CHECKSUMs from the exchange into local.data_dir, then exit
     ///
     /// What is here is asked for again only if its period ended lately (--recheck-days). What is not published yet is
     /// counted, and is no failure. An archive that does not match its .CHECKSUM is not taken; the next run asks again.
     /// A transfer that broke off goes on where it stopped. No _SUCCESS__ marks are written.
     #[command(after_help = DOWNLOAD_EXAMPLES)]
     Download(Download),
-    /// The service: takes what comes as it comes, with /livez, /readyz and /metrics on http.listen
+    /// Run as a service: publish archives as they appear, with /livez, /readyz and /metrics on http.listen
     ///
     /// The file system says what changes; every watch.rescan all of data_dir is looked at, where that does not help. With
     /// download.every the last days are fetched from the exchange, and once a day what never came (download.catch_up_days).
     #[command(after_help = WATCH_EXAMPLES)]
     Watch(Watch),
-    /// Compares the bucket's manifests with the stream, both ways
+    /// Compare the bucket's manifests with the stream, both ways
     ///
     /// The bucket has a manifest of every revision announced, and is enough to make the stream again; a marker on the
     /// stream is enough to write a lost manifest back. Without --fix nothing is changed.
     #[command(after_help = RECONCILE_EXAMPLES)]
     Reconcile(Reconcile),
-    /// Announces what the bucket holds already, put there by another program
+    /// Announce what the bucket holds already, put there by another program
     ///
     /// Needs no data_dir. Lists the bucket, puts archives together to units by their keys, fetches each archive that no
     /// manifest names once, checks it, gives it its sha256 where it lies, and writes manifests and markers. A unit with a
@@ -125,19 +129,16 @@ pub enum Command {
     /// bucket only and is lost there.
     #[command(after_help = ADOPT_EXAMPLES)]
     Adopt(Adopt),
-    /// Looks at everything the uploader depends on, and says what is wrong
+    /// Check everything the uploader depends on, and say what is wrong
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
         /// Only check the configuration, with all that the service needs; connect to nothing
         ///
         /// Exit 2, and every problem, when it is wrong.
         #[arg(long)]
         config_only: bool,
     },
-    /// Asks the running service whether it is ready, on http.listen; for Docker's HEALTHCHECK
+    /// Ask the running service whether it is ready, on http.listen; for Docker's HEALTHCHECK
     ///
     /// Exit 0 when it is, 1 when not, with the reasons. Of the configuration only http.listen counts, and nothing else is
     /// connected to.
@@ -164,30 +165,12 @@ pub struct Upload {
     #[arg(long, value_name = "N")]
     keep_days: Option<u32>,
     #[command(flatten)]
-    selection: Selection,
+    pub(crate) filter: UnitFilter,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
     /// How fast bytes may go, instead of storage.bwlimit: 10M, 512K, off, or a timetable '08:00,512K 19:00,off'
     #[arg(long, value_name = "LIMIT")]
     bwlimit: Option<BwLimit>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// Which units a command is about; all that every given option takes.
-#[derive(Debug, Args)]
-pub(crate) struct Selection {
-    /// Only units of this market
-    #[arg(long)]
-    market: Option<Market>,
-    /// Only units of this interval, e.g. 1h
-    #[arg(long)]
-    interval: Option<Token>,
-    /// Only units whose period ends on this day or later, e.g. 2026-02-14 or 2026-02
-    #[arg(long, value_name = "DATE")]
-    from: Option<Period>,
-    /// Only units whose period begins on this day or earlier
-    #[arg(long, value_name = "DATE")]
-    to: Option<Period>,
 }
 
 #[derive(Debug, Args)]
@@ -199,13 +182,12 @@ pub struct Adopt {
     #[arg(long)]
     pub(crate) marked: bool,
     #[command(flatten)]
-    pub(crate) selection: Selection,
+    pub(crate) filter: UnitFilter,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
     /// How fast bytes may come and go, instead of storage.bwlimit: 10M, 512K, off, or a timetable '08:00,512K 19:00,off'
     #[arg(long, value_name = "LIMIT")]
     bwlimit: Option<BwLimit>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -237,9 +219,8 @@ pub struct Download {
     /// Print what the exchange would be asked for, and fetch nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Print JSON, with what came of each unit
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
     /// Instead of download.base_url
     #[arg(long, value_name = "URL")]
     base_url: Option<String>,
@@ -263,19 +244,8 @@ pub struct Reconcile {
     /// Do not look at the objects of units whose marker stands; what --fix publishes is looked at all the same
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Also list units that are the same
-    #[arg(long)]
-    pub(crate) verbose: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Market {
-    Spot,
-    Um,
-    Cm,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
 }
 
 impl Cli {
@@ -309,27 +279,7 @@ impl Cli {
     }
 }
 
-impl Selection {
-    pub(crate) fn filter(&self) -> Filter {
-        let market = self.market.map(|market| match market {
-            Market::Spot => "spot",
-            Market::Um => "um",
-            Market::Cm => "cm",
-        });
-        Filter {
-            market: market.map(str::to_owned),
-            interval: self.interval.as_ref().map(Token::to_string),
-            from: self.from.map(Period::first_day),
-            to: self.to.map(Period::last_day),
-        }
-    }
-}
-
 impl Upload {
-    pub(crate) fn filter(&self) -> Filter {
-        self.selection.filter()
-    }
-
     pub(crate) fn mode(&self, publish: &Publish) -> Mode {
         Mode { dry_run: self.dry_run, cleanup: Policy::of(publish, self.cleanup, self.keep_days), service: false }
     }
@@ -384,9 +334,8 @@ mod tests {
         Cli::command().debug_assert();
         let cli = Cli::parse_from(["uploader", "upload", "--market", "um", "--from", "2026-02", "--config", "c.yaml"]);
         let Command::Upload(upload) = &cli.command else { panic!("{cli:?}") };
-        let filter = upload.filter();
-        assert_eq!(filter.market.as_deref(), Some("um"));
-        assert_eq!(filter.from.map(|date| date.to_string()).as_deref(), Some("2026-02-01"));
+        assert_eq!(upload.filter.market, ["um"]);
+        assert_eq!(upload.filter.days().0.map(|date| date.to_string()).as_deref(), Some("2026-02-01"));
         assert!(Cli::try_parse_from(["uploader", "upload", "--from", "yesterday"]).is_err());
         assert!(Cli::try_parse_from(["uploader", "upload", "--interval", "1h/x"]).is_err());
     }

@@ -131,7 +131,9 @@ impl Schedule {
                 self.caught_up = Some(today);
             }
             match &report.error {
-                Some(error) if !self.run.fetcher.shutdown.is_cancelled() => readiness.not_ready(PART, error.as_str()),
+                Some(error) if !self.run.fetcher.shutdown.is_cancelled() => {
+                    readiness.not_ready(PART, error.to_string());
+                }
                 _ => readiness.ready(PART),
             }
             let report::Archives { downloaded, failed, left, .. } = report.archives;

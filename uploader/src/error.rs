@@ -3,8 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use common::exit;
 use common::object_store::{StoreError, StoreErrorKind};
+use common::output::Failure;
+use common::unit_filter::UnitFilter;
 use nats::BusError;
 
 /// Ends a pass: nothing else would fare better.
@@ -18,6 +19,8 @@ pub(crate) enum PassError {
     Queue(BusError),
     #[error("stopped by a signal")]
     Stopped,
+    #[error("the filters match no unit")]
+    NoMatch(Box<UnitFilter>),
     #[error(
         "nowhere to keep archives while they are checked: {0}; set local.state_dir to a folder that can be written"
     )]
@@ -28,16 +31,21 @@ impl PassError {
     pub(crate) fn data_dir(dir: PathBuf, error: &io::Error) -> Self {
         Self::DataDir { dir, why: error.to_string() }
     }
+}
 
-    pub(crate) fn exit_code(&self) -> u8 {
-        match self {
-            Self::DataDir { .. } | Self::Queue(_) | Self::Scratch(_) => exit::USAGE,
-            Self::Bucket(error) => match error.kind {
-                StoreErrorKind::NoSuchBucket | StoreErrorKind::Denied | StoreErrorKind::ClockSkew => exit::USAGE,
-                StoreErrorKind::Unavailable => exit::UNREACHABLE,
-                StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::Other => exit::SOME_FAILED,
-            },
-            Self::Stopped => exit::SOME_FAILED,
+impl From<PassError> for Failure {
+    fn from(error: PassError) -> Self {
+        match error {
+            PassError::DataDir { .. } => Self::config(error.to_string()),
+            PassError::Scratch(why) => Self::config(format!("nowhere to keep archives while they are checked: {why}"))
+                .advice("set local.state_dir to a folder that can be written"),
+            PassError::Bucket(error) => {
+                let failure = Self::from(error);
+                Self { text: format!("bucket: {}", failure.text), ..failure }
+            }
+            PassError::Queue(error) => error.into(),
+            PassError::Stopped => Self::stopped("stopped by a signal"),
+            PassError::NoMatch(filter) => filter.no_match("unit"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Binance's own tree: where the archive of a unit and symbol lies below `data_dir`.
 
+use common::output::is_seen;
 use common::unit::{Period, Unit};
 
 /// The exchange whose tree this is.
@@ -69,7 +70,7 @@ pub(crate) fn unit_of(folder: &str, file_name: &str) -> Option<Unit> {
 
 /// Whether a folder's name can be a symbol: what a marker would not carry is none.
 pub(crate) fn is_symbol(name: &str) -> bool {
-    let refused = |c: char| c.is_control() || c.is_whitespace() || matches!(c, '/' | '\\' | '\'' | '"');
+    let refused = |c: char| !is_seen(c) || c.is_whitespace() || matches!(c, '/' | '\\' | '\'' | '"');
     !name.is_empty() && name.len() <= SYMBOL_BYTES_MAX && !name.starts_with('.') && !name.chars().any(refused)
 }
 

@@ -52,11 +52,9 @@ mod queue;
 mod report;
 mod site;
 
-use std::io::{self, Write};
-
 use common::config::Config;
-use common::exit;
 use common::http::{self, Readiness};
+use common::output::{Failure, Reply};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -69,108 +67,89 @@ use metrics::Metrics;
 use pass::{Scope, Watching};
 use site::Site;
 
-/// Runs a command to its end, or until `shutdown`; returns the exit code.
-pub async fn run(cli: &Cli, config: &Config, progress: Progress, shutdown: CancellationToken) -> u8 {
+/// Runs a command to its end, or until `shutdown`.
+///
+/// # Errors
+/// Why it could not begin.
+pub async fn run(
+    cli: &Cli,
+    config: &Config,
+    progress: Progress,
+    shutdown: CancellationToken,
+) -> Result<Reply, Failure> {
     match &cli.command {
         Command::Upload(upload) => {
-            if let Err(why) = cleanup::allowed(&config.storage, upload.mode(&config.publish).cleanup) {
-                tracing::error!("{why}");
-                return exit::USAGE;
-            }
-            let mut registry = Registry::default();
-            let Some(site) = site(config, &mut registry, progress, shutdown) else { return exit::USAGE };
-            let scope = Scope::Everything(upload.filter());
-            let mode = upload.mode(&site.publish);
+            upload.filter.check()?;
+            let mode = upload.mode(&config.publish);
+            cleanup::allowed(&config.storage, mode.cleanup).map_err(Failure::usage)?;
+            let site = site(config, &mut Registry::default(), progress, shutdown)?;
+            let scope = Scope::Everything(upload.filter.clone());
             let report = pass::run(&site, &scope, mode, &mut Memory::default(), &Watching::default()).await;
             site.queue.close().await;
-            print(&if upload.json { report.to_json() } else { report.to_text() });
-            report.exit_code
+            Ok(report.into_reply(upload.list.all))
         }
-        Command::Download(args) => match download::run(config, args, progress, shutdown).await {
-            Ok(report) => {
-                print(&if args.json { report.to_json() } else { report.to_text() });
-                report.exit_code
-            }
-            Err(error) => usage(&error),
-        },
-        Command::Watch(_) => {
-            if let Err(why) = cleanup::allowed(&config.storage, Policy::of(&config.publish, false, None)) {
-                tracing::error!("{why}");
-                return exit::USAGE;
-            }
-            let mut registry = Registry::default();
-            let Some(site) = site(config, &mut registry, progress, shutdown) else { return exit::USAGE };
-            let bandwidth = site.store.bandwidth().clone();
-            let schedule = match download::schedule(config, &mut registry, bandwidth, site.shutdown.clone()) {
-                Ok(schedule) => schedule,
-                Err(error) => return usage(&error),
-            };
-            let readiness = Readiness::default();
-            watch::starting(&readiness);
-            if let Some(listen) = config.http_listen
-                && let Err(error) = http::serve(listen, readiness.clone(), registry, site.shutdown.clone()).await
-            {
-                tracing::error!(%listen, %error, "http.listen: cannot listen there");
-                return exit::USAGE;
-            }
-            let download = async {
-                if let Some(schedule) = schedule {
-                    schedule.follow(&readiness).await;
-                }
-            };
-            let (code, ()) = tokio::join!(watch::run(&site, config.watch.rescan, &readiness), download);
-            site.queue.close().await;
-            code
+        Command::Download(args) => {
+            let report = download::run(config, args, progress, shutdown).await.map_err(Failure::usage)?;
+            Ok(report.into_reply(args.list.all))
         }
+        Command::Watch(_) => watch(config, progress, shutdown).await,
         Command::Reconcile(args) => {
             let metrics = Metrics::new(&mut Registry::default());
             // Empty where there is none; only `--fix` looks there, and only if one is set.
             let data_dir = config.local.data_dir.clone().unwrap_or_default();
             let site = Site::new(config, data_dir, metrics, progress, shutdown);
-            let report = reconcile::run(&site, config, args).await;
-            print(&if args.json { report.to_json() } else { report.to_text() });
-            report.exit_code
+            let report = reconcile::run(&site, config, args, cli.output.verbose).await;
+            Ok(report.into_reply(args.list.all))
         }
         Command::Adopt(args) => {
+            args.filter.check()?;
             let metrics = Metrics::new(&mut Registry::default());
             // Only `--marked` looks there, and is refused without one.
             let data_dir = config.local.data_dir.clone().unwrap_or_default();
             let site = Site::new(config, data_dir, metrics, progress, shutdown);
             let report = adopt::run(&site, config, args).await;
             site.queue.close().await;
-            print(&if args.json { report.to_json() } else { report.to_text() });
-            report.exit_code
+            Ok(report.into_reply(args.list.all))
         }
-        Command::Doctor { json, config_only } => {
-            let report = if *config_only { doctor::configuration(config) } else { doctor::examine(config).await };
-            let as_json = || serde_json::to_string_pretty(&report).expect("texts and flags always serialise");
-            print(&if *json { as_json() } else { report.to_text() });
-            report.exit_code()
-        }
+        Command::Doctor { config_only: true } => Ok(doctor::configuration(config).into_reply()),
+        Command::Doctor { config_only: false } => Ok(doctor::examine(config).await.into_reply()),
         Command::Healthcheck { .. } => unreachable!("answered before a configuration is loaded"),
     }
 }
 
-/// What a pass works with; `None`, and a line in the log, without a `data_dir`.
-fn site(config: &Config, registry: &mut Registry, progress: Progress, shutdown: CancellationToken) -> Option<Site> {
-    let Some(data_dir) = config.local.data_dir.clone() else {
-        tracing::error!("local.data_dir is not set (the folder with the archives)");
-        return None;
-    };
-    Some(Site::new(config, data_dir, Metrics::new(registry), progress, shutdown))
-}
-
-/// Says what is wrong with arguments or configuration, a line each.
-fn usage(problems: &str) -> u8 {
-    problems.lines().for_each(|problem| tracing::error!("{problem}"));
-    exit::USAGE
-}
-
-/// The one place that writes to stdout, where the data goes. A reader that has seen enough (`| head`) is no failure.
-fn print(text: &str) {
-    if let Err(error) = writeln!(io::stdout(), "{}", text.trim_end())
-        && error.kind() != io::ErrorKind::BrokenPipe
-    {
-        tracing::error!(%error, "cannot write to stdout");
+/// The service.
+async fn watch(config: &Config, progress: Progress, shutdown: CancellationToken) -> Result<Reply, Failure> {
+    cleanup::allowed(&config.storage, Policy::of(&config.publish, false, None)).map_err(Failure::config)?;
+    let mut registry = Registry::default();
+    let site = site(config, &mut registry, progress, shutdown)?;
+    let bandwidth = site.store.bandwidth().clone();
+    let schedule =
+        download::schedule(config, &mut registry, bandwidth, site.shutdown.clone()).map_err(Failure::config)?;
+    let readiness = Readiness::default();
+    watch::starting(&readiness);
+    if let Some(listen) = config.http_listen {
+        let serving = http::serve(listen, readiness.clone(), registry, site.shutdown.clone()).await;
+        serving.map_err(|error| Failure::config(format!("http.listen: cannot listen on {listen}: {error}")))?;
     }
+    let download = async {
+        if let Some(schedule) = schedule {
+            schedule.follow(&readiness).await;
+        }
+    };
+    let (code, ()) = tokio::join!(watch::run(&site, config.watch.rescan, &readiness), download);
+    site.queue.close().await;
+    Ok(Reply::new(code))
+}
+
+/// What a pass works with.
+fn site(
+    config: &Config,
+    registry: &mut Registry,
+    progress: Progress,
+    shutdown: CancellationToken,
+) -> Result<Site, Failure> {
+    let Some(data_dir) = config.local.data_dir.clone() else {
+        return Err(Failure::config("local.data_dir is not set (the folder with the archives)"));
+    };
+    Ok(Site::new(config, data_dir, Metrics::new(registry), progress, shutdown))
 }

@@ -1,37 +1,42 @@
 use std::process::ExitCode;
 
-use clap::Parser;
 use common::bars::LogWriter;
 use common::config::Config;
-use common::{exit, healthcheck, shutdown, telemetry};
+use common::output::{self, Failure, Output, Reply};
+use common::{healthcheck, shutdown, telemetry};
 use uploader::{Cli, Command, Progress};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let (cli, command) = match output::parse::<Cli>() {
+        Ok(parsed) => parsed,
+        Err(code) => return code,
+    };
+    let output = Output { command, json: cli.output.json };
     // Before the configuration, of which it needs one key only, and the log.
     if let Command::Healthcheck { live } = cli.command {
-        return ExitCode::from(healthcheck::run("uploader", cli.config.as_deref(), live));
+        return ExitCode::from(output.finish(healthcheck::run(cli.config.as_deref(), live)));
     }
-    match start(&cli) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("uploader: {error}");
-            ExitCode::from(exit::USAGE)
-        }
-    }
-}
-
-fn start(cli: &Cli) -> Result<u8, Box<dyn std::error::Error>> {
-    let mut config = Config::load(cli.config.as_deref(), cli.needs())?;
+    let mut config = match Config::load(cli.config.as_deref(), cli.needs()) {
+        Ok(config) => config,
+        Err(error) => return ExitCode::from(output.finish(Err(Failure::config(error.to_string())))),
+    };
     if let Some(limit) = cli.bwlimit() {
         config.storage.bwlimit = limit.clone();
     }
-    let progress = if cli.shows_progress() { Progress::on_stderr() } else { Progress::hidden() };
-    let _log = telemetry::start(&config.log, "uploader", LogWriter)?;
+    let is_quiet = cli.shows_progress() && !cli.output.verbose;
+    let _log = match telemetry::start(&config.log, "uploader", LogWriter, is_quiet) {
+        Ok(guard) => guard,
+        Err(error) => return ExitCode::from(output.finish(Err(Failure::config(error.to_string())))),
+    };
     tracing::debug!(version = env!("CARGO_PKG_VERSION"), ?config, "starting");
+    ExitCode::from(output.finish(start(&cli, &config)))
+}
+
+fn start(cli: &Cli, config: &Config) -> Result<Reply, Failure> {
+    let progress = if cli.shows_progress() { Progress::on_stderr() } else { Progress::hidden() };
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signals()?;
-        Ok(uploader::run(cli, &config, progress, shutdown).await)
+        uploader::run(cli, config, progress, shutdown).await
     })
 }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use common::backoff::Backoff;
+use common::output::Failure;
 use common::shutdown;
 use common::unit::Unit;
+use common::unit_filter::UnitFilter;
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use nats::Stamp;
@@ -23,7 +25,6 @@ use crate::metrics::UnitOutcome;
 use crate::multipart;
 use crate::queue::QueueError;
 use crate::report::Report;
-use crate::scan::Filter;
 use crate::settle::{Mode, Outcome, Settled};
 use crate::site::{Site, UNITS_MAX, blocking};
 use crate::tree::{Found, Seen, Walk};
@@ -41,7 +42,7 @@ const CLEANUP_AGAIN: SignedDuration = SignedDuration::from_hours(1);
 /// What a pass is about.
 #[derive(Debug, Clone)]
 pub(crate) enum Scope {
-    Everything(Filter),
+    Everything(UnitFilter),
     Units(Vec<Unit>),
 }
 
@@ -68,7 +69,7 @@ pub(crate) async fn run(site: &Site, scope: &Scope, mode: Mode, memory: &mut Mem
             PassError::Stopped => tracing::info!("the pass was stopped by a signal"),
             _ => tracing::error!(%error, "the pass ended early"),
         }
-        pass.report.fail(error.to_string(), error.exit_code());
+        pass.report.fail(error.clone().into());
     }
     let Pass { mut report, memory, .. } = pass;
     report.archives.read = site.metrics.archives_read() - read_before;
@@ -108,10 +109,17 @@ impl Pass<'_> {
                 (None, Some(error))
             }
         };
+        self.report.queue = away.clone().map(Failure::from);
         let everything = matches!(scope, Scope::Everything(_));
         let asking = everything && connects.is_some_and(|connects| self.memory.is_to_ask(connects));
         let units: HashSet<Unit> = found.iter().map(|(unit, ..)| unit.clone()).collect();
         self.report.units.total = found.len();
+        if let Scope::Everything(filter) = scope
+            && found.is_empty()
+            && !filter.is_empty()
+        {
+            return Err(PassError::NoMatch(Box::new(filter.clone())));
+        }
         self.report.units.marked = found.iter().filter(|(.., marked)| *marked).count();
 
         let mut candidates = Vec::new();
@@ -135,7 +143,7 @@ impl Pass<'_> {
         let stamps = if connects.is_some() { self.stamps(candidates.len()).await } else { None };
         let unannounced = self.settle_all(candidates, stamps.as_ref(), interrupt).await?;
         if let Scope::Everything(filter) = scope
-            && filter.takes_all()
+            && filter.is_empty()
             && !units.is_empty()
             && !self.mode.dry_run
         {
@@ -150,8 +158,9 @@ impl Pass<'_> {
         }
         if self.mode.dry_run {
             if let Some(error) = away {
-                let code = common::exit::UNREACHABLE;
-                self.report.fail(format!("{error}; what is said here is what the bucket says"), code);
+                let failure = Failure::from(error);
+                let text = format!("{}; what is said here is what the bucket says", failure.text);
+                self.report.fail(Failure { text, ..failure });
             }
             return Ok(());
         }
@@ -164,6 +173,10 @@ impl Pass<'_> {
         let site = self.site;
         let (data_dir, wanted, stop) = (site.data_dir.clone(), Arc::clone(&site.wanted), site.shutdown.clone());
         let (told, folders, puts_back) = (watching.told.clone(), watching.folders.clone(), !self.mode.dry_run);
+        let filter = match scope {
+            Scope::Everything(filter) => filter.clone(),
+            Scope::Units(_) => UnitFilter::default(),
+        };
         let scope = scope.clone();
         let look = move || -> io::Result<(Found, HashSet<Unit>, Vec<String>)> {
             let mut walk = Walk {
@@ -183,7 +196,7 @@ impl Pass<'_> {
                     if !wanted.marks() {
                         marks = marks::Marks::default();
                     }
-                    marks.units.retain(|unit| filter.takes(unit));
+                    marks.units.retain(|unit| filter.matches(unit));
                     let marked = marks.units.iter().cloned().collect();
                     let found = if wanted.by_archives() {
                         walk.everything(marks.units, &filter)
@@ -221,7 +234,8 @@ impl Pass<'_> {
         self.report.problems = found.problems;
         let units = found.units.into_iter().filter_map(|(unit, seen)| {
             let marked = marked.contains(&unit);
-            (marked || seen.archives > 0 || !seen.unreadable.is_empty()).then_some((unit, seen, marked))
+            let is_there = marked || seen.archives > 0 || !seen.unreadable.is_empty();
+            (is_there && filter.matches(&unit)).then_some((unit, seen, marked))
         });
         Ok(units.collect())
     }

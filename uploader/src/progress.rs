@@ -1,32 +1,63 @@
 //! What a person watching sees: units, bytes, rate and time left. Elsewhere the log has a line a unit.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use common::bars::BARS;
-use indicatif::{ProgressBar, ProgressStyle};
+use common::output::{printable, short_duration};
+use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 
 /// Bars on stderr, shared by cloning. Hidden where stderr is no terminal.
 #[derive(Clone)]
 pub struct Progress {
     units: ProgressBar,
-    /// Of the archives that may have to be sent. What need not be is taken off its length.
+    /// Of the archives that may have to be sent; those that need not be count as done.
     bytes: ProgressBar,
+    rate: Arc<Mutex<Rate>>,
+}
+
+/// What was sent, and in what time: what lies in the bucket already, or waits for a server, says nothing of speed.
+#[derive(Default)]
+struct Rate {
+    bytes: u64,
+    busy: Duration,
+    sent_at: Option<Instant>,
+}
+
+impl Rate {
+    /// A pause longer than this is no part of sending.
+    const PAUSE: Duration = Duration::from_secs(3);
+
+    fn sent(&mut self, bytes: u64, now: Instant) {
+        self.bytes += bytes;
+        if let Some(before) = self.sent_at.replace(now) {
+            self.busy += (now - before).min(Self::PAUSE);
+        }
+    }
+
+    /// Bytes a second, and how long `left` will take.
+    fn to_text(&self, left: u64) -> String {
+        if self.busy < Duration::from_secs(1) {
+            return String::new();
+        }
+        let a_second = self.bytes as f64 / self.busy.as_secs_f64();
+        let seconds = (left as f64 / a_second.max(1.0)).ceil() as u64;
+        format!("at {}/s, {} left", BinaryBytes(a_second as u64), short_duration(seconds))
+    }
 }
 
 impl Progress {
     /// Bars on stderr, if that is a terminal.
     pub fn on_stderr() -> Self {
         let units = BARS.add(ProgressBar::no_length());
-        units.set_style(style("units {bar:40} {pos}/{len} {wide_msg}"));
+        units.set_style(style("units {bar:20} {pos}/{len} {wide_msg}"));
         let bytes = BARS.add(ProgressBar::no_length());
-        bytes.set_style(style(
-            "bytes {bar:40} {binary_bytes}/{binary_total_bytes} at {binary_bytes_per_sec}, {elapsed} (ETA {eta})",
-        ));
-        Self { units, bytes }
+        bytes.set_style(style("bytes {bar:20} {binary_bytes}/{binary_total_bytes} {elapsed} {wide_msg}"));
+        Self { units, bytes, rate: Arc::default() }
     }
 
     pub fn hidden() -> Self {
-        Self { units: ProgressBar::hidden(), bytes: ProgressBar::hidden() }
+        Self { units: ProgressBar::hidden(), bytes: ProgressBar::hidden(), rate: Arc::default() }
     }
 
     /// So many units, with archives of so many bytes.
@@ -42,15 +73,15 @@ impl Progress {
 
     /// Archives are fetched one by one, units only in parts.
     pub(crate) fn begin_download(&self, archives: usize) {
-        self.units.set_style(style("archives {bar:40} {pos}/{len} {wide_msg}"));
+        self.units.set_style(style("archives {bar:20} {pos}/{len} {wide_msg}"));
         // Nobody says beforehand how large they are.
-        self.bytes.set_style(style("fetched  {binary_bytes} at {binary_bytes_per_sec}, {elapsed}"));
+        self.bytes.set_style(style("fetched  {binary_bytes}, {elapsed}"));
         self.begin(archives, 1);
     }
 
     /// What is going on, beside the bar.
     pub(crate) fn doing(&self, text: String) {
-        self.units.set_message(text);
+        self.units.set_message(printable(&text));
     }
 
     pub(crate) fn unit_done(&self) {
@@ -59,11 +90,16 @@ impl Progress {
 
     pub(crate) fn sent(&self, bytes: u64) {
         self.bytes.inc(bytes);
+        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        rate.sent(bytes, Instant::now());
+        if let Some(total) = self.bytes.length() {
+            self.bytes.set_message(rate.to_text(total.saturating_sub(self.bytes.position())));
+        }
     }
 
     /// These bytes need not be sent.
     pub(crate) fn present(&self, bytes: u64) {
-        self.bytes.dec_length(bytes);
+        self.bytes.inc(bytes);
     }
 
     pub(crate) fn end(&self) {
@@ -74,4 +110,23 @@ impl Progress {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the templates in this file are right")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_no_part_of_the_rate() {
+        let (mut rate, start) = (Rate::default(), Instant::now());
+        rate.sent(0, start);
+        for second in 1..=4 {
+            rate.sent(1024, start + Duration::from_secs(second));
+        }
+        assert_eq!(rate.to_text(10 * 1024), "at 1.00 KiB/s, 10s left");
+        // The bucket was away for an hour.
+        rate.sent(3 * 1024, start + Duration::from_secs(3600));
+        assert_eq!(rate.to_text(10 * 1024), "at 1.00 KiB/s, 10s left");
+        assert_eq!(Rate::default().to_text(10), "");
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use common::checksum::Sha256Sum;
 use common::config::Nats;
+use common::output::Failure;
 use common::unit::Unit;
 use nats::{Bus, BusError, BusErrorKind, Latest, Published, Stamp};
 use tokio::sync::Mutex;
@@ -54,6 +55,15 @@ impl From<BusError> for QueueError {
     }
 }
 
+impl From<QueueError> for Failure {
+    fn from(error: QueueError) -> Self {
+        match error {
+            QueueError::Away(error) | QueueError::Refused(error) => error.into(),
+            QueueError::Lost => Self::unreachable(error.to_string()),
+        }
+    }
+}
+
 impl Queue {
     pub(crate) fn new(config: Nats, name: String) -> Self {
         Self { config, name, link: Mutex::new(Link::Untried), unanswered: std::sync::Mutex::default() }
@@ -92,6 +102,9 @@ impl Queue {
         let bus = Bus::connect(&self.config, &self.name).await?;
         if self.config.manage {
             bus.apply_streams(self.config.replicas, false).await?;
+        } else {
+            // Without a stream a publish is answered as if the server was away.
+            bus.stream_state().await?;
         }
         Ok(bus)
     }

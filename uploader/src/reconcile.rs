@@ -13,12 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::checksum::Sha256Sum;
 use common::config::Config;
-use common::exit;
 use common::marker::Marker;
+use common::output::Failure;
 use common::unit::Unit;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use nats::{Bus, BusError, BusErrorKind, StreamMarker};
+use nats::{Bus, StreamMarker};
 
 use crate::cli::Reconcile;
 use crate::error::{PassError, UnitError};
@@ -31,33 +31,6 @@ use report::{Finding, Sign};
 
 /// Units looked at side by side; each waits for some answers of the bucket.
 const UNITS_MAX: usize = 16;
-
-/// Ends a run: nothing else would fare better.
-#[derive(Debug)]
-struct Stop {
-    message: String,
-    code: u8,
-}
-
-impl From<PassError> for Stop {
-    fn from(error: PassError) -> Self {
-        Self { message: error.to_string(), code: error.exit_code() }
-    }
-}
-
-impl From<BusError> for Stop {
-    fn from(error: BusError) -> Self {
-        let (code, advice) = match error.kind {
-            BusErrorKind::Unavailable => {
-                (exit::UNREACHABLE, "check nats.url, the network and the certificates, then run it again")
-            }
-            BusErrorKind::Denied => (exit::USAGE, "check the NATS user and password, nkey or credentials file"),
-            BusErrorKind::Missing => (exit::USAGE, "have an operator run `puller migrate`"),
-            BusErrorKind::Refused => (exit::SOME_FAILED, "see the message"),
-        };
-        Self { message: format!("{error} ({advice})"), code }
-    }
-}
 
 /// The newest message of a unit on the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,18 +48,23 @@ impl OnStream {
 }
 
 /// Compares, and with `--fix` repairs; says how it went.
-pub(crate) async fn run(site: &Site, config: &Config, args: &Reconcile) -> Report {
+pub(crate) async fn run(site: &Site, config: &Config, args: &Reconcile, verbose: bool) -> Report {
     let mut report = Report::new(args.fix);
-    if let Err(stop) = compare_all(site, config, args, &mut report).await {
-        tracing::error!("{}", stop.message);
-        report.fail(stop.message, stop.code);
+    if let Err(failure) = compare_all(site, config, args, verbose, &mut report).await {
+        report.fail(failure);
     }
     site.progress.end();
     report.end();
     report
 }
 
-async fn compare_all(site: &Site, config: &Config, args: &Reconcile, report: &mut Report) -> Result<(), Stop> {
+async fn compare_all(
+    site: &Site,
+    config: &Config,
+    args: &Reconcile,
+    verbose: bool,
+    report: &mut Report,
+) -> Result<(), Failure> {
     site.bucket_is_there().await?;
     // Not `site.queue`: that makes streams that are not there, and comparing must change nothing.
     let bus = Bus::connect(&config.nats, &format!("uploader-reconcile-{}", std::process::id())).await?;
@@ -96,12 +74,8 @@ async fn compare_all(site: &Site, config: &Config, args: &Reconcile, report: &mu
         tracing::warn!("there is no stream MARKERS: it was deleted, or NATS has lost its store");
         if args.fix {
             if !config.nats.manage {
-                return Err(Stop {
-                    message: "there is no stream MARKERS, and nats.manage is false: have an operator run `puller \
-                              migrate`, then run this again"
-                        .into(),
-                    code: exit::USAGE,
-                });
+                return Err(Failure::missing("there is no stream MARKERS, and nats.manage is false")
+                    .advice("have an operator run `puller migrate`, then run this again"));
             }
             bus.apply_streams(config.nats.replicas, false).await?;
             there = true;
@@ -132,7 +106,7 @@ async fn compare_all(site: &Site, config: &Config, args: &Reconcile, report: &mu
     let mut findings = std::pin::pin!(findings);
     while let Some(finding) = findings.next().await {
         site.progress.unit_done();
-        report.add(finding?, args.verbose);
+        report.add(finding?, verbose);
     }
     bus.close().await;
     if site.shutdown.is_cancelled() { Err(PassError::Stopped.into()) } else { Ok(()) }
@@ -149,14 +123,19 @@ struct Run<'s> {
 
 impl Run<'_> {
     /// One unit, compared and repaired.
-    async fn unit(&self, unit: &Unit, listed: Option<&Listed>, announced: Option<OnStream>) -> Result<Finding, Stop> {
+    async fn unit(
+        &self,
+        unit: &Unit,
+        listed: Option<&Listed>,
+        announced: Option<OnStream>,
+    ) -> Result<Finding, Failure> {
         self.site.progress.doing(unit.to_string());
         let result = async {
             let bucket = bucket::read(self.site, unit, listed, announced.is_some()).await?;
             let (mut finding, mut repair) = judge(unit, &bucket, announced);
             if finding.sign != Sign::Same && self.there {
                 // The stream was read before the bucket, and an uploader may be at work.
-                let now = self.bus.current_marker(unit).await.map_err(Stop::from)?;
+                let now = self.bus.current_marker(unit).await.map_err(Failure::from)?;
                 (finding, repair) = judge(unit, &bucket, now.as_ref().map(OnStream::of));
             }
             let look = !self.args.quick || self.args.fix && repair == Repair::Publish;
@@ -195,7 +174,7 @@ impl Run<'_> {
 /// What ends the work on a unit, or all work.
 enum Trouble {
     Unit(Vec<String>),
-    Stop(Stop),
+    Stop(Failure),
 }
 
 impl From<UnitError> for Trouble {
@@ -207,8 +186,8 @@ impl From<UnitError> for Trouble {
     }
 }
 
-impl From<Stop> for Trouble {
-    fn from(stop: Stop) -> Self {
+impl From<Failure> for Trouble {
+    fn from(stop: Failure) -> Self {
         Self::Stop(stop)
     }
 }

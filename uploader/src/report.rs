@@ -4,14 +4,11 @@ use std::time::Duration;
 
 use common::exit;
 use common::marker::Incomplete;
+use common::output::{self, Failure, FailureClass, Finding, Reply, list};
 use common::unit::shorten;
-use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::settle::{Outcome, Settled};
-
-/// Most waiting units that are named on a terminal.
-const LINES_MAX: usize = 50;
 
 /// What a pass did, or would do.
 #[derive(Debug, Default, Serialize)]
@@ -22,10 +19,9 @@ pub(crate) struct Report {
     pub(crate) bytes_uploaded: u64,
     pub(crate) seconds: f64,
     pub(crate) published: Vec<PublishedUnit>,
-    pub(crate) held_back: Vec<HeldBackUnit>,
-    pub(crate) unannounced: Vec<UnannouncedUnit>,
-    /// Not complete yet.
-    pub(crate) waiting: Vec<WaitingUnit>,
+    /// Units that are held back, stored and not announced, not complete yet, or published without some symbols.
+    #[serde(skip)]
+    pub(crate) findings: Vec<Finding>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) planned: Vec<PlannedUnit>,
     /// Names in `data_dir` that begin like a mark and are none.
@@ -33,13 +29,16 @@ pub(crate) struct Report {
     /// What in `data_dir` was left out or could not be read, and belongs to no unit.
     pub(crate) problems: Vec<String>,
     /// Why the pass ended early.
-    pub(crate) error: Option<String>,
     #[serde(skip)]
-    error_code: Option<u8>,
+    pub(crate) error: Option<Failure>,
+    /// Why nothing could be announced when the pass began.
+    #[serde(skip)]
+    pub(crate) queue: Option<Failure>,
     /// Whether units are found by their archives, and not only by their marks.
     #[serde(skip)]
     by_archives: bool,
-    pub(crate) exit_code: u8,
+    #[serde(skip)]
+    exit_code: u8,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -82,31 +81,6 @@ pub(crate) struct PublishedUnit {
     objects: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     incomplete: Option<Incomplete>,
-    #[serde(skip)]
-    incomplete_before: bool,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct WaitingUnit {
-    unit: String,
-    why: String,
-    /// More archives may end the wait before.
-    until: Timestamp,
-    /// The symbols it waits for, or the first of them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    missing: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct HeldBackUnit {
-    unit: String,
-    reasons: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct UnannouncedUnit {
-    unit: String,
-    why: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -125,19 +99,23 @@ impl Report {
     }
 
     pub(crate) fn add(&mut self, settled: Settled) {
-        let unit = settled.unit.to_string();
         self.archives.uploaded += settled.transferred.uploaded;
         self.archives.already_there += settled.transferred.present;
         self.bytes_uploaded += settled.transferred.bytes;
         self.archives.removed += settled.removed.archives;
         self.archives.not_removed.extend(settled.removed.problems);
+        let finding = |state, text: String| Finding::of_unit(&settled.unit, state, text);
+        let unit = settled.unit.to_string();
         match settled.outcome {
             Outcome::Published { subject, revision, objects } => {
                 self.units.published += 1;
                 self.units.incomplete += usize::from(settled.incomplete.is_some());
                 self.archives.published += objects;
-                let Settled { incomplete, incomplete_before, .. } = settled;
-                self.published.push(PublishedUnit { unit, subject, revision, objects, incomplete, incomplete_before });
+                let incomplete = settled.incomplete;
+                if let (Some(missing), false) = (&incomplete, settled.incomplete_before) {
+                    self.findings.push(finding("incomplete", format!("published without {missing}")).sign("*"));
+                }
+                self.published.push(PublishedUnit { unit, subject, revision, objects, incomplete });
             }
             Outcome::Unchanged { objects } => {
                 self.units.unchanged += 1;
@@ -148,15 +126,21 @@ impl Report {
             }
             Outcome::HeldBack(reasons) => {
                 self.units.held_back += 1;
-                self.held_back.push(HeldBackUnit { unit, reasons });
+                let text = reasons.join("\n");
+                self.findings.push(finding("held_back", text).field("reasons", &reasons));
             }
             Outcome::Unannounced { why } => {
                 self.units.unannounced += 1;
-                self.unannounced.push(UnannouncedUnit { unit, why });
+                self.findings.push(finding("unannounced", why).sign("+"));
             }
             Outcome::Waiting { wait, missing } => {
                 self.units.waiting += 1;
-                self.waiting.push(WaitingUnit { unit, why: wait.reason.to_string(), until: wait.until, missing });
+                // More archives may end the wait before.
+                let until = format!("{}, until {:.0}", wait.reason, wait.until);
+                let names =
+                    if missing.is_empty() { String::new() } else { format!(": {}", shorten(&missing.join(", "))) };
+                let finding = finding("waiting", format!("{until}{names}")).sign(" ");
+                self.findings.push(finding.field("until", &wait.until).field("missing", &missing));
             }
             Outcome::Planned { archives, missing } => self.planned.push(PlannedUnit {
                 unit,
@@ -168,10 +152,34 @@ impl Report {
         }
     }
 
+    /// The answer of the command.
+    pub(crate) fn into_reply(mut self, all: bool) -> Reply {
+        let text = self.to_text(all);
+        let findings = std::mem::take(&mut self.findings);
+        Reply::of_report(self.exit_code, &self).findings(findings).text(text).failed(self.failure())
+    }
+
+    /// Why it did not do all of its work.
+    fn failure(&self) -> Option<Failure> {
+        let (units, archives) = (&self.units, &self.archives);
+        if self.error.is_some() || self.exit_code == exit::DONE {
+            return self.error.clone();
+        }
+        if units.unannounced > 0 {
+            return Some(unannounced(units.unannounced, self.queue.as_ref()));
+        }
+        let parts = [
+            (units.held_back, count(units.held_back, "unit") + " held back"),
+            (self.bad_marks.len(), format!("marks not understood: {}", self.bad_marks.join(", "))),
+            (archives.not_removed.len(), format!("not removed from disk: {}", archives.not_removed.join(", "))),
+        ];
+        let text: Vec<String> = parts.into_iter().filter(|(number, _)| *number > 0).map(|(_, text)| text).collect();
+        Some(Failure::failed(text.join("; ")))
+    }
+
     /// The pass ended early.
-    pub(crate) fn fail(&mut self, message: String, exit_code: u8) {
-        self.error = Some(message);
-        self.error_code = Some(exit_code);
+    pub(crate) fn fail(&mut self, failure: Failure) {
+        self.error = Some(failure);
     }
 
     pub(crate) fn end(&mut self, took: Duration) {
@@ -181,28 +189,19 @@ impl Report {
         self.units.left = units.total.saturating_sub(ended + self.planned.len());
         let some_failed =
             self.units.held_back > 0 || !self.bad_marks.is_empty() || !self.archives.not_removed.is_empty();
-        self.exit_code = match self.error_code {
-            Some(code) => code,
-            None if self.units.unannounced > 0 => exit::UNREACHABLE,
+        self.exit_code = match &self.error {
+            Some(failure) => failure.exit_code(),
+            None if self.units.unannounced > 0 => unannounced(self.units.unannounced, self.queue.as_ref()).exit_code(),
             None if some_failed => exit::SOME_FAILED,
             None => exit::DONE,
         };
     }
 
-    pub(crate) fn to_json(&self) -> String {
-        serde_json::to_string_pretty(self).expect("texts and numbers always serialise")
-    }
-
-    /// The summary on stdout.
-    pub(crate) fn to_text(&self) -> String {
-        let mut lines: Vec<String> = self.planned.iter().map(PlannedUnit::to_line).collect();
-        lines.extend(self.waiting.iter().take(LINES_MAX).map(WaitingUnit::to_line));
-        if self.waiting.len() > LINES_MAX {
-            lines.push(format!("{} more wait (--json lists them)", count(self.waiting.len() - LINES_MAX, "unit")));
-        }
-        for unit in self.published.iter().filter(|unit| !unit.incomplete_before) {
-            lines.extend(unit.incomplete.as_ref().map(|missing| format!("{}: published without {missing}", unit.unit)));
-        }
+    /// What needs a look, then the sums.
+    fn to_text(&self, all: bool) -> String {
+        let planned: Vec<Finding> = self.planned.iter().map(PlannedUnit::finding).collect();
+        let mut lines = list(&planned, all);
+        lines.extend(list(&self.findings, all));
         let (units, archives) = (&self.units, &self.archives);
         let idle =
             self.exit_code == exit::DONE && units.published == 0 && self.planned.is_empty() && archives.removed == 0;
@@ -261,24 +260,27 @@ impl Report {
 }
 
 impl PlannedUnit {
-    fn to_line(&self) -> String {
+    fn finding(&self) -> Finding {
         let without = self.incomplete.as_ref().map(|missing| format!(" without {missing}")).unwrap_or_default();
-        format!(
-            "{}: would upload {} of {} ({}) and publish{without}",
-            self.unit,
+        let text = format!(
+            "would upload {} of {} ({}) and publish{without}",
             self.archives_to_upload,
             count(self.archives, "archive"),
             bytes(self.bytes_to_upload),
-        )
+        );
+        Finding::named(&self.unit, "planned", text).sign(" ")
     }
 }
 
-impl WaitingUnit {
-    fn to_line(&self) -> String {
-        let missing =
-            if self.missing.is_empty() { String::new() } else { format!(": {}", shorten(&self.missing.join(", "))) };
-        format!("{}: {}, until {:.0}{missing}", self.unit, self.why, self.until)
-    }
+/// That units are in the bucket and not on the stream; the server was away, or there is no stream.
+pub(crate) fn unannounced(units: usize, queue: Option<&Failure>) -> Failure {
+    let why = queue.map(|failure| format!(": {}", failure.text)).unwrap_or_default();
+    let text = format!("{} stored but not announced{why}", count(units, "unit"));
+    let class = queue.map_or(FailureClass::Unreachable, |failure| failure.class);
+    let then = "the next run announces them without sending them again";
+    let first =
+        queue.and_then(|failure| failure.advice.as_ref()).map(|advice| format!("{advice}; ")).unwrap_or_default();
+    Failure::new(class, text).advice(format!("{first}{then}"))
 }
 
 fn waits(units: usize) -> String {
@@ -286,23 +288,8 @@ fn waits(units: usize) -> String {
 }
 
 /// `1 unit`, `2 units`.
-fn count(number: impl Into<CountOf>, what: &str) -> String {
-    let CountOf(number) = number.into();
-    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
-}
-
-struct CountOf(u64);
-
-impl From<u64> for CountOf {
-    fn from(number: u64) -> Self {
-        Self(number)
-    }
-}
-
-impl From<usize> for CountOf {
-    fn from(number: usize) -> Self {
-        Self(number as u64)
-    }
+fn count(number: impl TryInto<u64>, noun: &str) -> String {
+    output::count(number.try_into().unwrap_or(u64::MAX), noun)
 }
 
 fn bytes(number: u64) -> String {

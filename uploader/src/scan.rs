@@ -7,45 +7,10 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use common::checksum::Sha256Sum;
-use common::unit::{Period, Unit};
-use jiff::civil::Date;
+use common::unit::Unit;
 use serde::{Deserialize, Serialize};
 
 use crate::layout;
-
-/// Which units a pass is about.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Filter {
-    pub(crate) market: Option<String>,
-    pub(crate) interval: Option<String>,
-    /// Units whose period overlaps `from..=to`.
-    pub(crate) from: Option<Date>,
-    pub(crate) to: Option<Date>,
-}
-
-impl Filter {
-    pub(crate) fn takes(&self, unit: &Unit) -> bool {
-        self.takes_market(unit.market.as_str())
-            && self.takes_interval(unit.interval.as_str())
-            && self.takes_period(unit.period)
-    }
-
-    pub(crate) fn takes_market(&self, market: &str) -> bool {
-        self.market.as_deref().is_none_or(|wanted| wanted == market)
-    }
-
-    pub(crate) fn takes_interval(&self, interval: &str) -> bool {
-        self.interval.as_deref().is_none_or(|wanted| wanted == interval)
-    }
-
-    pub(crate) fn takes_period(&self, period: Period) -> bool {
-        self.from.is_none_or(|from| period.last_day() >= from) && self.to.is_none_or(|to| period.first_day() <= to)
-    }
-
-    pub(crate) fn takes_all(&self) -> bool {
-        self.market.is_none() && self.interval.is_none() && self.from.is_none() && self.to.is_none()
-    }
-}
 
 /// What changes when a file does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,19 +179,5 @@ mod tests {
         std::os::unix::fs::symlink("gone", folder.join("BTCUSDT-1h-2026-01-01.zip")).expect("linked");
         let found = list(dir.path(), unit("binance/spot/klines/1h/2026-01-01"), true);
         assert_eq!(found.unreadable.len(), 1, "{found:?}");
-    }
-
-    #[test]
-    fn a_filter_takes_what_overlaps() {
-        let date = |text: &str| Some(text.parse().expect(text));
-        let filter =
-            Filter { market: Some("um".into()), from: date("2026-02-10"), to: date("2026-02-20"), ..Filter::default() };
-        let check = |text: &str, takes| assert_eq!(filter.takes(&unit(text)), takes, "{text}");
-        check("binance/um/klines/1h/2026-02-10", true);
-        check("binance/um/klines/1h/2026-02-20", true);
-        check("binance/um/klines/1h/2026-02", true);
-        check("binance/um/klines/1h/2026-02-09", false);
-        check("binance/um/klines/1h/2026-02-21", false);
-        check("binance/spot/klines/1h/2026-02-14", false);
     }
 }

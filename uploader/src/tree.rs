@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::unit::{Period, Token, Unit, shorten};
+use common::unit_filter::UnitFilter;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,7 @@ use crate::cleanup::aside;
 use crate::complete::Wanted;
 use crate::events::Folders;
 use crate::layout;
-use crate::scan::{Filter, Fingerprint, SetDigest, list_folder, look_at};
+use crate::scan::{Fingerprint, SetDigest, list_folder, look_at};
 
 /// Up to this many periods of a folder, each is asked for by name; beyond, listing the folder is cheaper.
 const PERIODS_BY_NAME_MAX: usize = 32;
@@ -81,11 +82,11 @@ pub(crate) struct Walk<'a> {
 impl Walk<'_> {
     /// Looks at these units. Blocks.
     pub(crate) fn units(&self, units: Vec<Unit>) -> Found {
-        self.branches(branches_of(units), &Filter::default())
+        self.branches(branches_of(units), &UnitFilter::default())
     }
 
     /// Looks at these units, and finds those of configured markets, datasets and intervals. Blocks.
-    pub(crate) fn everything(&self, units: Vec<Unit>, filter: &Filter) -> Found {
+    pub(crate) fn everything(&self, units: Vec<Unit>, filter: &UnitFilter) -> Found {
         let mut branches = branches_of(units);
         let mut problems = Vec::new();
         for (market, folder) in layout::MARKETS {
@@ -97,7 +98,7 @@ impl Walk<'_> {
                 self.chain(&folder);
                 let datasets = self.names(&folder, &mut problems);
                 for dataset in datasets.iter().filter_map(|name| name.parse::<Token>().ok()) {
-                    if self.wanted.takes_dataset(dataset.as_str()) {
+                    if self.wanted.takes_dataset(dataset.as_str()) && filter.takes_dataset(dataset.as_str()) {
                         let folder = format!("{folder}/{dataset}");
                         let branch = branches.entry(folder).or_insert_with(|| Branch::new(market, dataset, monthly));
                         branch.any = true;
@@ -110,7 +111,7 @@ impl Walk<'_> {
         found
     }
 
-    fn branches(&self, branches: BTreeMap<String, Branch>, filter: &Filter) -> Found {
+    fn branches(&self, branches: BTreeMap<String, Branch>, filter: &UnitFilter) -> Found {
         let mut found = Found::default();
         for (folder, mut branch) in branches {
             self.chain(&folder);
@@ -122,7 +123,7 @@ impl Walk<'_> {
     }
 
     /// One folder of symbols.
-    fn symbols(&self, folder: &str, branch: &mut Branch, filter: &Filter, problems: &mut Vec<String>) {
+    fn symbols(&self, folder: &str, branch: &mut Branch, filter: &UnitFilter, problems: &mut Vec<String>) {
         let entries = match list_folder(&self.data_dir.join(folder)) {
             Ok(entries) => entries.into_iter().flatten(),
             Err(error) => return note(&mut branch.unreadable, format!("{folder} cannot be read: {error}")),
@@ -155,7 +156,7 @@ impl Walk<'_> {
         symbol: &str,
         entry: &DirEntry,
         branch: &mut Branch,
-        filter: &Filter,
+        filter: &UnitFilter,
         problems: &mut Vec<String>,
     ) {
         self.watch(path);
@@ -207,7 +208,7 @@ impl Walk<'_> {
         }
     }
 
-    fn by_listing(&self, at: &Leaf<'_>, interval: &mut Interval, filter: &Filter) {
+    fn by_listing(&self, at: &Leaf<'_>, interval: &mut Interval, filter: &UnitFilter) {
         let entries = match list_folder(&self.data_dir.join(at.path)) {
             Ok(entries) => entries.into_iter().flatten(),
             Err(error) => return note(&mut interval.unreadable, format!("{} cannot be read: {error}", at.path)),
@@ -431,7 +432,7 @@ mod tests {
         let walk =
             Walk { data_dir: dir.path(), wanted: &wanted, told: &told, folders: None, puts_back: true, stop: &stop };
         let days = |n: i64| (0..n).map(|n| unit(&format!("binance/spot/klines/1h/{}", day(n)))).collect::<Vec<_>>();
-        let everything = walk.everything(vec![], &Filter::default());
+        let everything = walk.everything(vec![], &UnitFilter::default());
         assert_eq!(everything.problems.len(), 2, "{:?}", everything.problems);
         assert_eq!(everything.units[0].0, unit(&format!("binance/spot/klines/1h/{}", day(39))));
         let all: HashMap<Unit, Seen> = everything.units.into_iter().filter(|(_, seen)| seen.archives > 0).collect();
@@ -460,8 +461,11 @@ mod tests {
             let look = |puts_back| {
                 let walk =
                     Walk { data_dir: dir.path(), wanted: &wanted, told: &told, folders: None, puts_back, stop: &stop };
-                let found =
-                    if by_name { walk.units(vec![day.clone()]) } else { walk.everything(vec![], &Filter::default()) };
+                let found = if by_name {
+                    walk.units(vec![day.clone()])
+                } else {
+                    walk.everything(vec![], &UnitFilter::default())
+                };
                 found.units.iter().map(|(_, seen)| seen.archives).sum::<usize>()
             };
             assert_eq!(look(false), 0);
@@ -480,9 +484,10 @@ mod tests {
         let (wanted, told, stop) = (Wanted::default(), Told::default(), CancellationToken::new());
         let walk =
             Walk { data_dir: dir.path(), wanted: &wanted, told: &told, folders: None, puts_back: true, stop: &stop };
-        for found in
-            [walk.units(vec![unit("binance/spot/klines/1h/2026-01-01")]), walk.everything(vec![], &Filter::default())]
-        {
+        for found in [
+            walk.units(vec![unit("binance/spot/klines/1h/2026-01-01")]),
+            walk.everything(vec![], &UnitFilter::default()),
+        ] {
             assert_eq!(found.units[0].1.unreadable.len(), 1, "{found:?}");
         }
     }

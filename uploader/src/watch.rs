@@ -8,6 +8,7 @@ use common::backoff::{Backoff, Growth};
 use common::exit;
 use common::http::Readiness;
 use common::unit::Unit;
+use common::unit_filter::UnitFilter;
 use tokio_util::sync::CancellationToken;
 
 use crate::arrivals::{Arrivals, Told};
@@ -16,7 +17,6 @@ use crate::events::{Events, Hint};
 use crate::memory::{Counts, Memory};
 use crate::pass::{self, Scope, Watching};
 use crate::report::Report;
-use crate::scan::Filter;
 use crate::settle::Mode;
 use crate::site::Site;
 
@@ -185,7 +185,7 @@ impl Schedule {
             hinted.iter().for_each(|unit| memory.doubt(unit));
             if everything {
                 (self.rescan_at, self.asked_at) = (now + self.rescan, None);
-                return Some(Scope::Everything(Filter::default()));
+                return Some(Scope::Everything(UnitFilter::default()));
             }
             return Some(Scope::Units(hinted));
         }
@@ -285,7 +285,7 @@ impl Schedule {
 
 fn show(report: &Report, counts: Counts, readiness: &Readiness) {
     match &report.error {
-        Some(error) => readiness.not_ready(PASS, error.as_str()),
+        Some(error) => readiness.not_ready(PASS, error.to_string()),
         None => readiness.ready(PASS),
     }
     match counts.unannounced {
@@ -319,7 +319,7 @@ mod tests {
     fn quiet(schedule: &mut Schedule) {
         let report = Report::new(false, false);
         let started = Instant::now();
-        schedule.ended(&Scope::Everything(Filter::default()), &report, started, false, Counts::default());
+        schedule.ended(&Scope::Everything(UnitFilter::default()), &report, started, false, Counts::default());
     }
 
     #[test]

@@ -5,18 +5,13 @@ use std::time::Duration;
 
 use super::address::check_http;
 use super::reader::Reader;
+use crate::catalogue::{DATASETS, INTERVALS, MARKETS};
 use crate::unit::shorten;
 
 /// Where the exchange serves its archives.
 const BASE_URL: &str = "https://data.binance.vision";
 /// The bucket behind [`BASE_URL`], which answers listings; the site in front of it does not.
 const LIST_URL: &str = "https://s3-ap-northeast-1.amazonaws.com/data.binance.vision";
-
-pub const MARKETS: [&str; 3] = ["spot", "um", "cm"];
-pub const DATASETS: [&str; 4] = ["klines", "markPriceKlines", "indexPriceKlines", "premiumIndexKlines"];
-/// All of them exist by month, those before `3d` by day too.
-pub const INTERVALS: [&str; 16] =
-    ["1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1mo"];
 
 /// Whose archives are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]

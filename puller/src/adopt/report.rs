@@ -1,13 +1,14 @@
 //! What came of the hints, for people and as JSON.
 
 use common::exit;
+use common::output::{Finding, printable};
 use common::unit::Unit;
 use serde::Serialize;
 
 use super::compare::Verdict;
 use super::hints::Hints;
 
-/// So many names that are not understood are printed; JSON has them all.
+/// So many names that are not understood are printed without --all.
 const NAMES_SHOWN: usize = 20;
 
 #[derive(Debug, Default, Serialize)]
@@ -29,16 +30,6 @@ struct Archives {
     not_checked: u64,
 }
 
-#[derive(Debug, Serialize)]
-struct Finding {
-    sign: &'static str,
-    /// Or a name, where no unit is known.
-    unit: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    symbol: Option<String>,
-    what: String,
-}
-
 /// What was found at one destination.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -47,6 +38,7 @@ pub(super) struct Report {
     files: u64,
     units: Units,
     archives: Archives,
+    #[serde(skip)]
     findings: Vec<Finding>,
     not_understood: Vec<String>,
 }
@@ -115,7 +107,19 @@ impl Report {
     }
 
     fn find(&mut self, sign: &'static str, unit: &str, symbol: Option<String>, what: String) {
-        self.findings.push(Finding { sign, unit: unit.to_owned(), symbol, what });
+        let state = match sign {
+            "=" => "verified",
+            "*" => "differs",
+            "-" => "not_announced",
+            _ => "not_checked",
+        };
+        let finding = Finding::named(unit, state, what).sign(sign).destination(&self.destination);
+        self.findings.push(Finding { symbol, ..finding });
+    }
+
+    /// What was found, for the answer.
+    pub(super) fn take_findings(&mut self) -> Vec<Finding> {
+        std::mem::take(&mut self.findings)
     }
 
     pub(super) fn exit_code(&self) -> u8 {
@@ -123,20 +127,18 @@ impl Report {
         if units.not_checked > 0 {
             exit::SOME_FAILED
         } else if units.differ + units.not_announced > 0 || !self.not_understood.is_empty() {
-            exit::WANTING
+            exit::DIFFERENCES
         } else {
             exit::DONE
         }
     }
 
-    pub(super) fn lines(&self, lines: &mut Vec<String>) {
-        for Finding { sign, unit, symbol, what } in &self.findings {
-            let symbol = symbol.as_ref().map(|symbol| format!(" {symbol}")).unwrap_or_default();
-            lines.push(format!("{sign} {unit}{symbol}  {what}"));
-        }
-        lines.extend(self.not_understood.iter().take(NAMES_SHOWN).map(|name| format!("? {name}")));
-        if self.not_understood.len() > NAMES_SHOWN {
-            lines.push(format!("? … and {} more names", self.not_understood.len() - NAMES_SHOWN));
+    /// Names that are not understood, and the sums.
+    pub(super) fn lines(&self, all: bool, lines: &mut Vec<String>) {
+        let shown = if all { usize::MAX } else { NAMES_SHOWN };
+        lines.extend(self.not_understood.iter().take(shown).map(|name| format!("? {}", printable(name))));
+        if self.not_understood.len() > shown {
+            lines.push(format!("? … and {} more names; --all lists them", self.not_understood.len() - shown));
         }
         let (name, units, archives) = (&self.destination, &self.units, &self.archives);
         lines.push(format!(

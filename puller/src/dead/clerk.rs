@@ -2,6 +2,7 @@
 
 use common::config::Config;
 use common::exit;
+use common::output::{FailureClass, Finding, LINES_MAX, Reply, printable};
 use common::unit::{Unit, shorten};
 use nats::{Bus, Letter, ReplayOptions};
 use serde::Serialize;
@@ -9,7 +10,6 @@ use serde::Serialize;
 use super::{Chosen, not_there, unit_name};
 use crate::journal::{Journal, Note};
 use crate::service::Failure;
-use crate::status::print;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Act {
@@ -22,13 +22,6 @@ impl Act {
         match self {
             Self::Retry { .. } => "dead_retried",
             Self::Discard => "dead_discarded",
-        }
-    }
-
-    fn doing(self) -> &'static str {
-        match self {
-            Self::Retry { .. } => "retrying",
-            Self::Discard => "discarding",
         }
     }
 
@@ -50,14 +43,23 @@ struct Handled {
     unit: Option<String>,
     done: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    error: Option<Failure>,
 }
 
-#[derive(Debug, Serialize)]
-struct Report {
-    chosen: usize,
-    done: usize,
-    letters: Vec<Handled>,
+impl Handled {
+    fn finding(&self) -> Finding {
+        let text = self.error.as_ref().map(ToString::to_string).unwrap_or_default();
+        let finding = Finding::new("failed", text).field("sequence", &self.sequence);
+        Finding { unit: self.unit.clone(), destination: self.destination.clone(), ..finding }
+    }
+
+    fn to_line(&self, act: Act) -> String {
+        let what =
+            self.error.as_ref().map_or_else(|| act.done().to_owned(), |why| format!("not {}: {why}", act.done()));
+        let names = [&self.destination, &self.unit].into_iter().flatten().map(|name| printable(name));
+        let names = names.collect::<Vec<_>>().join("  ");
+        format!("{}  {names}  {}", self.sequence, printable(&what))
+    }
 }
 
 /// Works through the chosen letters one by one.
@@ -70,41 +72,47 @@ pub(super) struct Clerk<'a> {
 }
 
 impl Clerk<'_> {
-    pub(super) async fn work(mut self, chosen: &Chosen, json: bool) -> Result<u8, Failure> {
+    pub(super) async fn work(mut self, chosen: &Chosen) -> Result<Reply, Failure> {
         let sequences = self.choose(chosen).await?;
-        if !json && chosen.all {
-            print(&format!("{} {} dead letters", self.act.doing(), sequences.len()));
-        }
         let mut letters = Vec::with_capacity(sequences.len());
-        let mut code = exit::DONE;
+        let mut ended: Option<Failure> = None;
         for sequence in &sequences {
             let mut handled = Handled { sequence: *sequence, destination: None, unit: None, done: false, error: None };
             match self.handle(*sequence, &mut handled).await {
                 Ok(()) => handled.done = true,
                 Err(failure) => {
-                    tracing::error!(sequence, "not {}: {}", self.act.done(), failure.message);
-                    code = code.max(if failure.code == exit::UNREACHABLE { failure.code } else { exit::SOME_FAILED });
-                    handled.error = Some(failure.message);
+                    tracing::error!(sequence, "not {}: {failure}", self.act.done());
+                    handled.error = Some(failure);
                 }
             }
-            if !json && let (true, Some(destination), Some(unit)) = (handled.done, &handled.destination, &handled.unit)
-            {
-                print(&format!("{sequence}  {destination}  {unit}  {}", self.act.done()));
-            }
-            letters.push(handled);
             // The others would only wait for the same server.
-            if code == exit::UNREACHABLE {
+            ended = handled.error.clone().filter(|failure| failure.class == FailureClass::Unreachable);
+            letters.push(handled);
+            if ended.is_some() {
                 break;
             }
         }
         let done = letters.iter().filter(|handled| handled.done).count();
-        if json {
-            let report = Report { chosen: sequences.len(), done, letters };
-            print(&serde_json::to_string_pretty(&report).expect("strings and numbers always serialise"));
-        } else {
-            print(&format!("{done} of {} dead letters {}", sequences.len(), self.act.done()));
-        }
-        Ok(code)
+        let failed = letters.iter().filter(|handled| handled.error.is_some());
+        let findings: Vec<Finding> = failed.clone().map(Handled::finding).collect();
+        let (first, count) = (failed.clone().find_map(|handled| handled.error.clone()), findings.len());
+        // One condition has one code, also where it is the only letter's.
+        let failure = ended.or_else(|| match first {
+            Some(first) if sequences.len() == 1 && first.exit_code() == exit::DIFFERENCES => Some(first),
+            Some(_) => Some(Failure::failed(format!("{count} dead letters not {}", self.act.done()))),
+            None => None,
+        });
+        // Of many only those that failed: the others are as they were asked for.
+        let is_shown = |handled: &&Handled| letters.len() <= LINES_MAX || handled.error.is_some();
+        let mut lines: Vec<String> = letters.iter().filter(is_shown).map(|one| one.to_line(self.act)).collect();
+        lines.push(format!("{done} of {} dead letters {}", sequences.len(), self.act.done()));
+        Ok(Reply::default()
+            .field("chosen", &sequences.len())
+            .field("done", &done)
+            .field("letters", &letters)
+            .findings(findings)
+            .text(lines.join("\n"))
+            .failed(failure))
     }
 
     async fn choose(&self, chosen: &Chosen) -> Result<Vec<u64>, Failure> {
@@ -113,8 +121,7 @@ impl Clerk<'_> {
             return Ok(letters.into_iter().map(|letter| letter.sequence).collect());
         }
         if !chosen.filter.is_empty() {
-            let message = "filters go with --all; give either sequences or --all".to_owned();
-            return Err(Failure { message, code: exit::USAGE });
+            return Err(Failure::usage("filters go with --all; give either sequences or --all"));
         }
         let mut sequences = chosen.sequences.clone();
         sequences.sort_unstable();
@@ -156,7 +163,7 @@ impl Clerk<'_> {
     }
 
     async fn send_again(&self, letter: &Letter, accept_shrink: bool, force: bool) -> Result<(), Failure> {
-        let failed = |message: String| Failure { message, code: exit::SOME_FAILED };
+        let failed = |message: String| Failure::failed(message);
         let destination = letter.destination.as_str();
         if let Err(error) = Unit::from_subject_tokens(&letter.unit_tokens) {
             let subject = shorten(&letter.marker_subject);

@@ -1,25 +1,11 @@
-//! What verifying found and did, for people and as JSON.
+//! What verifying found and did.
 
 use common::exit;
+use common::output::Finding;
 use common::unit::Unit;
 use serde::Serialize;
 
 use super::check::Verdict;
-
-/// An archive, or a whole unit, that is not right.
-#[derive(Debug, Serialize)]
-struct Finding {
-    sign: &'static str,
-    unit: String,
-    /// None: the unit as a whole.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    symbol: Option<String>,
-    what: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    missing_rows: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    differing_rows: Option<u64>,
-}
 
 #[derive(Debug, Default, Serialize)]
 struct Archives {
@@ -35,6 +21,8 @@ pub(super) struct DestinationReport {
     destination: String,
     units: u64,
     archives: Archives,
+    /// In the answer they stand together, whatever the destination.
+    #[serde(skip)]
     findings: Vec<Finding>,
     /// Markers sent again.
     replays_sent: u64,
@@ -95,10 +83,8 @@ impl DestinationReport {
                 Verdict::Wrong { missing, differing, first } => {
                     self.archives.wrong += 1;
                     let what = format!("{missing} rows missing, {differing} with other values: {first}");
-                    self.find("*", unit, Some(&symbol), what);
-                    if let Some(finding) = self.findings.last_mut() {
-                        (finding.missing_rows, finding.differing_rows) = (Some(missing), Some(differing));
-                    }
+                    let finding = self.finding("*", unit, Some(&symbol), what);
+                    self.findings.push(finding.field("missing_rows", &missing).field("differing_rows", &differing));
                     bad.wrong.push(symbol);
                 }
                 Verdict::Unchecked(why) => {
@@ -126,8 +112,24 @@ impl DestinationReport {
     }
 
     fn find(&mut self, sign: &'static str, unit: &Unit, symbol: Option<&str>, what: String) {
-        let (unit, symbol) = (unit.to_string(), symbol.map(str::to_owned));
-        self.findings.push(Finding { sign, unit, symbol, what, missing_rows: None, differing_rows: None });
+        let finding = self.finding(sign, unit, symbol, what);
+        self.findings.push(finding);
+    }
+
+    fn finding(&self, sign: &'static str, unit: &Unit, symbol: Option<&str>, what: String) -> Finding {
+        let state = match sign {
+            "=" => "verified",
+            "-" => "not_loaded",
+            "*" => "wrong",
+            _ => "not_checked",
+        };
+        let symbol = symbol.map(str::to_owned);
+        Finding { symbol, ..Finding::of_unit(unit, state, what).sign(sign).destination(&self.destination) }
+    }
+
+    /// What was found, for the answer.
+    pub(super) fn take_findings(&mut self) -> Vec<Finding> {
+        std::mem::take(&mut self.findings)
     }
 
     pub(super) fn to_repair(&self) -> u64 {
@@ -142,19 +144,15 @@ impl DestinationReport {
     pub(super) fn exit_code(&self, fix: bool) -> u8 {
         match (fix, self.to_repair(), self.beyond_repair()) {
             (_, 0, 0) => exit::DONE,
-            (false, _, _) => exit::WANTING,
+            (false, _, _) => exit::DIFFERENCES,
             (true, _, 0) => exit::DONE,
             (true, _, _) => exit::SOME_FAILED,
         }
     }
 
-    pub(super) fn lines(&self, several: bool, lines: &mut Vec<String>) {
+    /// The sums.
+    pub(super) fn lines(&self, lines: &mut Vec<String>) {
         let name = &self.destination;
-        let suffix = if several { format!("  ({name})") } else { String::new() };
-        for finding in &self.findings {
-            let symbol = finding.symbol.as_ref().map(|symbol| format!(" {symbol}")).unwrap_or_default();
-            lines.push(format!("{} {}{symbol}  {}{suffix}", finding.sign, finding.unit, finding.what));
-        }
         let Archives { verified, not_loaded, wrong, not_checked } = self.archives;
         lines.push(format!(
             "{name}: {} units, {verified} archives verified, {not_loaded} not loaded, {wrong} with wrong rows, \
@@ -188,11 +186,10 @@ mod tests {
             false,
         );
         assert_eq!(bad, Bad { not_loaded: vec!["C".into()], wrong: vec!["B".into()] });
-        assert_eq!((report.exit_code(false), report.exit_code(true)), (exit::WANTING, exit::DONE));
-        let mut lines = Vec::new();
-        report.lines(false, &mut lines);
-        assert_eq!(lines[0], format!("* {unit} B  3 rows missing, 1 with other values: B: the row"));
-        assert_eq!(lines[1], format!("- {unit} C  not loaded"));
+        assert_eq!((report.exit_code(false), report.exit_code(true)), (exit::DIFFERENCES, exit::DONE));
+        let found: Vec<(&str, &str)> =
+            report.findings.iter().map(|finding| (finding.state.as_str(), finding.text.as_str())).collect();
+        assert_eq!(found, [("wrong", "3 rows missing, 1 with other values: B: the row"), ("not_loaded", "not loaded")]);
         report.unchecked(&unit, "gone".into());
         assert_eq!(report.exit_code(true), exit::SOME_FAILED);
     }

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use common::unit::{Unit, shorten};
+use common::unit_filter::UnitFilter;
 
 use crate::error::PassError;
 use crate::layout;
-use crate::scan::Filter;
 use crate::site::Site;
 
 const CHECKSUM: &str = ".CHECKSUM";
@@ -40,7 +40,7 @@ pub(super) struct Others {
 }
 
 /// Lists the bucket, page by page.
-pub(super) async fn list(site: &Site, filter: &Filter) -> Result<Listed, PassError> {
+pub(super) async fn list(site: &Site, filter: &UnitFilter) -> Result<Listed, PassError> {
     let mut collector = Collector::default();
     let (prefix, manifests, mut next) = (site.prefix.archive_key(""), site.prefix.manifests(), None);
     loop {
@@ -69,10 +69,10 @@ struct Collector {
 
 impl Collector {
     /// Takes the next key; `path` is the one below the prefix, if it is a sound one.
-    fn take(&mut self, key: &str, path: Option<&str>, filter: &Filter) {
+    fn take(&mut self, key: &str, path: Option<&str>, filter: &UnitFilter) {
         let archive = path.map(|path| path.strip_suffix(CHECKSUM).unwrap_or(path)).and_then(layout::parse);
         match archive {
-            Some((unit, _)) if !filter.takes(&unit) => {}
+            Some((unit, _)) if !filter.matches(&unit) => {}
             Some((unit, symbol)) if !key.ends_with(CHECKSUM) => {
                 let shared = match &self.symbol {
                     Some(last) if **last == *symbol => Arc::clone(last),
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn keys_become_units() {
         let mut collector = Collector::default();
-        let filter = Filter { market: Some("spot".into()), ..Filter::default() };
+        let filter = UnitFilter { market: vec!["spot".into()], ..UnitFilter::default() };
         for path in [
             "_SUCCESS__2026-02-14__spot__1h",
             "data/futures/um/daily/klines/BTCUSDT/1h/BTCUSDT-1h-2026-02-14.zip",

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use common::exit;
+use common::output::{Failure, Finding, Reply, count, list};
 use serde::Serialize;
 
 use super::Adopted;
 use super::list::Listed;
+use crate::report::unannounced;
 use crate::settle::Outcome;
 
 #[derive(Debug, Default, Serialize)]
@@ -18,15 +20,19 @@ pub(crate) struct Report {
     others: Others,
     seconds: f64,
     published: Vec<String>,
-    held_back: Vec<HeldBack>,
-    unannounced: Vec<Unannounced>,
+    /// Units that are held back, or stored and not announced.
+    #[serde(skip)]
+    findings: Vec<Finding>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     planned: Vec<Planned>,
     /// Why it ended early.
-    error: Option<String>,
     #[serde(skip)]
-    error_code: Option<u8>,
-    pub(crate) exit_code: u8,
+    error: Option<Failure>,
+    /// Why nothing could be announced when it began.
+    #[serde(skip)]
+    pub(super) queue: Option<Failure>,
+    #[serde(skip)]
+    exit_code: u8,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -57,18 +63,6 @@ struct Others {
 }
 
 #[derive(Debug, Serialize)]
-struct HeldBack {
-    unit: String,
-    reasons: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Unannounced {
-    unit: String,
-    why: String,
-}
-
-#[derive(Debug, Serialize)]
 struct Planned {
     unit: String,
     archives: usize,
@@ -90,6 +84,7 @@ impl Report {
 
     pub(super) fn add(&mut self, adopted: Adopted) {
         let unit = adopted.settled.unit.to_string();
+        let finding = |state, text: String| Finding::of_unit(&adopted.settled.unit, state, text);
         self.archives.new += adopted.new;
         self.archives.bytes += adopted.bytes;
         match adopted.settled.outcome {
@@ -100,11 +95,11 @@ impl Report {
             Outcome::Unchanged { .. } => self.units.unchanged += 1,
             Outcome::HeldBack(reasons) => {
                 self.units.held_back += 1;
-                self.held_back.push(HeldBack { unit, reasons });
+                self.findings.push(finding("held_back", reasons.join("\n")).field("reasons", &reasons));
             }
             Outcome::Unannounced { why } => {
                 self.units.unannounced += 1;
-                self.unannounced.push(Unannounced { unit, why });
+                self.findings.push(finding("unannounced", why).sign("+"));
             }
             Outcome::Planned { .. } => self.planned.push(Planned {
                 unit,
@@ -117,33 +112,54 @@ impl Report {
     }
 
     /// It ended early.
-    pub(super) fn fail(&mut self, message: String, exit_code: u8) {
-        self.error = Some(message);
-        self.error_code = Some(exit_code);
+    pub(super) fn fail(&mut self, failure: Failure) {
+        self.error = Some(failure);
     }
 
     pub(super) fn end(&mut self, took: Duration) {
         self.seconds = took.as_millis() as f64 / 1000.0;
-        self.exit_code = match self.error_code {
-            Some(code) => code,
-            None if self.units.unannounced > 0 => exit::UNREACHABLE,
+        if self.dry_run && self.error.is_none() {
+            // What is said then is what the bucket says.
+            self.error = self.queue.clone();
+        }
+        self.exit_code = match &self.error {
+            Some(failure) => failure.exit_code(),
+            None if self.units.unannounced > 0 => unannounced(self.units.unannounced, self.queue.as_ref()).exit_code(),
             None if self.units.held_back > 0 => exit::SOME_FAILED,
             None => exit::DONE,
         };
     }
 
-    pub(crate) fn to_json(&self) -> String {
-        serde_json::to_string_pretty(self).expect("texts and numbers always serialise")
+    /// The answer of the command.
+    pub(crate) fn into_reply(mut self, all: bool) -> Reply {
+        let text = self.to_text(all);
+        let findings = std::mem::take(&mut self.findings);
+        Reply::of_report(self.exit_code, &self).findings(findings).text(text).failed(self.failure())
     }
 
-    pub(crate) fn to_text(&self) -> String {
+    /// Why it did not do all of its work.
+    fn failure(&self) -> Option<Failure> {
+        let units = |number: usize| count(number as u64, "unit");
+        if self.error.is_some() || self.exit_code == exit::DONE {
+            return self.error.clone();
+        }
+        Some(if self.units.unannounced > 0 {
+            unannounced(self.units.unannounced, self.queue.as_ref())
+        } else {
+            Failure::failed(format!("{} held back", units(self.units.held_back)))
+        })
+    }
+
+    fn to_text(&self, all: bool) -> String {
         let (units, archives, others) = (&self.units, &self.archives, &self.others);
         let size = |bytes: u64| indicatif::BinaryBytes(bytes).to_string();
-        let mut lines: Vec<String> = Vec::new();
-        for Planned { unit, archives, to_fetch, bytes_to_fetch } in &self.planned {
+        let planned = self.planned.iter().map(|Planned { unit, archives, to_fetch, bytes_to_fetch }| {
             let bytes = size(*bytes_to_fetch);
-            lines.push(format!("{unit}: would fetch {to_fetch} of its {archives} archives ({bytes}) and publish"));
-        }
+            let text = format!("would fetch {to_fetch} of its {archives} archives ({bytes}) and publish");
+            Finding::named(unit, "planned", text).sign(" ")
+        });
+        let mut lines = list(&planned.collect::<Vec<_>>(), all);
+        lines.extend(list(&self.findings, all));
         lines.push(format!(
             "bucket:   {} units, {} archives, {} other objects",
             units.found, archives.found, others.count

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use common::exit;
+use common::output::{Failure, Finding, Reply, count, list};
 use common::unit::Unit;
 use serde::Serialize;
 
@@ -21,8 +22,10 @@ pub(crate) struct Report {
     seconds: f64,
     pub(crate) units: Vec<UnitReport>,
     /// Why the run ended early.
-    pub(crate) error: Option<String>,
-    pub(crate) exit_code: u8,
+    #[serde(skip)]
+    pub(crate) error: Option<Failure>,
+    #[serde(skip)]
+    exit_code: u8,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -129,33 +132,37 @@ impl Report {
             left: sum(|unit| unit.left),
         };
         self.bytes_downloaded = self.units.iter().map(|unit| unit.bytes).sum();
-        self.exit_code = match &outcome {
-            Err(RunFault::DataDir { .. }) => exit::USAGE,
-            Err(RunFault::Exchange { .. } | RunFault::List { .. }) => exit::UNREACHABLE,
-            Err(RunFault::Stopped) => exit::SOME_FAILED,
-            Ok(()) if self.archives.failed > 0 => exit::SOME_FAILED,
-            Ok(()) => exit::DONE,
+        self.error = outcome.err().map(Failure::from);
+        self.exit_code = match &self.error {
+            Some(failure) => failure.exit_code(),
+            None if self.archives.failed > 0 => exit::SOME_FAILED,
+            None => exit::DONE,
         };
-        self.error = outcome.err().map(|fault| fault.to_string());
     }
 
-    pub(crate) fn to_json(&self) -> String {
-        serde_json::to_string_pretty(self).expect("texts and numbers always serialise")
+    /// The answer of the command: a finding for each archive that could not be fetched.
+    pub(crate) fn into_reply(self, all: bool) -> Reply {
+        let findings: Vec<Finding> = self.units.iter().flat_map(UnitReport::findings).collect();
+        let text = self.to_text(&findings, all);
+        let partly = || Failure::failed(format!("{} not fetched", count(self.archives.failed as u64, "archive")));
+        let failure = self.error.clone().or_else(|| (self.archives.failed > 0).then(partly));
+        Reply::of_report(self.exit_code, &self).findings(findings).text(text).failed(failure)
     }
 
-    /// The summary on stdout.
-    pub(crate) fn to_text(&self) -> String {
+    fn to_text(&self, findings: &[Finding], all: bool) -> String {
         let Archives { downloaded, unchanged, not_published, failed, would_ask, left } = self.archives;
         if self.dry_run {
-            let mut lines: Vec<String> = self.units.iter().map(UnitReport::to_planned_line).collect();
+            let planned: Vec<Finding> = self.units.iter().map(UnitReport::planned).collect();
+            let mut lines = list(&planned, all);
             lines.push(format!("dry run: would ask for {would_ask} archives of {} units", self.units.len()));
             return lines.join("\n");
         }
         let bytes = indicatif::BinaryBytes(self.bytes_downloaded);
-        let mut lines = vec![format!(
+        let mut lines = list(findings, all);
+        lines.push(format!(
             "archives: {downloaded} downloaded ({bytes}), {unchanged} unchanged, {not_published} not published, \
              {failed} failed"
-        )];
+        ));
         if left > 0 {
             lines.push(format!("          {left} not looked at"));
         }
@@ -166,7 +173,23 @@ impl Report {
 }
 
 impl UnitReport {
-    fn to_planned_line(&self) -> String {
-        format!("{}: would ask for {} of {} archives", self.unit, self.would_ask, self.archives)
+    fn planned(&self) -> Finding {
+        let text = format!("would ask for {} of {} archives", self.would_ask, self.archives);
+        Finding::named(&self.unit, "planned", text).sign(" ")
+    }
+
+    fn findings(&self) -> impl Iterator<Item = Finding> {
+        self.failures.iter().map(|failure| Finding::named(&self.unit, "failed", failure))
+    }
+}
+
+impl From<RunFault> for Failure {
+    fn from(fault: RunFault) -> Self {
+        let text = fault.to_string();
+        match fault {
+            RunFault::DataDir { .. } => Self::config(text),
+            RunFault::Exchange { .. } | RunFault::List { .. } => Self::unreachable(text),
+            RunFault::Stopped => Self::stopped(text),
+        }
     }
 }

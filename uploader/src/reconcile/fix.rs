@@ -10,7 +10,7 @@ use nats::{Bus, BusErrorKind, MarkerSubject, Published};
 
 use super::bucket::{self, InBucket, Lost, Manifest};
 use super::report::Finding;
-use super::{Stop, Trouble};
+use super::{Failure, Trouble};
 use crate::check;
 use crate::publish::{is_backfill, put_current, put_read_back};
 use crate::site::{Site, blocking};
@@ -89,7 +89,7 @@ impl Fixer<'_> {
     /// Whether a unit would have less than before with this manifest, though it is newer: one of two uploaders with
     /// different archives of it was refused by the stream and then died.
     async fn stream_has(&self, unit: &Unit, manifest: &Manifest) -> Result<StreamHas, Trouble> {
-        let latest = self.bus.latest_marker(unit).await.map_err(Stop::from)?;
+        let latest = self.bus.latest_marker(unit).await.map_err(Failure::from)?;
         let Some(marker) = latest.marker.filter(|marker| marker.bucket == self.site.store.bucket()) else {
             return Ok(StreamHas::NoMore);
         };
@@ -133,10 +133,10 @@ impl Fixer<'_> {
                     let pause = Backoff::RECONNECT.delay(attempt).min(Duration::from_secs(2));
                     let stopped = self.site.shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none();
                     if stopped {
-                        return Err(Stop::from(crate::error::PassError::Stopped).into());
+                        return Err(Failure::from(crate::error::PassError::Stopped).into());
                     }
                 }
-                Err(error) => return Err(Stop::from(error).into()),
+                Err(error) => return Err(Failure::from(error).into()),
             }
         }
         Ok(Err("the stream refused the marker each time: an uploader announces this unit too; run this again".into()))
@@ -167,7 +167,7 @@ impl Fixer<'_> {
 
     /// The stream's marker becomes the bucket's manifest again, if all it names is there.
     async fn write_back(&self, unit: &Unit) -> Result<Result<String, String>, Trouble> {
-        let Some(message) = self.bus.current_marker(unit).await.map_err(Stop::from)? else {
+        let Some(message) = self.bus.current_marker(unit).await.map_err(Failure::from)? else {
             return Ok(Err("the marker is no longer on the stream; run this again".into()));
         };
         let marker = match Marker::parse(&message.payload) {
@@ -230,7 +230,7 @@ impl Fixer<'_> {
             return Ok(Err(format!("is lost, and no local.data_dir is set: {advice}")));
         }
         let sums = {
-            let _turn = self.site.check(object.size).await.map_err(Stop::from)?;
+            let _turn = self.site.check(object.size).await.map_err(Failure::from)?;
             let file = self.site.data_dir.join(path);
             blocking(move || check::sum_file(&file)).await
         };
@@ -242,7 +242,7 @@ impl Fixer<'_> {
                 "is lost, and what is in data_dir has other bytes; `uploader upload` takes it as a new revision".into(),
             ));
         }
-        let place = self.site.transfer().await.map_err(Stop::from)?;
+        let place = self.site.transfer().await.map_err(Failure::from)?;
         upload::send(self.site, place, object, path, sums.parts_etag.as_deref()).await?;
         let still = bucket::faulty_objects(self.site, std::slice::from_ref(object)).await?;
         Ok(still.first().map_or(Ok(()), |lost| Err(format!("was uploaded and does not read back: {}", lost.why))))

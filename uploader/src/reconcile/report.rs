@@ -1,27 +1,33 @@
 //! What a comparison found, for people and as JSON.
 
 use common::exit;
+use common::output::{self, Failure, Reply};
 use common::unit::Unit;
 use serde::Serialize;
 
 use super::bucket::Lost;
 
 /// How a unit compares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sign {
-    #[serde(rename = "=")]
     Same,
-    #[serde(rename = "+")]
     BucketOnly,
-    #[serde(rename = "-")]
     StreamOnly,
-    #[serde(rename = "*")]
     Differ,
-    #[serde(rename = "!")]
     Faulty,
 }
 
 impl Sign {
+    fn state(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::BucketOnly => "bucket_only",
+            Self::StreamOnly => "stream_only",
+            Self::Differ => "differs",
+            Self::Faulty => "faulty",
+        }
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Same => "=",
@@ -34,24 +40,22 @@ impl Sign {
 }
 
 /// One unit.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(super) struct Finding {
-    unit: String,
+    unit: Unit,
     pub(super) sign: Sign,
     what: String,
     /// Objects that are not in the bucket as they must be, and other reasons; one line each.
     pub(super) details: Vec<String>,
     /// What `--fix` did, or why it could not.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     repairs: Vec<String>,
     /// `None`: nothing was tried.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) fixed: Option<bool>,
 }
 
 impl Finding {
     pub(super) fn new(unit: &Unit, sign: Sign, what: &str) -> Self {
-        let (unit, what) = (unit.to_string(), what.to_owned());
+        let (unit, what) = (unit.clone(), what.to_owned());
         Self { unit, sign, what, details: Vec::new(), repairs: Vec::new(), fixed: None }
     }
 
@@ -77,10 +81,15 @@ impl Finding {
         self.repairs.push(format!("NOT FIXED: {why}"));
     }
 
-    fn lines(&self, lines: &mut Vec<String>) {
-        lines.push(format!("{} {}  {}", self.sign.as_str(), self.unit, self.what));
-        lines.extend(self.details.iter().map(|detail| format!("    {detail}")));
-        lines.extend(self.repairs.iter().map(|repair| format!("    → {repair}")));
+    fn answer(&self) -> output::Finding {
+        let mut lines = vec![self.what.clone()];
+        lines.extend(self.details.iter().cloned());
+        lines.extend(self.repairs.iter().map(|repair| format!("→ {repair}")));
+        output::Finding::of_unit(&self.unit, self.sign.state(), lines.join("\n"))
+            .sign(self.sign.as_str())
+            .field("details", &self.details)
+            .field("repairs", &self.repairs)
+            .field("fixed", &self.fixed)
     }
 }
 
@@ -102,18 +111,19 @@ pub(crate) struct Report {
     pub(super) stream_was_missing: bool,
     units: Counts,
     /// Units that differ; with `--verbose` all.
+    #[serde(skip)]
     findings: Vec<Finding>,
     /// Why the run ended early.
-    error: Option<String>,
     #[serde(skip)]
-    error_code: Option<u8>,
-    pub(crate) exit_code: u8,
+    error: Option<Failure>,
+    #[serde(skip)]
+    exit_code: u8,
 }
 
 impl Report {
     pub(super) fn new(fix: bool) -> Self {
         let (units, findings) = (Counts::default(), Vec::new());
-        Self { fix, stream_was_missing: false, units, findings, error: None, error_code: None, exit_code: exit::DONE }
+        Self { fix, stream_was_missing: false, units, findings, error: None, exit_code: exit::DONE }
     }
 
     pub(super) fn add(&mut self, finding: Finding, verbose: bool) {
@@ -136,29 +146,37 @@ impl Report {
         }
     }
 
-    pub(super) fn fail(&mut self, message: String, code: u8) {
-        self.error = Some(message);
-        self.error_code = Some(code);
+    pub(super) fn fail(&mut self, failure: Failure) {
+        self.error = Some(failure);
     }
 
     pub(super) fn end(&mut self) {
         let units = &self.units;
         let differences = units.bucket_only + units.stream_only + units.differ + units.faulty;
-        self.exit_code = match self.error_code {
-            Some(code) => code,
+        self.exit_code = match &self.error {
+            Some(failure) => failure.exit_code(),
             None if self.fix && units.not_fixed > 0 => exit::SOME_FAILED,
-            None if !self.fix && (differences > 0 || self.stream_was_missing) => exit::WANTING,
+            None if !self.fix && (differences > 0 || self.stream_was_missing) => exit::DIFFERENCES,
             None => exit::DONE,
         };
     }
 
-    pub(crate) fn to_json(&self) -> String {
-        serde_json::to_string_pretty(self).expect("texts and numbers always serialise")
+    /// The answer of the command.
+    pub(crate) fn into_reply(self, all: bool) -> Reply {
+        let findings: Vec<output::Finding> = self.findings.iter().map(Finding::answer).collect();
+        let text = self.to_text(&findings, all);
+        Reply::of_report(self.exit_code, &self).findings(findings).text(text).failed(self.failure())
     }
 
-    pub(crate) fn to_text(&self) -> String {
-        let mut lines = Vec::new();
-        self.findings.iter().for_each(|finding| finding.lines(&mut lines));
+    /// Why it did not do all of its work; a difference is none.
+    fn failure(&self) -> Option<Failure> {
+        let not_fixed = self.units.not_fixed;
+        let partly = || Failure::failed(format!("{} not fixed", output::count(not_fixed as u64, "unit")));
+        self.error.clone().or_else(|| (self.fix && not_fixed > 0).then(partly))
+    }
+
+    fn to_text(&self, findings: &[output::Finding], all: bool) -> String {
+        let mut lines = output::list(findings, all);
         let units = &self.units;
         lines.push(format!(
             "{} the same, {} only in the bucket, {} only on the stream, {} differ, {} faulty",
@@ -169,11 +187,8 @@ impl Report {
         }
         if self.fix {
             lines.push(format!("{} fixed, {} not fixed", units.fixed, units.not_fixed));
-        } else if self.exit_code == exit::WANTING {
+        } else if self.exit_code == exit::DIFFERENCES {
             lines.push("`uploader reconcile --fix` repairs what can be repaired".into());
-        }
-        if let Some(error) = &self.error {
-            lines.push(format!("ended early: {error}"));
         }
         lines.join("\n")
     }

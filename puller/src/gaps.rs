@@ -1,0 +1,149 @@
+//! `puller gaps`, the same as `puller status --missing`: what is expected and not there, in ranges.
+//!
+//! What is expected follows from what is loaded: the view `coverage` tells of days between a symbol's first and last
+//! archive that none covers. A month's archive may be there and have some days only: `klines` tells which.
+
+use clap::Args;
+use clickhouse::Row;
+use common::config::{Config, DestinationKind};
+use common::exit;
+use common::output::{Finding, ListArgs, Reply, count, list};
+use common::unit_filter::{SymbolFilter, UnitFilter};
+use serde::{Deserialize, Serialize};
+
+use crate::service::{Failure, named_or_served};
+use crate::sql::{filter_condition, symbols_condition};
+use crate::warehouse::Warehouse;
+
+#[derive(Debug, Args)]
+pub struct Gaps {
+    /// Only this destination; else all ClickHouse destinations that this configuration serves
+    #[arg(long, value_name = "NAME")]
+    destination: Option<String>,
+
+    #[command(flatten)]
+    filter: UnitFilter,
+
+    #[command(flatten)]
+    symbols: SymbolFilter,
+
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+impl Gaps {
+    pub(crate) fn has_filters(&self) -> bool {
+        self.destination.is_some() || !self.filter.is_empty() || !self.symbols.symbol.is_empty()
+    }
+}
+
+/// Days of a symbol that lie side by side, or would if a candle opened on each.
+#[derive(Debug, Row, Serialize, Deserialize)]
+struct Range {
+    series: String,
+    symbol: String,
+    state: String,
+    first: String,
+    last: String,
+    days: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct DestinationGaps {
+    destination: String,
+    days: u64,
+    symbols: u64,
+}
+
+/// Two kinds of days: those that no archive covers, and those of which the archive of their month, which is short of so
+/// many rows, has none, and no archive of a day either. Days side by side are one range: each is ahead of its place
+/// among the symbol's days by the same number.
+const RANGES: &str = "\
+    WITH partial AS ( \
+        SELECT exchange, market, dataset, interval, symbol, toDate(concat(period, '-01')) AS month \
+        FROM {database}.coverage \
+        WHERE state = 'partial' AND length(period) = 7 AND interval NOT IN ('3d', '1w', '1mo') \
+            AND missing_rows * 32 > expected_rows AND {conditions} \
+    ), present AS ( \
+        SELECT exchange, market, dataset, interval, symbol, groupUniqArray(toDate(open_time)) AS days \
+        FROM {database}.klines_latest \
+        WHERE (exchange, market, dataset, interval, symbol) IN ( \
+                SELECT exchange, market, dataset, interval, symbol FROM partial) \
+            AND toStartOfMonth(open_time) IN (SELECT month FROM partial) \
+        GROUP BY exchange, market, dataset, interval, symbol \
+    ), days AS ( \
+        SELECT exchange, market, dataset, interval, symbol, 'missing' AS kind, toDate(period) AS day \
+        FROM {database}.coverage WHERE state = 'missing' AND {conditions} \
+        UNION ALL \
+        SELECT exchange, market, dataset, interval, symbol, 'empty' AS kind, day \
+        FROM partial LEFT JOIN present USING (exchange, market, dataset, interval, symbol) \
+        ARRAY JOIN arrayFilter(day -> NOT has(days, day), \
+            arrayMap(n -> addDays(month, n), range(toUInt32(toDayOfMonth(toLastDayOfMonth(month)))))) AS day \
+    ) \
+    SELECT series, symbol, kind AS state, toString(min(day)) AS first, toString(max(day)) AS last, count() AS days \
+    FROM ( \
+        SELECT concat(exchange, '/', market, '/', dataset, '/', interval)::String AS series, symbol::String AS symbol, \
+            kind, day, \
+            multiIf(interval = '3d', intDiv(toRelativeDayNum(day), 3), interval = '1w', toRelativeWeekNum(day), \
+                interval = '1mo', toRelativeMonthNum(day), toRelativeDayNum(day)) \
+                - row_number() OVER (PARTITION BY exchange, market, dataset, interval, symbol, kind ORDER BY day) AS island \
+        FROM days \
+    ) GROUP BY series, symbol, kind, island ORDER BY series, symbol, first";
+
+pub(crate) async fn run(args: &Gaps, config: &Config) -> Result<Reply, Failure> {
+    args.filter.check()?;
+    let mut findings = Vec::new();
+    let mut destinations = Vec::new();
+    let filters = format!("{} AND {}", filter_condition(&args.filter), symbols_condition(&args.symbols.symbol));
+    for destination in named_or_served(config, args.destination.as_deref())? {
+        let DestinationKind::ClickHouse(server) = &destination.kind else { continue };
+        let warehouse = Warehouse::new(server);
+        if args.has_filters() {
+            let loaded = format!("SELECT count() FROM {{database}}.archives WHERE {filters}");
+            if warehouse.select_one::<u64>(&loaded).await? == 0 {
+                return Err(args.filter.no_match("archive that is loaded"));
+            }
+        }
+        let ranges: Vec<Range> = warehouse.select(&RANGES.replace("{conditions}", &filters)).await?;
+        let symbols: std::collections::BTreeSet<&str> = ranges.iter().map(|range| range.symbol.as_str()).collect();
+        destinations.push(DestinationGaps {
+            destination: destination.name.clone(),
+            days: ranges.iter().map(|range| range.days).sum(),
+            symbols: symbols.len() as u64,
+        });
+        findings.extend(ranges.into_iter().map(|range| range.finding(&destination.name)));
+    }
+    if destinations.is_empty() {
+        return Err(Failure::usage("only ClickHouse destinations know what is missing, and none was asked for"));
+    }
+    let mut lines = list(&findings, args.list.all);
+    lines.extend(destinations.iter().map(DestinationGaps::to_line));
+    let code = if findings.is_empty() { exit::DONE } else { exit::DIFFERENCES };
+    Ok(Reply::new(code).destinations(&destinations).findings(findings).text(lines.join("\n")))
+}
+
+impl Range {
+    fn finding(self, destination: &str) -> Finding {
+        let text = if self.state == "missing" { "no archive" } else { "the month's archive has no row of these days" };
+        Finding {
+            unit: Some(self.series),
+            from: Some(self.first),
+            to: Some(self.last),
+            ..Finding::new(&self.state, text)
+                .sign("-")
+                .symbol(self.symbol)
+                .destination(destination)
+                .field("days", &self.days)
+        }
+    }
+}
+
+impl DestinationGaps {
+    fn to_line(&self) -> String {
+        let name = &self.destination;
+        match self.days {
+            0 => format!("{name}: no day is missing between the first and the last of each symbol"),
+            days => format!("{name}: {} of {} missing", count(days, "day"), count(self.symbols, "symbol")),
+        }
+    }
+}
