@@ -56,8 +56,15 @@ fn a_worker_dead_letters_bad_archives_and_loads_their_neighbours() -> Result<()>
         assert_eq!(marker["period"], day(number));
     }
     let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-    assert_eq!((&status[0]["pending"], &status[0]["in_hand"], &status[0]["parked"]), (&json!(0), &json!(0), &json!(0)));
-    assert_eq!(status[0]["dead"], json!(CASES.len()));
+    assert_eq!(
+        (
+            &status["destinations"][0]["pending"],
+            &status["destinations"][0]["in_hand"],
+            &status["destinations"][0]["parked"]
+        ),
+        (&json!(0), &json!(0), &json!(0))
+    );
+    assert_eq!(status["destinations"][0]["dead"], json!(CASES.len()));
     let log = "SELECT count() FROM {db}.ingest_log WHERE outcome = 'dead_letter' AND error_class = 'damaged' \
                AND archives_loaded = 1 AND archives_failed = 1";
     assert_eq!(project.query(&log.replace("{db}", project.database()))?.trim(), CASES.len().to_string());

@@ -81,7 +81,8 @@ fn leaders_die_under_load() -> Result<()> {
     project.wait_until("an empty queue", SOON, || {
         let status = project.puller(&["status", "--json"])?;
         let Ok(status) = status.expect_code(0).and_then(|status| status.json()) else { return Ok(false) };
-        Ok(["pending", "in_hand", "parked"].iter().all(|key| status[0][key] == 0) && status[0]["dead"] == 0)
+        Ok(["pending", "in_hand", "parked"].iter().all(|key| status["destinations"][0][key] == 0)
+            && status["destinations"][0]["dead"] == 0)
     })?;
     project.check_tables()
 }

@@ -31,7 +31,7 @@ fn check(project: &Project, hand: &Handmade<'_>, units: usize) -> Result<()> {
     assert!(letters.is_empty(), "{letters:#?}");
     assert_eq!(hand.markers()?.len(), units);
     let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-    assert!(["pending", "in_hand", "parked"].iter().all(|key| status[0][key] == 0), "{status}");
+    assert!(["pending", "in_hand", "parked"].iter().all(|key| status["destinations"][0][key] == 0), "{status}");
     Ok(())
 }
 
@@ -82,7 +82,7 @@ fn through(
     proxy.set(Fault::None);
     project.wait_until("the replay's end", SOON, || {
         let tasks = project.puller(&["tasks", "ls", "--json"])?.expect_code(0)?.json()?;
-        Ok(tasks[0]["state"] == "SUCCESS")
+        Ok(tasks["tasks"][0]["state"] == "SUCCESS")
     })?;
     worker.sigterm()?;
     worker.wait(SOON)?.expect_code(0)?;
@@ -328,7 +328,7 @@ fn a_worker_that_is_told_to_stop() -> Result<()> {
     bucket.set(Fault::Hang);
     let in_hand = || -> Result<bool> {
         let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-        Ok(status[0]["in_hand"] == 1)
+        Ok(status["destinations"][0]["in_hand"] == 1)
     };
 
     // It cannot finish, so it hands the unit back: the next worker has it long before a lease would have ended.
@@ -337,7 +337,7 @@ fn a_worker_that_is_told_to_stop() -> Result<()> {
     worker.sigterm()?;
     worker.wait(SOON)?.expect_code(0)?;
     let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-    assert!(status[0]["pending"] == 1 || status[0]["parked"] == 1, "{status}");
+    assert!(status["destinations"][0]["pending"] == 1 || status["destinations"][0]["parked"] == 1, "{status}");
 
     let mut worker = project.spawn_puller(&["run"])?;
     project.wait_until("a unit in hand", SOON, in_hand)?;
@@ -423,7 +423,7 @@ fn a_directory_that_takes_no_more() -> Result<()> {
 
 fn is_drained(project: &Project) -> Result<bool> {
     let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-    Ok(["pending", "in_hand", "parked"].iter().all(|key| status[0][key] == 0))
+    Ok(["pending", "in_hand", "parked"].iter().all(|key| status["destinations"][0][key] == 0))
 }
 
 /// Two workers whose clocks are two hours apart, and a correction that either may load.

@@ -212,6 +212,34 @@ impl<'p> Handmade<'p> {
         })
     }
 
+    /// Stores a dead letter as somebody else might, headers and all.
+    pub(crate) fn store_letter(&self, subject: &str, payload: &[u8], headers: &[(&str, &str)]) -> Result<()> {
+        let mut map = async_nats::HeaderMap::new();
+        headers.iter().for_each(|(name, value)| map.insert(*name, *value));
+        self.runtime.block_on(async {
+            let jetstream = self.jetstream().await?;
+            let (subject, payload) = (subject.to_owned(), payload.to_vec());
+            let stored = jetstream.publish_with_headers(subject, map, payload.into()).await.context("a letter")?;
+            stored.await.map(drop).context("a letter")
+        })
+    }
+
+    /// Answers everybody who asks for the workers of a destination, as long as this value lives.
+    pub(crate) fn answer_roster(&self, destination: &str, state: &Value) -> Result<()> {
+        let (subject, answer) = (format!("ferry.workers.{destination}"), state.to_string());
+        let client = self.runtime.block_on(self.connect())?;
+        let mut asked = self.runtime.block_on(client.subscribe(subject)).context("the roster")?;
+        self.runtime.block_on(client.flush()).context("the roster")?;
+        self.runtime.spawn(async move {
+            while let Some(question) = asked.next().await {
+                if let Some(reply) = question.reply {
+                    client.publish(reply, answer.clone().into()).await.expect("an answer");
+                }
+            }
+        });
+        Ok(())
+    }
+
     /// Makes it impossible to delete dead letters, for good.
     pub(crate) fn forbid_deleting_letters(&self) -> Result<()> {
         self.runtime.block_on(async {
@@ -250,11 +278,14 @@ impl<'p> Handmade<'p> {
     }
 
     async fn jetstream(&self) -> Result<async_nats::jetstream::Context> {
+        Ok(async_nats::jetstream::new(self.connect().await?))
+    }
+
+    async fn connect(&self) -> Result<async_nats::Client> {
         let account = self.project.account();
         let options =
             async_nats::ConnectOptions::with_user_and_password(account.user.clone(), account.password.clone());
-        let client = options.connect(&account.url).await.context("NATS")?;
-        Ok(async_nats::jetstream::new(client))
+        options.connect(&account.url).await.context("NATS")
     }
 }
 

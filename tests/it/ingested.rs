@@ -61,14 +61,17 @@ fn spoil(project: &Project, symbol: &str, day: &str, change: &str) -> Result<()>
 fn adopt(project: &Project, more: &[&str], code: i32) -> Result<Value> {
     let folder = project.dir().join("_ingested");
     let args = [&["adopt", "--json", "--ingested", folder.to_str().unwrap_or_default()], more].concat();
-    Ok(project.puller(&args)?.expect_code(code)?.json()?[0].clone())
+    let answer = project.puller(&args)?.expect_code(code)?.json()?;
+    let mut report = answer["destinations"][0].clone();
+    report["findings"] = answer["findings"].clone();
+    Ok(report)
 }
 
-/// `sign unit symbol` of each finding.
+/// `state unit symbol` of each finding.
 fn findings(report: &Value) -> Vec<String> {
     let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
     let line =
-        |finding: &Value| format!("{} {} {}", text(finding, "sign"), text(finding, "unit"), text(finding, "symbol"));
+        |finding: &Value| format!("{} {} {}", text(finding, "state"), text(finding, "unit"), text(finding, "symbol"));
     report["findings"].as_array().into_iter().flatten().map(line).collect()
 }
 
@@ -106,10 +109,10 @@ fn what_is_there_to_the_last_row_is_skipped_and_the_rest_is_loaded() -> Result<(
     assert_eq!(
         findings(&report),
         [
-            "- XRPUSDT-1h-2024-01-01.zip ".to_owned(),
-            format!("* {} ETHUSDT", unit(DAYS[1])),
-            format!("* {} BTCUSDT", unit(DAYS[2])),
-            "- binance/um/klines/1h/2024-01-01 ".to_owned(),
+            "not_announced XRPUSDT-1h-2024-01-01.zip ".to_owned(),
+            format!("differs {} ETHUSDT", unit(DAYS[1])),
+            format!("differs {} BTCUSDT", unit(DAYS[2])),
+            "not_announced binance/um/klines/1h/2024-01-01 ".to_owned(),
         ]
     );
     assert_eq!(report["not_understood"], serde_json::json!(["yesterday.done"]));

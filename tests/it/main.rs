@@ -7,6 +7,7 @@ mod bad_input;
 mod bandwidth;
 mod cleanup;
 mod cluster;
+mod commands;
 mod corrections;
 mod dead_letters;
 mod destinations;

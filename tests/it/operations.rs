@@ -32,9 +32,9 @@ fn a_service_tells_how_it_is() -> Result<()> {
     );
 
     let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-    assert_eq!(status[0]["workers"].as_array().map(Vec::len), Some(1), "{status}");
-    assert!(status[0]["last_loaded"].is_string(), "{status}");
-    assert!(status[0]["oldest_unfinished"].is_null(), "{status}");
+    assert_eq!(status["destinations"][0]["workers"].as_array().map(Vec::len), Some(1), "{status}");
+    assert!(status["destinations"][0]["last_loaded"].is_string(), "{status}");
+    assert!(status["destinations"][0]["oldest_unfinished"].is_null(), "{status}");
     let text = project.puller(&["status"])?.expect_code(0)?.stdout;
     assert!(text.contains("DESTINATION") && text.contains("primary"), "{text}");
     let listen = worker.http().to_string();
@@ -209,12 +209,12 @@ fn dry_runs_change_nothing() -> Result<()> {
     let plan = project.uploader(&["upload", "--dry-run"])?.expect_code(0)?;
     assert!(plan.stdout.contains("binance/spot/klines/1h/2025-03-01"), "{}", plan.stdout);
     let nothing = project.puller(&["pull", "--dry-run", "--json"])?.expect_code(0)?.json()?;
-    assert_eq!(nothing.as_array().map(Vec::len), Some(0), "{nothing}");
+    assert_eq!(nothing["findings"].as_array().map(Vec::len), Some(0), "{nothing}");
     project.uploader(&["upload"])?.expect_code(0)?;
     for _ in 0..2 {
         let pending = project.puller(&["pull", "--dry-run", "--json"])?.expect_code(0)?.json()?;
-        assert_eq!(pending.as_array().map(Vec::len), Some(2), "{pending}");
-        assert_eq!(pending[0]["archives"], 1);
+        assert_eq!(pending["findings"].as_array().map(Vec::len), Some(2), "{pending}");
+        assert_eq!(pending["findings"][0]["archives"], 1);
     }
     project.puller(&["pull"])?.expect_code(0)?;
     project.check_tables()

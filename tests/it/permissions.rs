@@ -99,11 +99,11 @@ fn every_role_can_do_its_work() -> Result<()> {
     site.project.wait_for_archives(2, TIMEOUT)?;
     for role in ["operator", "monitor"] {
         let status = site.run(role, "puller", &["status", "--json"], 0)?.json()?;
-        assert_eq!(status[0]["workers"].as_array().map(Vec::len), Some(1), "{role}: {status}");
+        assert_eq!(status["destinations"][0]["workers"].as_array().map(Vec::len), Some(1), "{role}: {status}");
     }
     site.run("operator", "puller", &["replay", "--force", "--wait"], 0)?;
     let tasks = site.run("operator", "puller", &["tasks", "ls", "--json"], 0)?.json()?;
-    let id = tasks[0]["id"].as_str().ok_or_else(|| Failure::new(format!("no task: {tasks}")))?;
+    let id = tasks["tasks"][0]["id"].as_str().ok_or_else(|| Failure::new(format!("no task: {tasks}")))?;
     // What the worker wrote.
     let task = site.run("operator", "puller", &["tasks", "show", id, "--json"], 0)?.json()?;
     assert_eq!(task["progress"]["success"], json!(2), "{task}");
@@ -115,8 +115,12 @@ fn every_role_can_do_its_work() -> Result<()> {
     site.archive("2025-03-03")?;
     site.run("uploader", "uploader", &["upload"], 0)?;
     let status = site.run("monitor", "puller", &["status", "--json"], 0)?.json()?;
-    assert_eq!((&status[0]["paused"], &status[0]["pending"]), (&json!(true), &json!(1)), "{status}");
-    assert!(status[0]["oldest_unfinished"].is_string(), "{status}");
+    assert_eq!(
+        (&status["destinations"][0]["paused"], &status["destinations"][0]["pending"]),
+        (&json!(true), &json!(1)),
+        "{status}"
+    );
+    assert!(status["destinations"][0]["oldest_unfinished"].is_string(), "{status}");
     site.run("operator", "puller", &["resume"], 0)?;
     site.project.wait_for_archives(3, TIMEOUT)?;
 
@@ -129,7 +133,7 @@ fn every_role_can_do_its_work() -> Result<()> {
     let letters = |count: usize| {
         site.project.wait_until(&format!("{count} dead letters"), TIMEOUT, || {
             let letters = site.run("operator", "puller", &["dead", "ls", "--json"], 0)?.json()?;
-            Ok(letters.as_array().is_some_and(|letters| letters.len() == count))
+            Ok(letters["findings"].as_array().is_some_and(|letters| letters.len() == count))
         })
     };
     letters(1)?;

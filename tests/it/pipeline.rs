@@ -112,7 +112,7 @@ fn four_workers_make_the_tables_of_one_and_a_killed_one_leaves_no_trace() -> Res
     // Its lease has to end before another worker gets what the killed one held.
     project.wait_until("an empty queue", Duration::from_secs(180), || {
         let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-        Ok(["pending", "in_hand", "parked"].iter().all(|key| status[0][key] == 0))
+        Ok(["pending", "in_hand", "parked"].iter().all(|key| status["destinations"][0][key] == 0))
     })?;
     for mut worker in workers {
         worker.sigterm()?;
@@ -144,8 +144,8 @@ fn no_ingest_keeps_the_archives_as_files_and_leaves_others_alone() -> Result<()>
     assert_eq!(tests::data::archives(&copy)?.len(), count);
     // The ClickHouse destination has not moved.
     let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-    assert_eq!(status[0]["destination"], "primary");
-    assert!(status[0]["pending"].as_u64() > Some(0), "{status}");
+    assert_eq!(status["destinations"][0]["destination"], "primary");
+    assert!(status["destinations"][0]["pending"].as_u64() > Some(0), "{status}");
     let again = project.puller(&["pull", "--no-ingest"])?.expect_code(0)?;
     assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
     project.puller(&["pull"])?.expect_code(0)?;

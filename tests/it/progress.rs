@@ -54,11 +54,11 @@ fn a_terminal_shows_bytes_rate_and_the_time_left() -> Result<()> {
     .expect_code(0)?
     .stdout;
 
-    // bytes ████░░ 2.50 MiB/6.00 MiB at 1.02 MiB/s, 2s (ETA 3s)
+    // bytes ████░░ 2.50 MiB/6.00 MiB 2s at 1.02 MiB/s, 3s left
     let frames = shown.split("bytes ").filter_map(|frame| {
         let (bytes, rest) = frame.split_once(" at ")?;
         let (speed, rest) = rest.split_once(", ")?;
-        let left = rest.split_once("(ETA ")?.1.split_once("s)")?.0.parse::<u64>().ok()?;
+        let left = rest.split_once("s left")?.0.parse::<u64>().ok()?;
         Some((bytes.rsplit(' ').nth(1)?.to_owned(), rate(speed)?, left))
     });
     let frames: Vec<_> = frames.collect();

@@ -33,8 +33,15 @@ fn outcomes(project: &Project) -> Result<String> {
 fn what_is_verified_is_skipped_unless_forced() -> Result<()> {
     let project = loaded("replay-skips")?;
     let plan = project.puller(&["replay", "--dry-run", "--json"])?.expect_code(0)?.json()?;
-    assert_eq!((&plan[0]["units"], &plan[0]["archives"]), (&4.into(), &8.into()), "{plan}");
-    assert!(plan[0]["bytes"].as_u64() > Some(0) && plan[0]["estimated_seconds"].is_u64(), "{plan}");
+    assert_eq!(
+        (&plan["destinations"][0]["units"], &plan["destinations"][0]["archives"]),
+        (&4.into(), &8.into()),
+        "{plan}"
+    );
+    assert!(
+        plan["destinations"][0]["bytes"].as_u64() > Some(0) && plan["destinations"][0]["estimated_seconds"].is_u64(),
+        "{plan}"
+    );
     assert_eq!(outcomes(&project)?, "loaded 4");
 
     let worker = project.spawn_puller(&["run"])?;
@@ -45,15 +52,15 @@ fn what_is_verified_is_skipped_unless_forced() -> Result<()> {
     drop(worker);
 
     let tasks = project.puller(&["tasks", "ls", "--json"])?.expect_code(0)?.json()?;
-    let states: Vec<&Value> = tasks.as_array().into_iter().flatten().map(|task| &task["state"]).collect();
+    let states: Vec<&Value> = tasks["tasks"].as_array().into_iter().flatten().map(|task| &task["state"]).collect();
     assert_eq!(states, ["SUCCESS", "SUCCESS"], "{tasks}");
-    assert_eq!(tasks[0]["reason"], "a try");
-    let id = tasks[1]["id"].as_str().unwrap_or_default();
+    assert_eq!(tasks["tasks"][0]["reason"], "a try");
+    let id = tasks["tasks"][1]["id"].as_str().unwrap_or_default();
     let shown = project.puller(&["tasks", "show", id, "--json"])?.expect_code(0)?.json()?;
     assert_eq!(shown["progress"]["success"], 2, "{shown}");
-    assert_eq!(shown["unit_states"][0]["unit"], "binance/spot/klines/1h/2025-03-02", "{shown}");
-    assert_eq!(shown["unit_states"][0]["rows"], 48, "{shown}");
-    project.puller(&["tasks", "show", "nothing"])?.expect_code(2)?;
+    assert_eq!(shown["findings"][0]["unit"], "binance/spot/klines/1h/2025-03-02", "{shown}");
+    assert_eq!(shown["findings"][0]["rows"], 48, "{shown}");
+    project.puller(&["tasks", "show", "nothing"])?.expect_code(4)?;
     project.check_tables()
 }
 
@@ -88,10 +95,10 @@ fn a_replay_can_be_narrowed_and_cancelled() -> Result<()> {
     assert_eq!(project.query(&there)?.trim(), "ETHUSDT\t24");
 
     let nothing = project.puller(&["replay", "--dry-run", "--json", "--since", "2199-01-01T00:00:00Z"])?;
-    assert_eq!(nothing.expect_code(0)?.json()?[0]["units"], 0);
+    assert_eq!(nothing.expect_code(4)?.json()?["error"]["class"], "no_match");
 
     let sent = project.puller(&["replay", "--force", "--json"])?.expect_code(0)?.json()?;
-    let id = sent[0]["task"].as_str().unwrap_or_default().to_owned();
+    let id = sent["destinations"][0]["task"].as_str().unwrap_or_default().to_owned();
     let shown = project.puller(&["tasks", "show", &id, "--json"])?.expect_code(0)?.json()?;
     assert_eq!((&shown["state"], &shown["progress"]["init"]), (&"INIT".into(), &4.into()), "{shown}");
     project.puller(&["tasks", "cancel", &id])?.expect_code(0)?;
@@ -103,7 +110,7 @@ fn a_replay_can_be_narrowed_and_cancelled() -> Result<()> {
     project.puller(&["replay", "--force", "--mode", "2"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     let tasks = project.puller(&["tasks", "ls", "--json"])?.expect_code(0)?.json()?;
-    assert_eq!(tasks[2]["state"], "FOLLOWING", "{tasks}");
+    assert_eq!(tasks["tasks"][2]["state"], "FOLLOWING", "{tasks}");
     project.check_tables()
 }
 
@@ -113,7 +120,7 @@ fn a_replay_survives_its_workers() -> Result<()> {
     let project = loaded("replay-survives")?;
     let mut first = project.spawn_puller(&["run"])?;
     let sent = project.puller(&["replay", "--force", "--json"])?.expect_code(0)?.json()?;
-    let id = sent[0]["task"].as_str().unwrap_or_default().to_owned();
+    let id = sent["destinations"][0]["task"].as_str().unwrap_or_default().to_owned();
     first.kill9()?;
     let _second = project.spawn_puller(&["run"])?;
     project.wait_until("a finished task", Duration::from_secs(60), || {

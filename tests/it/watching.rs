@@ -171,7 +171,7 @@ fn a_unit_is_complete_when_every_symbol_is_there() -> Result<()> {
     }
     ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-02-01").write(data_dir)?;
     let plan = project.uploader(&["upload", "--dry-run", "--json"])?.expect_code(0)?.json()?;
-    let waiting = &plan["waiting"][0];
+    let waiting = &plan["findings"][0];
     assert_eq!(
         (&waiting["unit"], &waiting["missing"]),
         (&json!("binance/um/klines/1h/2025-02-01"), &json!(["ETHUSDT"]))

@@ -1,4 +1,6 @@
-"""Runs a command on a terminal of its own and passes on what it writes there: `terminal.py COMMAND...`."""
+"""Runs a command on a terminal of its own and passes on what it writes there: `terminal.py COMMAND...`.
+
+The terminal has 160 columns, or as many as $TERMINAL_COLUMNS says."""
 import fcntl
 import os
 import pty
@@ -6,7 +8,7 @@ import struct
 import sys
 import termios
 
-ROWS, COLUMNS = 40, 160
+ROWS, COLUMNS = 40, int(os.environ.get("TERMINAL_COLUMNS", "160"))
 
 
 def main():

@@ -184,8 +184,8 @@ impl World {
         let mut dead = 0;
         self.project.wait_until("an empty queue", DRAIN, || {
             let status = self.project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-            dead = status[0]["dead"].as_u64().unwrap_or_default();
-            Ok(["pending", "in_hand", "parked"].iter().all(|key| status[0][key] == 0))
+            dead = status["destinations"][0]["dead"].as_u64().unwrap_or_default();
+            Ok(["pending", "in_hand", "parked"].iter().all(|key| status["destinations"][0][key] == 0))
         })?;
         for mut worker in self.workers.drain(..) {
             worker.sigterm()?;
