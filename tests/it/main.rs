@@ -18,6 +18,7 @@ mod fleet;
 mod ingested;
 mod kills;
 mod many_symbols;
+mod marking;
 mod moving;
 mod operations;
 mod permissions;

@@ -12,6 +12,7 @@ use common::unit::Period;
 use common::unit_filter::UnitFilter;
 
 use crate::cleanup::Policy;
+use crate::mark::Mark;
 use crate::settle::Mode;
 
 const EXIT_CODES: &str = "\
@@ -58,6 +59,12 @@ Examples:
   uploader reconcile
   uploader reconcile --quick --json
   uploader reconcile --fix           after the stream was deleted or NATS lost its store";
+
+const MARK_EXAMPLES: &str = "\
+Examples:
+  uploader mark binance/um/klines/1h/2026-02-14
+  uploader mark --market um --interval 1h --from 2026-02-01 --dry-run
+  uploader mark --unit binance/spot/klines/1d --json";
 
 const ADOPT_EXAMPLES: &str = "\
 Examples:
@@ -129,6 +136,13 @@ pub enum Command {
     /// bucket only and is lost there.
     #[command(after_help = ADOPT_EXAMPLES)]
     Adopt(Adopt),
+    /// Mark units as complete, by their names or by filters
+    ///
+    /// Writes _SUCCESS__<period>__<market>__<interval>[__<dataset>] into local.data_dir for each unit that has an archive there:
+    /// for a downloader that makes no marks, or units that it left unmarked. Whether a unit is whole only you know. A unit
+    /// without an archive is refused (exit 1), the others are marked.
+    #[command(after_help = MARK_EXAMPLES)]
+    Mark(Mark),
     /// Check everything the uploader depends on, and say what is wrong
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor {
@@ -254,7 +268,7 @@ impl Cli {
         match &self.command {
             Command::Upload(_) | Command::Watch(_) => &[Need::Storage, Need::DataDir],
             Command::Adopt(adopt) if adopt.marked => &[Need::Storage, Need::DataDir],
-            Command::Download(_) => &[Need::DataDir],
+            Command::Download(_) | Command::Mark(_) => &[Need::DataDir],
             Command::Reconcile(_) | Command::Adopt(_) => &[Need::Storage],
             Command::Doctor { config_only: true, .. } => &[Need::Storage, Need::DataDir],
             // It says itself what is missing.
@@ -269,7 +283,7 @@ impl Cli {
             | Command::Watch(Watch { bwlimit })
             | Command::Download(Download { bwlimit, .. })
             | Command::Adopt(Adopt { bwlimit, .. }) => bwlimit.as_ref(),
-            Command::Reconcile(_) | Command::Doctor { .. } | Command::Healthcheck { .. } => None,
+            Command::Reconcile(_) | Command::Mark(_) | Command::Doctor { .. } | Command::Healthcheck { .. } => None,
         }
     }
 

@@ -9,6 +9,7 @@ mod error;
 mod download;
 
 mod layout;
+mod mark;
 mod marks;
 mod scan;
 mod tree;
@@ -51,6 +52,8 @@ mod progress;
 mod queue;
 mod report;
 mod site;
+
+use std::path::PathBuf;
 
 use common::config::Config;
 use common::http::{self, Readiness};
@@ -111,6 +114,12 @@ pub async fn run(
             site.queue.close().await;
             Ok(report.into_reply(args.list.all))
         }
+        Command::Mark(args) => {
+            let data_dir = data_dir(config)?;
+            let args = args.clone();
+            // Walks the tree.
+            site::blocking(move || mark::run(&data_dir, &args, &shutdown)).await
+        }
         Command::Doctor { config_only: true } => Ok(doctor::configuration(config).into_reply()),
         Command::Doctor { config_only: false } => Ok(doctor::examine(config).await.into_reply()),
         Command::Healthcheck { .. } => unreachable!("answered before a configuration is loaded"),
@@ -148,8 +157,10 @@ fn site(
     progress: Progress,
     shutdown: CancellationToken,
 ) -> Result<Site, Failure> {
-    let Some(data_dir) = config.local.data_dir.clone() else {
-        return Err(Failure::config("local.data_dir is not set (the folder with the archives)"));
-    };
-    Ok(Site::new(config, data_dir, Metrics::new(registry), progress, shutdown))
+    Ok(Site::new(config, data_dir(config)?, Metrics::new(registry), progress, shutdown))
+}
+
+fn data_dir(config: &Config) -> Result<PathBuf, Failure> {
+    let not_set = || Failure::config("local.data_dir is not set (the folder with the archives)");
+    config.local.data_dir.clone().ok_or_else(not_set)
 }

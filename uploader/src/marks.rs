@@ -46,11 +46,23 @@ pub(crate) fn read(data_dir: &Path) -> io::Result<Marks> {
 
 /// Whether a unit has its mark.
 pub(crate) fn is_marked(data_dir: &Path, unit: &Unit) -> bool {
-    let Unit { market, dataset, interval, period, .. } = unit;
-    let short = format!("{MARK}{SEPARATOR}{period}{SEPARATOR}{market}{SEPARATOR}{interval}");
-    let long = format!("{short}{SEPARATOR}{dataset}");
     let is_there = |name: &str| std::fs::symlink_metadata(data_dir.join(name)).is_ok();
-    is_there(&long) || dataset.as_str() == DATASET && is_there(&short)
+    is_there(&long_name(unit)) || unit.dataset.as_str() == DATASET && is_there(&short_name(unit))
+}
+
+/// The name of a unit's mark; `None` where marks cannot be about it.
+pub(crate) fn name_of(unit: &Unit) -> Option<String> {
+    let name = if unit.dataset.as_str() == DATASET { short_name(unit) } else { long_name(unit) };
+    (parse(&name).as_ref() == Some(unit)).then_some(name)
+}
+
+fn short_name(unit: &Unit) -> String {
+    let Unit { market, interval, period, .. } = unit;
+    format!("{MARK}{SEPARATOR}{period}{SEPARATOR}{market}{SEPARATOR}{interval}")
+}
+
+fn long_name(unit: &Unit) -> String {
+    format!("{}{SEPARATOR}{}", short_name(unit), unit.dataset)
 }
 
 /// The unit that a mark of this name is about.
@@ -77,6 +89,11 @@ mod tests {
         check("_SUCCESS__2026-02-14__um__1h", "binance/um/klines/1h/2026-02-14");
         check("_SUCCESS__2026-02__spot__1mo", "binance/spot/klines/1mo/2026-02");
         check("_SUCCESS__2026-02-14__cm__1m__markPriceKlines", "binance/cm/markPriceKlines/1m/2026-02-14");
+        let name = |unit: &str| name_of(&unit.parse().expect("a unit"));
+        assert_eq!(name("binance/spot/klines/1mo/2026-02").as_deref(), Some("_SUCCESS__2026-02__spot__1mo"));
+        let named = name("binance/cm/markPriceKlines/1m/2026-02-14");
+        assert_eq!(named.as_deref(), Some("_SUCCESS__2026-02-14__cm__1m__markPriceKlines"));
+        assert_eq!(name("kraken/spot/klines/1h/2026-02-14"), None);
     }
 
     #[test]

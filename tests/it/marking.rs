@@ -1,0 +1,49 @@
+//! Completion marks made by hand: they say what is there, and nothing else.
+
+use tests::Result;
+use tests::data::{ArchiveSpec, Market};
+use tests::project::Project;
+use tests::servers::Stack;
+
+fn marks(project: &Project) -> Result<Vec<String>> {
+    let mut names: Vec<String> = std::fs::read_dir(project.data_dir())
+        .map_err(|error| tests::Failure::new(error.to_string()))?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.starts_with("_SUCCESS"))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+#[test]
+fn units_with_archives_are_marked_and_published_and_others_refused() -> Result<()> {
+    let project = Project::new(Stack::shared(), "marking")?;
+    for day in ["2025-03-01", "2025-03-02", "2025-03-03"] {
+        ArchiveSpec::new(Market::Spot, "AAAUSDT", "1h", day).write(project.data_dir())?;
+    }
+    ArchiveSpec::new(Market::Um, "AAAUSDT", "1h", "2025-03-01").write(project.data_dir())?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+
+    // A mark is somebody's word: it is not given for everything by default, nor for what is not there.
+    project.uploader(&["mark"])?.expect_code(2)?;
+    project.uploader(&["mark", "--market", "futures"])?.expect_code(2)?;
+    project.uploader(&["mark", "--market", "cm"])?.expect_code(4)?;
+    project.uploader(&["mark", "binance/spot/klines/1h/2025-03-01", "--dry-run"])?.expect_code(0)?;
+    assert!(marks(&project)?.is_empty());
+    let refused = project.uploader(&["mark", "binance/spot/klines/1h/2025-03-09", "--json"])?.expect_code(1)?.json()?;
+    assert_eq!((&refused["refused"], &refused["findings"][0]["state"]), (&1.into(), &"refused".into()), "{refused}");
+
+    let both = ["mark", "binance/spot/klines/1h/2025-03-01", "binance/um/klines/1h/2025-03-01", "--json"];
+    let marked = project.uploader(&both)?.expect_code(0)?.json()?;
+    assert_eq!(marked["marked"], 2, "{marked}");
+    assert_eq!(marks(&project)?, ["_SUCCESS__2025-03-01__spot__1h", "_SUCCESS__2025-03-01__um__1h"]);
+
+    let rest = ["mark", "--market", "spot", "--from", "2025-03-01", "--json"];
+    let marked = project.uploader(&rest)?.expect_code(0)?.json()?;
+    assert_eq!((&marked["marked"], &marked["already_marked"]), (&2.into(), &1.into()), "{marked}");
+    assert_eq!(marks(&project)?.len(), 4);
+
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()
+}

@@ -1,0 +1,139 @@
+//! Completion marks for units whose archives are here, for a downloader that makes none.
+
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use clap::Args;
+use common::exit;
+use common::output::{Failure, Finding, ListArgs, Reply, count, list};
+use common::unit::Unit;
+use common::unit_filter::UnitFilter;
+use tokio_util::sync::CancellationToken;
+
+use crate::arrivals::Told;
+use crate::complete::Wanted;
+use crate::marks;
+use crate::tree::{Seen, Walk};
+
+/// What to mark.
+#[derive(Debug, Clone, Args)]
+pub struct Mark {
+    /// Units, e.g. binance/um/klines/1h/2026-02-14
+    #[arg(value_name = "UNIT")]
+    units: Vec<Unit>,
+    #[command(flatten)]
+    filter: UnitFilter,
+    /// Say what would be marked, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+/// Marks the units that were named, and those with archives that the filters take. A unit without archives is refused.
+///
+/// # Errors
+/// Nothing was asked for, the filters match nothing, or `data_dir` cannot be written to.
+pub(crate) fn run(data_dir: &Path, args: &Mark, stop: &CancellationToken) -> Result<Reply, Failure> {
+    args.filter.check()?;
+    if args.units.is_empty() && args.filter.is_empty() {
+        let failure = Failure::usage("no unit is named, and no filter given");
+        return Err(failure
+            .advice("a mark says that a unit is whole, so say which: uploader mark --market um --from 2026-02-01"));
+    }
+    let (wanted, told) = (Wanted::default(), Told::default());
+    let walk = Walk { data_dir, wanted: &wanted, told: &told, folders: None, puts_back: false, stop };
+    let named: BTreeSet<&Unit> = args.units.iter().collect();
+    let found = if args.filter.is_empty() {
+        walk.units(args.units.clone())
+    } else {
+        walk.everything(args.units.clone(), &args.filter)
+    };
+    let mut units: Vec<(Unit, Seen)> = found.units;
+    units.retain(|(unit, seen)| named.contains(unit) || seen.archives > 0 && args.filter.matches(unit));
+    if units.is_empty() {
+        return Err(Failure::no_match(format!(
+            "no unit in {} has archives that these filters take",
+            data_dir.display()
+        )));
+    }
+    let mut tally = Tally::default();
+    for (unit, seen) in &units {
+        let finding = mark(data_dir, unit, seen, args.dry_run)?;
+        tally.add(&finding);
+        tally.findings.push(finding);
+    }
+    tally.problems = found.problems;
+    Ok(tally.into_reply(args))
+}
+
+/// Marks one unit.
+fn mark(data_dir: &Path, unit: &Unit, seen: &Seen, dry_run: bool) -> Result<Finding, Failure> {
+    let archives = count(seen.archives as u64, "archive");
+    if seen.archives == 0 {
+        return Ok(Finding::of_unit(unit, "refused", "no archive of it is in local.data_dir"));
+    }
+    if let Some(unreadable) = seen.unreadable.first() {
+        return Ok(Finding::of_unit(unit, "refused", format!("an archive cannot be read: {unreadable}")));
+    }
+    if marks::is_marked(data_dir, unit) {
+        return Ok(Finding::of_unit(unit, "already_marked", archives).sign("="));
+    }
+    let Some(name) = marks::name_of(unit) else {
+        return Ok(Finding::of_unit(unit, "refused", "marks are of archives of binance: spot, um and cm"));
+    };
+    if !dry_run && let Err(error) = create(&data_dir.join(&name)) {
+        let failure = Failure::failed(format!("{} cannot be made: {error}", data_dir.join(&name).display()));
+        return Err(failure.advice("this user must be allowed to write to local.data_dir, and the disk must have room"));
+    }
+    Ok(Finding::of_unit(unit, "marked", archives).sign("+"))
+}
+
+/// A mark's content is ignored. One that appeared meanwhile says the same.
+fn create(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    marked: u64,
+    already_marked: u64,
+    refused: u64,
+    findings: Vec<Finding>,
+    problems: Vec<String>,
+}
+
+impl Tally {
+    fn add(&mut self, finding: &Finding) {
+        match finding.state.as_str() {
+            "marked" => self.marked += 1,
+            "already_marked" => self.already_marked += 1,
+            _ => self.refused += 1,
+        }
+    }
+
+    fn into_reply(self, args: &Mark) -> Reply {
+        let code = if self.refused > 0 || !self.problems.is_empty() { exit::SOME_FAILED } else { exit::DONE };
+        let shown: Vec<Finding> =
+            self.findings.iter().filter(|finding| finding.state != "already_marked").cloned().collect();
+        let mut lines = list(&shown, args.list.all);
+        lines.extend(self.problems.iter().cloned());
+        let would = if args.dry_run { "would be " } else { "" };
+        let (marked, already) = (count(self.marked, "unit"), self.already_marked);
+        lines.push(format!("{marked} {would}marked, {already} marked before, {} refused", self.refused));
+        Reply::new(code)
+            .field("dry_run", &args.dry_run)
+            .field("marked", &self.marked)
+            .field("already_marked", &self.already_marked)
+            .field("refused", &self.refused)
+            .field("problems", &self.problems)
+            .findings(self.findings)
+            .text(lines.join("\n"))
+    }
+}
