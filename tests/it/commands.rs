@@ -77,6 +77,7 @@ const TABLE: &[Row] = &[
     filtered("uploader", &["upload", "--dry-run"], [0, 3, 0, 4]),
     filtered("uploader", &["upload"], [0, 3, 0, 4]),
     row("uploader", &["reconcile"], [0, 3, 0, 4]),
+    row("uploader", &["mark", UNIT], [0, 0, 0, 0]),
     filtered("uploader", &["adopt", "--dry-run"], [0, 3, 0, 4]),
     row("uploader", &["doctor"], [0, 4, 0, 4]),
     row("uploader", &["doctor", "--config-only"], [0, 0, 0, 0]),
