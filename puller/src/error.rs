@@ -27,6 +27,12 @@ pub(crate) enum ObjectFault {
     Shrunk { gone: u64, rows: u64 },
     #[error("ClickHouse does not show what was inserted: {0}")]
     NotReadBack(String),
+    /// Of an archive that is loaded, and that may belong to another unit.
+    #[error(
+        "its rows are needed where a correction of {unit} has none any more, and it cannot be fetched again: {fault}; put \
+         the object back, or upload the unit again, then retry"
+    )]
+    Needed { unit: String, fault: Box<ObjectFault> },
 }
 
 impl ObjectFault {
@@ -39,6 +45,7 @@ impl ObjectFault {
             Self::Refused(_) => ErrorClass::Refused,
             Self::Shrunk { .. } => ErrorClass::Shrunk,
             Self::NotReadBack(_) => ErrorClass::ReadBack,
+            Self::Needed { fault, .. } => fault.class(),
         }
     }
 }

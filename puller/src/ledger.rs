@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
+use clickhouse::Row;
 use common::marker::Object;
 use common::unit::{Period, Unit};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::corrections::version;
+use crate::decode::Interval;
 use crate::warehouse::{Warehouse, WarehouseError, quoted};
 
 /// The archives of one unit that are loaded, by object key.
@@ -42,6 +44,47 @@ impl Entry {
     pub(crate) fn covers(&self, object: &Object, period: Period) -> bool {
         self.is(object) && self.version(period) >= version(object.generated_at, period)
     }
+
+    /// Whether what is recorded was generated later than the object: the archive generated last decides, so the object
+    /// changes nothing. An exchange that goes back to former bytes is shown only once the uploader dates them anew.
+    pub(crate) fn outranks(&self, object: &Object, period: Period) -> bool {
+        !self.is(object) && self.version(period) > version(object.generated_at, period)
+    }
+}
+
+/// An archive of a series that is recorded, of any of its periods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RecordedArchive {
+    pub unit: Unit,
+    pub object: Object,
+    pub version: u64,
+    pub rows: u64,
+    /// µs
+    pub first_open_time: i64,
+    /// µs
+    pub last_open_time: i64,
+    pub rows_hash: u64,
+}
+
+impl RecordedArchive {
+    /// Whether it may have a row of this open_time (µs).
+    pub(crate) fn may_have(&self, open_time: i64) -> bool {
+        (self.first_open_time..=self.last_open_time).contains(&open_time)
+    }
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct ArchiveLine {
+    symbol: String,
+    period: String,
+    object_key: String,
+    sha256: String,
+    size: u64,
+    generated_at: i64,
+    rows: u64,
+    first_open_time: i64,
+    last_open_time: i64,
+    rows_hash: u64,
 }
 
 /// A row of `archives`.
@@ -132,6 +175,59 @@ impl Warehouse {
             ledgers.entry(unit).or_default().insert(object_key, entry);
         }
         Ok(units.iter().map(|unit| ledgers.get(&unit.to_string()).cloned().unwrap_or_default()).collect())
+    }
+
+    /// The recorded archives of these symbols, of all periods that may have rows in a range (µs) of the unit's series, by
+    /// symbol.
+    pub(crate) async fn archives_of_range(
+        &self,
+        unit: &Unit,
+        symbols: &[&str],
+        (first, last): (i64, i64),
+    ) -> Result<HashMap<String, Vec<RecordedArchive>>, WarehouseError> {
+        // A candle of days may open before the period of its archive.
+        let interval =
+            unit.interval.as_str().parse::<Interval>().ok().filter(|interval| interval.may_open_before_period());
+        let last_period = last + interval.map_or(0, Interval::length_us);
+        let month = |us: i64| Timestamp::from_microsecond(us).unwrap_or_default().strftime("%Y-%m").to_string();
+        let sql = format!(
+            "SELECT symbol::String AS symbol, period, object_key, sha256, size, \
+             toUnixTimestamp64Milli(generated_at) AS generated_at, rows, \
+             toUnixTimestamp64Micro(first_open_time) AS first_open_time, \
+             toUnixTimestamp64Micro(last_open_time) AS last_open_time, rows_hash FROM {{database}}.archives FINAL \
+             WHERE {series} AND period BETWEEN {from} AND {to} AND archives.symbol IN ({symbols}) ORDER BY loaded_at",
+            series = unit_condition(unit, false),
+            from = quoted(&month(first)),
+            // The last day's name is after the month's and those of its other days.
+            to = quoted(&format!("{}-31", month(last_period))),
+            symbols = symbols.iter().copied().map(quoted).collect::<Vec<_>>().join(", "),
+        );
+        let mut archives: HashMap<String, Vec<RecordedArchive>> = HashMap::new();
+        for line in self.select::<ArchiveLine>(&sql).await? {
+            let ArchiveLine { symbol, period, object_key: key, sha256, size, generated_at, .. } = line;
+            let wrong = |what: &str| WarehouseError::wrong(format!("the ledger's {what} of {key} is not understood"));
+            let period: Period = period.parse().map_err(|_| wrong("period"))?;
+            let sha256 = sha256.parse().map_err(|_| wrong("sha256"))?;
+            let generated_at = Timestamp::from_millisecond(generated_at).map_err(|_| wrong("generated_at"))?;
+            let version = version(generated_at, period);
+            let unit = Unit { period, ..unit.clone() };
+            let object = Object { key, symbol: symbol.clone(), size, sha256, generated_at };
+            let ArchiveLine { rows, first_open_time, last_open_time, rows_hash, .. } = line;
+            let archive = RecordedArchive { unit, object, version, rows, first_open_time, last_open_time, rows_hash };
+            let archives = archives.entry(symbol).or_default();
+            // Where the bucket's prefix was another one before, the ledger has an archive under both keys.
+            match archives.iter_mut().find(|known| known.unit.period == period) {
+                Some(known) if known.version > version => {}
+                Some(known) => *known = archive,
+                None => archives.push(archive),
+            }
+        }
+        Ok(archives)
+    }
+
+    /// The server's clock, in ms.
+    pub(crate) async fn clock(&self) -> Result<i64, WarehouseError> {
+        self.select_one("SELECT toUnixTimestamp64Milli(now64(3))").await
     }
 
     /// A text that changes with every attempt at the unit that ends, and with everything loaded of it.

@@ -72,7 +72,9 @@ fn retry_fault(faulty: &FaultyObject, attempt: u32, retry: &Retry) -> Option<Dis
             Disposition::Retry { after, class }
         }
         ObjectFault::Missing => return None,
-        ObjectFault::Differs(_) | ObjectFault::NotReadBack(_) => attempts(class, attempt, retry),
+        ObjectFault::Differs(_) | ObjectFault::NotReadBack(_) | ObjectFault::Needed { .. } => {
+            attempts(class, attempt, retry)
+        }
         ObjectFault::Damaged(_) | ObjectFault::Refused(_) | ObjectFault::Shrunk { .. } => return None,
     };
     matches!(disposition, Disposition::Retry { .. }).then_some(disposition)

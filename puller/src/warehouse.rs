@@ -14,7 +14,11 @@ const QUERY_BYTES_MAX: usize = 256 << 10;
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The schema, one step a version; only ever appended to, and each step safe to run again.
-const MIGRATIONS: [&str; 2] = [include_str!("../schema/0001_init.sql"), include_str!("../schema/0004_coverage.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../schema/0001_init.sql"),
+    include_str!("../schema/0003_own_version.sql"),
+    include_str!("../schema/0004_coverage.sql"),
+];
 const MIGRATIONS_TABLE: &str = "CREATE TABLE IF NOT EXISTS {database}.schema_migrations \
      (version UInt32, applied_at DateTime DEFAULT now()) ENGINE = ReplacingMergeTree ORDER BY version";
 

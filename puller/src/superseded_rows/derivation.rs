@@ -1,0 +1,422 @@
+//! What is to be shown of single open_times, derived from the archives that may have them.
+//!
+//! An archive is fetched again and decoded for the open_times in question. One that the bucket does not have any more, or has
+//! in a newer revision, is read from the rows of it that are still stored, if they are all there: merges drop rows that are
+//! outranked.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+use clickhouse::Row;
+use common::checksum::Sha256Sum;
+use common::unit::Unit;
+use futures::{StreamExt, TryStreamExt, stream};
+use nats::Activity;
+use serde::Deserialize;
+
+use super::QUERY_SYMBOLS_MAX;
+use crate::corrections::{OWN_VERSION, RANKED, own_version};
+use crate::decode::{self, CHUNK_ROWS, Kline, Klines, ROW_BYTES};
+use crate::error::{FaultyObject, ObjectFault, WorkError};
+use crate::ledger::{RecordedArchive, unit_condition};
+use crate::load::{Loader, expected_rows, spec_of};
+use crate::read_back::ROW_HASH;
+use crate::series::{between, range_of};
+use crate::warehouse::{WarehouseError, quoted};
+
+/// open_times that are looked at in one query, and so held at most.
+const OPEN_TIMES_MAX: u64 = 100_000;
+/// Archives fetched and decoded at once.
+const ARCHIVES_AT_ONCE: usize = 8;
+/// Decisions that are remembered.
+const REMEMBERED_MAX: usize = 100_000;
+
+/// An open_time that is not shown as the archives say, and what is to outrank what is stored of it.
+pub(super) struct OutrankedRow {
+    pub symbol: String,
+    /// µs
+    pub open_time: i64,
+    /// The highest version that is stored.
+    pub outranked: u64,
+    /// A tombstone hides an archive's row.
+    pub hidden: bool,
+    /// Of the archive whose row is to be shown, or of the unit's archive, which lacks the row.
+    pub own_version: u64,
+    /// In [`Differences::rows`]; `None`: no archive has it.
+    pub row: Option<usize>,
+}
+
+#[derive(Default)]
+pub(super) struct Differences {
+    pub outranked: Vec<OutrankedRow>,
+    pub rows: Klines,
+    /// By symbol, archives that are needed and cannot be had.
+    pub undecided: Vec<(String, FaultyObject)>,
+    /// Whether there are rows with a rank epoch, or tombstones.
+    pub ranked: bool,
+}
+
+/// What an open_time is to show.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Nothing,
+    Row { own_version: u64, hash: u64 },
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct StoredKey {
+    name: String,
+    at: i64,
+    top: u64,
+    deleted: u8,
+    hash: u64,
+}
+
+impl StoredKey {
+    fn shows(&self) -> Shown {
+        if self.deleted == 1 {
+            return Shown::Nothing;
+        }
+        Shown::Row { own_version: own_version(self.top), hash: self.hash }
+    }
+}
+
+/// Rows of an archive, by open_time.
+type RowsOfArchive = HashMap<i64, Kline>;
+
+/// What was derived before. It depends on nothing but the archives that may have the open_time, so it holds for ever; and the
+/// attempts that come after a correction look at the same open_times again.
+#[derive(Default)]
+pub(crate) struct Decisions(Mutex<HashMap<(Sha256Sum, i64), Shown>>);
+
+impl Decisions {
+    fn of(&self, archives: &[&RecordedArchive], open_time: i64) -> Option<Shown> {
+        let decisions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        decisions.get(&(digest(archives), open_time)).copied()
+    }
+
+    fn remember(&self, archives: &[&RecordedArchive], open_time: i64, shown: Shown) {
+        let mut decisions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if decisions.len() >= REMEMBERED_MAX {
+            decisions.clear();
+        }
+        decisions.insert((digest(archives), open_time), shown);
+    }
+}
+
+/// Tells archives and their order apart from all others.
+fn digest(archives: &[&RecordedArchive]) -> Sha256Sum {
+    let lines = archives
+        .iter()
+        .map(|archive| format!("{}\t{}\t{}\n", archive.object.key, archive.object.sha256, archive.version));
+    Sha256Sum::of(lines.collect::<String>().as_bytes())
+}
+
+pub(super) struct Derivation<'l> {
+    loader: &'l Loader,
+    unit: &'l Unit,
+    activity: &'l Activity,
+}
+
+/// Symbols, and first and last open_time (µs).
+type SymbolsInRange<'s, 'a> = (&'s [&'a str], (i64, i64));
+
+/// The symbols in parts, each with the range of open_times (µs, both included) in which an archive of the unit may have rows;
+/// so that a query looks at no more than [`OPEN_TIMES_MAX`].
+pub(super) fn ranges_of<'s, 'a>(unit: &Unit, symbols: &'s [&'a str]) -> Result<Vec<SymbolsInRange<'s, 'a>>, WorkError> {
+    let spec = spec_of(unit)?;
+    let (start, last) = range_of(unit.period);
+    let length = spec.interval.length_us();
+    let first = if spec.interval.may_open_before_period() { start - length + 1 } else { start };
+    let symbols_max = usize::try_from(OPEN_TIMES_MAX / expected_rows(&spec)).unwrap_or(usize::MAX);
+    let step = length.saturating_mul(OPEN_TIMES_MAX.cast_signed());
+    let mut ranges = Vec::new();
+    for symbols in symbols.chunks(symbols_max.clamp(1, QUERY_SYMBOLS_MAX)) {
+        let mut from = first;
+        while from <= last {
+            let to = last.min(from.saturating_add(step - 1));
+            ranges.push((symbols, (from, to)));
+            from = to + 1;
+        }
+    }
+    Ok(ranges)
+}
+
+impl<'l> Derivation<'l> {
+    pub(super) fn new(loader: &'l Loader, unit: &'l Unit, activity: &'l Activity) -> Result<Self, WorkError> {
+        spec_of(unit)?;
+        Ok(Self { loader, unit, activity })
+    }
+
+    /// What is shown of these symbols in this range and is not what the archives say that are recorded now.
+    pub(super) async fn differences(&self, symbols: &[&str], range: (i64, i64)) -> Result<Differences, WorkError> {
+        let mut found = Differences::default();
+        // The ledger first: what is recorded after it was read is seen by whoever recorded it, or in the next round.
+        let mut archives = self.loader.warehouse.archives_of_range(self.unit, symbols, range).await?;
+        archives.values_mut().for_each(|archives| archives.sort_by_key(|archive| Reverse(archive.version)));
+        let recorded: BTreeMap<&str, u64> = archives
+            .iter()
+            .filter_map(|(symbol, archives)| {
+                let own = archives.iter().find(|archive| archive.unit.period == self.unit.period)?;
+                Some((symbol.as_str(), own.version))
+            })
+            .collect();
+        if recorded.is_empty() {
+            return Ok(found);
+        }
+        let stored = self.unproven_keys(&recorded, range).await?;
+        self.activity.bump();
+        let mut open = Vec::new();
+        for key in &stored {
+            let candidates: Vec<&RecordedArchive> =
+                archives.get(&key.name).into_iter().flatten().filter(|archive| archive.may_have(key.at)).collect();
+            let ranked = key.top >= RANKED;
+            found.ranked |= ranked || key.deleted == 1;
+            if self.is_proven(key, &candidates, recorded.get(key.name.as_str()).copied().unwrap_or_default()) {
+                continue;
+            }
+            open.push((key, candidates));
+        }
+        let rows = self.fetch_rows(&open).await?;
+        for (key, candidates) in open {
+            let mut shown = Ok(None);
+            for archive in &candidates {
+                match rows.get(archive.object.key.as_str()) {
+                    Some(Ok(rows)) => {
+                        if let Some(row) = rows.get(&key.at) {
+                            shown = Ok(Some((archive.version, *row)));
+                            break;
+                        }
+                    }
+                    Some(Err(fault)) => {
+                        shown = Err((archive, fault));
+                        break;
+                    }
+                    None => {}
+                }
+            }
+            let (own_version, row) = match shown {
+                Ok(Some((version, row))) => {
+                    found.rows.push(&row);
+                    (version, Some(found.rows.len() - 1))
+                }
+                Ok(None) => (recorded.get(key.name.as_str()).copied().unwrap_or_default(), None),
+                Err((archive, fault)) => {
+                    let fault = ObjectFault::Needed { unit: self.unit.to_string(), fault: Box::new(fault.clone()) };
+                    found.undecided.push((key.name.clone(), FaultyObject { key: archive.object.key.clone(), fault }));
+                    continue;
+                }
+            };
+            let right = match row {
+                Some(index) => Shown::Row { own_version, hash: found.rows.row_hash(index) },
+                None => Shown::Nothing,
+            };
+            self.loader.decisions.remember(&candidates, key.at, right);
+            if key.shows() != right {
+                found.outranked.push(OutrankedRow {
+                    symbol: key.name.clone(),
+                    open_time: key.at,
+                    outranked: key.top,
+                    hidden: key.deleted == 1,
+                    own_version,
+                    row,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether an open_time shows what it should, as far as that can be told without the archives.
+    fn is_proven(&self, key: &StoredKey, candidates: &[&RecordedArchive], recorded: u64) -> bool {
+        let is_brought_by = |archive: &&RecordedArchive| archive.version == own_version(key.top);
+        if key.deleted == 1 {
+            if candidates.is_empty() {
+                return true;
+            }
+        } else if candidates.first().is_some_and(is_brought_by) {
+            // Nothing that is recorded wins over it.
+            return true;
+        } else if key.top < RANKED && (key.top > recorded || candidates.iter().any(is_brought_by)) {
+            // Of a revision that somebody is about to record, or of the neighbour's archive.
+            return true;
+        }
+        self.loader.decisions.of(candidates, key.at) == Some(key.shows())
+    }
+
+    /// What is stored of open_times with rows that have a rank epoch, are tombstones, or are shown and of the unit's kind
+    /// with another version than the recorded archive's.
+    async fn unproven_keys(
+        &self,
+        recorded: &BTreeMap<&str, u64>,
+        (first, last): (i64, i64),
+    ) -> Result<Vec<StoredKey>, WarehouseError> {
+        let symbols = recorded.keys().copied().map(quoted).collect::<Vec<_>>().join(", ");
+        let versions = recorded.values().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        let sql = format!(
+            "SELECT klines.symbol::String AS name, toUnixTimestamp64Micro(open_time) AS at, max(version) AS top, \
+             argMax(is_deleted, version) AS deleted, argMax({ROW_HASH}, version) AS hash \
+             FROM {{database}}.klines WHERE {series} AND klines.symbol IN ({symbols}) AND {range} \
+             GROUP BY name, open_time HAVING top >= {RANKED} OR deleted = 1 OR (top % 2 = {kind} \
+             AND top != transform(name, [{symbols}], [{versions}]::Array(UInt64), toUInt64(0))) ORDER BY name, at",
+            series = unit_condition(self.unit, false),
+            range = between(first, last),
+            kind = u8::from(self.unit.period.is_month()),
+        );
+        self.loader.warehouse.select(&sql).await
+    }
+
+    /// The rows of the archives that may have one of these open_times, by object key.
+    async fn fetch_rows(
+        &self,
+        open: &[(&StoredKey, Vec<&RecordedArchive>)],
+    ) -> Result<HashMap<String, Result<RowsOfArchive, ObjectFault>>, WorkError> {
+        let mut needed: BTreeMap<&str, (&RecordedArchive, HashSet<i64>)> = BTreeMap::new();
+        for (key, candidates) in open {
+            for archive in candidates {
+                let (_, times) = needed.entry(archive.object.key.as_str()).or_insert_with(|| (archive, HashSet::new()));
+                times.insert(key.at);
+            }
+        }
+        let fetches: Vec<_> = needed.into_values().map(|(archive, times)| self.rows_of(archive, times)).collect();
+        stream::iter(fetches).buffer_unordered(ARCHIVES_AT_ONCE).try_collect().await
+    }
+
+    async fn rows_of(
+        &self,
+        archive: &RecordedArchive,
+        times: HashSet<i64>,
+    ) -> Result<(String, Result<RowsOfArchive, ObjectFault>), WorkError> {
+        let rows = match self.loader.fetch_rows_of(archive, times.clone(), self.activity).await? {
+            Ok(rows) => Ok(rows),
+            Err(fault) => self.loader.stored_rows_of(archive, &times).await?.ok_or(fault),
+        };
+        Ok((archive.object.key.clone(), rows))
+    }
+}
+
+/// A row of `klines` as it is stored: decimals scaled by 10^8.
+#[derive(Debug, Row, Deserialize)]
+struct StoredKline {
+    open_us: i64,
+    close_us: i64,
+    open_: i64,
+    high_: i64,
+    low_: i64,
+    close_: i64,
+    volume_: i128,
+    quote_volume_: i128,
+    taker_buy_volume_: i128,
+    taker_buy_quote_volume_: i128,
+    trades: u64,
+}
+
+impl From<StoredKline> for Kline {
+    fn from(row: StoredKline) -> Self {
+        Self {
+            open_time: row.open_us,
+            close_time: row.close_us,
+            open: row.open_,
+            high: row.high_,
+            low: row.low_,
+            close: row.close_,
+            volume: row.volume_,
+            quote_volume: row.quote_volume_,
+            taker_buy_volume: row.taker_buy_volume_,
+            taker_buy_quote_volume: row.taker_buy_quote_volume_,
+            trades: row.trades,
+        }
+    }
+}
+
+impl Loader {
+    /// The archive's rows of these open_times, from the bucket.
+    async fn fetch_rows_of(
+        &self,
+        archive: &RecordedArchive,
+        times: HashSet<i64>,
+        activity: &Activity,
+    ) -> Result<Result<RowsOfArchive, ObjectFault>, WorkError> {
+        let spec = spec_of(&archive.unit)?;
+        let rows_max = expected_rows(&spec).min(CHUNK_ROWS as u64) + times.len() as u64;
+        let bytes = archive.object.size + rows_max * ROW_BYTES as u64;
+        let _memory = activity.while_waiting(self.memory.take(bytes)).await;
+        let bytes = match self.fetch_one(&archive.object, activity).await? {
+            Ok(bytes) => bytes,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        let place = activity.while_waiting(self.decodings.acquire()).await;
+        let _place = place.expect("the semaphore is never closed");
+        let name = archive.object.key.rsplit('/').next().unwrap_or_default().to_owned();
+        let decoding = tokio::task::spawn_blocking(move || {
+            let mut rows = RowsOfArchive::new();
+            let keep = |klines: Klines| {
+                let wanted = klines.iter().filter(|row| times.contains(&row.open_time));
+                rows.extend(wanted.map(|row| (row.open_time, row)));
+            };
+            // These bytes were decoded as a whole before they were loaded.
+            decode::chunks(&name, &bytes, &spec, keep).map(|()| rows)
+        });
+        let decoded = decoding.await.map_err(|error| WorkError::Panicked(error.to_string()))?;
+        activity.bump();
+        Ok(decoded.map_err(ObjectFault::Damaged))
+    }
+
+    /// The same from what is stored, if all of the archive's rows still are.
+    async fn stored_rows_of(
+        &self,
+        archive: &RecordedArchive,
+        times: &HashSet<i64>,
+    ) -> Result<Option<RowsOfArchive>, WorkError> {
+        let rows = format!(
+            "{series} AND symbol = {symbol} AND {range} AND {OWN_VERSION} = {version} AND is_deleted = 0",
+            series = unit_condition(&archive.unit, false),
+            symbol = quoted(&archive.object.symbol),
+            range = between(archive.first_open_time, archive.last_open_time),
+            version = archive.version,
+        );
+        let all = format!(
+            "SELECT count(), sum(hash) FROM (SELECT any({ROW_HASH}) AS hash FROM {{database}}.klines WHERE {rows} \
+             GROUP BY open_time)"
+        );
+        if self.warehouse.select_one::<(u64, u64)>(&all).await? != (archive.rows, archive.rows_hash) {
+            return Ok(None);
+        }
+        let times = times.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
+        let sql = format!(
+            "SELECT toUnixTimestamp64Micro(open_time) AS open_us, toUnixTimestamp64Micro(close_time) AS close_us, \
+             reinterpret(open, 'Int64') AS open_, reinterpret(high, 'Int64') AS high_, reinterpret(low, 'Int64') AS low_, \
+             reinterpret(close, 'Int64') AS close_, reinterpret(volume, 'Int128') AS volume_, \
+             reinterpret(quote_volume, 'Int128') AS quote_volume_, \
+             reinterpret(taker_buy_volume, 'Int128') AS taker_buy_volume_, \
+             reinterpret(taker_buy_quote_volume, 'Int128') AS taker_buy_quote_volume_, trades \
+             FROM {{database}}.klines WHERE {rows} AND toUnixTimestamp64Micro(open_time) IN ({times}) \
+             LIMIT 1 BY open_time"
+        );
+        let stored: Vec<StoredKline> = self.warehouse.select(&sql).await?;
+        Ok(Some(stored.into_iter().map(Kline::from).map(|row| (row.open_time, row)).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_looks_at_a_bounded_number_of_open_times() {
+        let check = |unit: &str, symbols: usize, queries: usize, symbols_of_first: usize| {
+            let unit: Unit = unit.parse().expect("a unit");
+            let names = vec!["A"; symbols];
+            let ranges = ranges_of(&unit, &names).expect("an interval");
+            assert_eq!((ranges.len(), ranges[0].0.len()), (queries, symbols_of_first), "{unit}");
+            let (first, last) = (ranges[0].1.0, ranges[ranges.len() - 1].1.1);
+            assert_eq!(last, unit.period.end().as_microsecond() - 1);
+            let before = unit.period.start().as_microsecond() - first;
+            assert_eq!(before > 0, unit.interval.as_str() == "1w");
+        };
+        check("binance/um/klines/1h/2026-02-14", 2_500, 3, 1_000);
+        check("binance/um/klines/1m/2026-02", 5, 3, 2);
+        check("binance/um/klines/1s/2026-02", 1, 25, 1);
+        check("binance/um/klines/1w/2026-02", 1, 1, 1);
+    }
+}
