@@ -1,7 +1,7 @@
 //! The worker: takes markers, fetches and verifies what they name, and brings it to a destination exactly once.
 //!
 //! In the order of the flow: [`job`] (a marker becomes work), [`fetch`], [`decode`], then by the destination's type
-//! [`load`] into ClickHouse (insert, [`read_back`], [`ledger`]) or [`mirror`] into a directory; [`outcome`] decides
+//! [`load`] into ClickHouse (insert, [`read_back`], [`ledger`], [`superseded_rows`]) or [`mirror`] into a directory; [`outcome`] decides
 //! what the queue is told, [`worker`] tells it. [`runner`] keeps the slots filled.
 
 mod error;
@@ -24,6 +24,7 @@ mod read_back;
 mod series;
 mod sql;
 mod statements;
+mod superseded_rows;
 mod warehouse;
 
 mod board;

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use common::config::Corrections;
 use common::marker::Object;
 use common::object_store::ObjectStore;
-use common::unit::shorten;
+use common::unit::{Unit, shorten};
 use futures::StreamExt;
 use nats::Activity;
 use tokio::sync::Semaphore;
 
-use crate::corrections::{self, EarlyLook, Recorded, version};
+use crate::corrections::version;
 use crate::decode::{Interval, ROW_BYTES, Spec};
 use crate::destination::Work;
 use crate::error::{FaultyObject, ObjectFault, WorkError};
@@ -22,6 +22,7 @@ use crate::job::Job;
 use crate::ledger::Ledger;
 use crate::memory::{Demand, MemoryBudget, Wants};
 use crate::statements::Statements;
+use crate::superseded_rows::{Decisions, EarlyLook, Recorded};
 use crate::warehouse::Warehouse;
 
 use part::Cut;
@@ -53,6 +54,7 @@ pub(crate) struct Loader {
     /// Archives decoded at once: as many as there are processors.
     pub decodings: Arc<Semaphore>,
     pub corrections: Corrections,
+    pub decisions: Decisions,
     pub worker: String,
 }
 
@@ -64,8 +66,9 @@ impl Loader {
         let mut work = Work::default();
         let mut open = Vec::new();
         for object in &job.objects {
-            if !job.options.force && ledger.get(&object.key).is_some_and(|entry| entry.covers(object, job.unit.period))
-            {
+            let entry = ledger.get(&object.key);
+            let is_loaded = !job.options.force && entry.is_some_and(|entry| entry.covers(object, job.unit.period));
+            if is_loaded || entry.is_some_and(|entry| entry.outranks(object, job.unit.period)) {
                 work.skipped += 1;
             } else if let Err(fault) = self.acceptable(job, object) {
                 work.faults.push(FaultyObject { key: shorten(&object.key), fault });
@@ -99,13 +102,21 @@ impl Loader {
         work.faults.sort_by_key(|faulty| place.get(faulty.key.as_str()).copied());
         // What was skipped or failed may have rows of an earlier attempt, which died before it looked.
         let looked_at_all = work.loaded == job.objects.len() as u64 && huge.is_empty();
-        if !(looked_at_all && look.rules_others_out()) {
-            self.settle_corrections(job, &ledger, &work).await?;
+        if !(looked_at_all && look.proves_all()) {
+            let needed = self.remove_superseded_rows(job, &ledger, &work, activity).await?;
+            work.faults.extend(needed);
         }
         Ok(work)
     }
 
-    async fn settle_corrections(&self, job: &Job, before: &Ledger, work: &Work) -> Result<(), WorkError> {
+    /// See [`crate::superseded_rows`]; returns archives that are needed for it and cannot be had.
+    async fn remove_superseded_rows(
+        &self,
+        job: &Job,
+        before: &Ledger,
+        work: &Work,
+        activity: &Activity,
+    ) -> Result<Vec<FaultyObject>, WorkError> {
         let faulty = |object: &&Object| work.faults.iter().any(|faulty| faulty.key == object.key);
         let mut versions: HashMap<String, u64> = HashMap::new();
         for object in &job.objects {
@@ -115,10 +126,12 @@ impl Loader {
                 versions.insert(object.symbol.clone(), version);
             }
         }
-        if self.statements.has_other_versions(Recorded { unit: job.unit.clone(), versions }).await? {
-            corrections::settle(&self.warehouse, &job.unit, &job.objects).await?;
+        let symbols = self.statements.unproven_symbols(Recorded { unit: job.unit.clone(), versions }).await?;
+        if symbols.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(())
+        let resumed = work.loaded < job.objects.len() as u64;
+        self.show_current_rows(&job.unit, &symbols, resumed, activity).await
     }
 
     /// What can be said of an object before it is fetched.
@@ -178,14 +191,19 @@ impl Loader {
 
 /// How the unit's archives are to be decoded.
 pub(crate) fn spec(job: &Job) -> Result<Spec, WorkError> {
-    let dataset = job.unit.dataset.as_str();
+    spec_of(&job.unit)
+}
+
+/// The same of any unit.
+pub(crate) fn spec_of(unit: &Unit) -> Result<Spec, WorkError> {
+    let dataset = unit.dataset.as_str();
     if !KLINE_DATASETS.contains(&dataset) {
         return Err(WorkError::NoDecoder(format!("dataset {dataset}")));
     }
-    let interval = job.unit.interval.as_str().parse::<Interval>();
+    let interval = unit.interval.as_str().parse::<Interval>();
     let interval = interval.map_err(|error| WorkError::NoDecoder(error.to_string()))?;
     let mut spec =
-        Spec { interval, period_start: job.unit.period.start(), period_end: job.unit.period.end(), csv_bytes_max: 0 };
+        Spec { interval, period_start: unit.period.start(), period_end: unit.period.end(), csv_bytes_max: 0 };
     spec.csv_bytes_max = expected_rows(&spec) * CSV_ROW_BYTES_MAX + CSV_SLACK_BYTES;
     Ok(spec)
 }

@@ -3,7 +3,8 @@
 //! Per archive the rows of its version are counted and hashed by the server and compared with our own count and hash:
 //! first as they are stored, for many units in one query. Where that differs, because the same rows were inserted twice
 //! or a correction took some away, they are looked at as they are shown; and where that differs too, because other
-//! archives have rows among ours, each open_time by itself.
+//! archives have rows among ours, each open_time by itself. Where a correction has written rows or tombstones that outrank
+//! what is loaded, [`crate::superseded_rows`] proves that what is shown is right.
 
 use std::collections::HashMap;
 
@@ -11,14 +12,15 @@ use clickhouse::Row;
 use common::unit::Unit;
 use serde::Deserialize;
 
-use crate::decode::{Kline, Klines, Outline};
+use crate::corrections::{OWN_VERSION, RANKED};
+use crate::decode::{Interval, Kline, Klines, Outline};
 use crate::ledger::unit_condition;
 use crate::series::{Window, between, by_series, range_of};
 use crate::warehouse::{Warehouse, WarehouseError, quoted};
 
 /// The server's hash of a row. ClickHouse computes the same for the same column types in all versions since 1.1, since
 /// sharding depends on it; [`check_hash_function`] asks each server all the same.
-const ROW_HASH: &str = "cityHash64(open_time, close_time, open, high, low, close, volume, quote_volume, \
+pub(crate) const ROW_HASH: &str = "cityHash64(open_time, close_time, open, high, low, close, volume, quote_volume, \
      taker_buy_volume, taker_buy_quote_volume, trades)";
 
 /// One archive's rows as they must be found.
@@ -71,12 +73,14 @@ pub(crate) type Answers = Vec<Result<(), String>>;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Found {
     pub answers: Answers,
-    /// Whether there are rows of another revision of one of the archives, shown or not: see
-    /// [`crate::corrections::have_other_versions`].
+    /// Whether there may be rows of another revision of one of the archives, or rows that outrank what is loaded: see
+    /// [`crate::superseded_rows::unproven_symbols`].
     pub other_versions: bool,
+    /// The server's clock when the rows were looked at, in ms.
+    pub at: i64,
 }
 
-/// The rows that ClickHouse shows of one symbol and version.
+/// The rows that ClickHouse shows of one symbol and own version.
 #[derive(Debug, Row, Deserialize)]
 pub(crate) struct Group {
     pub symbol: String,
@@ -100,6 +104,7 @@ pub(crate) struct Comparison {
 struct Stored {
     at: i64,
     newest: u64,
+    deleted: u8,
     hashes: Vec<u64>,
 }
 
@@ -111,6 +116,7 @@ struct StoredRows {
     rows: u64,
     tombstones: u64,
     hash: u64,
+    now: i64,
 }
 
 impl Warehouse {
@@ -122,6 +128,7 @@ impl Warehouse {
             for (index, sought) in series {
                 let same = |archive: &Expected<'_>| stored.is(archive);
                 found[index].other_versions = stored.has_other_versions(sought);
+                found[index].at = stored.at;
                 found[index].answers = if sought.archives.iter().all(same) {
                     sought.archives.iter().map(|_| Ok(())).collect()
                 } else {
@@ -135,7 +142,8 @@ impl Warehouse {
         Ok(found)
     }
 
-    /// Counts and hashes what is stored, shown or not, in these units' periods and by archives of their kind.
+    /// Counts and hashes what is stored, shown or not, in these units' periods: by archives of their kind, and what outranks
+    /// such rows.
     async fn stored<'a>(&self, series: &[(usize, &'a Sought<'a>)]) -> Result<StoredSums<'a>, WarehouseError> {
         let Some((_, Sought { unit, .. })) = series.first() else { unreachable!("a series has a unit") };
         let mut window = Window::new(unit);
@@ -149,19 +157,23 @@ impl Warehouse {
         }
         let sql = format!(
             "SELECT symbol::String AS symbol, version, {bucket} AS bucket, count() AS rows, \
-             countIf(is_deleted = 1) AS tombstones, sum({ROW_HASH}) AS hash FROM {{database}}.klines \
-             PREWHERE {condition} AND version % 2 = {kind} GROUP BY symbol, version, bucket",
+             countIf(is_deleted = 1) AS tombstones, sum({ROW_HASH}) AS hash, toUnixTimestamp64Milli(now64(3)) AS now \
+             FROM {{database}}.klines \
+             PREWHERE {condition} AND (version % 2 = {kind} OR version >= {RANKED} OR is_deleted = 1) \
+             GROUP BY symbol, version, bucket",
             bucket = window.bucket(),
             condition = window.condition(),
             kind = u8::from(unit.period.is_month()),
         );
         let mut sums: HashMap<(String, u64), Vec<StoredRows>> = HashMap::new();
         let mut versions: HashMap<(String, u32), Vec<u64>> = HashMap::new();
+        let mut at = i64::MAX;
         for rows in self.select::<StoredRows>(&sql).await? {
+            at = at.min(rows.now);
             versions.entry((rows.symbol.clone(), rows.bucket)).or_default().push(rows.version);
             sums.entry((rows.symbol.clone(), rows.version)).or_default().push(rows);
         }
-        Ok(StoredSums { window, sums, versions })
+        Ok(StoredSums { window, sums, versions, at })
     }
 
     /// Compares what is shown of a unit; rows of archives generated later may be among them.
@@ -185,13 +197,14 @@ impl Warehouse {
         Ok(answers)
     }
 
-    /// Every open_time of the archive must show its own row, or what an archive generated later says of it.
+    /// Every open_time of the archive must show its own row, or what an archive generated later says of it. Where a
+    /// correction has written what outranks all that is loaded, nothing can be said here.
     pub(crate) async fn row_by_row(&self, unit: &Unit, expected: &Expected<'_>) -> Result<Comparison, WarehouseError> {
         let mut comparison = Comparison::default();
         let Some((first, last)) = expected.rows.range() else { return Ok(comparison) };
         // Several rows may share the highest version, where two archives were generated in the same two seconds.
         let sql = format!(
-            "SELECT toUnixTimestamp64Micro(open_time) AS at, max(version) AS newest, \
+            "SELECT toUnixTimestamp64Micro(open_time) AS at, max(version) AS newest, argMax(is_deleted, version) AS deleted, \
              groupUniqArrayIf({ROW_HASH}, version = {version} AND is_deleted = 0) AS hashes \
              FROM {{database}}.klines WHERE {series} AND symbol = {symbol} AND {range} GROUP BY open_time",
             version = expected.version,
@@ -204,7 +217,8 @@ impl Warehouse {
         for (index, open_time) in expected.rows.open_times().iter().enumerate() {
             let (count, wrong) = match stored.get(open_time) {
                 None => (&mut comparison.missing, "is not there"),
-                Some(row) if row.newest > expected.version => continue,
+                Some(row) if row.newest >= RANKED || row.newest > expected.version => continue,
+                Some(row) if row.deleted == 1 => (&mut comparison.missing, "was taken away"),
                 Some(row) if row.newest < expected.version => (&mut comparison.missing, "is that of an older archive"),
                 Some(row) if row.hashes.contains(&expected.rows.hash_of(index)) => continue,
                 Some(_) => (&mut comparison.differing, "has other values"),
@@ -225,8 +239,8 @@ impl Warehouse {
         range: (i64, i64),
     ) -> Result<Vec<Group>, WarehouseError> {
         let sql = format!(
-            "SELECT symbol::String AS symbol, version, count() AS rows, sum({ROW_HASH}) AS hash FROM {{database}}.klines FINAL \
-             WHERE {} AND symbol IN ({}) AND {} GROUP BY symbol, version \
+            "SELECT symbol::String AS symbol, {OWN_VERSION} AS version, count() AS rows, sum({ROW_HASH}) AS hash \
+             FROM {{database}}.klines FINAL WHERE {} AND symbol IN ({}) AND {} GROUP BY 1, 2 \
              SETTINGS do_not_merge_across_partitions_select_final = 1",
             unit_condition(unit, false),
             symbols.map(quoted).collect::<Vec<_>>().join(", "),
@@ -242,7 +256,7 @@ impl Warehouse {
         let Some((first, last)) = expected.rows.range() else { return Ok(0) };
         let sql = format!(
             "SELECT toUnixTimestamp64Micro(open_time), {ROW_HASH} FROM {{database}}.klines FINAL \
-             WHERE {} AND symbol = {} AND {} AND version = {} \
+             WHERE {} AND symbol = {} AND {} AND {OWN_VERSION} = {} \
              SETTINGS do_not_merge_across_partitions_select_final = 1",
             unit_condition(unit, false),
             quoted(expected.symbol),
@@ -279,6 +293,8 @@ struct StoredSums<'a> {
     sums: HashMap<(String, u64), Vec<StoredRows>>,
     /// By symbol and bucket.
     versions: HashMap<(String, u32), Vec<u64>>,
+    /// The server's clock, in ms.
+    at: i64,
 }
 
 impl StoredSums<'_> {
@@ -295,6 +311,10 @@ impl StoredSums<'_> {
     }
 
     fn has_other_versions(&self, sought: &Sought<'_>) -> bool {
+        // Rows that open before the period are in another bucket, where the neighbour's are.
+        if sought.unit.interval.as_str().parse::<Interval>().is_ok_and(Interval::may_open_before_period) {
+            return true;
+        }
         let bucket = self.window.bucket_of(range_of(sought.unit.period).0);
         sought.archives.iter().any(|archive| {
             let versions = self.versions.get(&(archive.symbol.to_owned(), bucket));

@@ -170,6 +170,7 @@ impl Shared {
                     transfers: self.transfers.clone(),
                     decodings: self.decodings.clone(),
                     corrections: self.config.corrections.clone(),
+                    decisions: crate::superseded_rows::Decisions::default(),
                     worker: self.worker_name.clone(),
                 }))
             }

@@ -1,16 +1,18 @@
 //! What units ask of ClickHouse, several at once: see [`crate::batch`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use common::config::Group;
 use common::unit::Unit;
 
 use crate::batch::{Batcher, InHand, Limits, OneInHand};
-use crate::corrections::{self, Recorded};
+use crate::corrections;
 use crate::ledger::{ARCHIVES, LOG, Ledger};
 use crate::load::Part;
 use crate::native::{ROW_BYTES_ON_WIRE, Rows, Slice};
 use crate::read_back::{Found, Sought};
+use crate::superseded_rows::{Recorded, unproven_symbols};
 use crate::warehouse::{Warehouse, WarehouseError};
 
 /// Units one query asks for: their names, and those of their symbols, must fit into a query's text.
@@ -28,8 +30,8 @@ pub(crate) struct Statements {
     ledgers: Batcher<Unit, Ledger>,
     inserts: Batcher<Arc<Part>, ()>,
     read_backs: Batcher<Arc<Part>, Found>,
-    archives: Batcher<Vec<u8>, ()>,
-    others: Batcher<Arc<Recorded>, bool>,
+    archives: Batcher<Vec<u8>, i64>,
+    unproven: Batcher<Arc<Recorded>, BTreeSet<String>>,
     attempts: Batcher<Vec<u8>, ()>,
     in_hand: InHand,
 }
@@ -62,12 +64,21 @@ impl Statements {
                     async move { read_back(&warehouse, &parts).await }
                 }
             }),
-            archives: lines(warehouse, ARCHIVES, limits("record archives", LINES_BYTES_MAX, 1), &in_hand),
-            others: Batcher::start(limits("look for other versions", SYMBOLS_MAX, 1), in_hand.clone(), {
+            archives: Batcher::start(limits("record archives", LINES_BYTES_MAX, 1), in_hand.clone(), {
+                let warehouse = warehouse.clone();
+                move |texts: Vec<Vec<u8>>| {
+                    let warehouse = warehouse.clone();
+                    async move {
+                        warehouse.insert_lines(ARCHIVES, &texts).await?;
+                        Ok(vec![warehouse.clock().await?; texts.len()])
+                    }
+                }
+            }),
+            unproven: Batcher::start(limits("look for rows to prove", SYMBOLS_MAX, 1), in_hand.clone(), {
                 let warehouse = warehouse.clone();
                 move |units: Vec<Arc<Recorded>>| {
                     let warehouse = warehouse.clone();
-                    async move { corrections::have_other_versions(&warehouse, &units).await }
+                    async move { unproven_symbols(&warehouse, &units).await }
                 }
             }),
             attempts: lines(warehouse, LOG, limits("record attempts", LINES_BYTES_MAX, 1), &in_hand),
@@ -94,16 +105,16 @@ impl Statements {
         self.read_backs.ask(Arc::clone(part), part.rows()).await
     }
 
-    /// Rows of `archives`, from [`crate::ledger::json_lines`].
-    pub(crate) async fn record_archives(&self, lines: Vec<u8>) -> Result<(), WarehouseError> {
+    /// Rows of `archives`, from [`crate::ledger::json_lines`]; returns the server's clock after it has them, in ms.
+    pub(crate) async fn record_archives(&self, lines: Vec<u8>) -> Result<i64, WarehouseError> {
         let weight = lines.len() as u64;
         self.archives.ask(lines, weight).await
     }
 
-    /// See [`corrections::have_other_versions`].
-    pub(crate) async fn has_other_versions(&self, recorded: Recorded) -> Result<bool, WarehouseError> {
+    /// See [`unproven_symbols`].
+    pub(crate) async fn unproven_symbols(&self, recorded: Recorded) -> Result<BTreeSet<String>, WarehouseError> {
         let weight = recorded.versions.len() as u64;
-        self.others.ask(Arc::new(recorded), weight).await
+        self.unproven.ask(Arc::new(recorded), weight).await
     }
 
     /// Rows of `ingest_log`, from [`crate::ledger::json_lines`].

@@ -8,7 +8,7 @@
 //! - under a newer one: if no archive of ours brought it, a correction of the exchange would lose against it; if one did,
 //!   loading this archive as well changes nothing that is shown.
 //!
-//! Workers that skip what is recorded here still take away what former revisions left (`corrections::settle`).
+//! Workers that skip what is recorded here still take away what former revisions left ([`crate::superseded_rows`]).
 
 use std::collections::HashSet;
 
@@ -56,7 +56,7 @@ pub(super) async fn compare(loader: &Loader, job: &Job, dry_run: bool) -> Result
             .iter()
             .map(async |object| match ledger.get(&object.key) {
                 Some(entry) if entry.covers(object, job.unit.period) => Ok((Verdict::Recorded, None)),
-                Some(entry) if entry.version(job.unit.period) > version(object.generated_at, job.unit.period) => {
+                Some(entry) if entry.outranks(object, job.unit.period) => {
                     Ok((Verdict::Unchecked("a revision that was generated later is loaded".into()), None))
                 }
                 // Workers hold a correction back that would take too many rows away.

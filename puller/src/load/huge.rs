@@ -72,8 +72,10 @@ impl Loader {
         };
         activity.bump();
         work.times.decode += started.elapsed();
-        let candidate = Candidate { object, open_times: &outline.open_times };
-        if let Some(fault) = self.shrunk(job, [candidate].into_iter(), ledger).await?.remove(&object.key) {
+        let candidate = || std::iter::once(Candidate { object, open_times: &outline.open_times });
+        if ledger.contains_key(&object.key)
+            && let Some(fault) = self.shrunk(job, candidate(), ledger).await?.remove(&object.key)
+        {
             return Ok(Err(fault));
         }
 
@@ -94,8 +96,15 @@ impl Loader {
         failpoint("puller.read_back");
         activity.bump();
         work.times.read_back += started.elapsed();
+        let other_versions = found.iter().any(|found| found.other_versions);
         if let Some(Err(why)) = found.into_iter().flat_map(|found| found.answers).next() {
             return Ok(Err(ObjectFault::NotReadBack(why)));
+        }
+        if other_versions
+            && !ledger.contains_key(&object.key)
+            && let Some(fault) = self.shrunk(job, candidate(), ledger).await?.remove(&object.key)
+        {
+            return Ok(Err(fault));
         }
         let facts = Facts::of(&outline);
         work.loaded += 1;

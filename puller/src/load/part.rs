@@ -12,7 +12,7 @@ use nats::Activity;
 use tokio::sync::Semaphore;
 
 use super::{FETCHES_MAX, Loader, expected_rows, footprint};
-use crate::corrections::{self, Candidate, EarlyLook, version};
+use crate::corrections::{self, Candidate, version};
 use crate::decode::{self, Decoded, Outline, Spec};
 use crate::destination::Work;
 use crate::error::{FaultyObject, ObjectFault, WorkError};
@@ -20,6 +20,7 @@ use crate::fetch::{FetchError, fetch};
 use crate::job::Job;
 use crate::ledger::{Ledger, Loaded, json_lines};
 use crate::read_back::{Expected, ExpectedRows, Found};
+use crate::superseded_rows::EarlyLook;
 
 /// An archive of up to so many bytes is decoded in less time than it takes to hand it to another thread and back.
 const DECODED_HERE_BYTES_MAX: usize = 8 * 1024;
@@ -126,8 +127,8 @@ impl Loader {
         }
         drop(decoding);
         drop(turn);
-        let candidates = archives.iter().map(Ready::candidate);
-        let mut shrunk = self.shrunk(job, candidates, ledger).await?;
+        let recorded_before = archives.iter().filter(|archive| ledger.contains_key(&archive.object.key));
+        let mut shrunk = self.shrunk(job, recorded_before.map(Ready::candidate), ledger).await?;
         archives.retain(|archive| match shrunk.remove(&archive.object.key) {
             Some(fault) => {
                 work.faults.push(FaultyObject { key: archive.object.key.clone(), fault });
@@ -137,7 +138,7 @@ impl Loader {
         });
         if !archives.is_empty() {
             let part = Arc::new(Part { job: Arc::clone(job), archives, activity: activity.clone() });
-            self.insert_and_read_back(&part, look, &mut work).await?;
+            self.insert_and_read_back(&part, ledger, look, &mut work).await?;
         }
         Ok(work)
     }
@@ -179,7 +180,7 @@ impl Loader {
     }
 
     /// An object's bytes, verified.
-    pub(super) async fn fetch_one(
+    pub(crate) async fn fetch_one(
         &self,
         object: &Object,
         activity: &Activity,
@@ -193,7 +194,7 @@ impl Loader {
         }
     }
 
-    /// See [`corrections::shrunk`].
+    /// See [`corrections::exceeding_shrink_limit`].
     pub(super) async fn shrunk(
         &self,
         job: &Job,
@@ -201,10 +202,16 @@ impl Loader {
         ledger: &Ledger,
     ) -> Result<HashMap<String, ObjectFault>, WorkError> {
         let limit = if job.options.accept_shrink { 1.0 } else { self.corrections.shrink_limit };
-        Ok(corrections::shrunk(&self.warehouse, &job.unit, candidates, ledger, limit).await?)
+        Ok(corrections::exceeding_shrink_limit(&self.warehouse, &job.unit, candidates, ledger, limit).await?)
     }
 
-    async fn insert_and_read_back(&self, part: &Arc<Part>, look: &EarlyLook, work: &mut Work) -> Result<(), WorkError> {
+    async fn insert_and_read_back(
+        &self,
+        part: &Arc<Part>,
+        ledger: &Ledger,
+        look: &EarlyLook,
+        work: &mut Work,
+    ) -> Result<(), WorkError> {
         let started = Instant::now();
         failpoint("puller.decoded");
         self.statements.insert(part).await?;
@@ -213,19 +220,22 @@ impl Loader {
 
         let started = Instant::now();
         look.begins();
-        let Found { answers, other_versions } = self.statements.read_back(part).await?;
-        look.saw(other_versions);
+        let Found { answers, other_versions, at } = self.statements.read_back(part).await?;
+        look.saw(other_versions, at);
         failpoint("puller.read_back");
         work.times.read_back += started.elapsed();
 
+        let mut shrunk = HashMap::new();
+        if other_versions {
+            let not_recorded = part.archives.iter().filter(|archive| !ledger.contains_key(&archive.object.key));
+            shrunk = self.shrunk(&part.job, not_recorded.map(Ready::candidate), ledger).await?;
+        }
         let mut verified = Vec::with_capacity(part.archives.len());
         for (archive, answer) in part.archives.iter().zip(answers) {
-            match answer {
-                Ok(()) => verified.push(archive),
-                Err(why) => {
-                    let fault = ObjectFault::NotReadBack(why);
-                    work.faults.push(FaultyObject { key: archive.object.key.clone(), fault });
-                }
+            let fault = answer.map_err(ObjectFault::NotReadBack).err().or_else(|| shrunk.remove(&archive.object.key));
+            match fault {
+                None => verified.push(archive),
+                Some(fault) => work.faults.push(FaultyObject { key: archive.object.key.clone(), fault }),
             }
         }
         let facts = verified.iter().map(|archive| {
@@ -243,13 +253,20 @@ impl Loader {
         let facts: Vec<(&Object, Facts)> = facts.collect();
         work.loaded += facts.len() as u64;
         work.rows += facts.iter().map(|(_, facts)| facts.rows).sum::<u64>();
-        self.record_archives(&part.job, facts).await?;
+        if let Some(server_ms) = self.record_archives(&part.job, facts).await? {
+            look.recorded(server_ms);
+        }
         failpoint("puller.archives_recorded");
         Ok(())
     }
 
     /// After the read-back, before the ack: a crash before this loads the archives again, a crash after it skips them.
-    pub(crate) async fn record_archives(&self, job: &Job, verified: Vec<(&Object, Facts)>) -> Result<(), WorkError> {
+    /// Returns the server's clock when it has them, in ms.
+    pub(crate) async fn record_archives(
+        &self,
+        job: &Job,
+        verified: Vec<(&Object, Facts)>,
+    ) -> Result<Option<i64>, WorkError> {
         let loaded_at = common::clock::now();
         let at = |us: Option<i64>| Timestamp::from_microsecond(us.unwrap_or_default()).unwrap_or_default();
         let rows: Vec<Loaded<'_>> = verified
@@ -272,10 +289,10 @@ impl Loader {
                 worker: &self.worker,
             })
             .collect();
-        if !rows.is_empty() {
-            self.statements.record_archives(json_lines(&rows)).await?;
+        if rows.is_empty() {
+            return Ok(None);
         }
-        Ok(())
+        Ok(Some(self.statements.record_archives(json_lines(&rows)).await?))
     }
 }
 
