@@ -12,6 +12,7 @@ use crate::job::Job;
 use crate::ledger::{Entry, Ledger};
 use crate::load::{Loader, spec};
 use crate::read_back::{Expected, ExpectedRows};
+use crate::superseded_rows::WronglyShown;
 
 /// Rows one query hashes at most, so that it ends well within its time.
 const QUERY_ROWS_MAX: u64 = 5_000_000;
@@ -24,11 +25,19 @@ const LOOKS_MAX: usize = 8;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Right,
+    /// Right, and the marker names bytes that were generated earlier than what is loaded: the archive generated last decides.
+    RolledBack,
     NotLoaded,
     /// Rows that are not shown as the archive has them.
     Wrong {
         missing: u64,
         differing: u64,
+        first: String,
+    },
+    /// Rows that only a former revision had are shown, or others' rows are hidden; a delivery without force mends it.
+    FormerRevision {
+        superseded: u64,
+        hidden: u64,
         first: String,
     },
     /// Why it could not be checked.
@@ -48,7 +57,7 @@ pub(super) async fn check(loader: &Loader, job: &Job) -> Result<Vec<Verdict>, Wo
         .objects
         .iter()
         .enumerate()
-        .filter(|(index, _)| verdicts[*index] == Verdict::Right)
+        .filter(|(index, _)| matches!(verdicts[*index], Verdict::Right | Verdict::RolledBack))
         .filter_map(|(index, object)| Some((index, object, ledger.get(&object.key)?)))
         .collect();
     for part in parts(&loaded) {
@@ -59,22 +68,51 @@ pub(super) async fn check(loader: &Loader, job: &Job) -> Result<Vec<Verdict>, Wo
         let mut looks = std::pin::pin!(looks);
         while let Some(looked) = looks.next().await {
             let (index, verdict) = looked?;
-            verdicts[index] = verdict;
+            if verdict != Verdict::Right {
+                verdicts[index] = verdict;
+            }
         }
     }
+    of_former_revisions(loader, job, &loaded, &mut verdicts).await?;
     Ok(verdicts)
+}
+
+/// Finds rows that no archive's own rows tell of: those that are shown and that no current archive has, or that a tombstone
+/// hides.
+async fn of_former_revisions(
+    loader: &Loader,
+    job: &Job,
+    loaded: &[(usize, &Object, &Entry)],
+    verdicts: &mut [Verdict],
+) -> Result<(), WorkError> {
+    let period = job.unit.period;
+    let versions = loaded.iter().map(|(_, object, entry)| (object.symbol.clone(), entry.version(period))).collect();
+    let wrong = loader.wrongly_shown(&job.unit, versions).await?;
+    for (index, object, _) in loaded {
+        let Some(WronglyShown { superseded, hidden, first_open_time, undecided }) = wrong.get(&object.symbol) else {
+            continue;
+        };
+        if !matches!(verdicts[*index], Verdict::Right | Verdict::RolledBack) {
+            continue;
+        }
+        verdicts[*index] = match (first_open_time, undecided) {
+            (Some(first), _) => Verdict::FormerRevision {
+                superseded: *superseded,
+                hidden: *hidden,
+                first: format!("{}: the row of open_time {first} µs", object.symbol),
+            },
+            (None, Some(why)) => Verdict::Unchecked(why.clone()),
+            (None, None) => continue,
+        };
+    }
+    Ok(())
 }
 
 /// `Right` means: as far as the ledger says.
 fn by_ledger(object: &Object, ledger: &Ledger, period: Period) -> Verdict {
     match ledger.get(&object.key) {
         Some(entry) if entry.covers(object, period) => Verdict::Right,
-        // Loading the announced one would change nothing: its rows lose.
-        Some(entry) if entry.version(period) > version(object.generated_at, period) => Verdict::Unchecked(format!(
-            "a revision of {} that was generated later is loaded, and the stream announces an earlier one: run `uploader \
-             reconcile`",
-            object.key
-        )),
+        Some(entry) if entry.outranks(object, period) => Verdict::RolledBack,
         Some(_) | None => Verdict::NotLoaded,
     }
 }
@@ -139,6 +177,12 @@ async fn by_hash<'a>(
 
 /// Fetches the archive and compares row by row: other archives may have replaced some of its rows, rightly.
 async fn look(loader: &Loader, job: &Job, object: &Object, entry: &Entry) -> Result<Verdict, WorkError> {
+    if entry.outranks(object, job.unit.period) {
+        return Ok(Verdict::Unchecked(format!(
+            "{}: its rows differ from what was loaded, and only bytes that were generated earlier can be fetched",
+            object.key
+        )));
+    }
     let spec = spec(job)?;
     let outline = match loader.fetch_outline(object, &spec).await? {
         Ok(outline) => outline,

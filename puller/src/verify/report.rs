@@ -12,6 +12,8 @@ struct Archives {
     verified: u64,
     not_loaded: u64,
     wrong: u64,
+    /// With rows of a former revision.
+    former_revision: u64,
     not_checked: u64,
 }
 
@@ -34,7 +36,8 @@ pub(super) struct DestinationReport {
     units_not_checked: u64,
 }
 
-/// Symbols to load again: those without a ledger entry, and those whose rows are wrong.
+/// Symbols to deliver again: those without a ledger entry or with rows of a former revision, and by force those whose rows
+/// are wrong.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Bad {
     pub(super) not_loaded: Vec<String>,
@@ -78,6 +81,18 @@ impl DestinationReport {
                     if !none_loaded {
                         self.find("-", unit, Some(&symbol), "not loaded".into());
                     }
+                    bad.not_loaded.push(symbol);
+                }
+                Verdict::RolledBack => {
+                    self.archives.verified += 1;
+                    let what = "what is loaded was generated later than what is announced, and stays; `uploader upload \
+                                --accept-rollback` announces the earlier bytes as new";
+                    self.find("=", unit, Some(&symbol), what.into());
+                }
+                Verdict::FormerRevision { superseded, hidden, first } => {
+                    self.archives.former_revision += 1;
+                    let what = format!("{superseded} rows of a former revision shown, {hidden} rows hidden: {first}");
+                    self.find("*", unit, Some(&symbol), what);
                     bad.not_loaded.push(symbol);
                 }
                 Verdict::Wrong { missing, differing, first } => {
@@ -133,7 +148,7 @@ impl DestinationReport {
     }
 
     pub(super) fn to_repair(&self) -> u64 {
-        self.archives.not_loaded + self.archives.wrong
+        self.archives.not_loaded + self.archives.wrong + self.archives.former_revision
     }
 
     fn beyond_repair(&self) -> u64 {
@@ -153,10 +168,10 @@ impl DestinationReport {
     /// The sums.
     pub(super) fn lines(&self, lines: &mut Vec<String>) {
         let name = &self.destination;
-        let Archives { verified, not_loaded, wrong, not_checked } = self.archives;
+        let Archives { verified, not_loaded, wrong, former_revision, not_checked } = self.archives;
         lines.push(format!(
             "{name}: {} units, {verified} archives verified, {not_loaded} not loaded, {wrong} with wrong rows, \
-             {not_checked} not checked",
+             {former_revision} with rows of a former revision, {not_checked} not checked",
             self.units
         ));
         if let Some(unsettled) = self.unsettled.filter(|unsettled| *unsettled > 0 && not_loaded > 0) {
