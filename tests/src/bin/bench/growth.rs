@@ -22,7 +22,7 @@ pub(crate) const BACKLOG: &str = "growth, backlog";
 pub(crate) const EMPTY: &str = "an empty database";
 pub(crate) const FULL: &str = "a full one";
 pub(crate) use backlog::{LONG, SHORT};
-pub(crate) use filler::filled_bytes;
+pub(crate) use filler::{fill, filled_bytes};
 
 /// Each round needs days that no round before it has loaded.
 const ROUNDS_MAX: usize = 5;
@@ -53,7 +53,7 @@ fn tables(world: &World, plan: &Plan, figures: &mut Figures) -> Result<()> {
                 Some(database) => String::clone(database),
                 None => {
                     let database = ground.fresh_destination()?;
-                    filler::fill(world, &database, plan.table_rows, archives)?;
+                    fill(world, &database, plan.table_rows, archives)?;
                     world.rest_within(MERGED_WITHIN)?;
                     figures.describe("growth", format!("{} rows and {archives} archives are there", plan.table_rows));
                     full.insert(database).clone()

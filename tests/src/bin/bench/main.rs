@@ -15,6 +15,7 @@ mod machine;
 mod measured;
 mod peers;
 mod plan;
+mod readers;
 mod report;
 mod scaling;
 mod shape;
@@ -35,7 +36,7 @@ use crate::{figures::Figures, machine::Machine, plan::Plan, world::World};
 #[command(
     version,
     after_help = "Scenarios: ingest/NAME (day-1m, day-1h, units-365, units-2000, daily-5y, month-1m, memory-1s, \
-                  memory-3000), upload, latency, scaling, growth.\n\n\
+                  memory-3000), upload, latency, scaling, growth, readers.\n\n\
                   Examples:\n  bench\n  bench --quick\n  bench --only ingest/day-1m --rounds 5\n  \
                   bench --only growth --rows 500000000"
 )]
@@ -51,7 +52,7 @@ struct Cli {
     /// Tiny sizes, one round: shows that everything works, measures nothing
     #[arg(long)]
     quick: bool,
-    /// Rows that the table has before `growth` [default: 50 million]
+    /// Rows that the table has before `growth` and `readers` [default: 50 million]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=2_000_000_000))]
     rows: Option<u64>,
     /// Where the figures go
@@ -108,6 +109,9 @@ fn run(cli: &Cli) -> Result<()> {
     }
     if plan.includes("growth") {
         growth::run(&world, &plan, &mut figures)?;
+    }
+    if plan.includes("readers") {
+        readers::run(&world, &plan, &mut figures)?;
     }
     machine.look_again();
     println!("{}", report::table(&machine, &plan, &figures));

@@ -3,12 +3,12 @@
 use crate::shape::{Periods, Shape};
 
 /// Beside those of [`Plan::ingest`].
-const SCENARIOS: [&str; 4] = ["upload", "latency", "scaling", "growth"];
+const SCENARIOS: [&str; 5] = ["upload", "latency", "scaling", "growth", "readers"];
 
 pub(crate) struct Plan {
     pub(crate) quick: bool,
     pub(crate) rounds: u32,
-    /// In the table before `growth`.
+    /// In the table before `growth` and `readers`.
     pub(crate) table_rows: u64,
     only: Vec<String>,
 }
@@ -72,7 +72,7 @@ impl Plan {
 
     /// Rows that a scenario fills in, at most.
     pub(crate) fn rows_filled(&self) -> u64 {
-        if self.includes("growth") { self.table_rows } else { 0 }
+        if self.includes("growth") || self.includes("readers") { self.table_rows } else { 0 }
     }
 
     /// Whether `--only` leaves anything.
