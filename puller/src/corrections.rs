@@ -87,10 +87,14 @@ pub(crate) async fn exceeding_shrink_limit(
     let mut faults = HashMap::new();
     for (Candidate { object, open_times }, _, recorded_rows) in corrections {
         let kept: HashSet<i64> = open_times.iter().copied().collect();
-        let shown = shown.get(&object.symbol).into_iter().flatten();
-        let gone = shown.filter(|open_time| !kept.contains(open_time)).count() as u64;
-        // Where nothing is recorded, the former revision had the rows that it shows and, at most, those that are replaced.
-        let rows = recorded_rows.unwrap_or(gone + kept.len() as u64);
+        let shown = shown.get(&object.symbol).map(Vec::as_slice).unwrap_or_default();
+        let gone = shown.iter().filter(|open_time| !kept.contains(open_time)).count() as u64;
+        let rows = match recorded_rows {
+            // A revision that was inserted and not recorded may have had more.
+            Some(rows) => rows.max(shown.len() as u64),
+            // Looked at after the insert: beside those that go, the former revision had at most those that are replaced.
+            None => gone + kept.len() as u64,
+        };
         if gone as f64 > rows as f64 * shrink_limit {
             faults.insert(object.key.clone(), ObjectFault::Shrunk { gone, rows });
         }

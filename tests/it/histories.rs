@@ -254,7 +254,8 @@ fn random_histories_end_as_a_database_that_is_filled_anew() -> Result<()> {
         ("corrections.shrink_limit", json!(1.0)),
         ("retry.attempts", json!(20)),
         ("retry.missing_object", json!("30s")),
-        ("puller.ack_wait", json!("6s")),
+        // Not all revisions of a unit at once.
+        ("puller.slots", json!(4)),
     ] {
         project.set(key, value)?;
     }

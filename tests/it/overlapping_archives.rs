@@ -264,10 +264,9 @@ fn a_week_of_the_next_archive_holds_nobody_up() -> Result<()> {
     records.insert(0, early);
     february.write_bytes(project.data_dir(), &february.zip_of(&february.csv_of(&records)))?;
     ship(&project, &month("2025-01").missing([3]).generated_at("2025-10-15T00:00:00Z"))?;
-    let started = std::time::Instant::now();
     project.puller(&["replay", "--unit", &month("2025-01").unit(), "--force"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    let took = started.elapsed();
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    let took = project.query("SELECT max(dateDiff('ms', started_at, finished_at)) FROM {db}.ingest_log")?;
+    assert!(took.trim().parse::<u64>().context(took.clone())? < 5_500, "an attempt took {took} ms");
     check(&project)
 }
