@@ -3,15 +3,28 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+/// Connections served at the same time; more wait in the listener's queue.
+const CONNECTIONS_MAX: usize = 32;
+/// How long a connection lasts, with its one request and the answer: also who says nothing, or does not read, has only
+/// this long.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause after a connection could not be accepted, for want of a file descriptor perhaps.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a service is not ready, by part; ready when there is no reason.
 ///
@@ -60,14 +73,43 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(Served { readiness, registry: Arc::new(registry) });
-    tokio::spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the HTTP endpoint stopped");
-        }
-    });
+    tokio::spawn(stop.run_until_cancelled_owned(accept(listener, router)));
     tracing::info!(%address, "serving /livez, /readyz and /metrics");
     Ok(address)
+}
+
+/// Accepts connections for ever, so many at a time.
+async fn accept(listener: TcpListener, router: Router) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        // Bounded by CONNECTION_TIMEOUT: then one of those that are served gives its place back.
+        let place = Arc::clone(&places).acquire_owned().await;
+        // No time-out: to wait for somebody who connects is all that is to be done.
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "accepting an HTTP connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let router = router.clone();
+        tokio::spawn(async move {
+            if tokio::time::timeout(CONNECTION_TIMEOUT, answer(stream, router)).await.is_err() {
+                tracing::debug!("an HTTP connection was closed: it lasted too long");
+            }
+            drop(place);
+        });
+    }
+}
+
+/// Answers one request.
+async fn answer(stream: TcpStream, router: Router) {
+    let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
+    server.http1().keep_alive(false);
+    if let Err(error) = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).await {
+        tracing::debug!(%error, "an HTTP connection ended early");
+    }
 }
 
 async fn readyz(State(served): State<Served>) -> impl IntoResponse {

@@ -72,7 +72,9 @@ class Client:
         size = len(payload.encode())
         self.send(f"SUB {inbox} 1\r\nPUB {subject} {inbox} {size}\r\n{payload}\r\n")
         answer = self.next()
-        if answer.startswith(("-ERR", "MSG NATS/1.0 503")):
+        if answer.startswith("MSG NATS/1.0 503"):
+            raise Denied(f"no responders: {subject} means nothing to this login")
+        if answer.startswith("-ERR"):
             raise Denied(answer)
         return answer.removeprefix("MSG ")
 

@@ -123,7 +123,7 @@ def refused(what, attempt):
     try:
         answer = attempt()
     except Denied as denied:
-        assert "violation" in str(denied).lower() or "closed" in str(denied), f"{what}? {denied}"
+        assert any(word in str(denied).lower() for word in ["violation", "closed", "no responders"]), f"{what}? {denied}"
     except urllib.error.HTTPError as error:
         text = error.read().decode()
         assert "ACCESS_DENIED" in text, f"{what}? {text}"

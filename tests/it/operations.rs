@@ -1,17 +1,46 @@
 //! What an operator sees and does.
 
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
 use tests::servers::Stack;
-use tests::{Context, Result, http};
+use tests::{Context, Failure, Result, http};
+
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 fn two_days(project: &Project) -> Result<()> {
     for day in ["2025-03-01", "2025-03-02"] {
         ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day).write(project.data_dir())?;
     }
     mark_all(project.data_dir()).map(drop)
+}
+
+#[test]
+fn a_client_that_says_nothing_keeps_no_connection_of_the_endpoint() -> Result<()> {
+    let project = Project::new(Stack::shared(), "silent")?;
+    let watcher = project.spawn_uploader(&["watch"])?;
+    let served = || http::get(watcher.http(), "/livez").is_ok_and(|response| response.status == 200);
+    project.wait_until("the endpoint", TIMEOUT, || Ok(served()))?;
+    let files = || Ok::<_, Failure>(std::fs::read_dir(format!("/proc/{}/fd", watcher.pid())).context("fd")?.count());
+    let before = files()?;
+    // Nothing at all, and half of a request.
+    let mut silent = Vec::new();
+    for text in ["", "GET /metrics HTTP/1.1\r\nHost: a\r\n"].iter().cycle().take(200) {
+        let mut connection = TcpStream::connect(watcher.http()).context("connecting")?;
+        connection.write_all(text.as_bytes()).context("writing")?;
+        connection.set_read_timeout(Some(TIMEOUT)).context("a time-out")?;
+        silent.push(connection);
+    }
+    assert!(files()? <= before + 40, "{} files are open, {before} before", files()?);
+    let first = silent.iter_mut().next().ok_or_else(|| Failure::new("no connection"))?;
+    let begun = Instant::now();
+    assert_eq!(first.read(&mut [0]).context("reading")?, 0, "it was answered");
+    assert!(begun.elapsed() < Duration::from_secs(10), "closed after {:?}", begun.elapsed());
+    // All the silent ones come before it, and have their time.
+    project.wait_until("an answer", TIMEOUT, || Ok(served()))
 }
 
 #[test]

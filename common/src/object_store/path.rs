@@ -1,6 +1,7 @@
 //! Keys as paths below a folder. Keys come from markers, and markers from anybody who may write to the stream.
 
 use crate::object_key::KEY_BYTES_MAX;
+use crate::output::is_seen;
 
 /// What the name of a file that is still being written begins with. No key has such a name, and no listing shows it.
 pub(super) const TEMPORARY: &str = ".ferry-tmp-";
@@ -13,8 +14,8 @@ pub(super) fn check(key: &str) -> Result<(), &'static str> {
     if key.len() > KEY_BYTES_MAX {
         return Err("the key is longer than 1,024 bytes");
     }
-    if key.chars().any(|c| c.is_control() || c == '\\') {
-        return Err("the key has a control character or a backslash");
+    if key.chars().any(|c| !is_seen(c) || c == '\\') {
+        return Err("the key has a character that is not seen as itself, or a backslash");
     }
     if key.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
         return Err("the key has an empty, '.' or '..' segment");
