@@ -29,6 +29,7 @@ mod replay;
 mod servers;
 mod settings;
 mod storages;
+mod streams;
 mod transfer;
 mod uploaders;
 mod watching;
