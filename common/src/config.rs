@@ -9,6 +9,7 @@ mod reader;
 mod secret;
 mod source;
 mod storage;
+mod stream_limits;
 mod text;
 
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ pub use download::{Download, Symbols};
 pub use reader::ConfigError;
 pub use secret::Secret;
 pub use storage::{Bucket, Place, Rsync, Storage};
+pub use stream_limits::StreamLimits;
 
 use crate::backoff::{Backoff, Growth};
 use crate::telemetry::{LogFormat, LogSettings};
@@ -116,6 +118,7 @@ pub struct Nats {
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
     pub replicas: usize,
+    pub limits: StreamLimits,
     /// Whether this process may create streams and consumers it does not find.
     pub manage: bool,
 }
@@ -323,6 +326,7 @@ impl Nats {
             cert_file: r.path("nats.tls.cert_file"),
             key_file: r.path("nats.tls.key_file"),
             replicas: r.integer("nats.replicas", 1, 1, 5),
+            limits: StreamLimits::read(r),
             manage: r.flag("nats.manage", true),
         }
     }

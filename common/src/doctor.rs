@@ -20,6 +20,9 @@ pub struct Check {
     pub ok: bool,
     /// What was found.
     pub found: String,
+    /// Fine now, and not for long.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub warning: bool,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
@@ -33,11 +36,19 @@ pub struct Report {
 
 impl Report {
     pub fn good(&mut self, name: &str, found: impl Into<String>) {
-        self.checks.push(Check { name: name.to_owned(), ok: true, found: found.into(), advice: None });
+        let (name, found) = (name.to_owned(), found.into());
+        self.checks.push(Check { name, ok: true, found, warning: false, advice: None });
+    }
+
+    /// What is worth knowing and no failure.
+    pub fn warn(&mut self, name: &str, found: impl Into<String>) {
+        let (name, found) = (name.to_owned(), found.into());
+        self.checks.push(Check { name, ok: true, found, warning: true, advice: None });
     }
 
     pub fn bad(&mut self, name: &str, found: impl Into<String>, advice: impl Into<String>) {
-        self.checks.push(Check { name: name.to_owned(), ok: false, found: found.into(), advice: Some(advice.into()) });
+        let (name, found, advice) = (name.to_owned(), found.into(), Some(advice.into()));
+        self.checks.push(Check { name, ok: false, found, warning: false, advice });
     }
 
     pub fn exit_code(&self) -> u8 {
@@ -55,7 +66,11 @@ impl Report {
     fn to_text(&self) -> String {
         let mut lines = Vec::new();
         for check in &self.checks {
-            let mark = if check.ok { "ok  " } else { "FAIL" };
+            let mark = match (check.ok, check.warning) {
+                (false, _) => "FAIL",
+                (true, true) => "WARN",
+                (true, false) => "ok  ",
+            };
             let found = printable(&format!("{}: {}", check.name, check.found));
             lines.extend(indented(mark, &found));
             lines.extend(check.advice.iter().flat_map(|advice| indented("    →", &printable(advice))));
@@ -215,9 +230,10 @@ mod tests {
     fn one_bad_check_makes_the_exit_code() {
         let mut report = Report::default();
         report.good("a", "fine");
+        report.warn("c", "nearly full");
         assert_eq!(report.exit_code(), exit::DONE);
         report.bad("b", "broken", "mend it");
         assert_eq!(report.exit_code(), exit::DIFFERENCES);
-        assert_eq!(report.to_text(), "ok    a: fine\nFAIL  b: broken\n    → mend it");
+        assert_eq!(report.to_text(), "ok    a: fine\nWARN  c: nearly full\nFAIL  b: broken\n    → mend it");
     }
 }

@@ -210,10 +210,10 @@ impl Marker {
     }
 
     /// The message for a marker whose manifest is stored under `manifest_key` with exactly these bytes, which may be of an
-    /// earlier time.
-    pub fn message(&self, manifest_key: &str, manifest_json: &[u8]) -> Vec<u8> {
+    /// earlier time. It carries its list of objects where it is no longer than `inline_bytes_max` then.
+    pub fn message(&self, manifest_key: &str, manifest_json: &[u8], inline_bytes_max: usize) -> Vec<u8> {
         let json = self.to_json();
-        if json.len() <= INLINE_BYTES_MAX {
+        if json.len() <= inline_bytes_max {
             return json;
         }
         let reference = ManifestRef { key: manifest_key.to_owned(), sha256: Sha256Sum::of(manifest_json) };
@@ -343,7 +343,8 @@ mod tests {
         assert_eq!((whole.revision, &whole.id), (lacking.revision, &lacking.id));
         let manifest = lacking.to_json();
         assert_eq!(Marker::parse(&manifest).expect("parses"), lacking);
-        let message = Marker::parse(&lacking.message("download/_markers/x.json", &manifest)).expect("parses");
+        let message =
+            Marker::parse(&lacking.message("download/_markers/x.json", &manifest, INLINE_BYTES_MAX)).expect("parses");
         let incomplete = message.incomplete.expect("said in the short form too");
         assert_eq!((incomplete.count, incomplete.symbols.len()), (300, MISSING_NAMES_MAX));
         assert!(incomplete.to_string().starts_with("300 symbols: S0USDT, S1USDT, "), "{incomplete}");
@@ -373,7 +374,7 @@ mod tests {
     fn a_long_list_becomes_a_reference() {
         let long = marker((0..2000).map(|n| object(&format!("download/{n:0100}"))).collect());
         let manifest = long.to_json();
-        let message = long.message("download/_markers/x.json", &manifest);
+        let message = long.message("download/_markers/x.json", &manifest, INLINE_BYTES_MAX);
         assert!(message.len() < 1000);
         let parsed = Marker::parse(&message).expect("parses");
         assert_eq!(parsed.revision, long.revision);

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::header;
-use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use common::backoff::{Backoff, Growth};
 use futures::StreamExt;
 
@@ -49,14 +49,6 @@ pub(crate) fn readers() -> impl Iterator<Item = pull::Config> {
         headers_only: true,
         ..pull::Config::default()
     })
-}
-
-/// Whether a reader that was found reads something else, or in another way.
-pub(crate) fn reader_differs(is: &Config, want: &pull::Config) -> bool {
-    is.deliver_policy != want.deliver_policy
-        || is.ack_policy != want.ack_policy
-        || is.filter_subjects != want.filter_subjects
-        || is.headers_only != want.headers_only
 }
 
 impl Bus {
@@ -115,23 +107,5 @@ impl Bus {
             }
         }
         Ok(Some(newest))
-    }
-
-    /// Makes the readers that are not there, and anew those that differ, if `update`.
-    pub(crate) async fn apply_readers(&self, update: bool) -> Result<(), BusError> {
-        for want in readers() {
-            let name = want.durable_name.clone().unwrap_or_default();
-            match self.consumer_on(MARKERS, &name).await {
-                Ok(found) if update && reader_differs(&found.cached_info().config, &want) => {
-                    self.delete_consumer(&name).await?;
-                }
-                Ok(_) => continue,
-                Err(error) if error.kind == BusErrorKind::Missing => {}
-                Err(error) => return Err(error),
-            }
-            let created = self.context.create_consumer_on_stream(want, MARKERS).await;
-            created.map_err(|error| BusError::new(BusErrorKind::Refused, format!("consumer {name}"), &error))?;
-        }
-        Ok(())
     }
 }

@@ -8,13 +8,16 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{ConnectErrorKind, ConnectOptions, Event};
 use common::backoff::Backoff;
 use common::chain::chain;
-use common::config::{Nats, Secret};
+use common::config::{Nats, Secret, StreamLimits};
+use common::marker::INLINE_BYTES_MAX;
 use common::output::{Failure, FailureClass};
 use percent_encoding::percent_decode_str;
 
 /// A frozen link is noticed after two missed pings.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Room for the headers of a marker, or of a dead letter, whose error text may have 16 KiB.
+const HEADER_BYTES: usize = 24 * 1024;
 
 /// A connection to NATS, shared by cloning.
 #[derive(Clone)]
@@ -23,6 +26,10 @@ pub struct Bus {
     pub(crate) context: Context,
     /// This process's unique name.
     pub(crate) worker: String,
+    /// Copies of each stream.
+    pub(crate) replicas: usize,
+    /// Bytes of each stream.
+    pub(crate) limits: StreamLimits,
 }
 
 impl Bus {
@@ -41,7 +48,7 @@ impl Bus {
             options = options.user_and_password(user, password.reveal().to_owned());
         }
         if let Some(file) = &config.nkey_file {
-            options = options.nkey(read(file)?.trim().to_owned());
+            options = options.nkey(nkey_seed(file)?);
         }
         if let Some(file) = &config.credentials_file {
             options = options.credentials(&read(file)?).map_err(|error| unusable(file, &error))?;
@@ -68,11 +75,17 @@ impl Bus {
             BusError::new(kind, format!("cannot connect to {}", public_urls(config)), &error)
         })?;
         let context = jetstream::new(client.clone());
-        Ok(Self { client, context, worker: worker.to_owned() })
+        Ok(Self { client, context, worker: worker.to_owned(), replicas: config.replicas, limits: config.limits })
     }
 
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Longest message that may carry its list of objects, by what this server takes: there must be room for headers, and
+    /// for those of a dead letter with the marker in it.
+    pub fn inline_bytes_max(&self) -> usize {
+        INLINE_BYTES_MAX.min(self.client.max_payload().saturating_sub(HEADER_BYTES))
     }
 
     /// Sends what is queued; best effort, for the end of a process.
@@ -118,6 +131,19 @@ fn read(file: &Path) -> Result<String, BusError> {
     std::fs::read_to_string(file).map_err(|error| unusable(file, &error))
 }
 
+/// The seed in a file. The library would only log that it cannot sign with it, and not say which file it was.
+fn nkey_seed(file: &Path) -> Result<String, BusError> {
+    let seed = read(file)?.trim().to_owned();
+    match nkeys::KeyPair::from_seed(&seed) {
+        Ok(pair) if matches!(pair.key_pair_type(), nkeys::KeyPairType::User) => Ok(seed),
+        // The library's words for what is wrong with it may hold parts of it.
+        Ok(_) | Err(_) => {
+            let why = "it does not hold the seed of a user's nkey, which begins with SU";
+            Err(BusError::plain(BusErrorKind::Refused, format!("cannot use {}", file.display()), why))
+        }
+    }
+}
+
 fn unusable(file: &Path, error: &std::io::Error) -> BusError {
     BusError::new(BusErrorKind::Refused, format!("cannot use {}", file.display()), error)
 }
@@ -145,6 +171,8 @@ pub enum BusErrorKind {
     Missing,
     /// The server refuses the request for good.
     Refused,
+    /// The stream has no room for it now.
+    Full,
 }
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -187,7 +215,9 @@ impl From<BusError> for Failure {
                 FailureClass::Missing,
                 "run `puller migrate`; where the stream was lost, `uploader reconcile --fix` makes it again from the bucket",
             ),
-            BusErrorKind::Refused => (FailureClass::Refused, "see the message"),
+            // These say themselves what to do.
+            BusErrorKind::Refused => return Self::new(FailureClass::Refused, error.to_string()),
+            BusErrorKind::Full => return Self::failed(error.to_string()),
         };
         Self::new(class, error.to_string()).advice(advice)
     }

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::connection::{Bus, BusError};
 use crate::delivery::Delivery;
 use crate::lease::Lease;
-use crate::topology::{ConsumerSettings, backfill_consumer, ready_consumer};
+use crate::topology::{ConsumerSettings, LaneConsumer, lanes};
 
 /// How long an idle pull stays open at the server.
 const IDLE_PULL: Duration = Duration::from_secs(10);
@@ -22,32 +22,36 @@ pub struct Held {
     pub lease: Lease,
 }
 
-/// The two durable consumers of one destination.
+/// The durable consumers of one destination.
 pub struct Intake {
-    ready: Puller,
-    backfill: Puller,
+    /// The one served first first.
+    lanes: Vec<Puller>,
 }
 
 impl Intake {
-    /// Looks the consumers up; needs no right to create them.
+    /// Looks the consumers up, and whether what is announced can get through them; needs no right to create them.
+    ///
+    /// # Errors
+    /// Those of [`Bus::check_destination`].
     pub async fn open(bus: &Bus, settings: &ConsumerSettings, stall_timeout: Duration) -> Result<Self, BusError> {
-        let puller = async |name: String| {
-            let consumer = bus.durable(&name).await?;
-            let pull = Pull { consumer, client: bus.client.clone(), ack_wait: settings.ack_wait, stall_timeout };
+        bus.check_destination(settings).await?;
+        let puller = async |lane: LaneConsumer| {
+            let consumer = bus.durable(&lane).await?;
+            // The server's lease, not the configured one: that may have changed since the consumer was made.
+            let ack_wait = consumer.cached_info().config.ack_wait;
+            let pull = Pull { consumer, client: bus.client.clone(), ack_wait, stall_timeout };
             Ok::<_, BusError>(Puller { pull, idle: None })
         };
-        Ok(Self {
-            ready: puller(ready_consumer(&settings.destination)).await?,
-            backfill: puller(backfill_consumer(&settings.destination)).await?,
-        })
+        let lanes = futures::future::try_join_all(lanes(&settings.destination).map(puller)).await?;
+        Ok(Self { lanes })
     }
 
     /// Waits for deliveries, at most `free` when there is a backlog. When idle, one of each lane may come.
     ///
-    /// Ready ones first; the backlog is asked only when there are none. May return nothing after a while. Safe to drop
+    /// Ready ones first, then backfill, then replays; a lane is asked only when those before it have nothing. May return nothing after a while. Safe to drop
     /// at any await: pulls that are open go on, and what they bring is held under its lease until the next call.
     pub async fn next(&mut self, free: usize) -> Result<Vec<Held>, BusError> {
-        for puller in [&mut self.ready, &mut self.backfill] {
+        for puller in &mut self.lanes {
             if puller.idle.as_ref().is_some_and(JoinHandle::is_finished) {
                 return puller.idle().await;
             }
@@ -56,17 +60,19 @@ impl Intake {
                 return Ok(held);
             }
         }
-        tokio::select! {
-            biased;
-            held = self.ready.idle() => held,
-            held = self.backfill.idle() => held,
-        }
+        let idle = self.lanes.iter_mut().map(|puller| Box::pin(puller.idle()));
+        futures::future::select_all(idle).await.0
     }
 
     /// Whatever is there right now, at most `free`.
     pub async fn now(&mut self, free: usize) -> Result<Vec<Held>, BusError> {
-        let held = self.ready.pull.now(free).await?;
-        if held.is_empty() { self.backfill.pull.now(free).await } else { Ok(held) }
+        for puller in &self.lanes {
+            let held = puller.pull.now(free).await?;
+            if !held.is_empty() {
+                return Ok(held);
+            }
+        }
+        Ok(Vec::new())
     }
 }
 

@@ -1,6 +1,5 @@
 //! A destination's consumers as one thing: pausing, resuming, and where they are with a unit.
 
-use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::response::Response;
 use common::unit::Unit;
 use jiff::{Timestamp, ToSpan};
@@ -8,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::subject::MarkerSubject;
-use crate::topology::{MARKERS, backfill_consumer, ready_consumer};
+use crate::topology::{is_gone, lanes};
 
 /// How far a consumer is with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -33,15 +32,12 @@ impl Bus {
     /// The newest messages of a unit for a destination, and how far it is with them.
     pub async fn sent(&self, destination: &str, unit: &Unit) -> Result<Vec<Sent>, BusError> {
         let replay = format!("marker.replay.{destination}.{}", unit.subject_tokens());
+        let subjects = [MarkerSubject::announcement(unit, false), MarkerSubject::announcement(unit, true), replay];
         let mut found = Vec::new();
-        for (subject, consumer) in [
-            (MarkerSubject::announcement(unit, false), ready_consumer(destination)),
-            (MarkerSubject::announcement(unit, true), backfill_consumer(destination)),
-            (replay, backfill_consumer(destination)),
-        ] {
-            let Some(message) = self.last(&subject).await? else { continue };
+        for (lane, subject) in lanes(destination).into_iter().zip(subjects) {
+            let Some(message) = self.last(lane.stream, &subject).await? else { continue };
             let sequence = message.sequence;
-            let consumer = self.durable(&consumer).await?;
+            let consumer = self.durable(&lane).await?;
             let info = consumer.cached_info();
             let standing = if sequence > info.delivered.stream_sequence {
                 Standing::Pending
@@ -72,13 +68,13 @@ impl Bus {
         struct Answer {
             paused: bool,
         }
-        for consumer in [ready_consumer(destination), backfill_consumer(destination)] {
-            let doing = || format!("{} {consumer}", if until.is_some() { "pausing" } else { "resuming" });
+        for lane in lanes(destination) {
+            let doing = || format!("{} {}", if until.is_some() { "pausing" } else { "resuming" }, lane.name);
             let request = match until {
                 Some(until) => serde_json::json!({ "pause_until": until }),
                 None => serde_json::json!({}),
             };
-            let answer = self.context.request(format!("CONSUMER.PAUSE.{MARKERS}.{consumer}"), &request).await;
+            let answer = self.context.request(format!("CONSUMER.PAUSE.{}.{}", lane.stream, lane.name), &request).await;
             match answer.map_err(|error| BusError::unavailable(doing(), &error))? {
                 Response::Ok(Answer { paused }) if paused == until.is_some() => {}
                 Response::Ok(_) => {
@@ -86,9 +82,7 @@ impl Bus {
                     return Err(BusError::plain(BusErrorKind::Refused, doing(), why));
                 }
                 Response::Err { error } => {
-                    let gone = [ErrorCode::CONSUMER_NOT_FOUND, ErrorCode::STREAM_NOT_FOUND];
-                    let missing = gone.contains(&error.error_code());
-                    let kind = if missing { BusErrorKind::Missing } else { BusErrorKind::Refused };
+                    let kind = if is_gone(&error) { BusErrorKind::Missing } else { BusErrorKind::Refused };
                     return Err(BusError::new(kind, doing(), &error));
                 }
             }
@@ -98,8 +92,8 @@ impl Bus {
 
     /// Whether anything published for the destination will be delivered to it: its consumers are there.
     pub async fn is_served(&self, destination: &str) -> Result<bool, BusError> {
-        for consumer in [ready_consumer(destination), backfill_consumer(destination)] {
-            match self.durable(&consumer).await {
+        for lane in lanes(destination) {
+            match self.durable(&lane).await {
                 Ok(_) => {}
                 Err(error) if error.kind == BusErrorKind::Missing => return Ok(false),
                 Err(error) => return Err(error),

@@ -23,11 +23,18 @@ pub struct Letter {
     /// The five tokens it is filed under. Not always a unit: the message may have been no marker.
     pub unit_tokens: String,
     pub class: String,
-    /// What went wrong, one line a fault.
+    /// What went wrong the last time, one line a fault.
     pub error: String,
-    /// Where the marker was on the stream MARKERS.
+    /// Of the marker.
+    pub revision: String,
+    /// How often this revision was given up.
+    pub count: u32,
+    /// Where the marker was, on MARKERS or on REPLAYS.
     pub marker_subject: String,
     pub marker_sequence: u64,
+    /// When it was stored there.
+    pub(crate) stored_at: Option<Timestamp>,
+    pub(crate) consumer_created_at: Option<Timestamp>,
     /// Deliveries when it was given up.
     pub attempt: u32,
     pub worker: String,
@@ -54,6 +61,10 @@ impl Letter {
             marker_subject: header("Ferry-Subject"),
             // Only shown; a letter without them can be worked on all the same.
             marker_sequence: header("Ferry-Stream-Sequence").parse().unwrap_or_default(),
+            revision: header("Ferry-Revision"),
+            count: header("Ferry-Count").parse().unwrap_or(1),
+            stored_at: header("Ferry-Stored-At").parse().ok(),
+            consumer_created_at: header("Ferry-Consumer-Created-At").parse().ok(),
             attempt: header("Ferry-Attempt").parse().unwrap_or_default(),
             worker: header("Ferry-Worker"),
             options: ReplayOptions::from_headers(Some(&message.headers)),
@@ -74,21 +85,37 @@ impl Bus {
         unit_prefix: &[&str],
         mut each: impl FnMut(Letter),
     ) -> Result<(), BusError> {
-        let doing = || "listing dead letters".to_owned();
         let mut filter = vec!["dead", destination.unwrap_or("*")];
         filter.extend(unit_prefix.iter().take(5));
         filter.resize(7, "*");
-        let filter = filter.join(".");
         let stream = self.dead_stream().await?;
+        self.each_on(&stream, &filter.join("."), &mut each).await
+    }
+
+    /// The letters of one unit at one destination, oldest first: one of each revision.
+    pub(crate) async fn letters_on(&self, subject: &str) -> Result<Vec<Letter>, BusError> {
+        let stream = self.context.get_stream_no_info(DEAD).await;
+        let stream = stream.map_err(|error| BusError::unavailable("listing dead letters", &error))?;
+        let mut letters = Vec::new();
+        self.each_on(&stream, subject, &mut |letter| letters.push(letter)).await?;
+        Ok(letters)
+    }
+
+    async fn each_on<I>(
+        &self,
+        stream: &stream::Stream<I>,
+        filter: &str,
+        each: &mut impl FnMut(Letter),
+    ) -> Result<(), BusError> {
         let mut next = 1;
         loop {
-            match stream.direct_get_next_for_subject(&filter, Some(next)).await {
+            match stream.direct_get_next_for_subject(filter, Some(next)).await {
                 Ok(message) => {
                     next = message.sequence + 1;
                     each(Letter::read(message)?);
                 }
                 Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(()),
-                Err(error) => return Err(BusError::unavailable(doing(), &error)),
+                Err(error) => return Err(BusError::unavailable("listing dead letters", &error)),
             }
         }
     }
@@ -110,7 +137,9 @@ impl Bus {
     /// Removes a dead letter; false when it was not there.
     pub async fn delete_letter(&self, sequence: u64) -> Result<bool, BusError> {
         let doing = || format!("deleting dead letter {sequence}");
-        match self.dead_stream().await?.delete_message(sequence).await {
+        let stream = self.context.get_stream_no_info(DEAD).await;
+        let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
+        match stream.delete_message(sequence).await {
             Ok(deleted) => Ok(deleted),
             Err(error) => match error.kind() {
                 // Its text says when it is not there, its code does not; looking does.

@@ -4,6 +4,7 @@
 //! it knows nothing of what a unit's archives hold.
 
 mod connection;
+mod refusal;
 mod subject;
 mod topology;
 
@@ -32,7 +33,7 @@ pub use delivery::{Delivery, SettleError};
 pub use fleet::{Sent, Standing};
 pub use lease::{Activity, Lease};
 pub use letters::Letter;
-pub use progress::{DestinationProgress, StreamState};
+pub use progress::{DestinationProgress, ReplaysState, StreamState};
 pub use publisher::{Latest, Published};
 pub use replay::ReplayOptions;
 pub use roster::{Roster, WorkerState};
@@ -40,4 +41,4 @@ pub use subject::{Lane, MarkerSubject};
 pub use survey::{Stamp, StreamMarker};
 pub use sweeper::{Sweeper, Swept};
 pub use task::{Task, TaskState, TaskUnit};
-pub use topology::{ConsumerSettings, Missing};
+pub use topology::{ConsumerSettings, QueueFault, STREAMS, StaleConsumer, StreamUsage};

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::connection::{Bus, BusError, BusErrorKind};
-use crate::topology::{MARKERS, backfill_consumer, ready_consumer};
+use crate::topology::{LaneConsumer, MARKERS, REPLAYS, lanes};
 
-/// Both consumers of a destination together.
+/// All consumers of a destination together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DestinationProgress {
     /// Markers not delivered yet.
@@ -26,49 +26,52 @@ impl DestinationProgress {
     }
 }
 
-/// What the stream of markers holds.
+/// The stream of markers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamState {
-    pub messages: u64,
-    pub bytes: u64,
+    pub created_at: Timestamp,
+    /// Subjects that have messages: at least as many as the units it announces.
+    pub subjects: u64,
+}
+
+/// Which messages the stream of replays holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplaysState {
+    pub first_sequence: u64,
+    pub last_sequence: u64,
+    /// When the oldest that waits was sent; `None` when none waits.
+    pub oldest: Option<Timestamp>,
 }
 
 impl Bus {
     pub async fn destination_progress(&self, destination: &str) -> Result<DestinationProgress, BusError> {
         let mut progress = DestinationProgress::default();
-        for name in [ready_consumer(destination), backfill_consumer(destination)] {
-            let consumer = self.durable(&name).await?;
+        for lane in lanes(destination) {
+            let consumer = self.durable(&lane).await?;
             let info = consumer.cached_info();
             progress.pending += info.num_pending;
             progress.unsettled += info.num_ack_pending as u64;
             progress.paused |= info.paused;
-            let oldest = self.oldest_unfinished(info).await?;
+            let oldest = self.oldest_unfinished(&lane, info).await?;
             progress.oldest_unfinished = [progress.oldest_unfinished, oldest].into_iter().flatten().min();
         }
         Ok(progress)
     }
 
     /// The first message after the ack floor is the oldest unfinished one: everything below it is settled.
-    async fn oldest_unfinished(&self, info: &Info) -> Result<Option<Timestamp>, BusError> {
+    async fn oldest_unfinished(&self, lane: &LaneConsumer, info: &Info) -> Result<Option<Timestamp>, BusError> {
         if info.num_pending == 0 && info.num_ack_pending == 0 {
             return Ok(None);
         }
         let doing = || "the oldest unfinished marker".to_owned();
-        let stream = self.context.get_stream_no_info(MARKERS).await;
+        let stream = self.context.get_stream_no_info(lane.stream).await;
         let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
-        let mut oldest = None;
-        for filter in &info.config.filter_subjects {
-            let after = info.ack_floor.stream_sequence + 1;
-            match stream.direct_get_next_for_subject(filter, Some(after)).await {
-                Ok(message) => {
-                    let at = Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).ok();
-                    oldest = [oldest, at].into_iter().flatten().min();
-                }
-                Err(error) if error.kind() == DirectGetErrorKind::NotFound => {}
-                Err(error) => return Err(BusError::unavailable(doing(), &error)),
-            }
+        let after = info.ack_floor.stream_sequence + 1;
+        match stream.direct_get_next_for_subject(&lane.filter, Some(after)).await {
+            Ok(message) => Ok(Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).ok()),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(BusError::unavailable(doing(), &error)),
         }
-        Ok(oldest)
     }
 
     /// The markers that were not delivered to a destination yet, oldest first, at most `count_max`.
@@ -76,36 +79,46 @@ impl Bus {
     /// Reads the stream beside the consumers, so nothing is delivered by it.
     pub async fn pending_markers(&self, destination: &str, count_max: usize) -> Result<Vec<(String, Bytes)>, BusError> {
         let doing = || "listing pending markers".to_owned();
-        let stream = self.context.get_stream_no_info(MARKERS).await;
-        let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
         let mut pending = Vec::new();
-        for name in [ready_consumer(destination), backfill_consumer(destination)] {
-            let consumer = self.durable(&name).await?;
-            let info = consumer.cached_info();
-            for filter in &info.config.filter_subjects {
-                let mut next = info.delivered.stream_sequence + 1;
-                while pending.len() < count_max {
-                    match stream.direct_get_next_for_subject(filter, Some(next)).await {
-                        Ok(message) => {
-                            next = message.sequence + 1;
-                            pending.push((message.subject.to_string(), message.payload));
-                        }
-                        Err(error) if error.kind() == DirectGetErrorKind::NotFound => break,
-                        Err(error) => return Err(BusError::unavailable(doing(), &error)),
+        for lane in lanes(destination) {
+            let stream = self.context.get_stream_no_info(lane.stream).await;
+            let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
+            let consumer = self.durable(&lane).await?;
+            let mut next = consumer.cached_info().delivered.stream_sequence + 1;
+            while pending.len() < count_max {
+                match stream.direct_get_next_for_subject(&lane.filter, Some(next)).await {
+                    Ok(message) => {
+                        next = message.sequence + 1;
+                        pending.push((message.subject.to_string(), message.payload));
                     }
+                    Err(error) if error.kind() == DirectGetErrorKind::NotFound => break,
+                    Err(error) => return Err(BusError::unavailable(doing(), &error)),
                 }
             }
         }
         Ok(pending)
     }
 
+    /// # Errors
+    /// `Missing`: there is no stream of markers.
     pub async fn stream_state(&self) -> Result<StreamState, BusError> {
-        let stream = self.context.get_stream(MARKERS).await.map_err(|error| {
-            let missing = crate::topology::is_missing(&error.kind());
-            let kind = if missing { BusErrorKind::Missing } else { BusErrorKind::Unavailable };
-            BusError::new(kind, "stream MARKERS", &error)
-        })?;
-        let state = &stream.cached_info().state;
-        Ok(StreamState { messages: state.messages, bytes: state.bytes })
+        let missing = || BusError::plain(BusErrorKind::Missing, "stream MARKERS", "it is not there");
+        let stream = self.stream(MARKERS).await?.ok_or_else(missing)?;
+        let info = stream.cached_info();
+        let created_at = Timestamp::from_nanosecond(info.created.unix_timestamp_nanos()).unwrap_or_default();
+        Ok(StreamState { created_at, subjects: info.state.subjects_count })
+    }
+
+    /// `None` without a stream of replays.
+    pub async fn replays_state(&self) -> Result<Option<ReplaysState>, BusError> {
+        Ok(self.stream(REPLAYS).await?.map(|stream| {
+            let state = &stream.cached_info().state;
+            let oldest = Timestamp::from_nanosecond(state.first_timestamp.unix_timestamp_nanos()).ok();
+            ReplaysState {
+                first_sequence: state.first_sequence,
+                last_sequence: state.last_sequence,
+                oldest: oldest.filter(|_| state.messages > 0),
+            }
+        }))
     }
 }

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind};
 use common::checksum::Sha256Sum;
 use common::marker::Marker;
 use common::unit::Unit;
 
-use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::connection::{Bus, BusError};
 use crate::reader::StoredMessage;
+use crate::refusal::{is_overtaken, publish_error};
 use crate::subject::MarkerSubject;
 use crate::survey::Stamp;
 use crate::topology::MARKERS;
@@ -52,7 +52,7 @@ impl Bus {
     /// Read from any replica, so it may be stale; the publish notices that by its expected sequence.
     pub async fn latest_marker(&self, unit: &Unit) -> Result<Latest, BusError> {
         let subjects = [false, true].map(|backfill| MarkerSubject::announcement(unit, backfill));
-        let (ready, backfill) = futures::try_join!(self.last(&subjects[0]), self.last(&subjects[1]))?;
+        let (ready, backfill) = futures::try_join!(self.last(MARKERS, &subjects[0]), self.last(MARKERS, &subjects[1]))?;
         let sequence = |message: &Option<StoredMessage>| message.as_ref().map_or(0, |message| message.sequence);
         let (ready_sequence, backfill_sequence) = (sequence(&ready), sequence(&backfill));
         let newest = if ready_sequence > backfill_sequence { ready } else { backfill };
@@ -60,9 +60,9 @@ impl Bus {
         Ok(Latest { marker, ready_sequence, backfill_sequence })
     }
 
-    pub(crate) async fn last(&self, subject: &str) -> Result<Option<StoredMessage>, BusError> {
+    pub(crate) async fn last(&self, stream: &str, subject: &str) -> Result<Option<StoredMessage>, BusError> {
         let doing = || format!("last message of {subject}");
-        let stream = self.context.get_stream_no_info(MARKERS).await;
+        let stream = self.context.get_stream_no_info(stream).await;
         let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
         match stream.direct_get_last_for_subject(subject).await {
             Ok(message) => Ok(Some(StoredMessage::from(message))),
@@ -136,16 +136,8 @@ impl Bus {
         let error = match answer {
             Ok(Ok(ack)) if !ack.duplicate => return Ok(Published::Stored { sequence: ack.sequence }),
             Ok(Ok(_)) => None,
-            Ok(Err(error)) => match error.kind() {
-                PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId => None,
-                PublishErrorKind::StreamNotFound
-                | PublishErrorKind::TimedOut
-                | PublishErrorKind::BrokenPipe
-                | PublishErrorKind::MaxAckPending => Some(BusError::unavailable(doing(), &error)),
-                PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::Other => {
-                    Some(BusError::new(BusErrorKind::Refused, doing(), &error))
-                }
-            },
+            Ok(Err(error)) if is_overtaken(&error) => None,
+            Ok(Err(error)) => Some(publish_error(MARKERS, doing(), &error)),
             Err(elapsed) => Some(BusError::unavailable(doing(), &elapsed)),
         };
         match (self.last_on_leader(subject).await, error) {

@@ -55,16 +55,6 @@ impl MarkerSubject {
     }
 }
 
-/// Filters of the durable consumer that serves live units.
-pub(crate) fn ready_filters() -> Vec<String> {
-    vec!["marker.ready.>".into()]
-}
-
-/// Filters of the durable consumer that serves everything else of a destination.
-pub(crate) fn backfill_filters(destination: &str) -> Vec<String> {
-    vec!["marker.backfill.>".into(), format!("marker.replay.{destination}.>")]
-}
-
 /// The last five tokens, whatever they are: a dead letter is filed under them also when they are no unit.
 pub(crate) fn unit_tokens(subject: &str) -> &str {
     let start = subject.rmatch_indices('.').nth(4).map_or(0, |(at, _)| at + 1);

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
-use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
 use common::checksum::Sha256Sum;
 use common::unit::Unit;
@@ -15,7 +14,7 @@ use crate::announced::Announced;
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::reader::StoredMessage;
 use crate::subject::{Lane, MarkerSubject};
-use crate::topology::{MARKERS, TASKS, backfill_consumer, is_missing};
+use crate::topology::{MARKERS, TASKS, is_missing, replay_lane};
 
 /// A survey that lost messages on the way begins anew this often.
 const ATTEMPTS: u32 = 3;
@@ -103,7 +102,7 @@ impl Bus {
 
     /// The last message of a subject whose headers are known.
     async fn whole(&self, newest: Announced) -> Result<Option<StoredMessage>, BusError> {
-        match self.last(&newest.subject).await? {
+        match self.last(MARKERS, &newest.subject).await? {
             Some(message) if message.sequence < newest.sequence => {
                 let why = "the server that answered does not have the newest message yet";
                 Err(BusError::plain(BusErrorKind::Unavailable, format!("last message of {}", newest.subject), why))
@@ -115,7 +114,7 @@ impl Bus {
     /// The newest message of one unit, from whichever of its two subjects has it.
     pub async fn current_marker(&self, unit: &Unit) -> Result<Option<StreamMarker>, BusError> {
         let subjects = [false, true].map(|backfill| MarkerSubject::announcement(unit, backfill));
-        let (ready, backfill) = futures::try_join!(self.last(&subjects[0]), self.last(&subjects[1]))?;
+        let (ready, backfill) = futures::try_join!(self.last(MARKERS, &subjects[0]), self.last(MARKERS, &subjects[1]))?;
         let marker = |last: StoredMessage, lane| StreamMarker {
             subject: MarkerSubject { lane, unit: unit.clone() },
             sequence: last.sequence,
@@ -133,38 +132,12 @@ impl Bus {
         Ok(stream.cached_info().state.last_sequence)
     }
 
-    /// The sequence of the last replay of a unit to a destination of which it is known that it is settled; 0 for none.
-    ///
-    /// Part of the id of the next one: what still waits is not sent twice, what is done may be sent again.
-    pub async fn settled_replay(&self, destination: &str, unit: &Unit) -> Result<u64, BusError> {
-        let doing = || format!("replays of {unit} to {destination}");
-        let subject = format!("marker.replay.{destination}.{}", unit.subject_tokens());
-        let settled_up_to = self.settled_up_to(destination).await?;
-        let stream = self.context.get_stream_no_info(MARKERS).await;
-        let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
-        let mut last = 0;
-        // The stream keeps ten messages a subject.
-        loop {
-            match stream.direct_get_next_for_subject(&subject, Some(last + 1)).await {
-                Ok(message) if message.sequence <= settled_up_to => last = message.sequence,
-                Ok(_) => return Ok(last),
-                Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(last),
-                Err(error) => return Err(BusError::unavailable(doing(), &error)),
-            }
-        }
-    }
-
-    /// Whether every replay and backfill marker up to this sequence is settled at the destination.
+    /// Whether every replay up to this sequence is settled at the destination.
     pub async fn replays_settled(&self, destination: &str, sequence: u64) -> Result<bool, BusError> {
-        Ok(self.settled_up_to(destination).await? >= sequence)
-    }
-
-    /// Up to which sequence the destination's replays and backfill markers are settled; all, when nothing is open.
-    async fn settled_up_to(&self, destination: &str) -> Result<u64, BusError> {
-        let consumer = self.durable(&backfill_consumer(destination)).await?;
+        let consumer = self.durable(&replay_lane(destination)).await?;
         let info = consumer.cached_info();
         let idle = info.num_pending == 0 && info.num_ack_pending == 0;
-        Ok(if idle { u64::MAX } else { info.ack_floor.stream_sequence })
+        Ok(idle || info.ack_floor.stream_sequence >= sequence)
     }
 
     /// Whether the stream of markers is there.

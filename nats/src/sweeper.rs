@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -15,11 +15,8 @@ use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::dead_letter::{DeadLetter, Original};
 use crate::delivery::Delivery;
 use crate::replay::ReplayOptions;
-use crate::topology::{ADVISORIES, MARKERS, destination_of};
+use crate::topology::{ADVISORIES, SWEEPER, destination_of};
 
-const SWEEPER: &str = "sweeper";
-/// Under this lease nothing is done but one read and one publish.
-const ACK_WAIT: Duration = Duration::from_secs(60);
 /// How long an idle pull stays open at the server.
 const IDLE_PULL: Duration = Duration::from_secs(10);
 /// How long an advisory is put off whose letter could not be stored.
@@ -36,7 +33,7 @@ pub struct Sweeper {
 pub enum Swept {
     /// The dead letter is stored; it may have been there already.
     Stored { destination: String, subject: String, stream_sequence: u64, deliveries: u32 },
-    /// The marker is no longer on the stream: newer revisions of its unit have pushed it out.
+    /// The marker is no longer on its stream: newer ones of its unit have pushed it out.
     Gone { destination: String, stream_sequence: u64 },
     /// Not about a marker of a destination.
     Ignored { why: String },
@@ -53,25 +50,6 @@ struct Advisory {
 }
 
 impl Bus {
-    /// Creates the durable consumer of the advisories if it is not there.
-    pub async fn apply_sweeper(&self) -> Result<(), BusError> {
-        match self.consumer_on(ADVISORIES, SWEEPER).await {
-            Err(error) if error.kind == BusErrorKind::Missing => {}
-            found => return found.map(drop),
-        }
-        let config = pull::Config {
-            durable_name: Some(SWEEPER.into()),
-            description: Some("makes dead letters of markers whose deliveries ran out".into()),
-            deliver_policy: DeliverPolicy::All,
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: ACK_WAIT,
-            filter_subject: format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{MARKERS}.>"),
-            ..pull::Config::default()
-        };
-        let created = self.context.create_consumer_on_stream(config, ADVISORIES).await;
-        created.map(drop).map_err(|error| BusError::new(BusErrorKind::Refused, format!("consumer {SWEEPER}"), &error))
-    }
-
     /// Looks the consumer of the advisories up; needs no right to create it.
     pub async fn sweeper(&self) -> Result<Sweeper, BusError> {
         Ok(Sweeper { bus: self.clone(), consumer: self.consumer_on(ADVISORIES, SWEEPER).await? })
@@ -107,12 +85,12 @@ impl Sweeper {
             Ok(advisory) => advisory,
             Err(error) => return Ok(Swept::Ignored { why: format!("the advisory is not understood: {error}") }),
         };
-        let Some(destination) = destination_of(&advisory.consumer).filter(|_| advisory.stream == MARKERS) else {
+        let Some(destination) = destination_of(&advisory.stream, &advisory.consumer) else {
             let why = format!("consumer {} of {} is no destination's", advisory.consumer, advisory.stream);
             return Ok(Swept::Ignored { why });
         };
-        let doing = || format!("reading marker {}", advisory.stream_seq);
-        let stream = self.bus.context.get_stream_no_info(MARKERS).await;
+        let doing = || format!("reading marker {} of {}", advisory.stream_seq, advisory.stream);
+        let stream = self.bus.context.get_stream_no_info(&advisory.stream).await;
         let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
         let message = match stream.get_raw_message(advisory.stream_seq).await {
             Ok(message) => message,
@@ -129,6 +107,7 @@ impl Sweeper {
             stream_sequence: advisory.stream_seq,
             stored_at: stored_at.map_err(|error| BusError::new(BusErrorKind::Refused, doing(), &error))?,
             attempt: advisory.deliveries,
+            consumer_created_at: None,
         };
         let letter = DeadLetter { destination, class, error: &explain(advisory.deliveries) };
         self.bus.store_letter(&original, &letter).await?;

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::connection::{Bus, BusError};
+use crate::refusal::publish_error;
 use crate::topology::TASKS;
 
 /// A replay that somebody asked for.
@@ -31,6 +32,12 @@ pub struct Task {
     pub bytes: u64,
     /// Whether all of its units are on the stream.
     pub published: bool,
+    /// Sequence of its last replay on the stream, once it is published.
+    #[serde(default)]
+    pub last_sequence: u64,
+    /// Why the command that sent it ended before all was sent.
+    #[serde(default)]
+    pub cut_short: String,
     /// Whether it goes on with what is published later.
     pub follows: bool,
     #[serde(default)]
@@ -88,7 +95,7 @@ impl Bus {
         let sent = async { self.context.publish(subject.clone(), payload.into()).await?.await };
         match tokio::time::timeout(Duration::from_secs(10), sent).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(BusError::unavailable(format!("writing {subject}"), &error)),
+            Ok(Err(error)) => Err(publish_error(TASKS, format!("writing {subject}"), &error)),
             Err(elapsed) => Err(BusError::unavailable(format!("writing {subject}"), &elapsed)),
         }
     }

@@ -14,6 +14,8 @@ pub(crate) struct Board {
     state: Arc<Mutex<BoardState>>,
     /// Told when the last unit in hand is off the board.
     idle: Arc<Notify>,
+    /// Told when a unit begins to wait for its dead letter to be stored.
+    letter_waits: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -22,6 +24,8 @@ struct BoardState {
     in_hand: BTreeMap<u64, String>,
     parked: Vec<Parked>,
     totals: Totals,
+    letters_waiting: usize,
+    letters_wait_for: Option<String>,
 }
 
 /// A unit that was handed back, to be delivered again later.
@@ -49,6 +53,19 @@ pub(crate) struct Totals {
     pub skipped: u64,
     pub rows: u64,
     pub bytes: u64,
+}
+
+/// A unit that needs nothing any more but a place for its dead letter; until dropped.
+pub(crate) struct WaitingLetter(Board);
+
+impl Drop for WaitingLetter {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.letters_waiting -= 1;
+        if state.letters_waiting == 0 {
+            state.letters_wait_for = None;
+        }
+    }
 }
 
 /// Takes a unit off the board when dropped.
@@ -88,6 +105,32 @@ impl Board {
         let next = state.parked.iter().filter(|parked| parked.until > now).min_by_key(|parked| parked.until)?;
         let in_seconds = (next.until - now).as_secs_f64().ceil() as u64;
         Some(NextRetry { unit: next.unit.clone(), why: next.why.clone(), in_seconds })
+    }
+
+    /// Notes that a unit waits until its dead letter can be stored.
+    pub(crate) fn wait_with_letter(&self, reason: String) -> WaitingLetter {
+        {
+            let mut state = self.state();
+            state.letters_waiting += 1;
+            state.letters_wait_for = Some(reason);
+        }
+        self.letter_waits.notify_one();
+        WaitingLetter(self.clone())
+    }
+
+    /// How many units wait for that: they hold a slot, and want no memory.
+    pub(crate) fn letters_waiting(&self) -> usize {
+        self.state().letters_waiting
+    }
+
+    /// Why dead letters cannot be stored, if they cannot.
+    pub(crate) fn letters_wait_for(&self) -> Option<String> {
+        self.state().letters_wait_for.clone()
+    }
+
+    /// Returns when a unit has begun to wait for its dead letter, since the last call.
+    pub(crate) async fn letter_waits(&self) {
+        self.letter_waits.notified().await;
     }
 
     /// Counts a unit that needs no further delivery.

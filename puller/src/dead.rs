@@ -173,6 +173,9 @@ pub(crate) struct Summary {
     pub attempt: u32,
     pub worker: String,
     pub stream_sequence: u64,
+    pub revision: String,
+    /// How often this revision of the unit was given up.
+    pub count: u32,
 }
 
 impl Summary {
@@ -187,6 +190,8 @@ impl Summary {
             attempt: letter.attempt,
             worker: letter.worker.clone(),
             stream_sequence: letter.marker_sequence,
+            revision: letter.revision.clone(),
+            count: letter.count,
         }
     }
 
@@ -206,6 +211,8 @@ impl Summary {
             .field("attempt", &self.attempt)
             .field("worker", &self.worker)
             .field("stream_sequence", &self.stream_sequence)
+            .field("revision", &self.revision)
+            .field("count", &self.count)
     }
 }
 
@@ -272,6 +279,7 @@ async fn show(bus: &Bus, sequence: u64) -> Result<Reply, Failure> {
         printable(&format!("Dead letter {sequence} of {}, stored {:.0}", summary.destination, summary.at)),
         format!("unit    {}", printable(&summary.unit)),
         format!("class   {}", printable(&summary.class)),
+        format!("times   {}", summary.count),
         format!("error   {}", summary.error.lines().map(printable).collect::<Vec<_>>().join("\n        ")),
         "\nHeaders".to_owned(),
     ];

@@ -4,8 +4,9 @@ use common::config::{Config, DestinationKind};
 use common::doctor::{Report, check_storage, describe_http, describe_storage};
 use common::object_store::End;
 use common::output::Reply;
-use nats::{Bus, ConsumerSettings};
+use nats::{Bus, ConsumerSettings, StaleConsumer, StreamUsage};
 
+use crate::lost_stream;
 use crate::service::{Failure, served, worker_name};
 use crate::warehouse::{Warehouse, WarehouseErrorKind};
 
@@ -70,18 +71,15 @@ async fn check_queue(report: &mut Report, config: &Config) {
         .iter()
         .map(|destination| ConsumerSettings { destination: destination.name.clone(), ack_wait: config.puller.ack_wait })
         .collect();
-    match bus.missing(config.nats.replicas, &settings).await {
-        Ok(missing) if missing.is_empty() => report.good("streams and consumers", "as this version expects them"),
-        Ok(missing) => {
-            let found = missing.into_iter().map(|missing| missing.0).collect::<Vec<_>>().join("; ");
-            report.bad("streams and consumers", found, "run `puller migrate`");
+    const NAME: &str = "streams and consumers";
+    match bus.queue_faults(&settings).await {
+        Ok(faults) if faults.is_empty() => {
+            let found = format!("as this version needs them; the streams set {} aside", bus.storage_needed());
+            report.good(NAME, found);
         }
+        Ok(faults) => faults.into_iter().for_each(|fault| report.bad(NAME, fault.what, fault.advice)),
         Err(error) => {
-            report.bad(
-                "streams and consumers",
-                error.to_string(),
-                "is JetStream enabled, and are you allowed to look?",
-            );
+            report.bad(NAME, error.to_string(), "is JetStream enabled, and are you allowed to look?");
         }
     }
     let mut names: Vec<String> = config.destinations.iter().map(|destination| destination.name.clone()).collect();
@@ -90,13 +88,29 @@ async fn check_queue(report: &mut Report, config: &Config) {
         Ok(stale) if stale.is_empty() => {}
         Ok(stale) => report.bad(
             "stale consumers",
-            format!("{} belong to no configured destination", stale.join(", ")),
+            format!("{} belong to no configured destination", names_of(&stale)),
             "`puller migrate --prune` removes them",
         ),
         // The stream is not there, which was said above.
         Err(error) => tracing::debug!(%error, "looking for stale consumers"),
     }
+    match bus.stream_usage().await {
+        Ok(usage) => usage.iter().filter_map(StreamUsage::warning).for_each(|text| report.warn("room", text)),
+        Err(error) => tracing::debug!(%error, "looking at how full the streams are"),
+    }
+    for destination in &config.destinations {
+        match lost_stream::lost_units(&bus, destination).await {
+            Ok(0) => {}
+            Ok(lost) => report.bad("stream MARKERS", lost_stream::text(&destination.name, lost), lost_stream::ADVICE),
+            // Each is said where it is looked at by itself.
+            Err(failure) => tracing::debug!("comparing the ledger with the stream: {}", failure.text),
+        }
+    }
     bus.close().await;
+}
+
+fn names_of(stale: &[StaleConsumer]) -> String {
+    stale.iter().map(|consumer| consumer.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 async fn check_clickhouse(report: &mut Report, name: &str, server: &common::config::ClickHouse) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nats::{STREAMS, StreamUsage};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -29,6 +30,11 @@ struct Place {
     destination: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfStream {
+    stream: &'static str,
+}
+
 #[derive(Clone)]
 pub(crate) struct Metrics {
     deliveries: Family<Outcome, Counter>,
@@ -38,6 +44,8 @@ pub(crate) struct Metrics {
     stages: Family<Stage, Histogram>,
     in_hand: Family<Place, Gauge>,
     leases_lost: Family<Place, Counter>,
+    stream_bytes: Family<OfStream, Gauge>,
+    stream_limit_bytes: Family<OfStream, Gauge>,
 }
 
 impl Metrics {
@@ -52,6 +60,8 @@ impl Metrics {
             stages: Family::new_with_constructor(stages),
             in_hand: Family::default(),
             leases_lost: Family::default(),
+            stream_bytes: Family::default(),
+            stream_limit_bytes: Family::default(),
         };
         registry.register("puller_deliveries", "Deliveries settled, by outcome", metrics.deliveries.clone());
         registry.register("puller_archives", "Archives worked through, by outcome", metrics.archives.clone());
@@ -60,7 +70,21 @@ impl Metrics {
         registry.register("puller_stage_duration_seconds", "Time of one attempt by stage", metrics.stages.clone());
         registry.register("puller_in_flight_jobs", "Deliveries in hand", metrics.in_hand.clone());
         registry.register("puller_leases_lost", "Deliveries whose lease was lost", metrics.leases_lost.clone());
+        registry.register("puller_stream_bytes", "Bytes a NATS stream holds", metrics.stream_bytes.clone());
+        let limit = metrics.stream_limit_bytes.clone();
+        registry.register("puller_stream_limit_bytes", "Bytes a NATS stream may hold; 0 without a limit", limit);
+        for stream in STREAMS {
+            metrics.stream_bytes.get_or_create(&OfStream { stream }).set(0);
+            metrics.stream_limit_bytes.get_or_create(&OfStream { stream }).set(0);
+        }
         metrics
+    }
+
+    pub(crate) fn stream(&self, usage: &StreamUsage) {
+        let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let stream = OfStream { stream: usage.stream };
+        self.stream_bytes.get_or_create(&stream).set(gauge(usage.bytes));
+        self.stream_limit_bytes.get_or_create(&stream).set(gauge(usage.limit_bytes.unwrap_or_default()));
     }
 
     pub(crate) fn settled(&self, destination: &str, outcome: &'static str) {

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::board::Totals;
 use crate::cli::Pull;
 use crate::dead as letters;
+use crate::lost_stream;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::runner::Runner;
@@ -43,6 +44,8 @@ struct Summary {
     dead_letters: u64,
     /// Markers still pending or unsettled when the run ended.
     left: u64,
+    /// Units that were loaded from a stream MARKERS that is no more, and that the present one does not announce.
+    lost: u64,
     seconds: f64,
 }
 
@@ -136,6 +139,9 @@ impl Ended {
             Self::Stopped if summary.left > 0 => {
                 Some(Failure::stopped(format!("{name}: stopped by a signal, {left} left")))
             }
+            Self::Drained | Self::TimeIsUp | Self::Stopped if summary.lost > 0 => {
+                Some(Failure::missing(lost_stream::text(name, summary.lost)).advice(lost_stream::ADVICE))
+            }
             Self::Drained | Self::TimeIsUp | Self::Stopped if summary.dead_letters > 0 => Some(
                 Failure::failed(format!("{name}: {}", count(summary.dead_letters, "dead letter")))
                     .advice("`puller dead ls` lists them"),
@@ -153,6 +159,7 @@ async fn drain(
     stop: CancellationToken,
 ) -> Result<Drained, Failure> {
     let (started, started_at) = (Instant::now(), common::clock::now());
+    let lost = lost_stream::say(&shared.bus, destination).await;
     let before = shared.bus.destination_progress(&destination.name).await?;
     let (totals, ended) = if before.is_drained() {
         (Totals::default(), Ended::Drained)
@@ -180,6 +187,7 @@ async fn drain(
         bytes: totals.bytes,
         dead_letters: totals.dead,
         left: after.pending + after.unsettled,
+        lost,
         seconds: started.elapsed().as_secs_f64(),
     };
     let mut dead = Vec::new();
@@ -212,7 +220,7 @@ async fn watch(
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Ok(Ended::TimeIsUp);
         }
-        let mut away = runner.worker.circuit.reason();
+        let mut away = runner.worker.circuit.reason().or_else(|| runner.worker.board.letters_wait_for());
         match shared.bus.destination_progress(&runner.settings.destination).await {
             Ok(progress) if progress.is_drained() => return Ok(Ended::Drained),
             Ok(progress) if progress.paused && runner.worker.board.in_hand().is_empty() => {
@@ -319,7 +327,7 @@ async fn dry_run(shared: &Shared, destinations: &[DestinationConfig], all: bool)
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let name = &self.destination;
-        if self.units == 0 && self.left == 0 {
+        if self.units == 0 && self.left == 0 && self.lost == 0 {
             return write!(f, "{name}: nothing to do, no marker is pending");
         }
         write!(
@@ -345,6 +353,9 @@ impl std::fmt::Display for Summary {
         }
         if self.left > 0 {
             write!(f, "; {} left", count(self.left, "marker"))?;
+        }
+        if self.lost > 0 {
+            write!(f, "; the stream MARKERS HAS LOST {} units: run `uploader reconcile --fix`", self.lost)?;
         }
         Ok(())
     }

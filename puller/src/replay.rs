@@ -10,7 +10,7 @@ use common::unit::Unit;
 use futures::{StreamExt, TryStreamExt};
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use jiff::Timestamp;
-use nats::{Bus, ReplayOptions, Task, TaskState, TaskUnit};
+use nats::{Bus, BusErrorKind, ReplayOptions, Task, TaskState, TaskUnit};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,8 @@ const ESTIMATE_WAIT: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(500);
 /// How long a replay may wait while no worker takes part.
 const UNATTENDED_MAX: Duration = Duration::from_secs(60);
+/// How long a full stream of replays may stand still before the rest is not sent.
+const ROOM_WAIT: Duration = Duration::from_secs(30);
 
 /// A unit that is to be sent again.
 struct Chosen {
@@ -72,7 +74,7 @@ pub(crate) async fn run(args: &Replay, config: &Config, stop: CancellationToken)
         };
         if !args.dry_run {
             if config.nats.manage {
-                bus.apply_streams(config.nats.replicas, false).await?;
+                bus.create_streams().await?;
             }
             let task = publish(&bus, args, &destination.name, &chosen, &plan).await?;
             plan.task = Some(task.id.clone());
@@ -197,6 +199,8 @@ async fn publish(bus: &Bus, args: &Replay, destination: &str, chosen: &[Chosen],
         archives: plan.archives,
         bytes: plan.bytes,
         published: false,
+        last_sequence: 0,
+        cut_short: String::new(),
         follows: args.mode() != ReplayMode::Full,
         cancelled_at: None,
     };
@@ -206,19 +210,33 @@ async fn publish(bus: &Bus, args: &Replay, destination: &str, chosen: &[Chosen],
         accept_shrink: false,
         symbols: args.symbols.symbol.iter().cloned().collect(),
         task: Some(task.id.clone()),
+        failures: 0,
     };
     let bar = progress_bar(&format!("replay to {destination}"), plan.units);
-    futures::stream::iter(chosen)
+    let sent = futures::stream::iter(chosen)
         .map(|unit| publish_one(bus, destination, unit, &options, &task.id))
         .buffer_unordered(PUBLISHES)
-        .try_for_each(async |()| {
+        .try_fold(0, async |last: u64, sequence| {
             bar.inc(1);
-            Ok(())
+            Ok(last.max(sequence))
         })
-        .await?;
+        .await;
     bar.finish_and_clear();
-    task.published = true;
-    bus.put_task(&task).await?;
+    match sent {
+        Ok(last_sequence) => {
+            task.published = true;
+            task.last_sequence = last_sequence;
+            bus.put_task(&task).await?;
+        }
+        Err(failure) => {
+            task.cut_short = failure.text.clone();
+            // Without it `puller tasks` sees that nothing goes on.
+            if let Err(error) = bus.put_task(&task).await {
+                tracing::debug!(%error, task = task.id, "noting that not all was sent");
+            }
+            return Err(failure);
+        }
+    }
     tracing::info!(task = task.id, destination, units = plan.units, reason = task.reason, "replay published");
     Ok(task)
 }
@@ -229,12 +247,12 @@ async fn publish_one(
     chosen: &Chosen,
     options: &ReplayOptions,
     task: &str,
-) -> Result<(), Failure> {
+) -> Result<u64, Failure> {
     let unit_tokens = chosen.unit.subject_tokens();
     let Some(payload) = bus.marker_payload(chosen.sequence).await? else {
         // A newer revision came in between, and is delivered by itself.
         tracing::debug!(unit = %chosen.unit, "the marker is no longer there");
-        return Ok(());
+        return Ok(0);
     };
     let init = TaskUnit {
         unit: chosen.unit.to_string(),
@@ -250,8 +268,35 @@ async fn publish_one(
     };
     // Before the marker: a worker that is quick writes its own state after this one.
     bus.put_task_unit(task, &unit_tokens, &init).await?;
-    bus.publish_replay(destination, &unit_tokens, payload.to_vec(), options, task).await?;
-    Ok(())
+    let mut standstill = Standstill::default();
+    loop {
+        let error = match bus.publish_replay(destination, &unit_tokens, payload.to_vec(), options, task).await {
+            Ok(sequence) => return Ok(sequence),
+            Err(error) => error,
+        };
+        // Workers make room by loading what is there.
+        if error.kind != BusErrorKind::Full || standstill.is_over(bus).await? {
+            return Err(error.into());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Whether workers take anything out of the stream of replays.
+#[derive(Default)]
+struct Standstill(Option<(u64, Instant)>);
+
+impl Standstill {
+    async fn is_over(&mut self, bus: &Bus) -> Result<bool, Failure> {
+        let first = bus.replays_state().await?.map_or(0, |state| state.first_sequence);
+        match self.0 {
+            Some((known, since)) if known == first => Ok(since.elapsed() > ROOM_WAIT),
+            _ => {
+                self.0 = Some((first, Instant::now()));
+                Ok(false)
+            }
+        }
+    }
 }
 
 /// Waits until every unit of a task is finished; not for ever where no worker takes part.

@@ -21,8 +21,8 @@ pub(crate) struct Runner {
     pub slots: usize,
     pub stall_timeout: Duration,
     pub shutdown_grace: Duration,
-    /// Whether streams and consumers that are gone may be created again, with so many replicas.
-    pub manage: Option<usize>,
+    /// Whether streams and consumers that are gone may be created again.
+    pub manage: bool,
 }
 
 impl Runner {
@@ -54,7 +54,7 @@ impl Runner {
                 Err(error) => error,
             };
             let error = match (error.kind, self.manage) {
-                (BusErrorKind::Missing, Some(replicas)) => match self.create(replicas).await {
+                (BusErrorKind::Missing, true) => match self.create().await {
                     Ok(()) => continue,
                     Err(error) => error,
                 },
@@ -66,9 +66,9 @@ impl Runner {
         }
     }
 
-    async fn create(&self, replicas: usize) -> Result<(), BusError> {
-        self.worker.bus.apply_streams(replicas, false).await?;
-        self.worker.bus.apply_consumers(&self.settings, false).await
+    async fn create(&self) -> Result<(), BusError> {
+        self.worker.bus.create_streams().await?;
+        self.worker.bus.create_consumers(&self.settings).await
     }
 
     /// Pulls until the consumers are gone.
@@ -83,14 +83,16 @@ impl Runner {
             self.worker.circuit.closed().await;
             // A slot first: a delivery that waits for one would use up its lease.
             let mut permit = Some(acquire(slots).await);
-            let in_hand = || self.slots - 1 - slots.available_permits();
+            let board = &self.worker.board;
+            let in_hand = || (self.slots - 1 - slots.available_permits()).saturating_sub(board.letters_waiting());
             let room = tokio::select! {
                 room = self.worker.destination.room(in_hand) => room,
-                // A unit that ended before its size was known has made room too.
+                // A unit that ended before its size was known has made room too, as has one that waits for its dead letter.
                 Some(ended) = jobs.join_next() => {
                     report(ended);
                     continue;
                 }
+                () = board.letter_waits() => continue,
             };
             let held = match intake.next(room.min(1 + slots.available_permits())).await {
                 Ok(held) => held,
@@ -145,7 +147,7 @@ impl Runner {
             started_at,
             in_hand: worker.board.in_hand(),
             parked: worker.board.parked(),
-            waiting_for: worker.circuit.reason(),
+            waiting_for: worker.circuit.reason().or_else(|| worker.board.letters_wait_for()),
         };
         self.worker.bus.answer_roster(&self.settings.destination, state, stop.clone()).await
     }

@@ -29,7 +29,10 @@ use crate::runner::Runner;
 use crate::statements::Statements;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 use crate::worker::Worker;
-use crate::{adopt, cli, dead, doctor, explain, gaps, history, pause, pull, replay, status, sweep, tasks, verify};
+use crate::{
+    adopt, cli, dead, doctor, explain, gaps, history, lost_stream, pause, pull, replay, status, stream_metrics, sweep,
+    tasks, verify,
+};
 
 impl Command {
     /// The settings the command cannot do without.
@@ -131,18 +134,15 @@ impl Shared {
         ConsumerSettings { destination: destination.to_owned(), ack_wait: self.config.puller.ack_wait }
     }
 
-    /// Whether this process may create streams and consumers, and with how many replicas.
-    pub(crate) fn manage(&self) -> Option<usize> {
-        self.config.nats.manage.then_some(self.config.nats.replicas)
-    }
-
-    /// Makes the streams and the destination's consumers where that is this process's right.
+    /// Makes the streams and the destination's consumers where that is this process's right, and makes sure that
+    /// nothing announced can be lost or skipped on its way through them.
     pub(crate) async fn prepare_queue(&self, destination: &str) -> Result<(), BusError> {
-        if let Some(replicas) = self.manage() {
-            self.bus.apply_streams(replicas, false).await?;
-            self.bus.apply_consumers(&self.consumer_settings(destination), false).await?;
+        let settings = self.consumer_settings(destination);
+        if self.config.nats.manage {
+            self.bus.create_streams().await?;
+            self.bus.create_consumers(&settings).await?;
         }
-        Ok(())
+        self.bus.check_destination(&settings).await
     }
 
     /// A runner for a destination whose server answers and has its tables.
@@ -194,7 +194,7 @@ impl Shared {
             slots: puller.slots,
             stall_timeout: puller.stall_timeout,
             shutdown_grace: puller.shutdown_grace,
-            manage: self.manage(),
+            manage: self.config.nats.manage,
         })
     }
 }
@@ -264,6 +264,7 @@ async fn serve_workers(config: Config, stop: CancellationToken) -> Result<Reply,
         destinations.spawn(serve_destination(shared.clone(), destination, stop.clone()));
     }
     destinations.spawn(sweep::run(shared.clone(), stop.clone()));
+    destinations.spawn(stream_metrics::run(shared.clone(), stop.clone()));
     while let Some(ended) = destinations.join_next().await {
         if let Err(error) = ended {
             stop.cancel();
@@ -313,6 +314,7 @@ async fn serve_destination(shared: Arc<Shared>, destination: DestinationConfig, 
     };
     if let Some(Some(runner)) = stop.run_until_cancelled(opening).await {
         shared.readiness.ready(&part);
+        lost_stream::say(&shared.bus, &destination).await;
         tracing::info!(destination = destination.name, worker = shared.worker_name, "working");
         runner.run(stop).await;
     }
@@ -328,13 +330,13 @@ struct Migrated {
 
 async fn migrate(config: &Config, prune: bool) -> Result<Reply, Failure> {
     let bus = Bus::connect(&config.nats, &worker_name()).await?;
-    bus.apply_streams(config.nats.replicas, true).await?;
-    bus.apply_sweeper().await?;
+    let left = bus.migrate_streams().await?;
+    bus.migrate_sweeper().await?;
     let mut names: Vec<String> = Vec::new();
     let mut migrated = Vec::new();
     for destination in &config.destinations {
         let settings = ConsumerSettings { destination: destination.name.clone(), ack_wait: config.puller.ack_wait };
-        bus.apply_consumers(&settings, true).await?;
+        bus.migrate_consumers(&settings).await?;
         let mut migrations_applied = None;
         if let DestinationKind::ClickHouse(server) = &destination.kind {
             let mut warehouse = Warehouse::new(server);
@@ -358,17 +360,21 @@ async fn migrate(config: &Config, prune: bool) -> Result<Reply, Failure> {
     for consumer in &stale {
         if prune {
             bus.delete_consumer(consumer).await?;
-            tracing::info!(consumer, "removed");
-            lines.push(format!("consumer {consumer} removed"));
+            tracing::info!(consumer = consumer.name, "removed");
+            lines.push(format!("consumer {} removed", consumer.name));
         } else {
             lines.push(format!(
-                "consumer {consumer} belongs to no configured destination; `puller migrate --prune` removes it"
+                "consumer {} belongs to no configured destination; `puller migrate --prune` removes it",
+                consumer.name
             ));
         }
     }
     bus.close().await;
-    let stale = if prune { Vec::new() } else { stale };
-    Ok(Reply::default().destinations(&migrated).field("stale_consumers", &stale).text(lines.join("\n")))
+    let stale: Vec<&str> = if prune { Vec::new() } else { stale.iter().map(|stale| stale.name.as_str()).collect() };
+    let failure = left.iter().map(|fault| Failure::failed(fault.what.clone()).advice(fault.advice.clone()));
+    let failure = failure.reduce(|first, more| Failure { text: format!("{}\n{more}", first.text), ..first });
+    let reply = Reply::default().destinations(&migrated).field("stale_consumers", &stale);
+    Ok(reply.text(lines.join("\n")).failed(failure))
 }
 
 impl Migrated {

@@ -3,7 +3,7 @@
 use common::config::{Config, DestinationKind};
 use common::output::{Finding, Reply, ago, count, list, printable, table, wrap};
 use jiff::Timestamp;
-use nats::{Bus, WorkerState};
+use nats::{Bus, ConsumerSettings, StreamUsage, WorkerState};
 use serde::Serialize;
 
 use crate::cli::Status;
@@ -45,13 +45,31 @@ pub(crate) async fn run(args: &Status, config: &Config) -> Result<Reply, Failure
     for destination in served(config) {
         all.push(one(&bus, &destination.name, &destination.kind).await?);
     }
+    let usage = bus.stream_usage().await?;
+    let warnings = warnings(&bus, config, &usage).await?;
     bus.close().await;
     let mut lines = vec![destinations_table(&all)];
     for status in &all {
         lines.extend(status.workers.iter().flat_map(|worker| worker_lines(&status.destination, worker)));
     }
+    lines.extend(warnings.iter().map(|warning| printable(warning)));
     let failure = all.iter().find_map(|status| status.error.clone());
-    Ok(Reply::default().destinations(&all).text(lines.join("\n")).failed(failure))
+    let reply = Reply::default().destinations(&all).field("streams", &usage).field("warnings", &warnings);
+    Ok(reply.text(lines.join("\n")).failed(failure))
+}
+
+/// What will go wrong, or goes wrong unseen: streams that are nearly full, and settings by which markers are lost.
+async fn warnings(bus: &Bus, config: &Config, usage: &[StreamUsage]) -> Result<Vec<String>, Failure> {
+    let settings: Vec<ConsumerSettings> = served(config)
+        .into_iter()
+        .map(|destination| ConsumerSettings { destination: destination.name, ack_wait: config.puller.ack_wait })
+        .collect();
+    let mut warnings: Vec<String> = usage.iter().filter_map(StreamUsage::warning).collect();
+    let faults = bus.queue_faults(&settings).await?;
+    warnings.extend(
+        faults.into_iter().filter(|fault| fault.breaks).map(|fault| format!("{} ({})", fault.what, fault.advice)),
+    );
+    Ok(warnings)
 }
 
 async fn one(bus: &Bus, name: &str, kind: &DestinationKind) -> Result<DestinationStatus, Failure> {

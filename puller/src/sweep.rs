@@ -43,8 +43,8 @@ async fn sweep(shared: &Shared) {
 
 async fn open(shared: &Shared) -> Result<Sweeper, BusError> {
     match shared.bus.sweeper().await {
-        Err(error) if error.kind == BusErrorKind::Missing && shared.manage().is_some() => {
-            shared.bus.apply_sweeper().await?;
+        Err(error) if error.kind == BusErrorKind::Missing && shared.config.nats.manage => {
+            shared.bus.create_sweeper().await?;
             shared.bus.sweeper().await
         }
         found => found,

@@ -8,12 +8,15 @@ use common::exit;
 use common::output::{Finding, LINES_MAX, Reply, list, printable, short_duration, table};
 use common::unit::Token;
 use indicatif::HumanCount;
-use jiff::Timestamp;
-use nats::{Bus, Task, TaskState, TaskUnit};
+use jiff::{SignedDuration, Timestamp};
+use nats::{Bus, ReplaysState, Task, TaskState, TaskUnit};
 use serde::Serialize;
 
 use crate::cli::Tasks;
 use crate::service::{Failure, ROSTER_WAIT, worker_name};
+
+/// A command that sends a replay writes something at least this often.
+const SENDING_SILENCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// A task's units by state.
 #[derive(Debug, Default, Serialize)]
@@ -29,6 +32,8 @@ pub(crate) struct Progress {
     /// Finished units a second, over the time in which workers were at work on any.
     units_per_second: Option<f64>,
     eta_seconds: Option<u64>,
+    /// Whether the command that sent it ended before all was sent. What was not counts as failed.
+    cut_short: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -70,6 +75,10 @@ impl Progress {
             progress.rows += unit.rows;
             progress.bytes += unit.bytes;
         }
+        progress.cut_short = is_cut_short(task, units, common::clock::now());
+        if progress.cut_short {
+            progress.failed += task.units.saturating_sub(units.len() as u64);
+        }
         let worked =
             units.iter().filter(|unit| is_final(unit.state)).filter_map(|unit| Some((unit.started_at?, unit.at)));
         let (finished, seconds) = (worked.clone().count(), busy_seconds(worked.collect()));
@@ -90,7 +99,7 @@ impl Progress {
     }
 
     pub(crate) fn is_finished(&self, task: &Task) -> bool {
-        task.published && self.init + self.running + self.reassigning == 0
+        (task.published || self.cut_short) && self.init + self.running + self.reassigning == 0
     }
 
     /// What stands beside a progress bar.
@@ -138,9 +147,41 @@ fn busy_seconds(mut spans: Vec<(Timestamp, Timestamp)>) -> f64 {
     seconds
 }
 
-/// The units of a task. One whose worker no longer answers is between two workers.
+/// Whether a replay was not sent in full, and nobody is sending it any more.
+fn is_cut_short(task: &Task, units: &[TaskUnit], now: Timestamp) -> bool {
+    !task.published && (!task.cut_short.is_empty() || now.duration_since(last_sign(task, units)) > SENDING_SILENCE)
+}
+
+fn last_sign(task: &Task, units: &[TaskUnit]) -> Timestamp {
+    units.iter().map(|unit| unit.at).max().map_or(task.created_at, |at| at.max(task.created_at))
+}
+
+/// Whether no message of the task is on the stream of replays any more: settled, too old, replaced by newer replays of the
+/// same units, or gone with the stream.
+fn has_left_the_stream(task: &Task, units: &[TaskUnit], stream: Option<ReplaysState>, now: Timestamp) -> bool {
+    let Some(stream) = stream else { return true };
+    if task.published {
+        return stream.first_sequence > task.last_sequence || stream.last_sequence < task.last_sequence;
+    }
+    is_cut_short(task, units, now)
+        && stream.oldest.is_none_or(|oldest| oldest.duration_since(last_sign(task, units)) > SENDING_SILENCE)
+}
+
+/// The units of a task. One whose worker no longer answers is between two workers; one whose replay has left the stream
+/// without an end being reported comes to none.
 async fn units(bus: &Bus, task: &Task) -> Result<Vec<TaskUnit>, Failure> {
     let mut units = bus.task_units(&task.id).await?;
+    if units.iter().any(|unit| !is_final(unit.state)) {
+        let stream = bus.replays_state().await?;
+        if has_left_the_stream(task, &units, stream, common::clock::now()) {
+            // What a worker reported in between is not overwritten.
+            units = bus.task_units(&task.id).await?;
+            for unit in units.iter_mut().filter(|unit| !is_final(unit.state)) {
+                unit.state = TaskState::Failed;
+                unit.error = "its replay left the stream REPLAYS and no worker reported an end; send it again".into();
+            }
+        }
+    }
     if units.iter().any(|unit| unit.state == TaskState::Running) {
         let roster = bus.roster(&task.destination, ROSTER_WAIT).await?;
         let alive: BTreeSet<String> = roster.workers.into_iter().map(|worker| worker.worker).collect();
@@ -195,6 +236,10 @@ async fn show(bus: &Bus, id: &str, all: bool) -> Result<Reply, Failure> {
     ];
     if !task.reason.is_empty() {
         lines.push(printable(&format!("  reason: {}", task.reason)));
+    }
+    if progress.cut_short {
+        let why = if task.cut_short.is_empty() { "the command that sent it ended" } else { &task.cut_short };
+        lines.push(printable(&format!("  {} of {} units were sent: {why}", units.len(), task.units)));
     }
     if let Some(rate) = progress.units_per_second {
         let left =
@@ -269,5 +314,73 @@ mod tests {
         };
         assert_eq!(busy_seconds(vec![]), 0.0);
         assert_eq!(busy_seconds(vec![span(100, 110), span(0, 10), span(5, 12), span(6, 7)]), 22.0);
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn task() -> Task {
+        Task {
+            id: "t".into(),
+            destination: "primary".into(),
+            mode: "full".into(),
+            selection: "everything".into(),
+            force: false,
+            reason: String::new(),
+            created_at: at(1000),
+            created_by: String::new(),
+            units: 3,
+            archives: 3,
+            bytes: 3,
+            published: false,
+            last_sequence: 0,
+            cut_short: String::new(),
+            follows: false,
+            cancelled_at: None,
+        }
+    }
+
+    fn unit(state: TaskState, second: i64) -> TaskUnit {
+        TaskUnit {
+            unit: "u".into(),
+            state,
+            worker: String::new(),
+            attempt: 0,
+            archives: 0,
+            rows: 0,
+            bytes: 0,
+            error: String::new(),
+            started_at: None,
+            at: at(second),
+        }
+    }
+
+    #[test]
+    fn a_replay_that_nobody_sends_any_more_comes_to_an_end() {
+        let sent = [unit(TaskState::Success, 1010), unit(TaskState::Init, 1020)];
+        assert!(!is_cut_short(&task(), &sent, at(1070)));
+        assert!(is_cut_short(&task(), &sent, at(1090)));
+        assert!(is_cut_short(&Task { cut_short: "REPLAYS is full".into(), ..task() }, &sent, at(1021)));
+        assert!(!is_cut_short(&Task { published: true, ..task() }, &sent, at(9999)));
+    }
+
+    #[test]
+    fn a_replay_is_gone_when_the_stream_has_nothing_of_it() {
+        let stream = |first_sequence, last_sequence, oldest: Option<i64>| {
+            Some(ReplaysState { first_sequence, last_sequence, oldest: oldest.map(at) })
+        };
+        let published = Task { published: true, last_sequence: 30, ..task() };
+        let gone = |task: &Task, stream| has_left_the_stream(task, &[], stream, at(2000));
+        assert!(!gone(&published, stream(30, 30, Some(1001))));
+        assert!(gone(&published, stream(31, 30, None)));
+        assert!(gone(&published, stream(31, 40, Some(1500))));
+        // Another stream of the name.
+        assert!(gone(&published, stream(1, 5, Some(1500))));
+        assert!(gone(&published, None));
+        // Not all of it was sent, and which messages were is not known.
+        assert!(!gone(&task(), stream(20, 30, Some(1001))));
+        assert!(gone(&task(), stream(31, 40, Some(1500))));
+        assert!(gone(&task(), stream(31, 30, None)));
     }
 }

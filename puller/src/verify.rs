@@ -203,24 +203,22 @@ impl Verifier<'_> {
     /// Sends the marker again, once for what is not loaded and once, by force, for what is wrong.
     async fn send(&self, payload: &[u8], job: &Job, bad: Bad, report: &mut DestinationReport) -> Result<u64, Failure> {
         let (bus, unit) = (&self.shared.bus, &job.unit);
-        // The same until a worker is through with it, so that asking twice loads once; then another, or the stream
-        // would take what is sent for a copy of what it had within two days.
-        let state = self.loader.warehouse.unit_state(unit, self.name).await?;
-        let settled = bus.settled_replay(self.name, unit).await?;
         let mut last = 0;
         for (force, symbols) in [(false, bad.not_loaded), (true, bad.wrong)] {
             if symbols.is_empty() {
                 continue;
             }
-            let id = format!("{} {force} {state} {settled} {}", job.revision, symbols.join(","));
-            let id = format!("verify-{}", Sha256Sum::of(id.as_bytes()));
+            // What waits already is not sent twice, so that asking twice loads once.
+            let purpose = format!("{} {force} {}", job.revision, symbols.join(","));
+            let purpose = format!("verify-{}", Sha256Sum::of(purpose.as_bytes()));
             report.sent(symbols.len());
             // No list says all of them, which is shorter.
             let all = symbols.len() == job.objects.len();
             let symbols = if all { BTreeSet::new() } else { symbols.into_iter().collect() };
             let options = ReplayOptions { force, symbols, ..ReplayOptions::default() };
             let tokens = unit.subject_tokens();
-            last = bus.publish_replay(self.name, &tokens, payload.to_vec(), &options, &id).await?.max(last);
+            let sent = bus.publish_replay_once(self.name, &tokens, payload.to_vec(), &options, &purpose).await;
+            last = sent?.max(last);
         }
         Ok(last)
     }

@@ -24,9 +24,6 @@ use crate::outcome::{Disposition, decide, decide_before};
 use crate::task_report::TaskReport;
 use crate::warehouse::WarehouseErrorKind;
 
-/// How long a delivery is put off when even its dead letter could not be stored.
-const DEAD_LETTER_RETRY: Duration = Duration::from_secs(30);
-
 /// Everything that is the same for all deliveries of one destination.
 pub(crate) struct Worker {
     pub name: String,
@@ -153,7 +150,7 @@ impl Worker {
             }
             failpoint("puller.attempt_recorded");
             self.circuit.close();
-            self.settle(delivery, &finished, report, started.elapsed()).await;
+            self.settle(held, &finished, report, started.elapsed()).await;
             failpoint("puller.settled");
             return;
         }
@@ -225,13 +222,8 @@ impl Worker {
         held.lease.activity.bump();
     }
 
-    async fn settle(
-        &self,
-        delivery: &Delivery,
-        finished: &Finished<'_>,
-        report: Option<&TaskReport<'_>>,
-        took: Duration,
-    ) {
+    async fn settle(&self, held: &Held, finished: &Finished<'_>, report: Option<&TaskReport<'_>>, took: Duration) {
+        let delivery = &held.delivery;
         let ending = finished.ending();
         let error = finished.error();
         let class = finished.class();
@@ -251,18 +243,10 @@ impl Worker {
             }
             Some(Disposition::DeadLetter { .. }) => {
                 let letter = DeadLetter { destination: &self.destination_name, class, error: &error };
-                match self.bus.store_dead_letter(delivery, &letter).await {
-                    Ok(()) => {
-                        failpoint("puller.dead_letter_stored");
-                        tracing::error!(class, error, "dead letter");
-                        delivery.term(class).await
-                    }
-                    // Never terminated without its letter.
-                    Err(error) => {
-                        tracing::warn!(%error, "the dead letter could not be stored");
-                        delivery.nak(DEAD_LETTER_RETRY).await
-                    }
-                }
+                self.store_letter(held, &letter).await;
+                failpoint("puller.dead_letter_stored");
+                tracing::error!(class, error, "dead letter");
+                delivery.term(class).await
             }
         };
         if let Err(error) = settled {
@@ -287,6 +271,24 @@ impl Worker {
                 duration_ms = took.as_millis(),
                 "unit finished"
             );
+        }
+    }
+
+    /// Stores a dead letter, for as long as it takes: a delivery is never terminated without, and to hand it back would
+    /// only bring it closer to the server's last delivery. The others go on meanwhile, while there are slots.
+    async fn store_letter(&self, held: &Held, letter: &DeadLetter<'_>) {
+        let part = format!("dead letters of {}", self.destination_name);
+        let (mut waits, mut waiting) = (0, None);
+        while let Err(error) = self.bus.store_dead_letter(&held.delivery, letter).await {
+            waits += 1;
+            tracing::warn!(%error, waits, "the dead letter could not be stored, trying again");
+            self.circuit.readiness().not_ready(&part, error.to_string());
+            waiting.get_or_insert_with(|| self.board.wait_with_letter(error.to_string()));
+            tokio::time::sleep(Circuit::pause(waits)).await;
+            held.lease.activity.bump();
+        }
+        if waiting.take().is_some() {
+            self.circuit.readiness().ready(&part);
         }
     }
 

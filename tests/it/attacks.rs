@@ -101,10 +101,12 @@ fn requests(role: &str, delivery: &str) -> Vec<Request> {
         }
         _ => {}
     }
-    if role == "operator" {
+    if ["operator", "worker"].contains(&role) {
         requests.push(api("DIRECT.GET.DEAD", "{\"seq\":999999}"));
-        requests.push(api("STREAM.MSG.GET.DEAD", "{\"seq\":999999}"));
         requests.push(api("STREAM.MSG.DELETE.DEAD", "{\"seq\":999999}"));
+    }
+    if role == "operator" {
+        requests.push(api("STREAM.MSG.GET.DEAD", "{\"seq\":999999}"));
         requests.push(api("STREAM.CREATE.NONE", "{}"));
         requests.push(api("CONSUMER.CREATE.MARKERS.none", "{}"));
         requests.push(api("CONSUMER.MSG.NEXT.MARKERS.reader-1", "{\"no_wait\":true}"));
@@ -120,7 +122,8 @@ fn replies(role: &str) -> Vec<String> {
     let mut api = |rest: String| replies.extend(["", "INGEST."].map(|prefix| format!("{prefix}$JS.API.{rest}")));
     for stream in STREAMS {
         for verb in ["DELETE", "PURGE", "SNAPSHOT", "RESTORE", "MSG.DELETE", "LEADER.STEPDOWN"] {
-            if (role, verb, stream) != ("operator", "MSG.DELETE", "DEAD") {
+            // Deleting a dead letter is work of these two.
+            if !["operator", "worker"].contains(&role) || (verb, stream) != ("MSG.DELETE", "DEAD") {
                 api(format!("STREAM.{verb}.{stream}"));
             }
         }

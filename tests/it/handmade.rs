@@ -277,6 +277,48 @@ impl<'p> Handmade<'p> {
         })
     }
 
+    /// Does something to the streams by the library.
+    pub(crate) fn act<T>(&self, act: impl AsyncFnOnce(async_nats::jetstream::Context) -> Result<T>) -> Result<T> {
+        self.runtime.block_on(async { act(self.jetstream().await?).await })
+    }
+
+    /// Changes the settings of a stream, as an operator would by the `nats` tool.
+    pub(crate) fn change_stream(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut async_nats::jetstream::stream::Config),
+    ) -> Result<()> {
+        self.act(async |jetstream| {
+            let mut config = jetstream.get_stream(name).await.context(name)?.cached_info().config.clone();
+            change(&mut config);
+            jetstream.update_stream(config).await.map(drop).context(name)
+        })
+    }
+
+    /// Deletes a stream and makes it with other settings.
+    pub(crate) fn remake_stream(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut async_nats::jetstream::stream::Config),
+    ) -> Result<()> {
+        self.act(async |jetstream| {
+            let mut config = jetstream.get_stream(name).await.context(name)?.cached_info().config.clone();
+            config.metadata.clear();
+            change(&mut config);
+            jetstream.delete_stream(name).await.context(name)?;
+            jetstream.create_stream(config).await.map(drop).context(name)
+        })
+    }
+
+    pub(crate) fn stream_config(&self, name: &str) -> Result<async_nats::jetstream::stream::Config> {
+        self.act(async |jetstream| Ok(jetstream.get_stream(name).await.context(name)?.cached_info().config.clone()))
+    }
+
+    /// How many messages a stream has.
+    pub(crate) fn count(&self, stream: &str) -> Result<u64> {
+        self.act(async |jetstream| Ok(jetstream.get_stream(stream).await.context(stream)?.cached_info().state.messages))
+    }
+
     async fn jetstream(&self) -> Result<async_nats::jetstream::Context> {
         Ok(async_nats::jetstream::new(self.connect().await?))
     }

@@ -31,6 +31,7 @@ mod replay;
 mod servers;
 mod settings;
 mod storages;
+mod streams;
 mod transfer;
 mod uploaders;
 mod watching;

@@ -198,14 +198,14 @@ const DENIED: [Denied; 4] = [
             "$JS.API.CONSUMER.PAUSE.MARKERS.ingest-primary",
             "$JS.API.CONSUMER.RESET.MARKERS.ingest-primary",
             "$JS.API.STREAM.DELETE.MARKERS",
-            "$JS.API.STREAM.MSG.DELETE.DEAD",
+            "$JS.API.STREAM.MSG.DELETE.MARKERS",
         ],
         unanswered: &[
             "dead.backup.binance.spot.klines.1h.2025-03-01",
             "task.some-replay",
             "$JS.API.CONSUMER.INFO.MARKERS.ingest-backup",
             "$JS.API.CONSUMER.MSG.NEXT.MARKERS.ingest-backup",
-            "$JS.API.DIRECT.GET.DEAD",
+            "$JS.API.STREAM.MSG.GET.DEAD",
             "$JS.ACK.MARKERS.ingest-backup.1.1.1.1.0",
             "$JS.ACK.d.h.MARKERS.ingest-backup.1.1.1.1.0.x",
             // The first form of another consumer's, in the guise of the second of one's own.

@@ -129,6 +129,15 @@ impl Project {
         &self.account
     }
 
+    /// From now on its streams are in another account.
+    pub fn move_to(&mut self, account: Account) -> Result<()> {
+        for (key, value) in [("url", &account.url), ("user", &account.user), ("password", &account.password)] {
+            self.set(&format!("nats.{key}"), value.as_str())?;
+        }
+        self.account = account;
+        Ok(())
+    }
+
     pub fn sql(&self) -> &SqlClient {
         &self.sql
     }

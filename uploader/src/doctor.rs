@@ -5,7 +5,7 @@ use std::path::Path;
 use common::config::{Config, When};
 use common::doctor::{Report, check_storage, describe_http, describe_storage};
 use common::object_store::End;
-use nats::Bus;
+use nats::{Bus, StreamUsage};
 
 use crate::download;
 use crate::marks;
@@ -90,21 +90,20 @@ async fn look_at_queue(report: &mut Report, config: &Config) {
             return;
         }
     };
-    match bus.missing(config.nats.replicas, &[]).await {
-        Ok(missing) if missing.is_empty() => report.good("streams", "all are there, with the expected settings"),
-        Ok(missing) => {
-            let found: Vec<&str> = missing.iter().map(|missing| missing.0.as_str()).collect();
-            let advice = if config.nats.manage {
-                "`puller migrate` makes and changes them; the first upload makes those that are not there"
-            } else {
-                "have an operator run `puller migrate`"
-            };
-            report.bad("streams", found.join("; "), advice);
+    match bus.queue_faults(&[]).await {
+        Ok(faults) if faults.is_empty() => {
+            let found = format!("all are there, with the needed settings; they set {} aside", bus.storage_needed());
+            report.good("streams", found);
         }
+        Ok(faults) => faults.into_iter().for_each(|fault| report.bad("streams", fault.what, fault.advice)),
         Err(error) => {
             let advice = "check that JetStream is enabled for this account and that this user may ask about streams";
             report.bad("streams", error.to_string(), advice);
         }
+    }
+    match bus.stream_usage().await {
+        Ok(usage) => usage.iter().filter_map(StreamUsage::warning).for_each(|text| report.warn("room", text)),
+        Err(error) => tracing::debug!(%error, "looking at how full the streams are"),
     }
     bus.close().await;
 }

@@ -92,7 +92,8 @@ pub(crate) async fn announce(site: &Site, stored: &Stored, latest: &Latest) -> R
     let backfill = is_backfill(unit, site.publish.live_days, common::clock::now());
     let subject = MarkerSubject::announcement(unit, backfill);
     let expected_last = if backfill { latest.backfill_sequence } else { latest.ready_sequence };
-    let payload = stored.marker.message(&stored.manifest_key, &stored.manifest_json);
+    let inline_bytes_max = site.queue.inline_bytes_max().await?;
+    let payload = stored.marker.message(&stored.manifest_key, &stored.manifest_json, inline_bytes_max);
     let published = site.queue.publish(&subject, &stored.marker.revision, payload, expected_last).await?;
     failpoint("uploader.published");
     Ok((subject, published))

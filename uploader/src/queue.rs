@@ -50,7 +50,7 @@ impl From<BusError> for QueueError {
     fn from(error: BusError) -> Self {
         match error.kind {
             BusErrorKind::Unavailable | BusErrorKind::Missing => Self::Away(error),
-            BusErrorKind::Denied | BusErrorKind::Refused => Self::Refused(error),
+            BusErrorKind::Denied | BusErrorKind::Refused | BusErrorKind::Full => Self::Refused(error),
         }
     }
 }
@@ -101,12 +101,16 @@ impl Queue {
     async fn connect(&self) -> Result<Bus, BusError> {
         let bus = Bus::connect(&self.config, &self.name).await?;
         if self.config.manage {
-            bus.apply_streams(self.config.replicas, false).await?;
-        } else {
-            // Without a stream a publish is answered as if the server was away.
-            bus.stream_state().await?;
+            bus.create_streams().await?;
         }
+        // What is announced on a stream that drops it would be lost without a word.
+        bus.check_markers().await?;
         Ok(bus)
+    }
+
+    /// Longest message that may carry its list of objects.
+    pub(crate) async fn inline_bytes_max(&self) -> Result<usize, QueueError> {
+        Ok(self.bus().await?.inline_bytes_max())
     }
 
     /// Which message of the stream is the newest, of every unit.

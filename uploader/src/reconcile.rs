@@ -77,13 +77,14 @@ async fn compare_all(
                 return Err(Failure::missing("there is no stream MARKERS, and nats.manage is false")
                     .advice("have an operator run `puller migrate`, then run this again"));
             }
-            bus.apply_streams(config.nats.replicas, false).await?;
+            bus.create_streams().await?;
             there = true;
         }
     }
     let mut announced: BTreeMap<Unit, OnStream> = BTreeMap::new();
     let mut stream_end = 0;
     if there {
+        bus.check_markers().await?;
         stream_end = bus.last_sequence().await?;
         bus.survey(|message| {
             let found = OnStream::of(&message);

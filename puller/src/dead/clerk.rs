@@ -186,6 +186,7 @@ impl Clerk<'_> {
             symbols: letter.options.symbols.clone(),
             // A retry is somebody's own decision and not part of a replay, which may have been cancelled since.
             task: None,
+            failures: letter.count,
         };
         let id = message_id(letter, &options);
         self.bus.publish_replay(destination, &letter.unit_tokens, letter.payload.to_vec(), &options, &id).await?;

@@ -43,6 +43,10 @@ pub struct Nats {
     accounts: usize,
     handed_out: AtomicUsize,
     cluster: Option<ClusterPart>,
+    /// What the `jetstream` of each account is set to.
+    account_jetstream: String,
+    /// More lines of its configuration.
+    more: String,
     /// Its users come from `users.conf` beside its configuration; else each account has one with a password.
     has_roles: bool,
     process: Option<Process>,
@@ -64,6 +68,14 @@ impl Nats {
     pub fn start_with_accounts(dir: &Path, accounts: usize) -> Result<Nats> {
         fs::create_dir_all(dir).context(format!("making {}", dir.display()))?;
         Nats::not_started(dir, accounts, random_hex()?)?.start_on_free_ports()
+    }
+
+    /// A server with one account whose `jetstream` is set to this, and with more lines of configuration.
+    pub fn start_configured(dir: &Path, account_jetstream: &str, more: &str) -> Result<Nats> {
+        fs::create_dir_all(dir).context(format!("making {}", dir.display()))?;
+        let mut nats = Nats::not_started(dir, 1, random_hex()?)?;
+        (nats.account_jetstream, nats.more) = (account_jetstream.to_owned(), format!("{more}\n"));
+        nats.start_on_free_ports()
     }
 
     /// A server with the users of `deploy/nats/users.conf`.
@@ -115,6 +127,8 @@ impl Nats {
             accounts,
             handed_out: AtomicUsize::new(0),
             cluster: None,
+            account_jetstream: "enabled".to_owned(),
+            more: String::new(),
             has_roles: false,
             process: None,
         })
@@ -234,6 +248,7 @@ impl Nats {
             self.monitor_port,
             quoted(store),
         );
+        config.push_str(&self.more);
         if self.has_roles {
             config.push_str("include \"users.conf\"\n");
             return Ok(config);
@@ -242,7 +257,8 @@ impl Nats {
         for number in 0..self.accounts {
             writeln!(
                 config,
-                "  t{number} {{ jetstream: enabled, users: [{{ user: t{number}, password: {} }}] }}",
+                "  t{number} {{ jetstream: {}, users: [{{ user: t{number}, password: {} }}] }}",
+                self.account_jetstream,
                 quoted(&self.password)
             )
             .expect("writing to a string cannot fail");

@@ -126,7 +126,9 @@ impl Fixer<'_> {
                 Ok(Some(Published::AlreadyThere)) => return Ok(Ok("published in the meantime".into())),
                 Ok(None) => return Ok(Err("a newer revision was published in the meantime; run this again".into())),
                 Ok(Some(Published::Overtaken)) => overtaken += 1,
-                Err(error) if error.kind == BusErrorKind::Refused => return Ok(Err(error.to_string())),
+                Err(error) if matches!(error.kind, BusErrorKind::Refused | BusErrorKind::Full) => {
+                    return Ok(Err(error.to_string()));
+                }
                 // An election takes some seconds; the same id makes trying again safe.
                 Err(error) if error.kind == BusErrorKind::Unavailable && Instant::now() < deadline => {
                     tracing::warn!(%unit, %revision, %error, "publishing again");
@@ -160,7 +162,7 @@ impl Fixer<'_> {
         let backfill = is_backfill(unit, self.site.publish.live_days, common::clock::now());
         let subject = MarkerSubject::announcement(unit, backfill);
         let expected_last = if backfill { latest.backfill_sequence } else { latest.ready_sequence };
-        let payload = manifest.marker.message(&manifest.key, &manifest.json);
+        let payload = manifest.marker.message(&manifest.key, &manifest.json, self.bus.inline_bytes_max());
         let revision = &manifest.marker.revision;
         self.bus.republish_marker(&subject, revision, payload, expected_last, self.stream_end).await.map(Some)
     }

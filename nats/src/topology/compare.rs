@@ -1,0 +1,302 @@
+//! What is different from what this version needs, and whether the server can change it.
+//!
+//! What the server fills in by itself is no difference, nor is what an operator may add: a placement, a larger limit, a
+//! longer age, a refusal of purges.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{self, DeliverPolicy, pull};
+use async_nats::jetstream::stream::{Config, PersistenceMode, RetentionPolicy};
+use serde::Serialize;
+
+use super::DEAD;
+
+/// A setting that is not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// Its name and both values, for people.
+    pub(crate) text: String,
+    /// Whether a marker or a dead letter may be lost, skipped or never delivered because of it.
+    pub(crate) breaks: bool,
+    /// Whether the server takes the change.
+    pub(crate) in_place: bool,
+}
+
+/// What a difference does.
+#[derive(Debug, Clone, Copy)]
+enum Effect {
+    /// Costs time or room.
+    Slows,
+    Breaks,
+}
+
+use Effect::{Breaks, Slows};
+
+const CHANGED: bool = true;
+const MADE_ANEW: bool = false;
+
+#[derive(Default)]
+struct Differences(Vec<Difference>);
+
+impl Differences {
+    fn same<T: PartialEq + Serialize>(&mut self, name: &str, is: &T, want: &T, effect: Effect, in_place: bool) {
+        if is != want {
+            self.add(name, &json(is), &json(want), effect, in_place);
+        }
+    }
+
+    fn none<T>(&mut self, name: &str, is: Option<&T>, effect: Effect, in_place: bool) {
+        if is.is_some() {
+            self.add(name, "set", "none", effect, in_place);
+        }
+    }
+
+    /// A limit as the server writes it, where 0 and -1 are no limit; a larger one is no difference.
+    fn at_least(&mut self, name: &str, is: i64, want: i64, effect: Effect, in_place: bool) {
+        let shown = |limit| if limit > 0 { format!("{limit}") } else { "unlimited".to_owned() };
+        if is != larger(is, want) {
+            self.add(name, &shown(is), &shown(want), effect, in_place);
+        }
+    }
+
+    fn lasts(&mut self, name: &str, is: Duration, want: Duration, effect: Effect) {
+        let shown = |age: Duration| if age.is_zero() { "unlimited".to_owned() } else { format!("{age:?}") };
+        if is != longer(is, want) {
+            self.add(name, &shown(is), &shown(want), effect, CHANGED);
+        }
+    }
+
+    fn add(&mut self, name: &str, is: &str, want: &str, effect: Effect, in_place: bool) {
+        let text = format!("{name} is {is}, needed is {want}");
+        self.0.push(Difference { text, breaks: matches!(effect, Breaks), in_place });
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default().trim_matches('"').to_owned()
+}
+
+/// The one that admits more.
+fn larger(is: i64, want: i64) -> i64 {
+    match (is > 0, want > 0) {
+        (false, _) => is,
+        (true, false) => -1,
+        (true, true) => is.max(want),
+    }
+}
+
+fn longer(is: Duration, want: Duration) -> Duration {
+    if is.is_zero() || want.is_zero() { Duration::ZERO } else { is.max(want) }
+}
+
+pub(super) fn stream_differences(is: &Config, want: &Config) -> Vec<Difference> {
+    let mut found = Differences::default();
+    let sorted = |subjects: &[String]| {
+        let mut subjects = subjects.to_vec();
+        subjects.sort();
+        subjects
+    };
+    found.same("subjects", &sorted(&is.subjects), &sorted(&want.subjects), Breaks, CHANGED);
+    let to_or_from_work_queue = [is.retention, want.retention].contains(&RetentionPolicy::WorkQueue);
+    found.same("retention", &is.retention, &want.retention, Breaks, !to_or_from_work_queue);
+    found.same("storage", &is.storage, &want.storage, Breaks, MADE_ANEW);
+    found.same("discard", &is.discard, &want.discard, Breaks, CHANGED);
+    found.same("discard_new_per_subject", &is.discard_new_per_subject, &want.discard_new_per_subject, Breaks, CHANGED);
+    found.lasts("max_age", is.max_age, want.max_age, Breaks);
+    found.at_least("max_bytes", is.max_bytes, want.max_bytes, Slows, CHANGED);
+    found.at_least("max_msgs", is.max_messages, want.max_messages, Slows, CHANGED);
+    found.at_least("max_msgs_per_subject", is.max_messages_per_subject, want.max_messages_per_subject, Breaks, CHANGED);
+    let (size, needed) = (i64::from(is.max_message_size), i64::from(want.max_message_size));
+    found.at_least("max_msg_size", size, needed, Slows, CHANGED);
+    found.at_least("max_consumers", is.max_consumers.into(), want.max_consumers.into(), Slows, MADE_ANEW);
+    if !want.duplicate_window.is_zero() {
+        found.lasts("duplicate_window", is.duplicate_window, want.duplicate_window, Slows);
+    }
+    found.same("num_replicas", &is.num_replicas, &want.num_replicas, Slows, CHANGED);
+    found.same("no_ack", &is.no_ack, &false, Breaks, CHANGED);
+    found.same("sealed", &is.sealed, &false, Breaks, MADE_ANEW);
+    if want.name == DEAD {
+        // Letters are replaced, retried and discarded.
+        found.same("deny_delete", &is.deny_delete, &false, Slows, MADE_ANEW);
+    }
+    found.same("allow_direct", &is.allow_direct, &true, Breaks, CHANGED);
+    found.same("allow_rollup_hdrs", &is.allow_rollup, &false, Slows, CHANGED);
+    found.same("allow_msg_counter", &is.allow_message_counter, &false, Breaks, MADE_ANEW);
+    let asynchronous = is.persist_mode.filter(|mode| *mode == PersistenceMode::Async);
+    found.none("persist_mode async", asynchronous.as_ref(), Breaks, MADE_ANEW);
+    found.none("mirror", is.mirror.as_ref(), Breaks, MADE_ANEW);
+    found.none("sources", is.sources.as_ref().filter(|sources| !sources.is_empty()), Slows, CHANGED);
+    found.none("republish", is.republish.as_ref(), Slows, CHANGED);
+    found.none("subject_transform", is.subject_transform.as_ref(), Breaks, CHANGED);
+    found.none("consumer_limits", is.consumer_limits.as_ref(), Slows, CHANGED);
+    found.0
+}
+
+/// The found configuration with ours laid over it: what an operator added or raised stays.
+pub(super) fn merged(is: &Config, want: &Config) -> Config {
+    let size = larger(is.max_message_size.into(), want.max_message_size.into());
+    Config {
+        subjects: want.subjects.clone(),
+        retention: want.retention,
+        discard: want.discard,
+        discard_new_per_subject: want.discard_new_per_subject,
+        max_age: longer(is.max_age, want.max_age),
+        max_bytes: larger(is.max_bytes, want.max_bytes),
+        max_messages: larger(is.max_messages, want.max_messages),
+        max_messages_per_subject: larger(is.max_messages_per_subject, want.max_messages_per_subject),
+        max_message_size: i32::try_from(size).unwrap_or(i32::MAX),
+        duplicate_window: is.duplicate_window.max(want.duplicate_window),
+        num_replicas: want.num_replicas,
+        no_ack: false,
+        allow_direct: true,
+        allow_rollup: false,
+        sources: None,
+        republish: None,
+        subject_transform: None,
+        consumer_limits: None,
+        ..is.clone()
+    }
+}
+
+pub(super) fn consumer_differences(is: &consumer::Config, want: &pull::Config) -> Vec<Difference> {
+    let mut found = Differences::default();
+    let policy = |policy: &DeliverPolicy| json(&serde_json::to_value(policy).unwrap_or_default()["deliver_policy"]);
+    if is.deliver_policy != want.deliver_policy {
+        let (is, want) = (policy(&is.deliver_policy), policy(&want.deliver_policy));
+        found.add("deliver_policy", &is, &want, Breaks, MADE_ANEW);
+    }
+    found.same("ack_policy", &is.ack_policy, &want.ack_policy, Breaks, MADE_ANEW);
+    found.same("replay_policy", &is.replay_policy, &want.replay_policy, Breaks, MADE_ANEW);
+    found.none("deliver_subject", is.deliver_subject.as_ref(), Breaks, MADE_ANEW);
+    let filters = |one: &str, many: &[String]| {
+        let mut filters = if many.is_empty() { vec![one.to_owned()] } else { many.to_vec() };
+        filters.sort();
+        filters
+    };
+    let (filtered, needed) =
+        (filters(&is.filter_subject, &is.filter_subjects), filters(&want.filter_subject, &want.filter_subjects));
+    found.same("filter_subjects", &filtered, &needed, Breaks, CHANGED);
+    found.at_least("max_deliver", is.max_deliver, want.max_deliver, Breaks, CHANGED);
+    found.same("headers_only", &is.headers_only, &want.headers_only, Breaks, CHANGED);
+    if !is.backoff.is_empty() {
+        // It would take the place of ack_wait, too.
+        found.add("backoff", "set", "none", Breaks, CHANGED);
+    }
+    if is.ack_wait != want.ack_wait && !want.ack_wait.is_zero() {
+        found.add("ack_wait", &format!("{:?}", is.ack_wait), &format!("{:?}", want.ack_wait), Slows, CHANGED);
+    }
+    if want.max_ack_pending > 0 {
+        found.at_least("max_ack_pending", is.max_ack_pending, want.max_ack_pending, Slows, CHANGED);
+    }
+    found.lasts("inactive_threshold", is.inactive_threshold, Duration::ZERO, Slows);
+    found.at_least("max_batch", is.max_batch, 0, Slows, CHANGED);
+    found.at_least("max_bytes", is.max_bytes, 0, Slows, CHANGED);
+    found.lasts("max_expires", is.max_expires, Duration::ZERO, Slows);
+    found.same("mem_storage", &is.memory_storage, &false, Slows, MADE_ANEW);
+    found.none("priority_groups", is.priority_groups.first(), Breaks, MADE_ANEW);
+    found.0
+}
+
+/// The wanted configuration with what an operator raised, and the pause, which an update without it would take back.
+pub(super) fn merged_consumer(is: &consumer::Config, want: pull::Config) -> pull::Config {
+    let raised = |is, want| if want > 0 { larger(is, want) } else { want };
+    pull::Config {
+        max_deliver: raised(is.max_deliver, want.max_deliver),
+        max_ack_pending: raised(is.max_ack_pending, want.max_ack_pending),
+        pause_until: is.pause_until,
+        ..want
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::jetstream::consumer::AckPolicy;
+    use async_nats::jetstream::stream::{DiscardPolicy, StorageType};
+    use common::config::StreamLimits;
+
+    use super::*;
+    use crate::topology::{ConsumerSettings, consumers, streams};
+
+    fn wanted() -> Config {
+        streams(1, &StreamLimits { markers: 1000, replays: 1, dead: 1, advisories: 1, tasks: 1 })[0].clone()
+    }
+
+    #[test]
+    fn each_setting_that_is_otherwise_is_named() {
+        type Change = fn(&mut Config);
+        let changes: [(&str, bool, bool, Change); 14] = [
+            ("max_age is 2s, needed is unlimited", true, true, |c| c.max_age = Duration::from_secs(2)),
+            ("retention is interest, needed is limits", true, true, |c| c.retention = RetentionPolicy::Interest),
+            ("retention is workqueue, needed is limits", true, false, |c| c.retention = RetentionPolicy::WorkQueue),
+            ("storage is memory, needed is file", true, false, |c| c.storage = StorageType::Memory),
+            ("discard is old, needed is new", true, true, |c| c.discard = DiscardPolicy::Old),
+            ("max_msgs_per_subject is 1, needed is 10", true, true, |c| c.max_messages_per_subject = 1),
+            ("max_msgs is 5, needed is unlimited", false, true, |c| c.max_messages = 5),
+            ("max_bytes is 999, needed is 1000", false, true, |c| c.max_bytes = 999),
+            ("duplicate_window is 120s, needed is 172800s", false, true, |c| {
+                c.duplicate_window = Duration::from_secs(120);
+            }),
+            ("sealed is true, needed is false", true, false, |c| c.sealed = true),
+            ("no_ack is true, needed is false", true, true, |c| c.no_ack = true),
+            ("allow_direct is false, needed is true", true, true, |c| c.allow_direct = false),
+            ("mirror is set, needed is none", true, false, |c| c.mirror = Some(Default::default())),
+            ("num_replicas is 3, needed is 1", false, true, |c| c.num_replicas = 3),
+        ];
+        for (text, breaks, in_place, change) in changes {
+            let mut is = wanted();
+            change(&mut is);
+            let found = stream_differences(&is, &wanted());
+            assert_eq!(found, [Difference { text: text.to_owned(), breaks, in_place }]);
+            if in_place {
+                assert_eq!(stream_differences(&merged(&is, &wanted()), &wanted()), [], "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_operator_raised_or_added_is_no_difference_and_stays() {
+        let mut is = wanted();
+        (is.max_bytes, is.max_messages_per_subject, is.max_message_size) = (5000, -1, -1);
+        (is.deny_purge, is.deny_delete, is.max_messages) = (true, true, -1);
+        is.duplicate_window *= 2;
+        assert_eq!(stream_differences(&is, &wanted()), []);
+        is.discard = DiscardPolicy::Old;
+        let updated = merged(&is, &wanted());
+        assert_eq!((updated.max_bytes, updated.max_messages_per_subject), (5000, -1));
+        assert!(updated.deny_purge && updated.deny_delete);
+        assert_eq!(updated.duplicate_window, is.duplicate_window);
+    }
+
+    #[test]
+    fn a_consumer_that_would_skip_markers_is_told_from_one_that_is_slow() {
+        let settings = ConsumerSettings { destination: "primary".into(), ack_wait: Duration::from_secs(60) };
+        let [(_, want), ..] = consumers(&settings);
+        let as_found = || consumer::Config {
+            durable_name: want.durable_name.clone(),
+            filter_subject: want.filter_subjects[0].clone(),
+            ack_wait: want.ack_wait,
+            max_deliver: want.max_deliver,
+            max_ack_pending: want.max_ack_pending,
+            ..consumer::Config::default()
+        };
+        assert_eq!(consumer_differences(&as_found(), &want), []);
+        type Change = fn(&mut consumer::Config);
+        let changes: [(&str, bool, bool, Change); 8] = [
+            ("deliver_policy is new, needed is all", true, false, |c| c.deliver_policy = DeliverPolicy::New),
+            ("ack_policy is none, needed is explicit", true, false, |c| c.ack_policy = AckPolicy::None),
+            (r#"filter_subjects is ["marker.ready.a.>"], needed is ["marker.ready.>"]"#, true, true, |c| {
+                c.filter_subject = "marker.ready.a.>".into();
+            }),
+            ("max_deliver is 1, needed is 25", true, true, |c| c.max_deliver = 1),
+            ("headers_only is true, needed is false", true, true, |c| c.headers_only = true),
+            ("backoff is set, needed is none", true, true, |c| c.backoff = vec![Duration::from_secs(1)]),
+            ("ack_wait is 1s, needed is 60s", false, true, |c| c.ack_wait = Duration::from_secs(1)),
+            ("max_ack_pending is 1, needed is 4096", false, true, |c| c.max_ack_pending = 1),
+        ];
+        for (text, breaks, in_place, change) in changes {
+            let mut is = as_found();
+            change(&mut is);
+            assert_eq!(consumer_differences(&is, &want), [Difference { text: text.to_owned(), breaks, in_place }]);
+        }
+    }
+}

@@ -1,0 +1,535 @@
+//! Streams and durable consumers: bounded, as they must be, and what is said when they are not.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use serde_json::{Value, json};
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::{Project, Service};
+use tests::servers::{Nats, RunDir, Stack};
+use tests::{Context, Result, http};
+
+use crate::handmade::Handmade;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn spec(day: &str) -> ArchiveSpec {
+    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day)
+}
+
+fn upload(project: &Project, days: std::ops::RangeInclusive<u32>, code: i32) -> Result<String> {
+    for day in days {
+        spec(&format!("2025-03-{day:02}")).write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    Ok(project.uploader(&["upload"])?.expect_code(code)?.stderr)
+}
+
+fn letters(project: &Project) -> Result<Vec<Value>> {
+    let list = project.puller(&["dead", "ls", "--json"])?.expect_code(0)?.json()?;
+    Ok(list["findings"].as_array().cloned().unwrap_or_default())
+}
+
+/// What `/readyz` says; nothing while the worker does not serve it.
+fn readiness(worker: &Service) -> String {
+    http::get(worker.http(), "/readyz").and_then(http::Response::text).unwrap_or_default()
+}
+
+/// The settings of a durable consumer of `primary`, as `migrate` makes them.
+fn durable(project: &Project, lane: &str) -> pull::Config {
+    let ack_wait = project.config()["puller"]["ack_wait"].as_str().unwrap_or_default();
+    let seconds = ack_wait.trim_end_matches('s').parse().unwrap_or(60);
+    let filter = if lane == "ingest" { "marker.ready.>" } else { "marker.backfill.>" };
+    pull::Config {
+        durable_name: Some(format!("{lane}-primary")),
+        filter_subject: filter.to_owned(),
+        ack_wait: Duration::from_secs(seconds),
+        max_deliver: 25,
+        ..pull::Config::default()
+    }
+}
+
+fn remake_consumer(hand: &Handmade<'_>, config: pull::Config) -> Result<()> {
+    hand.act(async |jetstream| {
+        let name = config.durable_name.clone().unwrap_or_default();
+        jetstream.delete_consumer_from_stream(&name, "MARKERS").await.context("deleting the consumer")?;
+        jetstream.create_consumer_on_stream(config, "MARKERS").await.map(drop).context("making the consumer")
+    })
+}
+
+#[test]
+fn replays_that_wait_leave_the_live_markers_their_room() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "replays-apart")?;
+    project.set("nats.limits.replays", "6KiB")?;
+    let hand = Handmade::new(stack, &project)?;
+    upload(&project, 1..=1, 0)?;
+    let one = ["replay", "--force", "--unit", "binance/spot/klines/1h/2025-03-01"];
+    for _ in 0..12 {
+        project.puller(&one)?.expect_code(0)?;
+    }
+    assert_eq!((hand.count("MARKERS")?, hand.count("REPLAYS")?), (1, 5));
+
+    upload(&project, 2..=12, 0)?;
+    let full = project.puller(&["replay", "--force"])?.expect_code(1)?;
+    assert!(full.stderr.contains("stream REPLAYS takes no more"), "{}", full.stderr);
+    assert!(full.stderr.contains("nats.limits.replays"), "{}", full.stderr);
+    // The next day is announced all the same.
+    upload(&project, 13..=13, 0)?;
+    assert_eq!(hand.count("MARKERS")?, 13);
+
+    // What was sent is loaded, and leaves; what was not is said.
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!(hand.count("REPLAYS")?, 0);
+    let tasks = project.puller(&["tasks", "ls", "--json"])?.expect_code(0)?.json()?;
+    let tasks = tasks["tasks"].as_array().cloned().unwrap_or_default();
+    let states: Vec<&str> = tasks.iter().filter_map(|task| task["state"].as_str()).collect();
+    // Seven of the same unit gave way to newer ones.
+    assert_eq!(states.iter().filter(|state| **state == "SUCCESS").count(), 4, "{states:?}");
+    assert_eq!(states.iter().filter(|state| **state == "FAILED").count(), 9, "{states:?}");
+
+    project.set("nats.limits.replays", "1MiB")?;
+    let hand = Handmade::new(stack, &project)?;
+    project.puller(&["replay", "--force"])?.expect_code(0)?;
+    assert_eq!(hand.count("REPLAYS")?, 13);
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+/// A worker makes room, and the command goes on.
+#[test]
+fn a_replay_larger_than_its_stream_waits_for_workers() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "replay-waits")?;
+    project.set("nats.limits.replays", "4KiB")?;
+    upload(&project, 1..=20, 0)?;
+    let _worker = project.spawn_puller(&["run"])?;
+    project.wait_for_archives(20, PATIENCE)?;
+    project.puller(&["replay", "--force", "--wait"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+#[test]
+fn a_limit_that_somebody_raised_stays() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "raised")?;
+    project.set("nats.limits.markers", "1MiB")?;
+    let hand = Handmade::new(stack, &project)?;
+    hand.change_stream("MARKERS", |config| (config.max_bytes, config.max_messages_per_subject) = (8 << 20, 50))?;
+    hand.change_stream("TASKS", |config| config.max_bytes = -1)?;
+    project.puller(&["doctor"])?.expect_code(0)?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    let config = hand.stream_config("MARKERS")?;
+    assert_eq!((config.max_bytes, config.max_messages_per_subject), (8 << 20, 50));
+    assert_eq!(hand.stream_config("TASKS")?.max_bytes, -1);
+    // One that was lowered is named, and raised.
+    hand.change_stream("MARKERS", |config| config.max_bytes = 4096)?;
+    let doctor = project.puller(&["doctor"])?.expect_code(4)?;
+    assert!(doctor.stdout.contains("max_bytes is 4096, needed is 1048576"), "{}", doctor.stdout);
+    project.puller(&["migrate"])?.expect_code(0)?;
+    assert_eq!(hand.stream_config("MARKERS")?.max_bytes, 1 << 20);
+    Ok(())
+}
+
+#[test]
+fn a_full_stream_of_markers_says_what_to_do() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "markers-full")?;
+    project.set("nats.limits.markers", "4KiB")?;
+    let stderr = upload(&project, 1..=12, 1)?;
+    assert!(stderr.contains("stream MARKERS takes no more"), "{stderr}");
+    assert!(stderr.contains("nats.limits.markers") && stderr.contains("puller migrate"), "{stderr}");
+    project.puller(&["pull"])?.expect_code(0)?;
+    let status = project.puller(&["status"])?.expect_code(0)?;
+    assert!(status.stdout.contains("stream MARKERS holds"), "{}", status.stdout);
+    let doctor = project.puller(&["doctor"])?;
+    assert!(doctor.stdout.contains("WARN") && doctor.stdout.contains("stream MARKERS holds"), "{}", doctor.stdout);
+    let worker = project.spawn_puller(&["run"])?;
+    project.wait_until("figures of the stream", PATIENCE, || {
+        let limit = worker.metric("puller_stream_limit_bytes{stream=\"MARKERS\"}").unwrap_or_default();
+        let bytes = worker.metric("puller_stream_bytes{stream=\"MARKERS\"}").unwrap_or_default();
+        Ok(limit == 4096.0 && bytes > 3000.0)
+    })?;
+    drop(worker);
+
+    project.set("nats.limits.markers", "1MiB")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    let status = project.puller(&["status"])?.expect_code(0)?;
+    assert!(!status.stdout.contains("stream MARKERS holds"), "{}", status.stdout);
+    project.check_tables()
+}
+
+#[test]
+fn no_dead_letter_is_lost_while_their_stream_is_full() -> Result<()> {
+    const BAD: u64 = 8;
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "dead-full")?;
+    project.set("nats.limits.dead", "6KiB")?;
+    let hand = Handmade::new(stack, &project)?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    for day in 1..=BAD {
+        hand.publish(&spec(&format!("2025-02-{day:02}")).unit(), &[b'{'; 1000])?;
+    }
+    project.wait_until("a reason", PATIENCE, || {
+        let text = readiness(&worker);
+        Ok(text.contains("stream DEAD takes no more") && text.contains("puller dead ls"))
+    })?;
+    let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
+    assert!(status.to_string().contains("stream DEAD takes no more"), "{status}");
+    // Others are loaded meanwhile.
+    upload(&project, 1..=2, 0)?;
+    project.wait_for_archives(2, PATIENCE)?;
+
+    let mut seen = 0;
+    project.wait_until("a letter of each", PATIENCE, || {
+        let report = project.puller(&["dead", "discard", "--all", "--reason", "room", "--json"])?.expect_code(0)?;
+        seen += report.json()?["done"].as_u64().unwrap_or_default();
+        Ok(seen == BAD)
+    })?;
+    project.wait_until("readiness", PATIENCE, || Ok(readiness(&worker).starts_with("ready")))?;
+    worker.sigterm()?;
+    worker.wait(PATIENCE)?.expect_code(0)?;
+    // None was handed back to be delivered again.
+    let attempts = "SELECT max(attempt) FROM {db}.ingest_log WHERE outcome = 'dead_letter'";
+    assert_eq!(project.query(attempts)?.trim(), "1");
+    assert_eq!(letters(&project)?.len(), 0);
+    Ok(())
+}
+
+#[test]
+fn a_durable_that_would_skip_markers_is_refused_until_it_is_made_anew() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "durables")?;
+    let hand = Handmade::new(stack, &project)?;
+    upload(&project, 1..=1, 0)?;
+    type Change = fn(&mut pull::Config);
+    let changes: [(&str, Change); 6] = [
+        ("deliver_policy is new", |config| config.deliver_policy = DeliverPolicy::New),
+        ("deliver_policy is last_per_subject", |config| config.deliver_policy = DeliverPolicy::LastPerSubject),
+        ("ack_policy is none", |config| config.ack_policy = AckPolicy::None),
+        ("filter_subjects is [\"marker.backfill.*.um.>\"]", |config| {
+            config.filter_subject = "marker.backfill.*.um.>".into();
+        }),
+        ("max_deliver is 1", |config| config.max_deliver = 1),
+        ("headers_only is true", |config| config.headers_only = true),
+    ];
+    for (text, change) in changes {
+        let mut config = durable(&project, "backfill");
+        change(&mut config);
+        remake_consumer(&hand, config)?;
+        let pull = project.puller(&["pull"])?.expect_code(2)?;
+        assert!(pull.stderr.contains(text) && pull.stderr.contains("puller migrate"), "{}", pull.stderr);
+        assert!(!pull.stdout.contains("nothing to do"), "{}", pull.stdout);
+        let doctor = project.puller(&["doctor"])?.expect_code(4)?;
+        assert!(doctor.stdout.contains(text), "{}", doctor.stdout);
+        let status = project.puller(&["status"])?;
+        assert!(status.stdout.contains(text), "{}", status.stdout);
+        project.puller(&["migrate"])?.expect_code(0)?;
+        project.puller(&["doctor"])?.expect_code(0)?;
+        project.puller(&["pull"])?.expect_code(0)?;
+    }
+    project.check_tables()?;
+    // Once loaded and five times skipped.
+    assert_eq!(project.query("SELECT sum(archives_loaded) FROM {db}.ingest_log")?.trim(), "1");
+
+    // A service says so, and goes on once it is mended. It pulls nothing meanwhile.
+    remake_consumer(&hand, pull::Config { max_deliver: 1, ..durable(&project, "backfill") })?;
+    upload(&project, 2..=2, 0)?;
+    let worker = project.spawn_puller(&["run"])?;
+    project.wait_until("a reason", PATIENCE, || Ok(readiness(&worker).contains("max_deliver is 1")))?;
+    assert_eq!(project.archives_loaded()?, 1);
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.wait_for_archives(2, PATIENCE)?;
+    project.check_tables()
+}
+
+#[test]
+fn a_stream_that_would_drop_markers_is_refused() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "stream-settings")?;
+    let hand = Handmade::new(stack, &project)?;
+    type Change = fn(&mut Config);
+    let changed: [(&str, Change); 3] = [
+        ("max_age is 2s", |config| {
+            (config.max_age, config.duplicate_window) = (Duration::from_secs(2), Duration::ZERO)
+        }),
+        ("discard is old", |config| config.discard = DiscardPolicy::Old),
+        ("max_msgs_per_subject is 1", |config| config.max_messages_per_subject = 1),
+    ];
+    for (day, (text, change)) in (1..).zip(changed) {
+        hand.change_stream("MARKERS", change)?;
+        let stderr = upload(&project, day..=day, 2)?;
+        assert!(stderr.contains(text) && stderr.contains("puller migrate"), "{stderr}");
+        let pull = project.puller(&["pull"])?.expect_code(2)?;
+        assert!(pull.stderr.contains(text), "{}", pull.stderr);
+        for (binary, args, code) in
+            [("puller", ["doctor"], 4), ("uploader", ["doctor"], 4), ("uploader", ["reconcile"], 2)]
+        {
+            let found = if binary == "puller" { project.puller(&args)? } else { project.uploader(&args)? };
+            let found = found.expect_code(code)?;
+            assert!(format!("{}{}", found.stdout, found.stderr).contains(text), "{binary} {args:?}: {}", found.stdout);
+        }
+        project.puller(&["migrate"])?.expect_code(0)?;
+        project.uploader(&["upload"])?.expect_code(0)?;
+        project.puller(&["pull"])?.expect_code(0)?;
+    }
+    // What the server cannot change is said with the way out, and by it.
+    hand.remake_stream("MARKERS", |config| config.storage = StorageType::Memory)?;
+    let migrate = project.puller(&["migrate"])?.expect_code(1)?;
+    assert!(migrate.stderr.contains("storage is memory, needed is file"), "{}", migrate.stderr);
+    assert!(migrate.stderr.contains("`nats stream rm MARKERS`"), "{}", migrate.stderr);
+    project.puller(&["pull"])?.expect_code(2)?;
+    hand.delete_stream("MARKERS")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    hand.remake_stream("REPLAYS", |config| config.retention = RetentionPolicy::Limits)?;
+    let pull = project.puller(&["pull"])?.expect_code(2)?;
+    assert!(pull.stderr.contains("`nats stream rm REPLAYS`"), "{}", pull.stderr);
+    hand.delete_stream("REPLAYS")?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.puller(&["doctor"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+/// What was done is not done again by a consumer that starts from the beginning.
+#[test]
+fn a_consumer_made_anew_repeats_no_replay() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "anew")?;
+    let hand = Handmade::new(stack, &project)?;
+    upload(&project, 1..=3, 0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.puller(&["replay", "--force"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    let sent = project.puller(&["replay", "--force", "--json"])?.expect_code(0)?.json()?;
+    let task = sent["destinations"][0]["task"].as_str().unwrap_or_default().to_owned();
+    project.puller(&["tasks", "cancel", &task])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    let loaded = "SELECT sum(archives_loaded) FROM {db}.ingest_log";
+    assert_eq!(project.query(loaded)?.trim(), "6");
+    for (stream, lane) in [("MARKERS", "ingest"), ("MARKERS", "backfill"), ("REPLAYS", "replay")] {
+        hand.act(async |jetstream| {
+            let deleted = jetstream.delete_consumer_from_stream(&format!("{lane}-primary"), stream).await;
+            deleted.map(drop).context(lane)
+        })?;
+    }
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!(project.query(loaded)?.trim(), "6");
+    let skipped = "SELECT count() FROM {db}.ingest_log WHERE outcome = 'skipped'";
+    assert_eq!(project.query(skipped)?.trim(), "3");
+    Ok(())
+}
+
+#[test]
+fn a_revision_has_one_dead_letter_however_often_it_is_given_up() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "one-letter-each")?;
+    let hand = Handmade::new(stack, &project)?;
+    let unit = spec("2025-03-01").unit();
+    let absent = crate::handmade::Placed::of(&project, &spec("2025-03-01"), &spec("2025-03-01").zip());
+    let publish = || hand.publish_marker(&unit, std::slice::from_ref(&absent));
+    let counts = || -> Result<Vec<u64>> {
+        Ok(letters(&project)?.iter().map(|letter| letter["count"].as_u64().unwrap_or_default()).collect())
+    };
+    publish()?;
+    project.puller(&["pull"])?.expect_code(1)?;
+    assert_eq!(counts()?, [1]);
+    let first = letters(&project)?[0]["sequence"].clone();
+    // Replayed, announced again, on a stream made anew, by a consumer made anew, retried.
+    project.puller(&["replay", "--force"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(1)?;
+    assert_eq!(counts()?, [2]);
+    assert_ne!(letters(&project)?[0]["sequence"], first);
+    publish()?;
+    project.puller(&["pull"])?.expect_code(1)?;
+    assert_eq!(counts()?, [3]);
+    hand.delete_stream("MARKERS")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    publish()?;
+    project.puller(&["pull"])?.expect_code(1)?;
+    assert_eq!(counts()?, [4]);
+    remake_consumer(&hand, durable(&project, "backfill"))?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(1)?;
+    assert_eq!(counts()?, [5]);
+    let sequence = letters(&project)?[0]["sequence"].to_string();
+    project.puller(&["dead", "retry", &sequence])?.expect_code(0)?;
+    assert_eq!(letters(&project)?.len(), 0);
+    project.puller(&["pull"])?.expect_code(1)?;
+    assert_eq!(counts()?, [6]);
+
+    // Another revision of the unit has its own, with the latest error of each.
+    let other = crate::handmade::Placed::of(&project, &spec("2025-03-01"), &spec("2025-03-01").seed(7).zip());
+    hand.publish_marker(&unit, &[other])?;
+    project.puller(&["pull"])?.expect_code(1)?;
+    assert_eq!(counts()?, [6, 1]);
+    assert_eq!(hand.count("DEAD")?, 2);
+    let shown = project.puller(&["dead", "show", &letters(&project)?[0]["sequence"].to_string()])?.expect_code(0)?;
+    assert!(shown.stdout.contains("Ferry-Count: 6"), "{}", shown.stdout);
+    Ok(())
+}
+
+#[test]
+fn a_lost_stream_is_said_by_every_command() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "lost-stream")?;
+    let hand = Handmade::new(stack, &project)?;
+    upload(&project, 1..=3, 0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    hand.delete_stream("MARKERS")?;
+    project.set("nats.manage", false)?;
+    let unit = spec("2025-03-01").unit();
+    for args in [&["status"][..], &["explain", &unit], &["verify"], &["pull"], &["replay"], &["doctor"]] {
+        let ended = project.puller(args)?.expect_code(4)?;
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        assert!(said.contains("MARKERS") && said.contains("puller migrate"), "{args:?}: {said}");
+    }
+    project.uploader(&["reconcile"])?.expect_code(4)?;
+
+    // Made again by whoever comes first, it is empty: nothing pending is not all there is to say.
+    project.set("nats.manage", true)?;
+    let pull = project.puller(&["pull"])?.expect_code(4)?;
+    assert!(!pull.stdout.contains("nothing to do"), "{}", pull.stdout);
+    for text in [&pull.stdout, &pull.stderr] {
+        assert!(text.contains("uploader reconcile --fix"), "{text}");
+    }
+    let doctor = project.puller(&["doctor"])?.expect_code(4)?;
+    assert!(doctor.stdout.contains("was lost and made anew"), "{}", doctor.stdout);
+    let mut worker = project.spawn_puller(&["run"])?;
+    worker.wait_for_line("was lost and made anew", PATIENCE)?;
+    worker.sigterm()?;
+    worker.wait(PATIENCE)?.expect_code(0)?;
+
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.puller(&["doctor"])?.expect_code(0)?;
+    let again = project.puller(&["pull"])?.expect_code(0)?;
+    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    project.check_tables()
+}
+
+#[test]
+fn an_account_that_has_less_room_is_told_how_much_is_needed() -> Result<()> {
+    let dir = RunDir::new("small-account")?;
+    let limits = "{ max_file: 100MB, max_memory: 0, max_bytes_required: true }";
+    let nats = Nats::start_configured(dir.path(), limits, "")?;
+    let mut project = Project::new(Stack::shared(), "small-account")?;
+    project.move_to(nats.account()?)?;
+    for (binary, args, code) in [("puller", ["migrate"], 2), ("uploader", ["doctor"], 4)] {
+        let ended = if binary == "puller" { project.puller(&args)? } else { project.uploader(&args)? };
+        ended.expect_code(code)?;
+    }
+    let migrate = project.puller(&["migrate"])?.expect_code(2)?;
+    for needed in ["stream MARKERS", "2 GiB", "3.1 GiB", "nats.limits.markers"] {
+        assert!(migrate.stderr.contains(needed), "{needed}: {}", migrate.stderr);
+    }
+    for (name, size) in
+        [("markers", "40MB"), ("replays", "20MB"), ("dead", "20MB"), ("advisories", "5MB"), ("tasks", "5MB")]
+    {
+        project.set(&format!("nats.limits.{name}"), size)?;
+    }
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.puller(&["doctor"])?.expect_code(0)?;
+    upload(&project, 1..=1, 0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+#[test]
+fn an_overlapping_stream_is_named() -> Result<()> {
+    let project = Project::new(Stack::shared(), "overlap")?;
+    let account = project.account();
+    let runtime = tokio::runtime::Runtime::new().context("a runtime")?;
+    runtime.block_on(async {
+        let options =
+            async_nats::ConnectOptions::with_user_and_password(account.user.clone(), account.password.clone());
+        let client = options.connect(&account.url).await.context("NATS")?;
+        let config = Config { name: "SOMEBODYS".into(), subjects: vec!["marker.>".into()], ..Config::default() };
+        async_nats::jetstream::new(client).create_stream(config).await.map(drop).context("a stream")
+    })?;
+    let migrate = project.puller(&["migrate"])?.expect_code(2)?;
+    assert!(migrate.stderr.contains("stream SOMEBODYS has some of its subjects"), "{}", migrate.stderr);
+    Ok(())
+}
+
+#[test]
+fn a_server_that_takes_only_short_messages_gets_the_short_form() -> Result<()> {
+    let dir = RunDir::new("short-messages")?;
+    let nats = Nats::start_configured(dir.path(), "enabled", "max_payload: 32KB")?;
+    let mut project = Project::new(Stack::shared(), "short-messages")?;
+    project.move_to(nats.account()?)?;
+    for number in 0..200 {
+        ArchiveSpec::new(Market::Spot, &format!("S{number:03}USDT"), "1d", "2025-03-01").write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.puller(&["verify"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+#[test]
+fn a_bad_nkey_file_is_named() -> Result<()> {
+    let mut project = Project::new(Stack::shared(), "bad-nkey")?;
+    for key in ["user", "password"] {
+        project.set(&format!("nats.{key}"), Value::Null)?;
+    }
+    let file = project.dir().join("worker.nk");
+    std::fs::write(&file, "SUSECRETBUTNOSEED\n").context("writing")?;
+    let path = file.to_str().unwrap_or_default().to_owned();
+    project.set("nats.nkey_file", path.as_str())?;
+    for ended in [project.puller(&["status"])?.expect_code(2)?, project.puller(&["doctor"])?.expect_code(4)?] {
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        assert!(said.contains(&path) && said.contains("seed of a user's nkey"), "{said}");
+        assert!(!said.contains("SECRETBUTNOSEED"), "{said}");
+    }
+    Ok(())
+}
+
+/// As a `replay` leaves it that was killed between two messages.
+#[test]
+fn a_replay_that_was_killed_is_not_running_for_ever() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "killed-replay")?;
+    let hand = Handmade::new(stack, &project)?;
+    let at = "2025-06-01T00:00:00Z";
+    let task = json!({
+        "id": "primary-killed", "destination": "primary", "mode": "full", "selection": "everything", "force": true,
+        "created_at": at, "created_by": "somebody", "units": 5, "archives": 5, "bytes": 5, "published": false,
+        "follows": false,
+    });
+    hand.publish_on("task.primary-killed", task.to_string().as_bytes())?;
+    for (day, state) in [(1, "SUCCESS"), (2, "INIT")] {
+        let unit = spec(&format!("2025-03-{day:02}")).unit();
+        let text = json!({ "unit": unit, "state": state, "at": at }).to_string();
+        hand.publish_on(&format!("task.primary-killed.{}", unit.replace('/', ".")), text.as_bytes())?;
+    }
+    let shown = project.puller(&["tasks", "show", "primary-killed", "--json"])?.expect_code(0)?.json()?;
+    assert_eq!((&shown["state"], &shown["progress"]["failed"]), (&json!("FAILED"), &json!(4)), "{shown}");
+    let shown = project.puller(&["tasks", "show", "primary-killed"])?.expect_code(0)?;
+    assert!(shown.stdout.contains("2 of 5 units were sent"), "{}", shown.stdout);
+    Ok(())
+}
+
+#[test]
+fn the_consumers_of_a_former_destination_are_named_and_removed() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "prune")?;
+    let path = project.dir().join("backup");
+    std::fs::create_dir_all(&path).context("a folder")?;
+    project.set("destinations", json!([{ "name": "backup", "type": "directory", "path": path }]))?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.set("destinations", json!([]))?;
+    let doctor = project.puller(&["doctor"])?.expect_code(4)?;
+    for lane in ["ingest", "backfill", "replay"] {
+        assert!(doctor.stdout.contains(&format!("{lane}-backup")), "{}", doctor.stdout);
+    }
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.puller(&["doctor"])?.expect_code(4)?;
+    project.puller(&["migrate", "--prune"])?.expect_code(0)?;
+    project.puller(&["doctor"])?.expect_code(0)?;
+    Ok(())
+}
