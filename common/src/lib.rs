@@ -25,5 +25,6 @@ pub mod failpoint;
 pub mod healthcheck;
 pub mod http;
 pub mod output;
+pub mod same_file;
 pub mod shutdown;
 pub mod telemetry;

@@ -19,7 +19,7 @@ mod rsync;
 use std::path::Path;
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::bwlimit::{Bandwidth, Direction};
 use crate::checksum::Sha256Sum;
@@ -28,6 +28,9 @@ use error::StoreType;
 
 pub use error::{StoreError, StoreErrorKind};
 pub use rehearsal::Unfit;
+
+/// How far clocks may be apart before archives would be dated wrongly by one of them.
+const SKEW_MAX: SignedDuration = SignedDuration::from_hours(24);
 
 /// The end of the way a process stands at. It matters where the two see the store differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +59,11 @@ enum Backend {
 pub struct Stored {
     /// Bytes.
     pub size: u64,
-    /// Without its quotes. The MD5 of the content, if it was stored by a single PUT. Empty where there is no bucket.
+    /// Without its quotes. The MD5 of the content, if it was stored by a single PUT and is not `encrypted`. Empty where
+    /// there is no bucket.
     pub etag: String,
+    /// Encrypted by the bucket with a key of its own (SSE-KMS, SSE-C): the ETag says nothing about the content.
+    pub encrypted: bool,
     /// A bucket says what was sent with the object; a folder reads the file.
     pub sha256: Option<Sha256Sum>,
 }
@@ -134,6 +140,45 @@ impl ObjectStore {
             Backend::DataDir(data_dir) => data_dir.head(key).await,
             Backend::Rsync(_) => Err(only_fetches("HEAD", key)),
         }
+    }
+
+    /// Whether an object lies under a key. Its content is not read.
+    pub async fn exists(&self, key: &str) -> Result<bool, StoreError> {
+        match &self.backend {
+            Backend::S3(s3) => Ok(s3.head(key).await?.is_some()),
+            Backend::Folder(folder) => folder.exists(key).await,
+            Backend::DataDir(data_dir) => data_dir.exists(key).await,
+            Backend::Rsync(_) => Err(only_fetches("HEAD", key)),
+        }
+    }
+
+    /// Whether what lies under a key is this very file, so that removing one removes the other.
+    pub async fn is_this_file(&self, key: &str, file: &Path) -> Result<bool, StoreError> {
+        match &self.backend {
+            Backend::S3(_) => Ok(false),
+            Backend::Folder(folder) => folder.is_this_file(key, file).await,
+            Backend::DataDir(_) => Ok(true),
+            Backend::Rsync(_) => Err(only_fetches("HEAD", key)),
+        }
+    }
+
+    /// Compares this machine's clock with that of the server that keeps a folder, as a bucket does by itself: every
+    /// request to one is signed with the time.
+    ///
+    /// # Errors
+    /// `ClockSkew`: they are more than a day apart.
+    pub async fn check_clock(&self) -> Result<(), StoreError> {
+        let server = match &self.backend {
+            Backend::S3(_) | Backend::Rsync(_) => return Ok(()),
+            Backend::Folder(folder) => folder.server_time().await?,
+            Backend::DataDir(data_dir) => data_dir.server_time().await?,
+        };
+        let now = crate::clock::now();
+        if now.duration_since(server).abs() <= SKEW_MAX {
+            return Ok(());
+        }
+        let message = format!("this machine's clock says {now}, that of the disk or file server {server}");
+        Err(StoreError::new(self.store_type(), StoreErrorKind::ClockSkew, "PUT", "", message))
     }
 
     /// What is known of an object beyond [`Stored`]; `None` when nothing is there.

@@ -77,7 +77,7 @@ pub(crate) async fn is_same(
     archive: &Digested,
     stored: &Stored,
 ) -> Result<bool, UnitError> {
-    if stored.sha256.is_some() || stored.size != object.size || archive.sha256() != object.sha256 {
+    if stored.sha256.is_some() || stored.encrypted || stored.size != object.size || archive.sha256() != object.sha256 {
         return Ok(false);
     }
     if stored.etag.parse::<Md5Sum>().is_ok() {

@@ -174,15 +174,15 @@ impl Sending<'_> {
     async fn all_parts(&mut self, mut entry: Entry, stored: &HashMap<u32, PartStored>) -> Result<(), Failed> {
         let (site, object) = (self.site, self.object);
         let upload = entry.upload();
-        let mut md5s: Vec<Option<Md5Sum>> = vec![None; usize::try_from(self.parts()).unwrap_or_default()];
-        let numbers = (1..).take(md5s.len());
+        let mut done: Vec<Option<(Md5Sum, String)>> = vec![None; usize::try_from(self.parts()).unwrap_or_default()];
+        let numbers = (1..).take(done.len());
         let this = &*self;
         let mut parts = stream::iter(numbers)
             .map(|number| this.part(&upload, number, stored.get(&number)))
             .buffer_unordered(site.transfers_max);
         let mut sent = 0;
         while let Some(part) = parts.next().await {
-            let Part { number, md5, bytes_sent } = match part {
+            let Part { number, md5, etag, bytes_sent } = match part {
                 Ok(part) => part,
                 Err(failed) => {
                     drop(parts);
@@ -190,7 +190,7 @@ impl Sending<'_> {
                     return Err(failed);
                 }
             };
-            md5s[number as usize - 1] = Some(md5);
+            done[number as usize - 1] = Some((md5, etag));
             sent += bytes_sent;
             if bytes_sent > 0 {
                 failpoint("uploader.part_put");
@@ -200,7 +200,7 @@ impl Sending<'_> {
         }
         drop(parts);
         self.sent += sent;
-        let md5s: Vec<Md5Sum> = md5s.into_iter().flatten().collect();
+        let (md5s, etags): (Vec<Md5Sum>, Vec<String>) = done.into_iter().flatten().unzip();
         if parts_etag(&md5s) != self.parts_etag {
             abort(site, &upload).await.map_err(Failed::Unit)?;
             forget(site, &entry.key).await;
@@ -210,7 +210,7 @@ impl Sending<'_> {
         remember(site, &entry).await;
         let completed = {
             let _place = site.transfer().await?;
-            site.store.complete_parts(&upload, &md5s).await
+            site.store.complete_parts(&upload, &etags).await
         };
         failpoint("uploader.parts_completed");
         // An answer may be lost; asking again finds no such upload.
@@ -234,16 +234,17 @@ impl Sending<'_> {
             // Where the server does not tell, the ETag of the whole will.
             if stored.md5.is_none_or(|stored| stored == md5) {
                 site.progress.present(size);
-                return Ok(Part { number, md5, bytes_sent: 0 });
+                let etag = etag_or_md5(&stored.etag, md5);
+                return Ok(Part { number, md5, etag, bytes_sent: 0 });
             }
         }
         // First the place, then the memory, as everywhere: the other order could leave each waiting for the other.
         let _place = site.transfer().await?;
         let _memory = site.memory(size).await?;
         let (bytes, md5) = self.read(offset, size).await?;
-        site.store.put_part(upload, number, bytes).await?;
+        let etag = etag_or_md5(&site.store.put_part(upload, number, bytes).await?, md5);
         site.progress.sent(size);
-        Ok(Part { number, md5, bytes_sent: size })
+        Ok(Part { number, md5, etag, bytes_sent: size })
     }
 
     async fn read(&self, offset: u64, size: u64) -> Result<(Bytes, Md5Sum), Failed> {
@@ -267,7 +268,10 @@ impl Sending<'_> {
     async fn is_whole(&self) -> Result<bool, Failed> {
         let _place = self.site.transfer().await?;
         let stored = self.site.store.head(&self.object.key).await?;
-        Ok(stored.is_some_and(|stored| stored.etag == self.parts_etag && stored.sha256 == Some(self.object.sha256)))
+        Ok(stored.is_some_and(|stored| {
+            let is_ours = stored.sha256 == Some(self.object.sha256) && stored.size == self.object.size;
+            is_ours && (stored.encrypted || stored.etag == self.parts_etag)
+        }))
     }
 }
 
@@ -276,7 +280,14 @@ struct Part {
     /// From 1.
     number: u32,
     md5: Md5Sum,
+    /// What the bucket knows it by: its MD5, unless the bucket encrypts it with a key of its own.
+    etag: String,
     bytes_sent: u64,
+}
+
+/// A part's ETag as the server gave it; not every server does.
+fn etag_or_md5(etag: &str, md5: Md5Sum) -> String {
+    if etag.is_empty() { format!("\"{md5}\"") } else { etag.to_owned() }
 }
 
 async fn remember(site: &Site, entry: &Entry) {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use super::error::{StoreError, StoreErrorKind, StoreType};
 use super::folder::{Fault, FileDownload, Folder, absent_is_none, open_root, stored, unblocked};
@@ -74,6 +75,19 @@ impl DataDir {
         };
         let page = self.folder.list(path, after).await?;
         Ok(Page { keys: page.keys.iter().map(|path| self.prefix.archive_key(path)).collect(), next: page.next })
+    }
+
+    pub(super) async fn exists(&self, key: &str) -> Result<bool, StoreError> {
+        let path = self.path("HEAD", key)?;
+        if Prefix::is_manifest(path) {
+            return self.folder.exists(path).await;
+        }
+        let outcome = self.with_archive("HEAD", key, path, |_| Ok(())).await;
+        Ok(absent_is_none(outcome)?.is_some())
+    }
+
+    pub(super) async fn server_time(&self) -> Result<Timestamp, StoreError> {
+        self.folder.server_time().await
     }
 
     pub(super) async fn probe(&self, prefix: &str) -> Result<(), StoreError> {

@@ -71,7 +71,8 @@ impl StoreError {
                 "check storage.rsync.path: the remote site's data_dir as storage.rsync.user finds it there"
             }
             (Denied, StoreType::S3) => {
-                "check storage.r2.access_key_id and secret_access_key, and that the token may read and write this bucket"
+                "check storage.r2.access_key_id and secret_access_key, and that the token may read, write and list this \
+                 bucket: without the right to list it (s3:ListBucket), S3 answers 403 for an object that is not there"
             }
             (Denied, StoreType::Folder) => {
                 "this user must be allowed to read below storage.fs.path, and the uploader's to write there"
@@ -82,6 +83,9 @@ impl StoreError {
             (Denied, StoreType::Rsync) => {
                 "check storage.rsync.user and key_file, that the remote host's key is known (storage.rsync.known_hosts), \
                  and that the user may read storage.rsync.path; `ssh` by hand with the same options says more"
+            }
+            (ClockSkew, StoreType::Folder | StoreType::DataDir) => {
+                "synchronise the clocks of this machine and of the file server (NTP): archives are dated by them"
             }
             (ClockSkew, _) => "this machine's clock is off: synchronise it (NTP), requests are signed with the time",
             (Unavailable, StoreType::S3) => "check storage.r2.endpoint and the network",

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptions};
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::runtime::Handle;
@@ -23,6 +24,7 @@ use super::path::{self, TEMPORARY};
 use super::{Page, Stored};
 use crate::bwlimit::{Bandwidth, Direction};
 use crate::checksum::Sha256Sum;
+use crate::same_file::is_same_file;
 
 const CHUNK_BYTES: usize = 1 << 20;
 /// Read at once where there is a limit.
@@ -59,6 +61,33 @@ impl Folder {
         let pace = self.pace(Direction::Down);
         let looked = move |root: Dir| Ok(stored(pace.of(open_file(&root, &path)?))?);
         absent_is_none(self.run("HEAD", key, looked).await)
+    }
+
+    pub(super) async fn exists(&self, key: &str) -> Result<bool, StoreError> {
+        let path = key.to_owned();
+        let found = self.run("HEAD", key, move |root| Ok(root.metadata(&path)?.is_file())).await;
+        Ok(absent_is_none(found)?.unwrap_or(false))
+    }
+
+    pub(super) async fn is_this_file(&self, key: &str, file: &Path) -> Result<bool, StoreError> {
+        let (path, file) = (key.to_owned(), file.to_owned());
+        let compared = move |root: Dir| {
+            let stored = open_file(&root, &path)?.metadata()?;
+            Ok(is_same_file(&stored, &std::fs::metadata(&file)?))
+        };
+        Ok(absent_is_none(self.run("HEAD", key, compared).await)?.unwrap_or(false))
+    }
+
+    /// The modification time of a file written now: a file server's own.
+    pub(super) async fn server_time(&self) -> Result<Timestamp, StoreError> {
+        self.blocking("PUT", &self.root.to_string_lossy(), |root| {
+            let mut temporary = Temporary::new(&root)?;
+            temporary.file.write_all(b"time")?;
+            temporary.file.sync_all()?;
+            let modified = temporary.file.metadata()?.modified()?.into_std();
+            Timestamp::try_from(modified).map_err(|error| Fault::unavailable(error.to_string()))
+        })
+        .await
     }
 
     /// Writes beside the final name, makes it durable and renames: a reader sees the old object or the new one.
@@ -192,7 +221,7 @@ pub(super) fn stored(mut file: impl Read) -> io::Result<Stored> {
             Err(error) => return Err(error),
         }
     }
-    Ok(Stored { size, etag: String::new(), sha256: Some(Sha256Sum::from_digest(digest)) })
+    Ok(Stored { size, etag: String::new(), encrypted: false, sha256: Some(Sha256Sum::from_digest(digest)) })
 }
 
 fn write(root: &Dir, path: &str, body: &[u8]) -> io::Result<()> {

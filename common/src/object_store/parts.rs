@@ -40,7 +40,9 @@ pub struct PartStored {
     /// From 1.
     pub number: u32,
     pub size: u64,
-    /// `None` where the server does not tell.
+    /// As the server wants it back when the object is put together.
+    pub etag: String,
+    /// What the ETag says of the content; `None` where it is no MD5.
     pub md5: Option<Md5Sum>,
 }
 
@@ -66,8 +68,8 @@ impl ObjectStore {
         self.with_parts(key)?.begin_parts(key, sha256).await
     }
 
-    /// Stores a part; one of the same number is replaced.
-    pub async fn put_part(&self, upload: &UploadId, number: u32, body: Bytes) -> Result<(), StoreError> {
+    /// Stores a part, and returns its ETag; one of the same number is replaced.
+    pub async fn put_part(&self, upload: &UploadId, number: u32, body: Bytes) -> Result<String, StoreError> {
         self.with_parts(&upload.key)?.put_part(upload, number, body).await
     }
 
@@ -76,9 +78,9 @@ impl ObjectStore {
         self.with_parts(&upload.key)?.stored_parts(upload).await
     }
 
-    /// Makes the object of its parts, if they have these MD5s (not every server looks; the ETag tells).
-    pub async fn complete_parts(&self, upload: &UploadId, parts: &[Md5Sum]) -> Result<(), StoreError> {
-        self.with_parts(&upload.key)?.complete_parts(upload, parts).await
+    /// Makes the object of its parts, if they have these ETags (not every server looks).
+    pub async fn complete_parts(&self, upload: &UploadId, etags: &[String]) -> Result<(), StoreError> {
+        self.with_parts(&upload.key)?.complete_parts(upload, etags).await
     }
 
     /// Forgets an upload and its parts.

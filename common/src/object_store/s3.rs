@@ -193,8 +193,18 @@ fn stored(head: &HeadObjectOutput) -> Stored {
     Stored {
         size: head.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
         etag: head.e_tag().unwrap_or_default().trim_matches('"').to_owned(),
+        encrypted: is_encrypted(
+            head.server_side_encryption().map(aws_sdk_s3::types::ServerSideEncryption::as_str),
+            head.sse_customer_algorithm(),
+        ),
         sha256,
     }
+}
+
+/// Whether an object is encrypted with a key of its own, by what the server says of its encryption and of the customer's
+/// key. The ETag is no MD5 then. With the server's one key (`AES256`) it is.
+fn is_encrypted(encryption: Option<&str>, customer_algorithm: Option<&str>) -> bool {
+    encryption.is_some_and(|encryption| encryption.starts_with("aws:kms")) || customer_algorithm.is_some()
 }
 
 /// Waits for what a server does with a large object by itself: that takes a while, and there is no body to watch.

@@ -17,7 +17,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::IF_NONE_MATCH;
 use reqwest::{Client, Method, Response, StatusCode, Url};
 
-use super::{CONNECT_TIMEOUT, READ_TIMEOUT};
+use super::{CONNECT_TIMEOUT, READ_TIMEOUT, is_encrypted};
 use crate::checksum::Sha256Sum;
 use crate::config;
 use crate::object_store::Stored;
@@ -26,6 +26,9 @@ use crate::object_store::Stored;
 const KEY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// The header that carries an object's sha256: the metadata of that name.
 const SHA256_HEADER: &str = "x-amz-meta-sha256";
+
+const ENCRYPTION_HEADER: &str = "x-amz-server-side-encryption";
+const CUSTOMER_ALGORITHM_HEADER: &str = "x-amz-server-side-encryption-customer-algorithm";
 
 /// What an object may be stored over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +78,7 @@ impl Direct {
                 Some(Some(Stored {
                     size: said("content-length")?.parse().ok()?,
                     etag: said("etag")?.trim_matches('"').to_owned(),
+                    encrypted: is_encrypted(said(ENCRYPTION_HEADER), said(CUSTOMER_ALGORITHM_HEADER)),
                     sha256: said(SHA256_HEADER).and_then(|text| text.parse().ok()),
                 }))
             }

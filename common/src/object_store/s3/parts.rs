@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{Pacer, S3, SHA256, UPLOAD_SILENCE, patiently, retried};
-use crate::checksum::{Md5Sum, Sha256Sum};
+use crate::checksum::Sha256Sum;
 use crate::object_store::error::{StoreError, StoreErrorKind, StoreType};
 use crate::object_store::parts::{PartStored, PendingUpload, UploadId};
 
@@ -24,14 +24,15 @@ impl S3 {
         Ok(UploadId { key: key.to_owned(), id })
     }
 
-    pub(crate) async fn put_part(&self, upload: &UploadId, number: u32, body: Bytes) -> Result<(), StoreError> {
+    pub(crate) async fn put_part(&self, upload: &UploadId, number: u32, body: Bytes) -> Result<String, StoreError> {
         let request = async || {
             let pacer = Pacer::new(self.bandwidth.clone(), body.clone());
             let part = self.uploads.upload_part().bucket(&self.bucket).key(&upload.key).upload_id(&upload.id);
             let part = part.part_number(number.cast_signed()).body(ByteStream::from(body.clone()));
             pacer.watch(UPLOAD_SILENCE, part.customize().interceptor(pacer.clone()).send()).await
         };
-        retried("UploadPart", &upload.key, request).await.map(drop)
+        let stored = retried("UploadPart", &upload.key, request).await?;
+        Ok(stored.e_tag.unwrap_or_default())
     }
 
     pub(crate) async fn stored_parts(&self, upload: &UploadId) -> Result<Vec<PartStored>, StoreError> {
@@ -47,7 +48,8 @@ impl S3 {
                 Some(PartStored {
                     number: u32::try_from(part.part_number?).ok()?,
                     size: u64::try_from(part.size?).ok()?,
-                    md5: part.e_tag.and_then(|etag| etag.trim_matches('"').parse().ok()),
+                    md5: part.e_tag.as_deref().and_then(|etag| etag.trim_matches('"').parse().ok()),
+                    etag: part.e_tag.unwrap_or_default(),
                 })
             }));
             after = page
@@ -59,10 +61,9 @@ impl S3 {
         }
     }
 
-    pub(crate) async fn complete_parts(&self, upload: &UploadId, parts: &[Md5Sum]) -> Result<(), StoreError> {
-        let numbered = parts.iter().zip(1..);
-        let parts =
-            numbered.map(|(md5, n)| CompletedPart::builder().part_number(n).e_tag(format!("\"{md5}\"")).build());
+    pub(crate) async fn complete_parts(&self, upload: &UploadId, etags: &[String]) -> Result<(), StoreError> {
+        let numbered = etags.iter().zip(1..);
+        let parts = numbered.map(|(etag, n)| CompletedPart::builder().part_number(n).e_tag(etag).build());
         let whole = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
         let request = || {
             let complete = self.uploads.complete_multipart_upload().bucket(&self.bucket).key(&upload.key);
