@@ -5,6 +5,7 @@
 
 mod address;
 mod download;
+mod overlap;
 mod reader;
 mod secret;
 mod source;
@@ -272,6 +273,9 @@ impl Config {
             },
             http_listen: http_listen(&mut r),
         };
+        for (key, problem) in overlap::problems(&config.local, &config.storage, &config.destinations) {
+            r.problem(&key, &problem);
+        }
         if config.puller.ack_wait < Duration::from_secs(1) {
             r.problem("puller.ack_wait", "must be at least 1s");
         }

@@ -21,6 +21,7 @@ mod kills;
 mod many_symbols;
 mod marking;
 mod moving;
+mod only_copies;
 mod operations;
 mod overlapping_archives;
 mod permissions;

@@ -5,6 +5,7 @@
 
 pub(crate) mod aside;
 
+use std::io;
 use std::time::Duration;
 
 use common::config::{Publish, Storage};
@@ -100,18 +101,8 @@ pub(crate) async fn remove(
     });
     let mut results = stream::iter(named)
         .map(async |(archive, object)| {
-            let held = {
-                let _place = site.transfer().await?;
-                upload::is_stored(site, object, &archive.checked).await?
-            };
-            let path = &archive.path;
-            if !held {
-                return Ok(Err(format!("{path} stays: the bucket no longer holds it as announced")));
-            }
-            let (file, fingerprint, sha256) =
-                (site.data_dir.join(&archive.path), archive.fingerprint, archive.sha256());
-            let outcome = blocking(move || aside::remove(&file, fingerprint, sha256)).await;
-            Ok::<_, UnitError>(outcome.map_err(|error| format!("{path} cannot be removed: {error}")))
+            let removal = remove_one(site, archive, object).await?;
+            Ok::<_, UnitError>(removal.map_err(|why| format!("{} {why}", archive.path)))
         })
         .buffer_unordered(site.transfers_max);
     while let Some(result) = results.next().await {
@@ -125,6 +116,40 @@ pub(crate) async fn remove(
         tracing::info!(%unit, archives = removed.archives, "removed from disk");
     }
     Ok(removed)
+}
+
+/// Removes one archive, unless it is the only copy.
+///
+/// That the bucket says it holds the object is not enough: the object may be the very file, where `storage.fs.path` leads
+/// to `data_dir` by a link or a mount, or a server keeps its bucket there. So the file is compared with the object, and the
+/// object is asked for again once the file has another name.
+async fn remove_one(site: &Site, archive: &Digested, object: &Object) -> Result<Result<(), String>, UnitError> {
+    let (file, fingerprint, sha256) = (site.data_dir.join(&archive.path), archive.fingerprint, archive.sha256());
+    let _place = site.transfer().await?;
+    if !upload::is_stored(site, object, &archive.checked).await? {
+        return Ok(Err("stays: the bucket no longer holds it as announced".into()));
+    }
+    if site.store.is_this_file(&object.key, &file).await? {
+        return Ok(Err("stays: it is the stored object itself, and its only copy; storage.fs.path leads to \
+                       local.data_dir"
+            .into()));
+    }
+    let failed = |error: io::Error| format!("cannot be removed: {error}");
+    let to_leave = file.clone();
+    if let Err(error) = blocking(move || aside::set_aside(&to_leave, fingerprint)).await {
+        return Ok(Err(failed(error)));
+    }
+    let still_stored = site.store.exists(&object.key).await;
+    if !matches!(still_stored, Ok(true)) {
+        if let Err(error) = blocking(move || aside::put_back(&file)).await {
+            return Ok(Err(format!("has lost its name to {}, and cannot get it back: {error}", aside::ENDING)));
+        }
+        still_stored?;
+        return Ok(Err("stays: the object went with it, so that it is the only copy; the bucket is kept in \
+                       local.data_dir"
+            .into()));
+    }
+    Ok(blocking(move || aside::remove(&file, sha256)).await.map_err(failed))
 }
 
 #[cfg(test)]

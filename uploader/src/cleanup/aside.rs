@@ -19,8 +19,8 @@ use crate::scan::Fingerprint;
 /// What follows the name of an archive that is about to go.
 pub(crate) const ENDING: &str = ".leaving";
 
-/// Removes an archive and its `.CHECKSUM`, if it is the file that was hashed.
-pub(super) fn remove(file: &Path, fingerprint: Fingerprint, sha256: Sha256Sum) -> io::Result<()> {
+/// Gives an archive the name of one that is about to go, if it is the file that was hashed.
+pub(super) fn set_aside(file: &Path, fingerprint: Fingerprint) -> io::Result<()> {
     let changed = || io::Error::other("it has changed since it was announced");
     if Fingerprint::of(&fs::metadata(file)?) != fingerprint {
         return Err(changed());
@@ -31,10 +31,18 @@ pub(super) fn remove(file: &Path, fingerprint: Fingerprint, sha256: Sha256Sum) -
     let found = fs::metadata(&aside).map(|metadata| Fingerprint::of(&metadata));
     // A new name is a change of the file, as its change time counts.
     let same = found.is_ok_and(|found| Fingerprint { ctime_ns: fingerprint.ctime_ns, ..found } == fingerprint);
-    let removed = if same { fs::remove_file(&aside) } else { Err(changed()) };
-    if removed.is_err() {
+    if !same {
         put_back(file)?;
-        return removed;
+        return Err(changed());
+    }
+    Ok(())
+}
+
+/// Removes an archive that was set aside, and its `.CHECKSUM`.
+pub(super) fn remove(file: &Path, sha256: Sha256Sum) -> io::Result<()> {
+    if let Err(error) = fs::remove_file(aside(file)) {
+        put_back(file)?;
+        return Err(error);
     }
     // By now one of another archive may lie there.
     let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -101,9 +109,11 @@ mod tests {
         let file = dir.path().join("a.zip");
         let (fingerprint, sha256) = write(&file, "abc");
         let other = Fingerprint { mtime_ns: fingerprint.mtime_ns - 1, ..fingerprint };
-        assert!(remove(&file, other, sha256).is_err());
+        assert!(set_aside(&file, other).is_err());
         assert_eq!(names(dir.path()), ["a.zip", "a.zip.CHECKSUM"]);
-        remove(&file, fingerprint, sha256).expect("removed");
+        set_aside(&file, fingerprint).expect("set aside");
+        assert_eq!(names(dir.path()), ["a.zip.CHECKSUM", "a.zip.leaving"]);
+        remove(&file, sha256).expect("removed");
         assert_eq!(names(dir.path()), [""; 0]);
     }
 
@@ -112,7 +122,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let file = dir.path().join("a.zip");
         let (fingerprint, _) = write(&file, "abc");
-        remove(&file, fingerprint, Sha256Sum::of(b"before")).expect("removed");
+        set_aside(&file, fingerprint).expect("set aside");
+        remove(&file, Sha256Sum::of(b"before")).expect("removed");
         assert_eq!(names(dir.path()), ["a.zip.CHECKSUM"]);
     }
 
@@ -142,7 +153,10 @@ mod tests {
             let fingerprint = Fingerprint::of(&fs::metadata(&file).expect("is there"));
             std::thread::scope(|scope| {
                 scope.spawn(|| fs::rename(&part, &file).expect("landed"));
-                scope.spawn(|| drop(remove(&file, fingerprint, Sha256Sum::of(b"former"))));
+                scope.spawn(|| {
+                    let gone = set_aside(&file, fingerprint).and_then(|()| remove(&file, Sha256Sum::of(b"former")));
+                    drop(gone);
+                });
             });
             assert_eq!(fs::read(&file).ok().as_deref(), Some(&b"correction"[..]), "round {round}");
         }
