@@ -26,12 +26,13 @@ ENV CARGO_PROFILE=$CARGO_PROFILE
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY common/Cargo.toml common/
+COPY archive/Cargo.toml archive/
 COPY nats/Cargo.toml nats/
 COPY uploader/Cargo.toml uploader/
 COPY puller/Cargo.toml puller/
 COPY tests/Cargo.toml tests/
 RUN set -eu; \
-    for crate in common nats uploader puller tests; do mkdir -p $crate/src; : > $crate/src/lib.rs; done; \
+    for crate in common archive nats uploader puller tests; do mkdir -p $crate/src; : > $crate/src/lib.rs; done; \
     mkdir -p tests/it tests/src/bin/demo puller/benches; \
     for main in uploader/src/main puller/src/main puller/benches/decode tests/src/bin/demo/main tests/it/main; do \
         echo 'fn main() {}' > $main.rs; \
@@ -42,7 +43,7 @@ FROM dependencies AS build
 COPY . .
 # The stand-ins above are younger than the sources as far as cargo can tell.
 RUN set -eu; \
-    find common nats uploader puller -name '*.rs' -exec touch {} +; \
+    find common archive nats uploader puller -name '*.rs' -exec touch {} +; \
     cargo build --locked --profile $CARGO_PROFILE --package uploader --package puller; \
     mkdir -p /out; \
     find target -maxdepth 2 -type f \( -name uploader -o -name puller \) -exec cp {} /out/ \; ; \

@@ -3,7 +3,9 @@
 //! One row is a line of twelve comma separated columns without quoting, ended by LF or CRLF; the last line end may be
 //! missing. The first line may be the exchange's header. Whether times are ms or µs is told by the first row.
 
-use super::fault::{COLUMNS, Column, CsvFault, CsvFaultKind, printable};
+use archive::printable;
+
+use super::fault::{COLUMNS, Column, CsvFault, CsvFaultKind};
 use super::klines::{Kline, Klines};
 use super::row::{self, LINE_BYTES_MAX, Row, RowFault};
 

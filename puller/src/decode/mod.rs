@@ -4,9 +4,7 @@
 //! is skipped, filled in or invented: an archive decodes as a whole or is refused with the place of the first fault.
 //! Formats are those measured on the exchange's files: header or none, ms or µs, LF or CRLF, told per file.
 
-mod archive;
 mod csv;
-mod directory;
 mod fault;
 mod interval;
 mod klines;
@@ -19,8 +17,9 @@ use jiff::Timestamp;
 use archive::Archive;
 use csv::{Parsed, Parser};
 
+pub use archive::ArchiveFault;
 pub use csv::TimeUnit;
-pub use fault::{ArchiveFault, Column, CsvFault, CsvFaultKind, DecodeError};
+pub use fault::{Column, CsvFault, CsvFaultKind, DecodeError};
 pub use interval::{Interval, IntervalError};
 pub use klines::{Kline, Klines, ROW_BYTES};
 pub use volumes::Volumes;
@@ -108,7 +107,7 @@ enum Fault {
 
 impl Fault {
     fn of_file(self, file_name: &str) -> DecodeError {
-        let file = fault::printable_name(file_name);
+        let file = archive::printable_name(file_name);
         match self {
             Self::Archive(fault) => DecodeError::Archive { file, fault },
             Self::Csv(fault) => DecodeError::Csv { file, fault },

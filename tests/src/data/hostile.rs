@@ -22,7 +22,7 @@ pub struct Case {
 }
 
 /// All of them; the specification needs at least 10 rows.
-pub const CASES: [Case; 18] = {
+pub const CASES: [Case; 25] = {
     use Visible::{InTheRows, InTheZip};
     const fn case(name: &'static str, visible: Visible, bytes: fn(&ArchiveSpec) -> Vec<u8>) -> Case {
         Case { name, visible, bytes }
@@ -38,7 +38,14 @@ pub const CASES: [Case; 18] = {
         case("member outside", InTheZip, member_outside),
         case("two members", InTheZip, two_members),
         case("no member", InTheZip, no_member),
-        case("empty csv", InTheRows, empty_csv),
+        case("empty file", InTheZip, |_| Vec::new()),
+        case("html page", InTheZip, |_| b"<!DOCTYPE html><html><title>404</title></html>".to_vec()),
+        case("bytes before", InTheZip, bytes_before),
+        case("bytes after", InTheZip, bytes_after),
+        case("folder beside", InTheZip, folder_beside),
+        case("encrypted", InTheZip, encrypted),
+        case("header only", InTheZip, header_only),
+        case("empty csv", InTheZip, empty_csv),
         case("eleven columns", InTheRows, eleven_columns),
         case("letter in a price", InTheRows, letter_in_a_price),
         case("price too large", InTheRows, price_too_large),
@@ -119,6 +126,36 @@ pub fn two_members(spec: &ArchiveSpec) -> Vec<u8> {
 
 pub fn no_member(spec: &ArchiveSpec) -> Vec<u8> {
     spec.zip_with_members(&[])
+}
+
+pub fn bytes_before(spec: &ArchiveSpec) -> Vec<u8> {
+    [b"HTTP/1.1 200 OK\r\n\r\n", spec.zip().as_slice()].concat()
+}
+
+pub fn bytes_after(spec: &ArchiveSpec) -> Vec<u8> {
+    [spec.zip().as_slice(), b"\n"].concat()
+}
+
+/// The member, and the folder that a program packs with it.
+pub fn folder_beside(spec: &ArchiveSpec) -> Vec<u8> {
+    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+    writer.add_directory("archives/", zip::write::SimpleFileOptions::default()).expect("memory");
+    writer.start_file(format!("{}.csv", spec.stem()), zip::write::SimpleFileOptions::default()).expect("memory");
+    writer.write_all(&spec.csv()).expect("memory");
+    writer.finish().expect("memory").into_inner()
+}
+
+/// Both headers say that the member is encrypted.
+pub fn encrypted(spec: &ArchiveSpec) -> Vec<u8> {
+    let mut bytes = spec.zip();
+    let (local, central) = header_offsets(&bytes);
+    bytes[local + 6] |= 1;
+    bytes[central + 8] |= 1;
+    bytes
+}
+
+pub fn header_only(spec: &ArchiveSpec) -> Vec<u8> {
+    spec.zip_of(format!("{HEADER}\n").as_bytes())
 }
 
 pub fn empty_csv(spec: &ArchiveSpec) -> Vec<u8> {

@@ -3,11 +3,14 @@
 //! Layout and names from PKWARE's APPNOTE.TXT 4.3. Stricter than a general reader on purpose: the directory must end
 //! where the end record starts and hold nothing but the one entry, which must agree with the local header.
 
+use std::ops::Range;
+
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use super::fault::{ArchiveFault, printable, printable_name};
+use crate::fault::{ArchiveFault, not_zip, printable, printable_name};
+use crate::source::Source;
 
 const END_SIGNATURE: [u8; 4] = *b"PK\x05\x06";
 const CENTRAL_SIGNATURE: [u8; 4] = *b"PK\x01\x02";
@@ -26,56 +29,70 @@ const ZIP64_EXTRA: u16 = 0x0001;
 /// Stands in a 32-bit field for a value that is in the zip64 extra field.
 const IN_ZIP64_EXTRA: u32 = u32::MAX;
 
+/// Longest local header: its fixed fields, a name and extra fields.
+const LOCAL_BYTES_MAX: usize = 30 + 2 * 0xffff;
+/// Longest directory of one entry: its fixed fields, a name, extra fields and a comment.
+const DIRECTORY_BYTES_MAX: usize = 46 + 3 * 0xffff;
+/// What is looked at to say what a file is that is no zip file.
+const HEAD_BYTES: u64 = 256;
+
 /// The one member of a zip file, as its directory describes it.
 #[derive(Debug)]
-pub(super) struct Member<'a> {
-    pub(super) method: u16,
-    pub(super) crc: u32,
+pub(crate) struct Member {
+    pub(crate) method: u16,
+    pub(crate) crc: u32,
     /// Inflated size the directory declares.
-    pub(super) declared_bytes: u64,
+    pub(crate) declared_bytes: u64,
     /// Time stamp of the member, read as UTC; none where it is no valid date.
-    pub(super) time: Option<Timestamp>,
-    pub(super) compressed: &'a [u8],
+    pub(crate) time: Option<Timestamp>,
+    /// Where its compressed bytes are.
+    pub(crate) compressed: Range<u64>,
 }
 
 /// Finds the member, which must be called `member_name`, and checks it against its local header.
-pub(super) fn only_member<'a>(zip: &'a [u8], member_name: &str) -> Result<Member<'a>, ArchiveFault> {
-    let end_at = end_record_at(zip)?;
-    let directory = directory(zip, end_at)?;
-    let mut fields = Fields(directory);
+pub(crate) fn only_member<S: Source + ?Sized>(zip: &S, member_name: &str) -> Result<Member, S::Error> {
+    let directory_at = {
+        let (end_at, end) = end_record(zip)?;
+        directory_range(&end, end_at)?
+    };
+    let directory = zip.range(directory_at.start, (directory_at.end - directory_at.start) as usize)?;
+    let mut fields = Fields(&directory);
     let central = Header::central(&mut fields)?;
     if !fields.0.is_empty() {
-        return Err(ArchiveFault::Damaged("the directory holds more than it declares"));
+        return Err(ArchiveFault::Damaged("the directory holds more than it declares").into());
     }
     if central.flags & (FLAG_ENCRYPTED | FLAG_STRONG_ENCRYPTION | FLAG_MASKED_HEADERS) != 0 {
-        return Err(ArchiveFault::Encrypted);
+        return Err(ArchiveFault::Encrypted.into());
     }
     if central.flags & FLAG_PATCHED != 0 {
-        return Err(ArchiveFault::Unsupported("patched data"));
+        return Err(ArchiveFault::Unsupported("patched data").into());
     }
     if central.name != member_name.as_bytes() {
-        return Err(ArchiveFault::MemberName { expected: printable_name(member_name), found: printable(central.name) });
+        let (expected, found) = (printable_name(member_name), printable(central.name));
+        return Err(ArchiveFault::MemberName { expected, found }.into());
     }
 
-    let outside = ArchiveFault::Damaged("the member lies outside the file");
-    let members = zip.get(..end_at - directory.len()).ok_or(ArchiveFault::NotZip)?;
-    let from_local = usize::try_from(central.offset).ok().and_then(|offset| members.get(offset..));
-    let mut fields = Fields(from_local.ok_or(outside.clone())?);
+    let outside = || ArchiveFault::Damaged("the member lies outside the file");
+    // Members end where the directory starts.
+    let room = directory_at.start.checked_sub(central.offset).ok_or_else(outside)?;
+    let head = zip.range(central.offset, room.min(LOCAL_BYTES_MAX as u64) as usize)?;
+    let mut fields = Fields(&head);
     let local = Header::local(&mut fields)?;
     check_same(&central, &local)?;
-    let compressed = usize::try_from(central.compressed_bytes).ok().and_then(|bytes| fields.0.get(..bytes));
+    let from = central.offset + (head.len() - fields.0.len()) as u64;
+    let until = from.checked_add(central.compressed_bytes).filter(|until| *until <= directory_at.start);
     Ok(Member {
         method: central.method,
         crc: central.crc,
         declared_bytes: central.declared_bytes,
         time: central.time,
-        compressed: compressed.ok_or(outside)?,
+        compressed: from..until.ok_or_else(outside)?,
     })
 }
 
-/// The bytes between the members and the end record.
-fn directory(zip: &[u8], end_at: usize) -> Result<&[u8], ArchiveFault> {
-    let mut end = Fields(zip.get(end_at + END_SIGNATURE.len()..).ok_or(ArchiveFault::NotZip)?);
+/// Where the bytes between the members and the end record are.
+fn directory_range(end: &[u8], end_at: u64) -> Result<Range<u64>, ArchiveFault> {
+    let mut end = Fields(end.get(END_SIGNATURE.len()..).unwrap_or_default());
     let (disk, directory_disk) = (end.u16()?, end.u16()?);
     let (members_here, members) = (end.u16()?, end.u16()?);
     let (directory_bytes, directory_at) = (end.u32()?, end.u32()?);
@@ -88,23 +105,33 @@ fn directory(zip: &[u8], end_at: usize) -> Result<&[u8], ArchiveFault> {
     if members != 1 {
         return Err(ArchiveFault::MemberCount(members));
     }
-    let (from, bytes) = (directory_at as usize, directory_bytes as usize);
-    if from.checked_add(bytes) != Some(end_at) {
+    let from = u64::from(directory_at);
+    if from + u64::from(directory_bytes) != end_at {
         return Err(ArchiveFault::Damaged("the directory is not where the end record says"));
     }
-    zip.get(from..end_at).ok_or(ArchiveFault::NotZip)
+    if directory_bytes as usize > DIRECTORY_BYTES_MAX {
+        return Err(ArchiveFault::Damaged("the directory holds more than it declares"));
+    }
+    Ok(from..end_at)
 }
 
-/// Where the end record starts: it is followed by nothing but a comment of the length it states.
-fn end_record_at(zip: &[u8]) -> Result<usize, ArchiveFault> {
-    let last = zip.len().checked_sub(END_BYTES).ok_or(ArchiveFault::NotZip)?;
-    let first = last.saturating_sub(COMMENT_BYTES_MAX);
-    let is_end_record = |&at: &usize| {
-        let (_, end) = zip.split_at_checked(at).unwrap_or_default();
-        let comment_bytes = ((last - at) as u16).to_le_bytes();
-        end.starts_with(&END_SIGNATURE) && end.get(END_BYTES - 2..END_BYTES) == Some(&comment_bytes[..])
-    };
-    (first..=last).rev().find(is_end_record).ok_or(ArchiveFault::NotZip)
+/// The end record, and where it starts: it is followed by nothing but a comment of the length it states.
+fn end_record<S: Source + ?Sized>(zip: &S) -> Result<(u64, [u8; END_BYTES]), S::Error> {
+    let size = zip.bytes();
+    let tail_bytes = size.min((END_BYTES + COMMENT_BYTES_MAX) as u64);
+    let tail = zip.range(size - tail_bytes, tail_bytes as usize)?;
+    let record = tail.len().checked_sub(END_BYTES).and_then(|last| {
+        (0..=last).rev().find_map(|at| {
+            let record: [u8; END_BYTES] = *tail.get(at..)?.first_chunk()?;
+            let comment_bytes = ((last - at) as u16).to_le_bytes();
+            let found = record.starts_with(&END_SIGNATURE) && record.ends_with(&comment_bytes);
+            found.then_some((size - tail_bytes + at as u64, record))
+        })
+    });
+    match record {
+        Some(record) => Ok(record),
+        None => Err(not_zip(&zip.range(0, size.min(HEAD_BYTES) as usize)?).into()),
+    }
 }
 
 /// What a local header and a directory entry have in common.
