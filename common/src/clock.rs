@@ -1,4 +1,7 @@
-//! The time of day. Nothing that decides which row wins depends on it: versions come from the archives.
+//! The time of day. Nothing that decides which row wins depends on it: versions are the archives' own stamps, and an
+//! archive whose stamp this clock cannot believe is held back instead of being dated by the clock. Two things are dated by
+//! it, and never earlier than what they follow: an archive without a stamp, whose file time counts up to now, and a
+//! roll-back that somebody asked for.
 
 use jiff::Timestamp;
 

@@ -85,7 +85,7 @@ struct Head {
     record: Record,
 }
 
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 #[derive(Serialize, Deserialize)]
 struct Line {
@@ -300,6 +300,7 @@ mod tests {
             sha256: Sha256Sum::of(text.as_bytes()),
             md5: common::checksum::md5_hex(text.as_bytes()),
             parts_etag: None,
+            stamped: true,
             generated_at: "2026-02-15T00:44:06Z".parse().expect("a time"),
         }
     }

@@ -1,32 +1,29 @@
 //! One archive: whether it is whole, and what is said of it in a marker.
 //!
-//! What the rows mean is not looked at: a worker knows that, the uploader does not.
+//! The zip file is read by the reader that workers use, so that none is announced that they would refuse. What the rows mean
+//! is not looked at: a worker knows that, the uploader does not.
 
-use std::cell::Cell;
+use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::rc::Rc;
 
+use archive::{Archive, ArchiveFault, Source};
 use bytes::Bytes;
 use common::checksum::{Sha256Sum, Summing, Sums};
 use common::object_store::parts::{OBJECT_BYTES_MAX, SINGLE_BYTES_MAX, part_bytes};
 use common::unit::shorten;
-use jiff::Timestamp;
-use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use zip::ZipArchive;
 
 use crate::scan::Fingerprint;
 
 /// What is read at once of an archive that is not held in memory whole.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// Memory that checking such an archive takes, with a good deal to spare for the reader of zips.
+/// Memory that checking such an archive takes, with a good deal to spare.
 pub(crate) const STREAM_BYTES: u64 = 4 << 20;
-/// Most bytes read to find a zip's directory, which is held in memory whole: that of one member has some hundred bytes,
-/// and a comment may take 64 KiB.
-const DIRECTORY_BYTES_MAX: u64 = 1 << 20;
 /// A `.CHECKSUM` is one line of about 100 bytes.
 pub(crate) const CHECKSUM_BYTES_MAX: u64 = 4096;
 /// Klines shrink to a third, rows that repeat themselves to a thirtieth. What unpacks to more than this many times its
@@ -34,6 +31,8 @@ pub(crate) const CHECKSUM_BYTES_MAX: u64 = 4096;
 const RATIO_MAX: u64 = 100;
 /// Below this a ratio says nothing: unpacking costs nothing either.
 const RATIO_BYTES_MIN: u64 = 16 << 20;
+/// How far a stamp may be ahead of the clock, as at the worker.
+const AHEAD_MAX: SignedDuration = SignedDuration::from_hours(24);
 /// Binance was founded in 2017: an earlier time stamp is a placeholder.
 const FIRST_YEAR: i16 = 2017;
 
@@ -45,9 +44,11 @@ pub(crate) struct Checked {
     pub(crate) md5: String,
     /// The ETag of one stored in parts as we cut them, where it is too large for a single PUT.
     pub(crate) parts_etag: Option<String>,
-    /// When the exchange generated it: the member's time stamp, read as UTC. Before 2017, or in the future, it is a
-    /// placeholder, and the file's modification time is taken.
+    /// When the exchange generated it: the member's time stamp, read as UTC. Before 2017 it is a placeholder, and the
+    /// file's modification time is taken.
     pub(crate) generated_at: Timestamp,
+    /// Whether that is the stamp.
+    pub(crate) stamped: bool,
 }
 
 /// Why an archive is not taken.
@@ -60,21 +61,29 @@ pub(crate) enum Fault {
     #[error("has {0} bytes, more than the {OBJECT_BYTES_MAX} that can be stored")]
     TooLarge(u64),
     #[error("is no whole zip file: {0}")]
-    Zip(zip::result::ZipError),
-    #[error("has {0} members instead of one")]
-    Members(usize),
-    #[error("holds '{found}' instead of '{expected}'")]
-    MemberName { found: String, expected: String },
-    #[error("is damaged: its member cannot be unpacked: {0}")]
-    Damaged(io::Error),
-    #[error("is damaged: its member says it has {declared} bytes and has {actual}")]
-    MemberSize { declared: u64, actual: u64 },
-    #[error("would unpack to {declared} bytes, more than {RATIO_MAX} times its size")]
-    Bomb { declared: u64 },
+    Zip(ArchiveFault),
+    #[error("is refused: {0}")]
+    Member(ArchiveFault),
+    #[error("has no rows")]
+    NoRows,
+    #[error(
+        "has a time stamp of {at}, which is more than a day ahead of this machine's clock ({now}): the clock is behind, \
+         or the stamp lies in the future; it is taken once they agree"
+    )]
+    Ahead { at: Timestamp, now: Timestamp },
     #[error("does not match its .CHECKSUM: it has sha256 {actual}, the file says {stated}")]
     Checksum { actual: Sha256Sum, stated: Sha256Sum },
     #[error("has a .CHECKSUM that cannot be used: {0}")]
     ChecksumFile(String),
+}
+
+impl From<ArchiveFault> for Fault {
+    fn from(fault: ArchiveFault) -> Self {
+        match fault.class() {
+            "zip" | "crc" => Self::Zip(fault),
+            _ => Self::Member(fault),
+        }
+    }
 }
 
 /// Reads an archive and its `.CHECKSUM`, if there is one, and checks them. Blocks.
@@ -86,9 +95,9 @@ pub(crate) fn check_file(path: &Path, now: Timestamp) -> Result<(Checked, Finger
     let checked = if size <= SINGLE_BYTES_MAX {
         // Read once, so that what is hashed is what was unpacked, whatever happens to the file.
         let bytes = read_whole(&mut file, size)?;
-        check(&name, Cursor::new(&bytes), size, mtime, now)
+        check(&name, bytes.as_slice(), &mut bytes.as_slice(), mtime, now)
     } else if size <= OBJECT_BYTES_MAX {
-        check(&name, BufReader::with_capacity(CHUNK_BYTES, &file), size, mtime, now)
+        check(&name, &OpenFile { file: &file, bytes: size }, &mut &file, mtime, now)
     } else {
         Err(Fault::TooLarge(size))
     };
@@ -151,89 +160,106 @@ fn mtime(fingerprint: Fingerprint) -> Timestamp {
     Timestamp::from_nanosecond(fingerprint.mtime_ns.into()).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// Checks an archive of this size; `name` is the file's.
-fn check<R: Read + Seek>(
+/// Checks an archive; `name` is the file's, `bytes` are all of it from the start.
+fn check<S: Source + ?Sized>(
     name: &str,
-    mut archive: R,
-    size: u64,
+    archive: &S,
+    bytes: &mut impl Read,
     mtime: Timestamp,
     now: Timestamp,
-) -> Result<Checked, Fault> {
-    let stamp = check_zip(name, &mut archive, size)?;
-    archive.seek(SeekFrom::Start(0))?;
-    let Sums { sha256, md5, parts_etag } = sum(&mut archive, size)?;
-    let generated_at = generated_at(stamp.and_then(utc), mtime, now);
-    Ok(Checked { sha256, md5: md5.to_string(), parts_etag, generated_at })
+) -> Result<Checked, Fault>
+where
+    Fault: From<S::Error>,
+{
+    let stamp = check_zip(name, archive)?;
+    let Sums { sha256, md5, parts_etag } = sum(bytes, archive.bytes())?;
+    let (generated_at, stamped) = generated_at(stamp, mtime, now)?;
+    Ok(Checked { sha256, md5: md5.to_string(), parts_etag, generated_at, stamped })
 }
 
-/// Unpacks the one member, keeping nothing; returns its time stamp.
-fn check_zip(name: &str, archive: impl Read + Seek, size: u64) -> Result<Option<zip::DateTime>, Fault> {
-    let left = Rc::new(Cell::new(DIRECTORY_BYTES_MAX));
-    let mut zip = ZipArchive::new(Limited { archive, left: Rc::clone(&left) }).map_err(Fault::Zip)?;
-    left.set(u64::MAX);
-    // Of two members with one name the reader would show the last only.
-    let members = if zip.len() == 1 && zip.has_duplicate_names() { 2 } else { zip.len() };
-    if members != 1 {
-        return Err(Fault::Members(members));
-    }
-    let mut member = zip.by_index(0).map_err(Fault::Zip)?;
-    let expected = format!("{}.csv", name.strip_suffix(".zip").unwrap_or(name));
-    if member.name_raw() != expected.as_bytes() {
-        let found = shorten(&String::from_utf8_lossy(member.name_raw()));
-        return Err(Fault::MemberName { found, expected });
-    }
-    let declared = member.size();
-    if declared > RATIO_BYTES_MIN && declared / RATIO_MAX > size {
-        return Err(Fault::Bomb { declared });
-    }
-    let stamp = member.last_modified();
-    // The reader stops at the first byte beyond the declared size, and compares the CRC at the end.
-    let actual = io::copy(&mut member, &mut io::sink()).map_err(Fault::Damaged)?;
-    if actual != declared {
-        return Err(Fault::MemberSize { declared, actual });
-    }
-    Ok(stamp)
+/// Unpacks the one member as a worker does, keeping nothing; returns its time stamp.
+fn check_zip<S: Source + ?Sized>(name: &str, archive: &S) -> Result<Option<Timestamp>, Fault>
+where
+    Fault: From<S::Error>,
+{
+    let csv_bytes_max = RATIO_BYTES_MIN.max(archive.bytes().saturating_mul(RATIO_MAX));
+    let archive = Archive::open(name, archive, csv_bytes_max)?;
+    let mut rows = Rows::default();
+    archive.inflate::<Fault>(|text| {
+        rows.look_at(text);
+        Ok(())
+    })?;
+    if rows.are_there() { Ok(archive.member_time()) } else { Err(Fault::NoRows) }
 }
 
-/// Gives out so many bytes and no more.
-struct Limited<R> {
-    archive: R,
-    left: Rc<Cell<u64>>,
+/// Whether a text has a row: a first line that is none may be a header.
+#[derive(Default)]
+struct Rows {
+    lines: u32,
+    /// Whether the line has begun that is being looked at.
+    begun: bool,
+    found: bool,
 }
 
-impl<R: Read> Read for Limited<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.archive.read(buffer)?;
-        let left = self.left.get().checked_sub(count as u64);
-        self.left.set(left.ok_or_else(|| io::Error::other("its directory is not where it should be, or too large"))?);
-        Ok(count)
+impl Rows {
+    fn look_at(&mut self, text: &[u8]) {
+        for byte in text {
+            if self.found {
+                return;
+            }
+            match byte {
+                b'\n' => (self.lines, self.begun) = (self.lines + 1, false),
+                b'\r' => {}
+                _ if self.begun => {}
+                first => {
+                    self.begun = true;
+                    self.found = self.lines > 0 || !first.is_ascii_alphabetic();
+                }
+            }
+        }
     }
-}
 
-impl<R: Seek> Seek for Limited<R> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.archive.seek(to)
+    fn are_there(&self) -> bool {
+        self.found
     }
 }
 
-fn utc(stamp: zip::DateTime) -> Option<Timestamp> {
-    let number = |n: u8| i8::try_from(n).ok();
-    let civil = DateTime::new(
-        i16::try_from(stamp.year()).ok()?,
-        number(stamp.month())?,
-        number(stamp.day())?,
-        number(stamp.hour())?,
-        number(stamp.minute())?,
-        number(stamp.second())?,
-        0,
-    );
-    Some(civil.ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp())
+/// An archive that is read where it lies.
+struct OpenFile<'f> {
+    file: &'f File,
+    bytes: u64,
 }
 
-fn generated_at(stamp: Option<Timestamp>, mtime: Timestamp, now: Timestamp) -> Timestamp {
-    let plausible = |at: &Timestamp| *at <= now && at.to_zoned(TimeZone::UTC).year() >= FIRST_YEAR;
-    // A clock that was ahead when the file was written must not put it ahead of every later correction.
-    stamp.filter(plausible).unwrap_or_else(|| mtime.clamp(Timestamp::UNIX_EPOCH, now))
+impl Source for OpenFile<'_> {
+    type Error = Fault;
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn range(&self, at: u64, count: usize) -> Result<Cow<'_, [u8]>, Fault> {
+        let mut bytes = vec![0; count];
+        self.file.read_exact_at(&mut bytes, at)?;
+        Ok(bytes.into())
+    }
+}
+
+/// When an archive was generated, and whether its stamp says so.
+///
+/// # Errors
+/// That time lies ahead of the clock: nobody knows which of the two is right, and a wrong one would decide which rows win.
+fn generated_at(stamp: Option<Timestamp>, mtime: Timestamp, now: Timestamp) -> Result<(Timestamp, bool), Fault> {
+    let stamp = stamp.filter(|at| at.to_zoned(TimeZone::UTC).year() >= FIRST_YEAR);
+    let at = stamp.unwrap_or(mtime);
+    if is_ahead(at, now) {
+        return Err(Fault::Ahead { at, now });
+    }
+    Ok((stamp.unwrap_or_else(|| mtime.clamp(Timestamp::UNIX_EPOCH, now)), stamp.is_some()))
+}
+
+/// Whether a time lies so far ahead that no worker would take it.
+pub(crate) fn is_ahead(at: Timestamp, now: Timestamp) -> bool {
+    at.duration_since(now) > AHEAD_MAX
 }
 
 /// The `.CHECKSUM` beside an archive; `None` where there is none.

@@ -9,6 +9,7 @@ use crate::error::{PassError, UnitError};
 use crate::layout;
 use crate::scan::{Fingerprint, LocalArchive, LocalUnit};
 use crate::site::{Site, blocking};
+use crate::unit_plan::LocalObject;
 
 /// An archive on disk that is whole.
 #[derive(Debug, Clone)]
@@ -22,6 +23,11 @@ pub(crate) struct Digested {
 }
 
 impl Digested {
+    /// As a marker would name it.
+    pub(crate) fn local_object(&self, site: &Site) -> LocalObject {
+        LocalObject { object: self.object(site), stamped: self.checked.stamped }
+    }
+
     pub(crate) fn object(&self, site: &Site) -> Object {
         Object {
             key: site.prefix.archive_key(&self.path),
@@ -48,7 +54,7 @@ pub(crate) fn known(site: &Site, unit: &LocalUnit) -> Option<Vec<Digested>> {
 fn from_cache(site: &Site, unit: &LocalUnit, archive: &LocalArchive) -> Option<Digested> {
     let checked = site.cache.get(&unit.unit, &archive.symbol, archive.fingerprint)?;
     // Of a clock that was ahead when the archive was checked: no worker takes such a time.
-    if checked.generated_at > common::clock::now() {
+    if check::is_ahead(checked.generated_at, common::clock::now()) {
         return None;
     }
     let path = layout::archive_path(&unit.unit, &archive.symbol);

@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::io::{Cursor, Write};
 
 use common::checksum::md5_hex;
 use zip::ZipWriter;
@@ -33,7 +33,7 @@ fn good() -> Vec<u8> {
 
 fn check_bytes(bytes: &[u8]) -> Result<Checked, Fault> {
     let (mtime, now) = (time("2026-02-15T06:00:00Z"), time("2026-02-16T00:00:00Z"));
-    check(&format!("{STEM}.zip"), Cursor::new(bytes), bytes.len() as u64, mtime, now)
+    check(&format!("{STEM}.zip"), bytes, &mut &*bytes, mtime, now)
 }
 
 #[track_caller]
@@ -61,18 +61,26 @@ fn a_whole_archive_is_taken() {
 #[test]
 fn damaged_archives_are_refused() {
     let zip = good();
-    refused(b"", "no whole zip");
-    refused(b"<Error><Code>NoSuchKey</Code></Error>", "no whole zip");
-    refused(&zip[..zip.len() / 2], "no whole zip");
+    refused(b"", "no whole zip file: an empty file");
+    refused(b"<Error><Code>NoSuchKey</Code></Error>", "an error of a server in XML");
+    refused(&zip[..zip.len() / 2], "it was cut short");
+    refused(&[&zip[..], b"\n"].concat(), "or bytes were added");
+    refused(&[b"x", &zip[..]].concat(), "the directory is not where the end record says");
+    for csv in [&b""[..], b"\n", b"open_time,open,high\n", b"open_time,open,high"] {
+        refused(&zip_of(&[(&format!("{STEM}.csv"), csv)]), "has no rows");
+    }
+    for csv in [&b"1,2"[..], b"open_time,open\r\n1,2"] {
+        assert!(check_bytes(&zip_of(&[(&format!("{STEM}.csv"), csv)])).is_ok());
+    }
     let mut flipped = zip.clone();
     flipped[zip.len() / 3] ^= 0x10;
-    refused(&flipped, "damaged");
+    refused(&flipped, "no whole zip file");
     let mut crc = zip.clone();
     let [local, central] = headers(&zip);
     crc[local + 14] ^= 0xff;
     crc[central + 16] ^= 0xff;
-    refused(&crc, "damaged");
-    for (stated, message) in [(100_u32, "larger than its declared"), (1_000_000, "says it has 1000000 bytes")] {
+    refused(&crc, "CRC-32");
+    for (stated, message) in [(100_u32, "inflates beyond the 100 bytes"), (1_000_000, "it declares 1000000")] {
         let mut size = zip.clone();
         size[local + 22..local + 26].copy_from_slice(&stated.to_le_bytes());
         size[central + 24..central + 28].copy_from_slice(&stated.to_le_bytes());
@@ -84,28 +92,28 @@ fn damaged_archives_are_refused() {
 fn one_member_with_the_right_name() {
     let csv = csv();
     let name = format!("{STEM}.csv");
-    refused(&zip_of(&[]), "0 members");
-    refused(&zip_of(&[(&name, &csv), ("readme.txt", b"hello")]), "2 members");
-    refused(&zip_of(&[("ETHUSDT-1h-2026-02-14.csv", &csv)]), "holds 'ETHUSDT-1h-2026-02-14.csv' instead");
-    refused(&zip_of(&[(&format!("../{name}"), &csv)]), "instead of");
+    refused(&zip_of(&[]), "one member expected, found 0");
+    refused(&zip_of(&[(&name, &csv), ("readme.txt", b"hello")]), "one member expected, found 2");
+    refused(&zip_of(&[("ETHUSDT-1h-2026-02-14.csv", &csv)]), "found 'ETHUSDT-1h-2026-02-14.csv'");
+    refused(&zip_of(&[(&format!("../{name}"), &csv)]), "expected, found '../");
     // The writer refuses two members of one name, so the second is renamed in the bytes.
     let twin = name.replace("14.csv", "15.csv");
     let mut zip = zip_of(&[(&name, &csv), (&twin, &csv)]);
     while let Some(at) = zip.windows(twin.len()).position(|window| window == twin.as_bytes()) {
         zip[at..at + twin.len()].copy_from_slice(name.as_bytes());
     }
-    refused(&zip, "2 members");
+    refused(&zip, "one member expected, found 2");
 }
 
 #[test]
 fn a_bomb_is_not_unpacked() {
     let zeros = vec![b'0'; 40 << 20];
     let mut bomb = zip_of(&[(&format!("{STEM}.csv"), &zeros)]);
-    refused(&bomb, "times its size");
+    refused(&bomb, "bytes, the limit is");
     let [local, central] = headers(&bomb);
     bomb[local + 22..local + 26].copy_from_slice(&4000_u32.to_le_bytes());
     bomb[central + 24..central + 28].copy_from_slice(&4000_u32.to_le_bytes());
-    refused(&bomb, "larger than its declared");
+    refused(&bomb, "inflates beyond the 4000 bytes");
 }
 
 /// Too large to be held in memory: read from the file, with the ETag it will have in parts.
@@ -130,7 +138,7 @@ fn a_large_archive_is_checked_where_it_lies() {
     let middle = zip.len() / 2;
     zip[middle] ^= 1;
     std::fs::write(&path, &zip).expect("written");
-    assert!(matches!(check_file(&path, now), Err(Fault::Damaged(_))));
+    assert!(matches!(check_file(&path, now), Err(Fault::Zip(ArchiveFault::Crc { .. }))));
     // Nothing in it looks like the end of a zip, which is not searched for through all of it.
     std::fs::write(&path, vec![b'x'; 20 << 20]).expect("written");
     assert!(matches!(check_file(&path, now), Err(Fault::Zip(_))));
@@ -154,13 +162,23 @@ fn the_checksum_beside_it_must_match() {
 #[test]
 fn an_implausible_time_stamp_gives_way_to_the_files() {
     let (mtime, now) = (time("2026-02-15T06:00:00Z"), time("2026-02-16T00:00:00Z"));
-    let check = |stamp: Option<&str>, want| assert_eq!(generated_at(stamp.map(time), mtime, now), want, "{stamp:?}");
-    check(Some("2026-02-15T00:44:06Z"), time("2026-02-15T00:44:06Z"));
-    check(Some("1980-01-01T00:00:00Z"), mtime);
-    check(Some("2016-12-31T23:59:58Z"), mtime);
-    check(Some("2026-02-16T00:00:02Z"), mtime);
-    check(None, mtime);
-    assert_eq!(generated_at(None, time("2036-01-01T00:00:00Z"), now), now);
+    let check = |stamp: Option<&str>, want, stamped| {
+        assert_eq!(generated_at(stamp.map(time), mtime, now).expect("a time"), (want, stamped), "{stamp:?}");
+    };
+    check(Some("2026-02-15T00:44:06Z"), time("2026-02-15T00:44:06Z"), true);
+    check(Some("1980-01-01T00:00:00Z"), mtime, false);
+    check(Some("2016-12-31T23:59:58Z"), mtime, false);
+    // Of a clock that is a little behind.
+    check(Some("2026-02-16T00:00:02Z"), time("2026-02-16T00:00:02Z"), true);
+    check(None, mtime, false);
+    let ahead = |stamp: Option<&str>, mtime| {
+        let fault = generated_at(stamp.map(time), time(mtime), now).expect_err("is ahead").to_string();
+        assert!(fault.contains("the clock is behind, or the stamp lies in the future"), "{fault}");
+    };
+    ahead(Some("2026-02-17T00:00:02Z"), "2026-02-15T06:00:00Z");
+    ahead(None, "2036-01-01T00:00:00Z");
+    let soon = generated_at(None, time("2026-02-16T06:00:00Z"), now).expect("a time");
+    assert_eq!(soon, (now, false), "of a file server that is a little ahead");
 }
 
 #[test]
