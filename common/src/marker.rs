@@ -188,6 +188,14 @@ impl Marker {
         })
     }
 
+    /// The prefix of the keys it names; `None` where none of them has one that is understood.
+    pub fn prefix(&self) -> Option<Prefix> {
+        match &self.content {
+            Content::Objects(objects) => objects.iter().find_map(|object| Prefix::of_archive_key(&object.key)),
+            Content::Manifest(reference) => Prefix::of_manifest_key(&reference.key),
+        }
+    }
+
     /// The JSON kept in the bucket, or sent as it is.
     pub fn to_json(&self) -> Vec<u8> {
         let (objects, manifest) = match &self.content {

@@ -22,6 +22,22 @@ impl Prefix {
         Self(text.trim_matches('/').to_owned())
     }
 
+    /// The prefix of an archive's key: what stands before the tree's own `data/`. `None`: it is no such key.
+    pub fn of_archive_key(key: &str) -> Option<Self> {
+        match key.rfind("/data/") {
+            Some(at) => Some(Self::new(&key[..at])),
+            None => key.starts_with("data/").then(|| Self::new("")),
+        }
+    }
+
+    /// The prefix of a manifest's key.
+    pub fn of_manifest_key(key: &str) -> Option<Self> {
+        match key.rfind("/_markers/") {
+            Some(at) => Some(Self::new(&key[..at])),
+            None => key.starts_with("_markers/").then(|| Self::new("")),
+        }
+    }
+
     /// The key of the archive with this path below `data_dir`.
     pub fn archive_key(&self, path: &str) -> String {
         self.join(path)
@@ -119,8 +135,14 @@ mod tests {
         assert_eq!(prefix.archive_key("data/a.zip"), "download/data/a.zip");
         assert_eq!(prefix.current_key(&unit), "download/_markers/binance/um/klines/1h/2026-02-14/current.json");
         assert_eq!(Prefix::new("").archive_key("data/a.zip"), "data/a.zip");
-        assert_eq!(prefix.manifest_parts(&prefix.current_key(&unit)), Some((unit, "current.json")));
+        assert_eq!(prefix.manifest_parts(&prefix.current_key(&unit)), Some((unit.clone(), "current.json")));
         assert_eq!(prefix.manifest_parts("download/_markers/binance/um/current.json"), None);
+        for prefix in ["download", "a/data/b", ""].map(Prefix::new) {
+            let archive = prefix.archive_key("data/spot/daily/klines/A/1h/A-1h-2026-02-14.zip");
+            assert_eq!(Prefix::of_archive_key(&archive).as_ref(), Some(&prefix));
+            assert_eq!(Prefix::of_manifest_key(&prefix.current_key(&unit)).as_ref(), Some(&prefix));
+        }
+        assert_eq!(Prefix::of_archive_key("elsewhere/a.zip"), None);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub use fleet::{Sent, Standing};
 pub use lease::{Activity, Lease};
 pub use letters::Letter;
 pub use progress::{DestinationProgress, ReplaysState, StreamState};
-pub use publisher::{Latest, Published};
+pub use publisher::{Latest, Newest, Published};
 pub use replay::ReplayOptions;
 pub use roster::{Roster, WorkerState};
 pub use subject::{Lane, MarkerSubject};

@@ -7,6 +7,7 @@ use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind}
 use common::checksum::Sha256Sum;
 use common::marker::Marker;
 use common::unit::Unit;
+use jiff::Timestamp;
 
 use crate::connection::{Bus, BusError};
 use crate::reader::StoredMessage;
@@ -20,10 +21,22 @@ use crate::topology::MARKERS;
 pub struct Latest {
     /// `None` when the message there is not a marker this version reads.
     pub marker: Option<Marker>,
+    /// The last marker on the other of its two subjects, as far as there is one. The newest names all that it names,
+    /// unless two uploaders announced the unit at the same moment on one subject each.
+    pub other_lane: Option<Marker>,
     /// Sequence of the last message on the ready subject; 0 when there is none.
     pub ready_sequence: u64,
     /// The same for the backfill subject.
     pub backfill_sequence: u64,
+}
+
+/// The announcement stored last on the stream.
+#[derive(Debug, Clone)]
+pub struct Newest {
+    /// `None` when it is not a marker this version reads.
+    pub marker: Option<Marker>,
+    /// By the server's clock.
+    pub stored_at: Timestamp,
 }
 
 impl Latest {
@@ -55,9 +68,23 @@ impl Bus {
         let (ready, backfill) = futures::try_join!(self.last(MARKERS, &subjects[0]), self.last(MARKERS, &subjects[1]))?;
         let sequence = |message: &Option<StoredMessage>| message.as_ref().map_or(0, |message| message.sequence);
         let (ready_sequence, backfill_sequence) = (sequence(&ready), sequence(&backfill));
-        let newest = if ready_sequence > backfill_sequence { ready } else { backfill };
-        let marker = newest.and_then(|message| Marker::parse(&message.payload).ok());
-        Ok(Latest { marker, ready_sequence, backfill_sequence })
+        let (newest, other) = if ready_sequence > backfill_sequence { (ready, backfill) } else { (backfill, ready) };
+        let marker = |message: Option<StoredMessage>| Marker::parse(&message?.payload).ok();
+        Ok(Latest { marker: marker(newest), other_lane: marker(other), ready_sequence, backfill_sequence })
+    }
+
+    /// Whether the subject that a unit is not announced on now has got a message since `latest` was read: publishing is
+    /// guarded by the sequence of its own subject only.
+    pub async fn other_lane_moved(&self, unit: &Unit, backfill: bool, latest: &Latest) -> Result<bool, BusError> {
+        let known = if backfill { latest.ready_sequence } else { latest.backfill_sequence };
+        Ok(self.last_sequence_of(&MarkerSubject::announcement(unit, !backfill)).await? != known)
+    }
+
+    /// The announcement stored last, of whatever unit; `None` on a stream without any.
+    pub async fn newest_announcement(&self) -> Result<Option<Newest>, BusError> {
+        let lanes = ["marker.ready.>", "marker.backfill.>"].map(|lane| self.last_message_on_leader(lane));
+        let newest = futures::future::try_join_all(lanes).await?.into_iter().flatten().max_by_key(|last| last.sequence);
+        Ok(newest.map(|last| Newest { marker: Marker::parse(&last.payload).ok(), stored_at: last.stored_at }))
     }
 
     pub(crate) async fn last(&self, stream: &str, subject: &str) -> Result<Option<StoredMessage>, BusError> {
@@ -156,14 +183,16 @@ impl Bus {
 
     /// Sequence and revision of the subject's last message, asked of the leader.
     async fn last_on_leader(&self, subject: &str) -> Result<Option<(u64, Option<Sha256Sum>)>, BusError> {
+        let last = self.last_message_on_leader(subject).await?;
+        Ok(last.map(|last| (last.sequence, Marker::parse(&last.payload).ok().map(|marker| marker.revision))))
+    }
+
+    async fn last_message_on_leader(&self, subject: &str) -> Result<Option<StoredMessage>, BusError> {
         let doing = || format!("reading back {subject}");
         let stream = self.context.get_stream_no_info(MARKERS).await;
         let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
         match stream.get_last_raw_message_by_subject(subject).await {
-            Ok(message) => {
-                let revision = Marker::parse(&message.payload).ok().map(|marker| marker.revision);
-                Ok(Some((message.sequence, revision)))
-            }
+            Ok(message) => Ok(Some(StoredMessage::from(message))),
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
             Err(error) => Err(BusError::unavailable(doing(), &error)),
         }

@@ -26,6 +26,7 @@ mod operations;
 mod overlapping_archives;
 mod permissions;
 mod pipeline;
+mod places;
 mod progress;
 mod recovery;
 mod replay;

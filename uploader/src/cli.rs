@@ -13,7 +13,9 @@ use common::unit_filter::UnitFilter;
 
 use crate::cleanup::Policy;
 use crate::mark::Mark;
+use crate::pass::Scope;
 use crate::settle::Mode;
+use crate::site::Accepted;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -178,6 +180,18 @@ pub struct Upload {
     /// Keep archives whose period ended less than N days ago [default: publish.keep_days]
     #[arg(long, value_name = "N")]
     keep_days: Option<u32>,
+    /// Publish the archives of this unit that are older than the announced ones, dated as published now; only this unit
+    ///
+    /// The archive that the exchange generated last keeps winning: one that comes back as it was before is named and not
+    /// taken, until somebody says here that it is right. May be given several times.
+    #[arg(long, value_name = "UNIT")]
+    accept_rollback: Vec<Unit>,
+    /// Announce units from this bucket and prefix that are announced from another one
+    ///
+    /// Without it nothing is uploaded while the stream's units are announced from elsewhere: a wrong storage.r2.prefix
+    /// looks like an empty bucket.
+    #[arg(long)]
+    accept_move: bool,
     #[command(flatten)]
     pub(crate) filter: UnitFilter,
     #[command(flatten)]
@@ -195,6 +209,11 @@ pub struct Adopt {
     /// Only units whose mark lies in local.data_dir; else every unit the bucket has an archive of
     #[arg(long)]
     pub(crate) marked: bool,
+    /// Announce the objects of this unit that are older than the announced ones, dated as published now
+    ///
+    /// May be given several times.
+    #[arg(long, value_name = "UNIT")]
+    accept_rollback: Vec<Unit>,
     #[command(flatten)]
     pub(crate) filter: UnitFilter,
     #[command(flatten)]
@@ -282,8 +301,9 @@ impl Cli {
             Command::Upload(Upload { bwlimit, .. })
             | Command::Watch(Watch { bwlimit })
             | Command::Download(Download { bwlimit, .. })
+            | Command::Reconcile(Reconcile { bwlimit, .. })
             | Command::Adopt(Adopt { bwlimit, .. }) => bwlimit.as_ref(),
-            Command::Reconcile(_) | Command::Mark(_) | Command::Doctor { .. } | Command::Healthcheck { .. } => None,
+            Command::Mark(_) | Command::Doctor { .. } | Command::Healthcheck { .. } => None,
         }
     }
 
@@ -294,8 +314,27 @@ impl Cli {
 }
 
 impl Upload {
+    pub(crate) fn scope(&self) -> Scope {
+        if self.accept_rollback.is_empty() {
+            Scope::Everything(self.filter.clone())
+        } else {
+            Scope::Units(self.accept_rollback.clone())
+        }
+    }
+
+    pub(crate) fn accepted(&self) -> Accepted {
+        Accepted { move_here: self.accept_move, rollbacks: self.accept_rollback.iter().cloned().collect() }
+    }
+
     pub(crate) fn mode(&self, publish: &Publish) -> Mode {
         Mode { dry_run: self.dry_run, cleanup: Policy::of(publish, self.cleanup, self.keep_days), service: false }
+    }
+}
+
+impl Adopt {
+    /// To announce what lies in this bucket is what it is run for.
+    pub(crate) fn accepted(&self) -> Accepted {
+        Accepted { move_here: true, rollbacks: self.accept_rollback.iter().cloned().collect() }
     }
 }
 

@@ -10,6 +10,8 @@ use nats::{Bus, StreamUsage};
 use crate::download;
 use crate::marks;
 use crate::site::blocking;
+use crate::standing::{self, Place};
+use crate::strays;
 
 /// What is configured. Whatever is wrong with it was said before, and nothing else is looked at.
 pub(crate) fn configuration(config: &Config) -> Report {
@@ -105,5 +107,23 @@ async fn look_at_queue(report: &mut Report, config: &Config) {
         Ok(usage) => usage.iter().filter_map(StreamUsage::warning).for_each(|text| report.warn("room", text)),
         Err(error) => tracing::debug!(%error, "looking at how full the streams are"),
     }
+    look_at_place(report, config, &bus).await;
     bus.close().await;
+}
+
+/// Whether the stream's units are announced from the configured bucket and prefix, and not in the future.
+async fn look_at_place(report: &mut Report, config: &Config, bus: &Bus) {
+    const NAME: &str = "place";
+    let here = Place::new(&ObjectStore::new(&config.storage, End::Uploader), &config.storage.prefix);
+    match bus.newest_announcement().await {
+        Ok(None) => report.good(NAME, format!("nothing is announced yet; it will be from {here}")),
+        Ok(Some(newest)) => match standing::check(&here, &newest, false) {
+            Ok(()) => report.good(NAME, format!("units are announced from {here}")),
+            Err(error) => {
+                report.bad(NAME, error.to_string(), "correct the configuration or the clock; see the message");
+            }
+        },
+        // Of a stream that is not there, or may not be read, the line before tells.
+        Err(error) => report.bad(NAME, error.to_string(), "make the streams first"),
+    }
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use common::object_store::{StoreError, StoreErrorKind};
 use common::output::Failure;
+use common::unit::Unit;
 use common::unit_filter::UnitFilter;
+use jiff::Timestamp;
 use nats::BusError;
 
 /// Ends a pass: nothing else would fare better.
@@ -17,6 +19,18 @@ pub(crate) enum PassError {
     Bucket(StoreError),
     #[error("{0}; check nats.url and its credentials")]
     Queue(BusError),
+    #[error(
+        "the units on the stream are announced from {announced}, and this uploader is configured with {configured}; \
+         nothing was uploaded"
+    )]
+    Elsewhere { announced: String, configured: String },
+    #[error(
+        "this machine's clock says {now}, and NATS has stored a message at {stored_at}: archives cannot be dated before \
+         both agree"
+    )]
+    ClockBehind { stored_at: Timestamp, now: Timestamp },
+    #[error("{0}: no archive of it lies in data_dir, or it is neither marked nor collected")]
+    NoUnit(Unit),
     #[error("stopped by a signal")]
     Stopped,
     #[error("the filters match no unit")]
@@ -43,6 +57,12 @@ impl From<PassError> for Failure {
                 let failure = Self::from(error);
                 Self { text: format!("bucket: {}", failure.text), ..failure }
             }
+            PassError::Elsewhere { .. } => Self::config(error.to_string()).advice(
+                "check storage.r2.bucket and storage.r2.prefix; if the archives have moved, `uploader upload \
+                 --accept-move` announces them from here",
+            ),
+            PassError::ClockBehind { .. } => Self::config(error.to_string()).advice("synchronise the clocks (NTP)"),
+            PassError::NoUnit(_) => Self::no_match(error.to_string()),
             PassError::Queue(error) => error.into(),
             PassError::Stopped => Self::stopped("stopped by a signal"),
             PassError::NoMatch(filter) => filter.no_match("unit"),

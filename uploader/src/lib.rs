@@ -12,6 +12,7 @@ mod layout;
 mod mark;
 mod marks;
 mod scan;
+mod strays;
 mod tree;
 
 mod complete;
@@ -33,6 +34,7 @@ mod publish;
 mod cleanup;
 
 mod settle;
+mod standing;
 mod turn;
 
 mod memory;
@@ -67,7 +69,7 @@ pub use progress::Progress;
 use cleanup::Policy;
 use memory::Memory;
 use metrics::Metrics;
-use pass::{Scope, Watching};
+use pass::Watching;
 use site::Site;
 
 /// Runs a command to its end, or until `shutdown`.
@@ -85,9 +87,9 @@ pub async fn run(
             upload.filter.check()?;
             let mode = upload.mode(&config.publish);
             cleanup::allowed(&config.storage, mode.cleanup).map_err(Failure::usage)?;
-            let site = site(config, &mut Registry::default(), progress, shutdown)?;
-            let scope = Scope::Everything(upload.filter.clone());
-            let report = pass::run(&site, &scope, mode, &mut Memory::default(), &Watching::default()).await;
+            let mut site = site(config, &mut Registry::default(), progress, shutdown)?;
+            site.accepted = upload.accepted();
+            let report = pass::run(&site, &upload.scope(), mode, &mut Memory::default(), &Watching::default()).await;
             site.queue.close().await;
             Ok(report.into_reply(upload.list.all))
         }
@@ -97,6 +99,7 @@ pub async fn run(
         }
         Command::Watch(_) => watch(config, progress, shutdown).await,
         Command::Reconcile(args) => {
+            args.filter.check()?;
             let metrics = Metrics::new(&mut Registry::default());
             // Empty where there is none; only `--fix` looks there, and only if one is set.
             let data_dir = config.local.data_dir.clone().unwrap_or_default();
@@ -109,7 +112,8 @@ pub async fn run(
             let metrics = Metrics::new(&mut Registry::default());
             // Only `--marked` looks there, and is refused without one.
             let data_dir = config.local.data_dir.clone().unwrap_or_default();
-            let site = Site::new(config, data_dir, metrics, progress, shutdown);
+            let mut site = Site::new(config, data_dir, metrics, progress, shutdown);
+            site.accepted = args.accepted();
             let report = adopt::run(&site, config, args).await;
             site.queue.close().await;
             Ok(report.into_reply(args.list.all))
@@ -145,9 +149,15 @@ async fn watch(config: &Config, progress: Progress, shutdown: CancellationToken)
             schedule.follow(&readiness).await;
         }
     };
-    let (code, ()) = tokio::join!(watch::run(&site, config.watch.rescan, &readiness), download);
+    let watching = async {
+        let ended = watch::run(&site, config.watch.rescan, &readiness).await;
+        // It may have ended by itself.
+        site.shutdown.cancel();
+        ended
+    };
+    let (ended, ()) = tokio::join!(watching, download);
     site.queue.close().await;
-    Ok(Reply::new(code))
+    ended.map(|()| Reply::default())
 }
 
 /// What a pass works with.

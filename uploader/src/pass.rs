@@ -69,6 +69,7 @@ pub(crate) async fn run(site: &Site, scope: &Scope, mode: Mode, memory: &mut Mem
             PassError::Stopped => tracing::info!("the pass was stopped by a signal"),
             _ => tracing::error!(%error, "the pass ended early"),
         }
+        pass.report.misconfigured = matches!(error, PassError::Elsewhere { .. });
         pass.report.fail(error.clone().into());
     }
     let Pass { mut report, memory, .. } = pass;
@@ -110,6 +111,9 @@ impl Pass<'_> {
             }
         };
         self.report.queue = away.clone().map(Failure::from);
+        if let Some(connects) = connects {
+            site.standing.check(site, connects).await?;
+        }
         let everything = matches!(scope, Scope::Everything(_));
         let asking = everything && connects.is_some_and(|connects| self.memory.is_to_ask(connects));
         let units: HashSet<Unit> = found.iter().map(|(unit, ..)| unit.clone()).collect();

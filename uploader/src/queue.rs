@@ -8,7 +8,7 @@ use common::checksum::Sha256Sum;
 use common::config::Nats;
 use common::output::Failure;
 use common::unit::Unit;
-use nats::{Bus, BusError, BusErrorKind, Latest, Published, Stamp};
+use nats::{Bus, BusError, BusErrorKind, Latest, Newest, Published, Stamp};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -133,6 +133,21 @@ impl Queue {
     ) -> Result<Published, QueueError> {
         let bus = self.bus().await?;
         self.answered(bus.publish_marker(subject, revision, payload, expected_last).await)
+    }
+
+    pub(crate) async fn other_lane_moved(
+        &self,
+        unit: &Unit,
+        backfill: bool,
+        latest: &Latest,
+    ) -> Result<bool, QueueError> {
+        let bus = self.bus().await?;
+        self.answered(bus.other_lane_moved(unit, backfill, latest).await)
+    }
+
+    pub(crate) async fn newest(&self) -> Result<Option<Newest>, QueueError> {
+        let bus = self.bus().await?;
+        self.answered(bus.newest_announcement().await)
     }
 
     fn answered<T>(&self, answer: Result<T, BusError>) -> Result<T, QueueError> {

@@ -34,6 +34,9 @@ pub(crate) struct Report {
     /// Why nothing could be announced when the pass began.
     #[serde(skip)]
     pub(crate) queue: Option<Failure>,
+    /// Whether no other pass would fare better before the configuration is changed.
+    #[serde(skip)]
+    pub(crate) misconfigured: bool,
     /// Whether units are found by their archives, and not only by their marks.
     #[serde(skip)]
     by_archives: bool,
@@ -175,6 +178,22 @@ impl Report {
         ];
         let text: Vec<String> = parts.into_iter().filter(|(number, _)| *number > 0).map(|(_, text)| text).collect();
         Some(Failure::failed(text.join("; ")))
+    }
+
+    pub(crate) fn take_strays(&mut self, found: strays::Found) {
+        self.nothing_in_place = found.in_place == 0;
+        self.findings.extend(found.strays.iter().map(|strays| Finding::new("not_taken", strays.to_string())));
+        self.not_taken = found.strays;
+    }
+
+    /// Why no other pass would fare better before the configuration is changed.
+    pub(crate) fn misconfigured(&self) -> Option<Failure> {
+        self.error.clone().filter(|_| self.misconfigured)
+    }
+
+    /// A tree of archives none of which is where it belongs is a mistake, and not a tree with nothing to do.
+    fn is_misplaced(&self) -> bool {
+        !self.not_taken.is_empty() && self.nothing_in_place && self.units.total == 0
     }
 
     /// The pass ended early.

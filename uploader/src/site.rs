@@ -1,5 +1,6 @@
 //! What every step works with: the folder, the bucket, the queue, and the limits they share.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,6 +10,8 @@ use common::config::{Config, Publish};
 use common::object_key::Prefix;
 use common::object_store::parts::{PART_BYTES_MAX, SINGLE_BYTES_MAX};
 use common::object_store::{End, ObjectStore, StoreErrorKind};
+use common::unit::Unit;
+use jiff::Timestamp;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::pending::Pending;
 use crate::progress::Progress;
 use crate::queue::Queue;
+use crate::standing::Standing;
 
 /// Bytes of archives in memory at once, whole or in parts, whatever their sizes and `storage.r2.transfers`.
 const MEMORY_BYTES: u64 = 128 << 20;
@@ -34,12 +38,22 @@ const CLEAR_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// so that the newest are done first.
 pub(crate) const UNITS_MAX: usize = 4;
 
+/// What somebody has said that a pass does not do by itself.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Accepted {
+    /// Units announced from another bucket or prefix are announced from this one.
+    pub(crate) move_here: bool,
+    /// Older publications of these units' archives are shown again.
+    pub(crate) rollbacks: HashSet<Unit>,
+}
+
 pub(crate) struct Site {
     pub(crate) data_dir: PathBuf,
     pub(crate) store: ObjectStore,
     pub(crate) prefix: Prefix,
     pub(crate) queue: Queue,
     pub(crate) publish: Publish,
+    pub(crate) accepted: Accepted,
     pub(crate) wanted: Arc<Wanted>,
     /// An archive written to a shorter time ago is left for later by a service.
     pub(crate) min_age: Duration,
@@ -60,6 +74,7 @@ pub(crate) struct Site {
     checks: Semaphore,
     memory: Semaphore,
     bucket_is_there: OnceCell<()>,
+    pub(crate) standing: Standing,
     /// When uploads left behind were last looked for.
     cleared: Mutex<Option<Instant>>,
 }
@@ -79,6 +94,7 @@ impl Site {
             prefix: config.storage.prefix.clone(),
             queue: Queue::new(config.nats.clone(), format!("uploader-{host}-{}", std::process::id())),
             publish: config.publish.clone(),
+            accepted: Accepted::default(),
             wanted: Arc::new(Wanted::new(config)),
             min_age: config.watch.min_age,
             cache: Arc::new(Cache::open(config.local.state_dir.as_deref(), &data_dir)),
@@ -96,6 +112,7 @@ impl Site {
             checks: Semaphore::new(checks_max),
             memory: Semaphore::new(usize::try_from(MEMORY_BYTES).unwrap_or(Semaphore::MAX_PERMITS)),
             bucket_is_there: OnceCell::new(),
+            standing: Standing::default(),
             cleared: Mutex::default(),
         }
     }
@@ -105,13 +122,29 @@ impl Site {
         format!("{} {}", self.store.bucket(), self.prefix)
     }
 
+    /// As which time older publications of a unit's archives are shown again, if somebody wants that.
+    pub(crate) fn rollback_at(&self, unit: &Unit) -> Option<Timestamp> {
+        self.accepted.rollbacks.contains(unit).then(common::clock::now)
+    }
+
     /// Makes sure once, before anything is read from the bucket or put there, that it exists: the answer to a HEAD does
     /// not tell a missing bucket from a missing object, and some servers make a bucket of whatever name they are sent.
     pub(crate) async fn bucket_is_there(&self) -> Result<(), PassError> {
-        let look = async || match self.store.probe(&self.prefix.to_string()).await {
-            // A token that may read and write but not list is fine.
-            Err(error) if error.kind != StoreErrorKind::Denied => Err(PassError::Bucket(error)),
-            Ok(()) | Err(_) => Ok(()),
+        let look = async || {
+            match self.store.probe(&self.prefix.to_string()).await {
+                Ok(()) => {}
+                // A token that may not list is fine, where what is absent is said to be absent all the same.
+                Err(error) if error.kind == StoreErrorKind::Denied => {
+                    let absent = format!("{}-absent", self.prefix.probe_key());
+                    self.store.head(&absent).await.map_err(PassError::Bucket)?;
+                }
+                Err(error) => return Err(PassError::Bucket(error)),
+            }
+            match self.store.check_clock().await {
+                Err(error) if error.kind == StoreErrorKind::ClockSkew => Err(PassError::Bucket(error)),
+                // Where nothing may be written, no clock can be asked, and nothing will be dated.
+                Ok(()) | Err(_) => Ok(()),
+            }
         };
         self.bucket_is_there.get_or_try_init(look).await.copied()
     }

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use common::backoff::{Backoff, Growth};
-use common::exit;
 use common::http::Readiness;
+use common::output::Failure;
 use common::unit::Unit;
 use common::unit_filter::UnitFilter;
 use tokio_util::sync::CancellationToken;
@@ -47,14 +47,15 @@ const RETRY: Backoff = Backoff {
     max: Duration::from_secs(60),
 };
 
-/// Runs until shutdown. What fails is logged, shown by `/readyz`, and tried again.
-pub(crate) async fn run(site: &Site, rescan: Duration, readiness: &Readiness) -> u8 {
+/// Runs until shutdown. What fails is logged, shown by `/readyz`, and tried again, unless only another configuration would
+/// help.
+pub(crate) async fn run(site: &Site, rescan: Duration, readiness: &Readiness) -> Result<(), Failure> {
     let mode = Mode { dry_run: false, cleanup: Policy::of(&site.publish, false, None), service: true };
     let mut memory = Memory::default();
     let (mut events, folders) = Events::open().unzip();
     let mut schedule = Schedule::new(rescan);
     loop {
-        let Some(scope) = next(site, &mut schedule, &mut memory, &mut events).await else { return exit::DONE };
+        let Some(scope) = next(site, &mut schedule, &mut memory, &mut events).await else { return Ok(()) };
         let started = Instant::now();
         let watching =
             Watching { folders: folders.clone(), told: schedule.told(), interrupt: CancellationToken::new() };
@@ -63,7 +64,10 @@ pub(crate) async fn run(site: &Site, rescan: Duration, readiness: &Readiness) ->
             listen_meanwhile(pass, &mut schedule, &mut events, &watching.interrupt).await
         };
         if site.shutdown.is_cancelled() {
-            return exit::DONE;
+            return Ok(());
+        }
+        if let Some(failure) = report.misconfigured() {
+            return Err(failure);
         }
         if let Some(folders) = &folders {
             site.metrics.watched_folders(folders.count());

@@ -1,0 +1,85 @@
+//! A wrong bucket or prefix is noticed before anything is uploaded or replaced.
+
+use std::time::Duration;
+
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::other_client::OtherClient;
+use tests::project::Project;
+use tests::servers::Stack;
+use tests::{Result, process::Finished};
+
+use crate::handmade::Handmade;
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn spec(symbol: &str, day: &str) -> ArchiveSpec {
+    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
+}
+
+fn moved(project: &Project, args: &[&str], prefix: &str) -> Result<Finished> {
+    project.start("uploader", args, &[("FERRY__STORAGE__R2__PREFIX", prefix)])?.wait(SOON)
+}
+
+/// Three units are announced, a fourth is not yet; then the prefix is mistyped.
+#[test]
+fn a_wrong_prefix_stops_the_uploader_with_one_message() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "wrong-prefix")?;
+    let (hand, client) = (Handmade::new(stack, &project)?, OtherClient::new(stack, &project));
+    for day in ["2025-03-01", "2025-03-02", "2025-03-03"] {
+        spec("BTCUSDT", day).write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    spec("BTCUSDT", "2025-03-04").write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    let (bucket, markers) = (client.list()?, hand.markers()?);
+
+    // Below the prefix of the project, so that the bucket's listing would show what is stored there.
+    let wrong = format!("{}/mistyped", project.prefix());
+    for args in [&["upload"][..], &["upload", "--cleanup"], &["watch"], &["reconcile"], &["reconcile", "--fix"]] {
+        let stopped = moved(&project, args, &wrong)?.expect_code(2)?;
+        let told = stopped.stderr.lines().filter(|line| line.contains("are announced from")).collect::<Vec<_>>();
+        assert_eq!(told.len(), 1, "{args:?}: {}", stopped.stderr);
+        for prefix in [project.prefix(), &wrong] {
+            assert!(told[0].contains(&format!("prefix '{prefix}'")), "{}", told[0]);
+        }
+        assert!(!stopped.stderr.contains("WARN"), "{}", stopped.stderr);
+    }
+    let doctor = moved(&project, &["doctor"], &wrong)?.expect_code(4)?;
+    assert!(doctor.stdout.contains("FAIL  place: "), "{}", doctor.stdout);
+    assert!(doctor.stdout.contains(&wrong), "{}", doctor.stdout);
+    assert_eq!((client.list()?, hand.markers()?), (bucket, markers));
+    assert_eq!(tests::data::archives(project.data_dir())?.len(), 4);
+
+    // With the right one it goes on as if nothing had been.
+    let upload = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(upload.stdout.contains("1 published, 3 unchanged"), "{}", upload.stdout);
+    let doctor = project.uploader(&["doctor"])?.expect_code(0)?;
+    assert!(doctor.stdout.contains("ok    place: "), "{}", doctor.stdout);
+    Ok(())
+}
+
+/// Somebody says that the archives have moved: the units at hand are announced from the new place, and the service that
+/// comes after needs no such word.
+#[test]
+fn archives_that_have_moved_are_announced_from_there() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "moved-prefix")?;
+    let hand = Handmade::new(stack, &project)?;
+    spec("BTCUSDT", "2025-03-01").write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let prefix = format!("{}-moved", project.prefix());
+    moved(&project, &["upload"], &prefix)?.expect_code(2)?;
+    let upload = moved(&project, &["upload", "--accept-move"], &prefix)?.expect_code(0)?;
+    assert!(upload.stdout.contains("1 published"), "{}", upload.stdout);
+    assert_eq!(hand.markers()?.len(), 2);
+    drop(hand);
+    project.set("storage.r2.prefix", prefix)?;
+    spec("BTCUSDT", "2025-03-02").write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    let upload = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(upload.stdout.contains("1 published, 1 unchanged"), "{}", upload.stdout);
+    Ok(())
+}
