@@ -3,7 +3,7 @@
 //! The same JSON is the message on the stream and the manifest in the bucket; only a list too long for a message
 //! is replaced there by a reference to the manifest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::{Timestamp, ToSpan};
@@ -46,6 +46,36 @@ pub struct ManifestRef {
     pub key: String,
     /// Of the manifest's bytes.
     pub sha256: Sha256Sum,
+    /// Objects that are dated otherwise than the manifest says.
+    #[serde(default, skip_serializing_if = "Dates::is_empty")]
+    pub dates: Dates,
+}
+
+/// When objects count as generated, by key, where that is another time than their manifest says: a manifest is never
+/// rewritten, and a unit that goes back to a former revision is newer than it was then.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Dates(BTreeMap<String, Timestamp>);
+
+impl Dates {
+    /// Those of a revision whose objects are listed in a manifest, too.
+    pub fn between(manifest: &[Object], objects: &[Object]) -> Self {
+        let listed: BTreeMap<&str, Timestamp> =
+            manifest.iter().map(|object| (object.key.as_str(), object.generated_at)).collect();
+        let is_other = |object: &&Object| listed.get(object.key.as_str()).is_some_and(|at| *at != object.generated_at);
+        Self(objects.iter().filter(is_other).map(|object| (object.key.clone(), object.generated_at)).collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Dates the objects of the manifest.
+    pub fn apply(&self, objects: &mut [Object]) {
+        for object in objects {
+            object.generated_at = self.0.get(&object.key).copied().unwrap_or(object.generated_at);
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +136,9 @@ pub struct Current {
     /// When it became the newest. Later than its manifest says of a unit that went back to a former revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published_at: Option<Timestamp>,
+    /// Objects that are dated otherwise than the manifest says.
+    #[serde(default, skip_serializing_if = "Dates::is_empty")]
+    pub dates: Dates,
 }
 
 /// The JSON form. Unknown fields are ignored, so that a newer uploader can add some.
@@ -219,12 +252,12 @@ impl Marker {
 
     /// The message for a marker whose manifest is stored under `manifest_key` with exactly these bytes, which may be of an
     /// earlier time. It carries its list of objects where it is no longer than `inline_bytes_max` then.
-    pub fn message(&self, manifest_key: &str, manifest_json: &[u8], inline_bytes_max: usize) -> Vec<u8> {
+    pub fn message(&self, manifest_key: &str, manifest_json: &[u8], dates: Dates, inline_bytes_max: usize) -> Vec<u8> {
         let json = self.to_json();
         if json.len() <= inline_bytes_max {
             return json;
         }
-        let reference = ManifestRef { key: manifest_key.to_owned(), sha256: Sha256Sum::of(manifest_json) };
+        let reference = ManifestRef { key: manifest_key.to_owned(), sha256: Sha256Sum::of(manifest_json), dates };
         Self { content: Content::Manifest(reference), ..self.clone() }.to_json()
     }
 
@@ -333,6 +366,20 @@ mod tests {
     }
 
     #[test]
+    fn dates_say_what_a_manifest_does_not() {
+        let listed = [object("download/a"), object("download/b")];
+        let mut dated = listed.clone();
+        dated[1].generated_at = "2026-03-01T00:00:00Z".parse().expect("a time");
+        assert!(Dates::between(&listed, &listed).is_empty());
+        let dates = Dates::between(&listed, &dated);
+        let json = serde_json::to_string(&dates).expect("serialises");
+        assert_eq!(json, r#"{"download/b":"2026-03-01T00:00:00Z"}"#);
+        let mut objects = listed.clone();
+        dates.apply(&mut objects);
+        assert_eq!(objects, dated);
+    }
+
+    #[test]
     fn a_marker_survives_its_json() {
         let marker = marker(vec![object("download/b"), object("download/a")]);
         let json = marker.to_json();
@@ -352,7 +399,8 @@ mod tests {
         let manifest = lacking.to_json();
         assert_eq!(Marker::parse(&manifest).expect("parses"), lacking);
         let message =
-            Marker::parse(&lacking.message("download/_markers/x.json", &manifest, INLINE_BYTES_MAX)).expect("parses");
+            Marker::parse(&lacking.message("download/_markers/x.json", &manifest, Dates::default(), INLINE_BYTES_MAX))
+                .expect("parses");
         let incomplete = message.incomplete.expect("said in the short form too");
         assert_eq!((incomplete.count, incomplete.symbols.len()), (300, MISSING_NAMES_MAX));
         assert!(incomplete.to_string().starts_with("300 symbols: S0USDT, S1USDT, "), "{incomplete}");
@@ -382,7 +430,7 @@ mod tests {
     fn a_long_list_becomes_a_reference() {
         let long = marker((0..2000).map(|n| object(&format!("download/{n:0100}"))).collect());
         let manifest = long.to_json();
-        let message = long.message("download/_markers/x.json", &manifest, INLINE_BYTES_MAX);
+        let message = long.message("download/_markers/x.json", &manifest, Dates::default(), INLINE_BYTES_MAX);
         assert!(message.len() < 1000);
         let parsed = Marker::parse(&message).expect("parses");
         assert_eq!(parsed.revision, long.revision);

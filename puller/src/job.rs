@@ -52,7 +52,11 @@ pub(crate) async fn read(
         if manifest.unit != marker.unit || manifest.revision != marker.revision {
             return Err(wrong("it is of another unit or revision").into());
         }
+        let dates = reference.dates.clone();
         marker.content = manifest.content;
+        if let Content::Objects(objects) = &mut marker.content {
+            dates.apply(objects);
+        }
     }
     let mut objects = marker.checked_objects(prefix, common::clock::now())?.to_vec();
     if !options.symbols.is_empty() {

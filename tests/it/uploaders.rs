@@ -52,6 +52,48 @@ fn who_is_refused_leaves_no_trace_in_the_bucket() -> Result<()> {
     project.check_tables()
 }
 
+/// By the clock of one the unit belongs to the backlog already, and so to another subject. Each finds its subject as it
+/// left it, and the newest marker must name what both have.
+#[test]
+fn two_lanes_at_the_same_moment_name_all_archives() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "two-lanes")?;
+    let hand = Handmade::new(stack, &project)?;
+    let yesterday = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date().yesterday().context("a day")?;
+    let spec = |symbol| {
+        ArchiveSpec::new(Market::Spot, symbol, "1h", &yesterday.to_string()).generated_at("2025-03-03T00:00:00Z")
+    };
+    let elsewhere = project.dir().join("elsewhere");
+    for (data_dir, symbol) in [(project.data_dir(), "ETHUSDT"), (&elsewhere, "BTCUSDT")] {
+        fs::create_dir_all(data_dir).context("a folder")?;
+        spec(symbol).write(data_dir)?;
+        mark_all(data_dir)?;
+    }
+    let current = format!("{}/_markers/{}/current.json", project.prefix(), spec("BTCUSDT").unit());
+    let proxy = Proxy::start(stack.s3.address())?;
+    proxy.set(Fault::aimed(format!("PUT /{}/{current}", stack.s3.bucket()), u64::MAX, Fate::Refused));
+    let text = |path: &std::path::Path| path.display().to_string();
+    let env = [
+        ("FERRY__LOCAL__DATA_DIR", text(&elsewhere)),
+        ("FERRY__LOCAL__STATE_DIR", text(&project.dir().join("state-elsewhere"))),
+        ("FERRY__STORAGE__R2__ENDPOINT", format!("http://{}", proxy.address())),
+        ("FERRY_CLOCK_OFFSET_S", (10 * 86_400).to_string()),
+    ];
+    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut backlog = project.start("uploader", &["upload"], &env)?;
+    project.wait_until("it is about to be named", Duration::from_secs(60), || Ok(proxy.met() > 0))?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    proxy.set(Fault::None);
+    backlog.wait(Duration::from_secs(60))?.expect_code(0)?;
+
+    let markers = hand.markers()?;
+    let symbols = |marker: &Value| marker["objects"].as_array().map(Vec::len);
+    assert_eq!(markers.last().and_then(|(_, marker)| symbols(marker)), Some(2), "{markers:#?}");
+    let named: Value = serde_json::from_slice(&hand.get(&current)?).context("current.json")?;
+    assert_eq!(Some(&named["revision"]), markers.last().map(|(_, marker)| &marker["revision"]));
+    Ok(())
+}
+
 /// After a cleanup the bucket has what the disk has not. Another prefix has neither.
 #[test]
 fn a_unit_that_is_left_behind_in_another_bucket_does_not_shrink() -> Result<()> {
@@ -65,7 +107,8 @@ fn a_unit_that_is_left_behind_in_another_bucket_does_not_shrink() -> Result<()> 
     project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
 
     let moved = [("FERRY__STORAGE__R2__PREFIX", "tests/left-behind-moved")];
-    let upload = || project.start("uploader", &["upload"], &moved)?.wait(Duration::from_secs(60));
+    let args = ["upload", "--accept-move"];
+    let upload = || project.start("uploader", &args, &moved)?.wait(Duration::from_secs(60));
     spec("BTCUSDT").seed(1).generated_at("2025-03-05T00:00:00Z").write(project.data_dir())?;
     let held = upload()?.expect_code(1)?;
     assert!(held.stderr.contains("announced from another bucket or prefix with 2 archives, 1 of"), "{}", held.stderr);

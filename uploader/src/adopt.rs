@@ -32,6 +32,7 @@ use crate::previous::{self, Known};
 use crate::queue::QueueError;
 use crate::settle::{self, Mode, Outcome, Settled};
 use crate::site::{Site, UNITS_MAX, blocking};
+use crate::unit_plan::OlderArchive;
 
 use list::Found;
 use object::{Adopter, Looked};
@@ -192,7 +193,20 @@ async fn look_and_settle(
     }
     // What is published and unchanged need not be laid over itself.
     let mode = Mode { dry_run: adopter.dry_run, cleanup: Policy::NEVER, service: false };
-    settle::settle_with(site, unit, true, &archives, mode).await
+    let settled = settle::settle_with(site, unit, true, &archives, mode).await?;
+    if settled.older.is_empty() { Ok(settled) } else { Err(UnitError::HeldBack(older_in_bucket(unit, &settled.older))) }
+}
+
+/// Says that another program has put older publications over what is announced.
+fn older_in_bucket(unit: &Unit, older: &[OlderArchive]) -> Vec<String> {
+    let line = |archive: &OlderArchive| {
+        format!(
+            "bucket: {} was generated at {}, before the announced archive of {}: `uploader reconcile --fix` on the machine \
+             that has the announced one puts it back, `uploader adopt --accept-rollback {unit}` announces this one",
+            archive.key, archive.generated_at, archive.announced_generated_at
+        )
+    };
+    older.iter().map(line).collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use common::bwlimit::BwLimit;
 use common::catalogue::{DATASETS, INTERVALS, MARKETS};
 use common::config::{self, Need, Publish, Symbols};
 use common::output::{ListArgs, OutputArgs};
-use common::unit::Period;
+use common::unit::{Period, Unit};
 use common::unit_filter::UnitFilter;
 
 use crate::cleanup::Policy;
@@ -31,6 +31,7 @@ Examples:
   uploader upload --dry-run --market um --interval 1h
   uploader upload --from 2026-02-01 --to 2026-02-14
   uploader upload --cleanup --keep-days 7 --json
+  uploader upload --accept-rollback binance/um/klines/1h/2026-02-14
   uploader upload --bwlimit 2M";
 
 const WATCH_EXAMPLES: &str = "\
@@ -60,6 +61,7 @@ Exit 0 without differences, 4 with some; with --fix 0, or 1 if something could n
 Examples:
   uploader reconcile
   uploader reconcile --quick --json
+  uploader reconcile --content --market um --from 2026-02 --bwlimit 2M
   uploader reconcile --fix           after the stream was deleted or NATS lost its store";
 
 const MARK_EXAMPLES: &str = "\
@@ -277,8 +279,19 @@ pub struct Reconcile {
     /// Do not look at the objects of units whose marker stands; what --fix publishes is looked at all the same
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Also read every announced object from the bucket, and compare its bytes with the marker
+    ///
+    /// A byte that changed in the bucket is found by nothing else at this site: its metadata stay as they were. With --fix
+    /// such an object is uploaded again where local.data_dir has it.
+    #[arg(long, conflicts_with = "quick")]
+    pub(crate) content: bool,
+    #[command(flatten)]
+    pub(crate) filter: UnitFilter,
     #[command(flatten)]
     pub(crate) list: ListArgs,
+    /// How fast bytes may come and go, instead of storage.bwlimit: 10M, 512K, off, or a timetable '08:00,512K 19:00,off'
+    #[arg(long, value_name = "LIMIT")]
+    bwlimit: Option<BwLimit>,
 }
 
 impl Cli {

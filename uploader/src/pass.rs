@@ -24,9 +24,10 @@ use crate::memory::Memory;
 use crate::metrics::UnitOutcome;
 use crate::multipart;
 use crate::queue::QueueError;
-use crate::report::Report;
+use crate::report::{OlderUnit, Report};
 use crate::settle::{Mode, Outcome, Settled};
 use crate::site::{Site, UNITS_MAX, blocking};
+use crate::strays;
 use crate::tree::{Found, Seen, Walk};
 use crate::turn::{self, Candidate, Handled};
 use crate::upload::Transferred;
@@ -140,7 +141,12 @@ impl Pass<'_> {
             }
         }
         if let Scope::Units(asked) = scope {
-            asked.iter().filter(|unit| !units.contains(unit)).for_each(|unit| self.memory.forget(unit));
+            for unit in asked.iter().filter(|unit| !units.contains(unit)) {
+                self.memory.forget(unit);
+                if !self.mode.service {
+                    self.report.fail(PassError::NoUnit(unit.clone()).into());
+                }
+            }
         }
         let bytes = candidates.iter().map(|candidate| candidate.seen.bytes).sum();
         site.progress.begin(candidates.len(), bytes);
@@ -388,6 +394,12 @@ impl Pass<'_> {
             | Outcome::Waiting { .. }
             | Outcome::Unchanged { .. }
             | Outcome::Planned { .. } => {}
+        }
+        if !settled.older.is_empty() {
+            let note = OlderUnit::of(unit, &settled.older).to_string();
+            if self.memory.is_news(&note) {
+                tracing::warn!("{note}");
+            }
         }
         for problem in &settled.removed.problems {
             tracing::warn!(%unit, problem, "not removed from disk");

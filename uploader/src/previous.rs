@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use common::checksum::Sha256Sum;
-use common::marker::{Content, Current, MANIFEST_BYTES_MAX, Marker, Object, revision};
+use common::marker::{Content, Current, Dates, MANIFEST_BYTES_MAX, Marker, Object, revision};
 use common::unit::{Unit, shorten};
 use jiff::Timestamp;
 use nats::Latest;
@@ -11,45 +11,52 @@ use nats::Latest;
 use crate::digest::Digested;
 use crate::error::UnitError;
 use crate::site::Site;
-use crate::unit_plan::overlay;
+use crate::unit_plan::{OlderArchive, merged, plan};
 
 const CURRENT_BYTES_MAX: u64 = 64 * 1024;
 
 /// Whether the stream's newest marker says of the unit all there is to say; answered without the bucket.
 ///
 /// `None`: it does not, or that cannot be known without the bucket.
-pub(crate) fn covers(site: &Site, marker: &Marker, local: &[Digested]) -> Option<Covered> {
-    if marker.bucket != site.store.bucket() {
-        return None;
-    }
-    let here: Vec<Object> = local.iter().map(|archive| archive.object(site)).collect();
+pub(crate) fn covers(site: &Site, latest: &Latest, local: &[Digested]) -> Option<Covered> {
+    let marker = latest.marker.as_ref().filter(|marker| marker.bucket == site.store.bucket())?;
     match &marker.content {
         Content::Objects(_) => {
             let published = marker.checked_objects(&site.prefix, common::clock::now()).ok()?;
-            let next = overlay(published, here);
-            (revision(&next) == marker.revision).then_some(Covered::Listed(next))
+            let here = local.iter().map(|archive| archive.local_object(site)).collect();
+            let plan = plan(published, here, site.rollback_at(&marker.unit));
+            let needs_nothing = !plan.redated
+                && revision(&plan.objects) == marker.revision
+                && names_all_of(&plan.objects, other_lane(site, latest));
+            needs_nothing.then_some(Covered { objects: Some(plan.objects), older: plan.older })
         }
         // The list is in the bucket, but a full set of archives on disk, or none, needs no list.
-        Content::Manifest(_) if here.is_empty() => Some(Covered::Elsewhere),
-        Content::Manifest(_) => (revision(&here) == marker.revision).then_some(Covered::Listed(here)),
-    }
-}
-
-/// The objects of a unit that needs nothing.
-#[derive(Debug)]
-pub(crate) enum Covered {
-    Listed(Vec<Object>),
-    /// In the manifest. No archive is on disk, so there was no need to read it.
-    Elsewhere,
-}
-
-impl Covered {
-    pub(crate) fn listed(self) -> Option<Vec<Object>> {
-        match self {
-            Self::Listed(objects) => Some(objects),
-            Self::Elsewhere => None,
+        Content::Manifest(_) if local.is_empty() => Some(Covered { objects: None, older: Vec::new() }),
+        Content::Manifest(_) => {
+            let here: Vec<Object> = local.iter().map(|archive| archive.object(site)).collect();
+            let covered = revision(&here) == marker.revision && names_all_of(&here, other_lane(site, latest));
+            covered.then_some(Covered { objects: Some(here), older: Vec::new() })
         }
     }
+}
+
+/// A unit that needs nothing.
+#[derive(Debug)]
+pub(crate) struct Covered {
+    /// `None`: they are in the manifest. No archive is on disk, so there was no need to read it.
+    pub(crate) objects: Option<Vec<Object>>,
+    pub(crate) older: Vec<OlderArchive>,
+}
+
+/// The objects of the marker on the unit's other subject, where it lists them.
+fn other_lane<'l>(site: &Site, latest: &'l Latest) -> &'l [Object] {
+    let other = latest.other_lane.as_ref().filter(|other| other.bucket == site.store.bucket());
+    other.and_then(|other| other.checked_objects(&site.prefix, common::clock::now()).ok()).unwrap_or_default()
+}
+
+fn names_all_of(objects: &[Object], others: &[Object]) -> bool {
+    let keys: HashSet<&str> = objects.iter().map(|object| object.key.as_str()).collect();
+    others.iter().all(|object| keys.contains(object.key.as_str()))
 }
 
 /// What is published of a unit, read from stream and bucket.
@@ -59,6 +66,8 @@ pub(crate) struct Previous {
     pub(crate) objects: Vec<Object>,
     /// The revision that `current.json` names.
     pub(crate) current: Option<Sha256Sum>,
+    /// When the newest of them was published.
+    pub(crate) published_at: Option<Timestamp>,
 }
 
 /// Why a unit must not go on: it was announced from another bucket or prefix, and part of it is neither in this one nor on
@@ -120,42 +129,50 @@ pub(crate) async fn look(site: &Site, unit: &Unit, latest: Option<&Latest>) -> R
         {
             List::None
         }
-        Some(current) => List::stored(site, unit, &current.revision).await?.since(current.published_at),
+        Some(current) => {
+            List::stored(site, unit, &current.revision).await?.dated(&current.dates).since(current.published_at)
+        }
         None => List::None,
     };
+    let published_at = marker.map(|marker| marker.published_at).max(current.as_ref().and_then(|c| c.published_at));
     let current = current.map(|current| current.revision);
+    let previous = |objects| Previous { objects, current, published_at };
     // Each revision holds what the one before held, so the newer of the two is what both say together. Laying one over
     // the other holds also where a bucket or a stream was restored from an older copy.
     let objects = match (on_stream, in_bucket) {
         (List::None, List::None) => Vec::new(),
         // The stream was restored from an older copy.
         (List::Objects(stream_at, objects), List::Lost(bucket_at, key)) if bucket_at > stream_at => {
-            return Ok(Known::lost(unit, &key, objects, current));
+            return Ok(Known::lost(unit, &key, previous(objects)));
         }
         (List::Objects(_, objects), List::None | List::Lost(..)) | (List::None, List::Objects(_, objects)) => objects,
         (List::Objects(stream_at, stream), List::Objects(bucket_at, bucket)) => {
             if stream_at > bucket_at {
-                overlay(&bucket, stream)
+                merged(&bucket, &stream)
             } else {
-                overlay(&stream, bucket)
+                merged(&stream, &bucket)
             }
         }
         (List::Lost(stream_at, _), List::Objects(bucket_at, bucket)) if bucket_at > stream_at => bucket,
-        (List::Lost(_, key), in_bucket) => return Ok(Known::lost(unit, &key, in_bucket.objects(), current)),
-        (List::None, List::Lost(_, key)) => return Ok(Known::lost(unit, &key, Vec::new(), current)),
+        (List::Lost(_, key), in_bucket) => return Ok(Known::lost(unit, &key, previous(in_bucket.objects()))),
+        (List::None, List::Lost(_, key)) => return Ok(Known::lost(unit, &key, previous(Vec::new()))),
     };
-    Ok(Known::All(Previous { objects, current }))
+    let objects = match latest.map(|latest| other_lane(site, latest)) {
+        Some(others) if !names_all_of(&objects, others) => merged(others, &objects),
+        _ => objects,
+    };
+    Ok(Known::All(previous(objects)))
 }
 
 impl Known {
-    fn lost(unit: &Unit, key: &str, left: Vec<Object>, current: Option<Sha256Sum>) -> Self {
+    fn lost(unit: &Unit, key: &str, left: Previous) -> Self {
         let Unit { market, interval, period, .. } = unit;
         let why = format!(
             "bucket: {key}, which has the list of what is published, is not there or not whole, and what is on disk may be \
              less than that; `uploader adopt --market {market} --interval {interval} --from {period} --to {period}` makes \
              the list again from the objects in the bucket"
         );
-        Self::ListLost { why, left: Previous { objects: left, current } }
+        Self::ListLost { why, left }
     }
 }
 
@@ -184,8 +201,9 @@ impl List {
                     Ok(Self::None)
                 }
             },
-            Content::Manifest(_) => {
-                Ok(Self::stored(site, unit, &marker.revision).await?.since(Some(marker.published_at)))
+            Content::Manifest(reference) => {
+                let stored = Self::stored(site, unit, &marker.revision).await?;
+                Ok(stored.dated(&reference.dates).since(Some(marker.published_at)))
             }
         }
     }
@@ -208,6 +226,14 @@ impl List {
             (Self::Lost(_, key), Some(at)) => Self::Lost(at, key),
             (list, _) => list,
         }
+    }
+
+    /// The same, with times that its manifest does not say.
+    fn dated(mut self, dates: &Dates) -> Self {
+        if let Self::Objects(_, objects) = &mut self {
+            dates.apply(objects);
+        }
+        self
     }
 
     fn objects(self) -> Vec<Object> {

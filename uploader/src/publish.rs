@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use common::checksum::Sha256Sum;
 use common::failpoint::failpoint;
-use common::marker::{Current, Incomplete, Marker, Object};
+use common::marker::{Content, Current, Dates, Incomplete, Marker, Object};
 use common::unit::Unit;
 use jiff::{SignedDuration, Timestamp};
 use nats::{Latest, MarkerSubject, Published};
@@ -22,18 +22,25 @@ pub(crate) struct Stored {
     pub(crate) marker: Marker,
     manifest_key: String,
     manifest_json: Vec<u8>,
+    /// Where the marker dates objects otherwise than the manifest.
+    dates: Dates,
 }
 
-/// The marker of a revision of these objects, and whether a worker would take it.
+/// The marker of a revision of these objects, and whether a worker would take it. `previous_at` is when the revision before
+/// it was published.
 pub(crate) fn marker(
     site: &Site,
     unit: &Unit,
     objects: Vec<Object>,
     incomplete: Option<Incomplete>,
+    previous_at: Option<Timestamp>,
 ) -> Result<Marker, UnitError> {
     let now = common::clock::now();
-    // A clock that runs ahead of what is on record would not matter; fractions of a microsecond would only be noise.
-    let published_at = Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now);
+    // Of two revisions the one published later is the newer, whatever the clocks of their uploaders. Fractions of a
+    // microsecond would only be noise.
+    let after = previous_at.and_then(|at| at.checked_add(SignedDuration::from_micros(1)).ok());
+    let published_at = after.map_or(now, |after| after.max(now));
+    let published_at = Timestamp::from_microsecond(published_at.as_microsecond()).unwrap_or(published_at);
     let marker = Marker::new(unit.clone(), site.store.bucket().to_owned(), objects, published_at, site.host.clone());
     let marker = marker.lacking(incomplete);
     match marker.checked_objects(&site.prefix, now) {
@@ -47,30 +54,55 @@ pub(crate) async fn store(site: &Site, marker: Marker, current: Option<Sha256Sum
     let unit = marker.unit.clone();
     let manifest_key = site.prefix.manifest_key(&unit, &marker.revision);
     let earlier = previous::read_manifest(site, &unit, &marker.revision).await?;
-    let manifest_json = match earlier.filter(|(manifest, _)| manifest.bucket == marker.bucket) {
+    let (manifest_json, dates) = match earlier.filter(|(manifest, _)| manifest.bucket == marker.bucket) {
         // Stored by a run that came no further, or when the unit was like this before. It stays as it is. When the objects
-        // are announced, what is missing, and which of them is dated later to outrank another of its own time stamp, is a
-        // matter of today, and in the marker; one whose list is too long for it has the dates of the manifest.
-        Some((_, json)) => json,
+        // are announced, what is missing, and which of them is dated later to outrank another one, is a matter of today:
+        // it is in the marker and in `current.json`.
+        Some((manifest, json)) => {
+            let dates = Dates::between(listed(&manifest), listed(&marker));
+            (json, dates)
+        }
         None => {
             let json = marker.to_json();
             failpoint("uploader.objects_stored");
             put_read_back(site, &manifest_key, &json).await?;
             failpoint("uploader.manifest_stored");
-            json
+            (json, Dates::default())
         }
     };
-    if current != Some(marker.revision) {
-        put_current(site, &marker, &manifest_key).await?;
+    if current != Some(marker.revision) || !dates.is_empty() {
+        put_current(site, &marker, &manifest_key, dates.clone()).await?;
         failpoint("uploader.current_stored");
     }
-    Ok(Stored { marker, manifest_key, manifest_json })
+    Ok(Stored { marker, manifest_key, manifest_json, dates })
+}
+
+fn listed(marker: &Marker) -> &[Object] {
+    match &marker.content {
+        Content::Objects(objects) => objects,
+        Content::Manifest(_) => &[],
+    }
+}
+
+/// Where a marker of the stream dates objects otherwise than its manifest.
+pub(crate) async fn dates_of(site: &Site, marker: &Marker) -> Result<Dates, UnitError> {
+    if let Content::Manifest(reference) = &marker.content {
+        return Ok(reference.dates.clone());
+    }
+    let manifest = previous::read_manifest(site, &marker.unit, &marker.revision).await?;
+    Ok(manifest.map(|(manifest, _)| Dates::between(listed(&manifest), listed(marker))).unwrap_or_default())
 }
 
 /// Makes `current.json` name the manifest of this marker.
-pub(crate) async fn put_current(site: &Site, marker: &Marker, manifest_key: &str) -> Result<(), UnitError> {
+pub(crate) async fn put_current(
+    site: &Site,
+    marker: &Marker,
+    manifest_key: &str,
+    dates: Dates,
+) -> Result<(), UnitError> {
     let Marker { unit, revision, published_at, .. } = marker;
-    let current = Current { revision: *revision, manifest: manifest_key.to_owned(), published_at: Some(*published_at) };
+    let (manifest, published_at) = (manifest_key.to_owned(), Some(*published_at));
+    let current = Current { revision: *revision, manifest, published_at, dates };
     let json = serde_json::to_vec(&current).expect("texts and times always serialise");
     put_read_back(site, &site.prefix.current_key(unit), &json).await
 }
@@ -93,9 +125,18 @@ pub(crate) async fn announce(site: &Site, stored: &Stored, latest: &Latest) -> R
     let subject = MarkerSubject::announcement(unit, backfill);
     let expected_last = if backfill { latest.backfill_sequence } else { latest.ready_sequence };
     let inline_bytes_max = site.queue.inline_bytes_max().await?;
-    let payload = stored.marker.message(&stored.manifest_key, &stored.manifest_json, inline_bytes_max);
+    let payload =
+        stored.marker.message(&stored.manifest_key, &stored.manifest_json, stored.dates.clone(), inline_bytes_max);
     let published = site.queue.publish(&subject, &stored.marker.revision, payload, expected_last).await?;
     failpoint("uploader.published");
+    // The other subject has a sequence of its own: an uploader by whose clock the unit belongs there may have announced what
+    // it has at the same moment. Of two that do, the second to publish sees the first. While that cannot be asked, the next
+    // look at the unit finds it.
+    if matches!(published, Published::Stored { .. })
+        && matches!(site.queue.other_lane_moved(unit, backfill, latest).await, Ok(true))
+    {
+        return Ok((subject, Published::Overtaken));
+    }
     Ok((subject, published))
 }
 

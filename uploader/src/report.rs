@@ -9,6 +9,8 @@ use common::unit::shorten;
 use serde::Serialize;
 
 use crate::settle::{Outcome, Settled};
+use crate::strays::{self, Strays};
+use crate::unit_plan::OlderArchive;
 
 /// What a pass did, or would do.
 #[derive(Debug, Default, Serialize)]
@@ -26,6 +28,13 @@ pub(crate) struct Report {
     pub(crate) planned: Vec<PlannedUnit>,
     /// Names in `data_dir` that begin like a mark and are none.
     pub(crate) bad_marks: Vec<String>,
+    /// Units of which `data_dir` has archives that are older than the announced ones.
+    pub(crate) older: Vec<OlderUnit>,
+    /// What looks like an archive and is not taken.
+    pub(crate) not_taken: Vec<Strays>,
+    /// Whether that is all there is.
+    #[serde(skip)]
+    nothing_in_place: bool,
     /// What in `data_dir` was left out or could not be read, and belongs to no unit.
     pub(crate) problems: Vec<String>,
     /// Why the pass ended early.
@@ -96,6 +105,43 @@ pub(crate) struct PlannedUnit {
     incomplete: Option<Incomplete>,
 }
 
+/// A unit of which archives at hand are older publications than the announced ones.
+#[derive(Debug, Serialize)]
+pub(crate) struct OlderUnit {
+    unit: Unit,
+    archives: Vec<OlderArchive>,
+}
+
+impl OlderUnit {
+    pub(crate) fn of(unit: &Unit, archives: &[OlderArchive]) -> Self {
+        Self { unit: unit.clone(), archives: archives.to_vec() }
+    }
+
+    /// The same for the answer of a command; it is no failure.
+    pub(crate) fn finding(&self) -> Finding {
+        Finding::of_unit(&self.unit, "older", self.text()).sign("<").field("archives", &self.archives)
+    }
+
+    fn text(&self) -> String {
+        let Self { unit, archives } = self;
+        let Some(first) = archives.first() else { return String::new() };
+        let more = if archives.len() > 1 { format!(" and {} more", archives.len() - 1) } else { String::new() };
+        format!(
+            "{} in data_dir{more} was generated at {}, before the announced archive of {}: what is announced stays; \
+             `uploader upload --accept-rollback {unit}` publishes the older one",
+            shorten(&first.symbol),
+            first.generated_at,
+            first.announced_generated_at
+        )
+    }
+}
+
+impl fmt::Display for OlderUnit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.unit, self.text())
+    }
+}
+
 impl Report {
     pub(crate) fn new(dry_run: bool, by_archives: bool) -> Self {
         Self { dry_run, by_archives, ..Self::default() }
@@ -107,6 +153,11 @@ impl Report {
         self.bytes_uploaded += settled.transferred.bytes;
         self.archives.removed += settled.removed.archives;
         self.archives.not_removed.extend(settled.removed.problems);
+        if !settled.older.is_empty() {
+            let older = OlderUnit::of(&settled.unit, &settled.older);
+            self.findings.push(older.finding());
+            self.older.push(older);
+        }
         let finding = |state, text: String| Finding::of_unit(&settled.unit, state, text);
         let unit = settled.unit.to_string();
         match settled.outcome {

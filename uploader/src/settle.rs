@@ -12,12 +12,13 @@ use crate::cleanup;
 use crate::complete::Wait;
 use crate::digest::{self, Digested};
 use crate::error::UnitError;
-use crate::previous;
+use crate::previous::{self, Covered};
 use crate::publish;
 use crate::queue::QueueError;
 use crate::scan::LocalUnit;
 use crate::site::Site;
-use crate::unit_plan::overlay;
+use crate::standing;
+use crate::unit_plan::{OlderArchive, Plan, plan};
 use crate::upload::{self, Missing, Transferred};
 
 /// How often a unit is decided on anew because another uploader announced it in between.
@@ -38,6 +39,8 @@ pub(crate) struct Settled {
     pub(crate) incomplete: Option<Incomplete>,
     /// Whether the revision before lacked as much: people were told.
     pub(crate) incomplete_before: bool,
+    /// Archives at hand that are older publications than the announced ones, and not taken.
+    pub(crate) older: Vec<OlderArchive>,
 }
 
 #[derive(Debug)]
@@ -82,6 +85,7 @@ impl Settled {
             published_at: None,
             incomplete: None,
             incomplete_before: false,
+            older: Vec::new(),
         }
     }
 
@@ -92,6 +96,7 @@ impl Settled {
         self.published_at = again.published_at;
         self.incomplete = again.incomplete;
         self.incomplete_before = again.incomplete_before;
+        self.older = again.older;
         let present = again.transferred.present.saturating_sub(self.transferred.uploaded + self.transferred.present);
         self.transferred.add(Transferred { present, ..again.transferred });
         self.removed = again.removed;
@@ -120,15 +125,16 @@ pub(crate) async fn look(site: &Site, local: LocalUnit, mode: Mode) -> Look {
     let Some(archives) = digest::known(site, &local) else { return Look::NeedsWork(local) };
     // While the queue is away, the bucket says what is left to do.
     let Ok(latest) = site.queue.latest(&local.unit).await else { return Look::NeedsWork(local) };
-    let covered = latest.marker.as_ref().and_then(|marker| previous::covers(site, marker, &archives));
+    let covered = previous::covers(site, &latest, &archives);
     let removable = |at| !mode.dry_run && mode.cleanup.allows(&local.unit, at, common::clock::now());
     let removable = !archives.is_empty() && latest.marker.as_ref().is_some_and(|marker| removable(marker.published_at));
     match covered {
         Some(covered) if !removable => {
-            let objects = covered.listed().map(|objects| objects.len());
+            let objects = covered.objects.map(|objects| objects.len());
             let settled = Settled::new(local.unit.clone(), Outcome::Unchanged { objects });
             let published_at = latest.marker.as_ref().map(|marker| marker.published_at);
-            Look::Done(local, Box::new(Settled { message: latest.stamp(), published_at, ..settled }))
+            let older = covered.older;
+            Look::Done(local, Box::new(Settled { message: latest.stamp(), published_at, older, ..settled }))
         }
         Some(_) | None => Look::NeedsWork(local),
     }
@@ -153,7 +159,7 @@ pub(crate) async fn settle_with(
     for _ in 0..OVERTAKEN_MAX {
         let latest = latest(site, unit).await?;
         let step = step(site, unit, marked, archives, &latest, mode, &mut transferred).await?;
-        let Some(Step { outcome, announced, message, incomplete }) = step else {
+        let Some(Step { outcome, announced, message, incomplete, older }) = step else {
             overtaken = true;
             continue;
         };
@@ -177,6 +183,7 @@ pub(crate) async fn settle_with(
             incomplete,
             incomplete_before,
             published_at,
+            older,
             ..Settled::new(unit.clone(), outcome)
         };
         if !mode.dry_run
@@ -195,7 +202,8 @@ pub(crate) async fn settle_with(
 /// nothing was announced meanwhile.
 async fn gave_way(site: &Site, unit: &Unit, latest: &Result<Latest, QueueError>) -> Result<bool, UnitError> {
     let Ok(Latest { marker: Some(marker), .. }) = latest else { return Ok(true) };
-    publish::put_current(site, marker, &site.prefix.manifest_key(unit, &marker.revision)).await?;
+    let dates = publish::dates_of(site, marker).await?;
+    publish::put_current(site, marker, &site.prefix.manifest_key(unit, &marker.revision), dates).await?;
     let now = self::latest(site, unit).await?;
     Ok(now.is_ok_and(|now| now.stamp() == latest.as_ref().ok().and_then(Latest::stamp)))
 }
@@ -221,11 +229,12 @@ struct Step {
     /// The message that announces them, where it is known.
     message: Option<Stamp>,
     incomplete: Option<Incomplete>,
+    older: Vec<OlderArchive>,
 }
 
 impl Step {
     fn new(outcome: Outcome) -> Self {
-        Self { outcome, announced: Vec::new(), message: None, incomplete: None }
+        Self { outcome, announced: Vec::new(), message: None, incomplete: None, older: Vec::new() }
     }
 }
 
@@ -241,29 +250,34 @@ async fn step(
 ) -> Result<Option<Step>, UnitError> {
     let published = latest.as_ref().ok().and_then(|latest| latest.marker.as_ref());
     let stamp = latest.as_ref().ok().and_then(Latest::stamp);
-    if let Some(covered) = published.and_then(|marker| previous::covers(site, marker, archives)) {
-        let objects = covered.listed();
+    if let Some(Covered { objects, older }) =
+        latest.as_ref().ok().and_then(|latest| previous::covers(site, latest, archives))
+    {
         let unchanged = Outcome::Unchanged { objects: objects.as_ref().map(Vec::len) };
-        return Ok(Some(Step { announced: objects.unwrap_or_default(), message: stamp, ..Step::new(unchanged) }));
+        let announced = objects.unwrap_or_default();
+        return Ok(Some(Step { announced, message: stamp, older, ..Step::new(unchanged) }));
+    }
+    if let Some(why) = published.and_then(|marker| standing::left_there(site, marker)) {
+        return Err(UnitError::held_back(why));
     }
     site.bucket_is_there().await?;
     let previous = previous::read(site, unit, latest.as_ref().ok()).await?;
     if let Some(why) = published.and_then(|marker| previous::left_behind(site, marker, &previous, archives)) {
         return Err(UnitError::held_back(why));
     }
-    let here = archives.iter().map(|archive| archive.object(site)).collect();
-    let objects = overlay(&previous.objects, here);
+    let here = archives.iter().map(|archive| archive.local_object(site)).collect();
+    let Plan { objects, older, redated } = plan(&previous.objects, here, site.rollback_at(unit));
     if objects.is_empty() {
         return Err(UnitError::held_back(
             "it is marked complete, but no archive of it is in data_dir and none was published",
         ));
     }
     let incomplete = site.wanted.incomplete(marked, &objects);
-    let marker = publish::marker(site, unit, objects.clone(), incomplete.clone())?;
+    let marker = publish::marker(site, unit, objects.clone(), incomplete.clone(), previous.published_at)?;
     let on_stream = published.filter(|published| published.bucket == marker.bucket).map(|published| published.revision);
-    if on_stream == Some(marker.revision) {
+    if on_stream == Some(marker.revision) && !redated {
         let unchanged = Outcome::Unchanged { objects: Some(objects.len()) };
-        return Ok(Some(Step { announced: objects, message: stamp, ..Step::new(unchanged) }));
+        return Ok(Some(Step { announced: objects, message: stamp, older, ..Step::new(unchanged) }));
     }
     if mode.dry_run {
         let missing = upload::missing_bytes(site, &objects, archives).await?;
@@ -271,7 +285,7 @@ async fn step(
             return Err(UnitError::HeldBack(missing.lost));
         }
         let planned = Outcome::Planned { archives: objects.len(), missing };
-        return Ok(Some(Step { incomplete, ..Step::new(planned) }));
+        return Ok(Some(Step { incomplete, older, ..Step::new(planned) }));
     }
 
     if let Err(away) = latest
@@ -298,7 +312,7 @@ async fn step(
                 Published::AlreadyThere | Published::Overtaken => None,
             };
             let outcome = Outcome::Published { subject, revision: revision.to_string(), objects: objects.len() };
-            Ok(Some(Step { outcome, announced: objects, message, incomplete: stored.marker.incomplete }))
+            Ok(Some(Step { outcome, announced: objects, message, incomplete: stored.marker.incomplete, older }))
         }
         Ok((_, Published::Overtaken)) => Ok(None),
         Err(QueueError::Refused(error)) => Err(UnitError::held_back(format!("stored, but not announced: {error}"))),

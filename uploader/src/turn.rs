@@ -191,8 +191,9 @@ async fn work(
         _ => None,
     };
     let published_at = settled.published_at;
-    let record =
-        settled.message.map(|message| SettledAs { archives, message, place: site.place(), objects, published_at });
+    // Older publications are named each time the unit is looked at.
+    let message = settled.message.filter(|_| settled.older.is_empty());
+    let record = message.map(|message| SettledAs { archives, message, place: site.place(), objects, published_at });
     let announced = matches!(settled.outcome, Outcome::Published { .. } | Outcome::Unchanged { .. });
     let (cache, dry_run) = (Arc::clone(&site.cache), mode.dry_run);
     let sure = blocking(move || {

@@ -50,6 +50,8 @@ pub(crate) async fn store(site: &Site, objects: &[Object], local: &[Digested]) -
     let mut results = stream::iter(objects)
         .map(|object| {
             let archive = site.prefix.archive_path(&object.key).ok().and_then(|path| on_disk.get(path).copied());
+            // One with other bytes is an older publication, and tells nothing about the object.
+            let archive = archive.filter(|archive| archive.sha256() == object.sha256);
             one(site, object, archive, &looks)
         })
         .buffer_unordered(site.transfers_max);
@@ -82,7 +84,7 @@ pub(crate) async fn missing_bytes(site: &Site, objects: &[Object], local: &[Dige
     let mut results = stream::iter(objects)
         .map(async |object| {
             let _place = site.transfer().await?;
-            let archive = on_disk.get(&object.key).copied();
+            let archive = on_disk.get(&object.key).copied().filter(|archive| archive.sha256() == object.sha256);
             let good = match (site.store.head(&object.key).await?, archive) {
                 (None, _) => false,
                 (Some(stored), _) if difference(&stored, object, archive.map(|archive| &archive.checked)).is_none() => {
@@ -142,7 +144,7 @@ impl Looks {
     }
 }
 
-/// Returns the bytes sent; `None` when the bucket had the object.
+/// Returns the bytes sent; `None` when the bucket had the object. `archive` has the object's content, where it is here.
 async fn one(
     site: &Site,
     object: &Object,
@@ -152,7 +154,7 @@ async fn one(
     let place = site.transfer().await?;
     let key = &object.key;
     let checked = archive.map(|archive| &archive.checked);
-    if let Some(archive) = archive.filter(|archive| archive.sha256() == object.sha256)
+    if let Some(archive) = archive
         && looks.nothing_is_there(site.transfers_max)
         && !is_sent_otherwise(site, archive)
     {
@@ -181,8 +183,7 @@ async fn one(
         site.metrics.object_present();
         return Ok(None);
     }
-    // An archive on disk that the published one outranks does not occur: what is on disk replaces what is published.
-    let Some(archive) = archive.filter(|archive| archive.sha256() == object.sha256) else {
+    let Some(archive) = archive else {
         return Err(UnitError::held_back(lost(object)));
     };
     let sent = send(site, place, object, &archive.path, archive.checked.parts_etag.as_deref()).await?;

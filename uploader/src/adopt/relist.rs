@@ -12,7 +12,7 @@ use crate::publish;
 use crate::queue::QueueError;
 use crate::settle::{Outcome, Settled};
 use crate::site::Site;
-use crate::unit_plan::overlay;
+use crate::unit_plan::plan;
 use crate::upload;
 
 /// Stores the list, and announces it where it is not the very one that was announced.
@@ -25,7 +25,8 @@ pub(super) async fn settle(
     archives: &[Digested],
     latest: Result<Latest, QueueError>,
 ) -> Result<Settled, UnitError> {
-    let objects = overlay(&left.objects, archives.iter().map(|archive| archive.object(site)).collect());
+    let here = archives.iter().map(|archive| archive.local_object(site)).collect();
+    let objects = plan(&left.objects, here, site.rollback_at(unit)).objects;
     // Rule 1, also of a list that was announced before.
     upload::store(site, &objects, archives).await?;
     let marker = latest.as_ref().ok().and_then(|latest| latest.marker.as_ref());
@@ -33,7 +34,7 @@ pub(super) async fn settle(
     let is_announced = announced.is_some();
     let marker = match announced {
         Some(marker) => marker,
-        None => publish::marker(site, unit, objects.clone(), None)?,
+        None => publish::marker(site, unit, objects.clone(), None, left.published_at)?,
     };
     let stored = publish::store(site, marker, left.current).await?;
     if is_announced {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use common::checksum::Sha256Sum;
-use common::marker::{Current, MANIFEST_BYTES_MAX, Marker, Object};
+use common::marker::{Content, Current, Dates, MANIFEST_BYTES_MAX, Marker, Object};
 use common::unit::Unit;
 use futures::{StreamExt, stream};
 
@@ -37,6 +37,8 @@ pub(super) struct Manifest {
     pub(super) marker: Marker,
     /// Whether `current.json` names it.
     pub(super) is_current: bool,
+    /// Where `current.json` dates objects otherwise than its manifest; the marker and the objects have these times.
+    pub(super) dates: Dates,
     objects: Vec<Object>,
 }
 
@@ -96,8 +98,11 @@ pub(super) async fn read(
         return match serde_json::from_slice::<Current>(&json) {
             Ok(current) => {
                 let mut found = manifest(site, unit, &current.revision, true).await?;
-                if let (InBucket::Whole(manifest), Some(at)) = (&mut found, current.published_at) {
-                    manifest.marker.published_at = at;
+                if let InBucket::Whole(manifest) = &mut found {
+                    manifest.marker.published_at = current.published_at.unwrap_or(manifest.marker.published_at);
+                    current.dates.apply(&mut manifest.objects);
+                    manifest.marker.content = Content::Objects(manifest.objects.clone());
+                    manifest.dates = current.dates;
                 }
                 Ok(found)
             }
@@ -143,7 +148,14 @@ pub(super) async fn manifest(
         Ok(objects) => objects.to_vec(),
         Err(error) => return faulty(&error),
     };
-    Ok(InBucket::Whole(Box::new(Manifest { key, json: json.to_vec(), marker, is_current, objects })))
+    Ok(InBucket::Whole(Box::new(Manifest {
+        key,
+        json: json.to_vec(),
+        marker,
+        is_current,
+        dates: Dates::default(),
+        objects,
+    })))
 }
 
 /// The objects that the bucket does not have as the marker says, by its own metadata.

@@ -12,7 +12,7 @@ use super::bucket::{self, InBucket, Lost, Manifest};
 use super::report::Finding;
 use super::{Failure, Trouble};
 use crate::check;
-use crate::publish::{is_backfill, put_current, put_read_back};
+use crate::publish::{dates_of, is_backfill, put_current, put_read_back};
 use crate::site::{Site, blocking};
 use crate::upload;
 
@@ -112,7 +112,7 @@ impl Fixer<'_> {
     /// The manifest, byte for byte, where its period belongs now. All its objects were read back.
     async fn publish(&self, unit: &Unit, manifest: &Manifest) -> Result<Result<String, String>, Trouble> {
         if !manifest.is_current {
-            put_current(self.site, &manifest.marker, &manifest.key).await?;
+            put_current(self.site, &manifest.marker, &manifest.key, manifest.dates.clone()).await?;
         }
         let revision = &manifest.marker.revision;
         let deadline = Instant::now() + self.site.publish.timeout;
@@ -162,7 +162,8 @@ impl Fixer<'_> {
         let backfill = is_backfill(unit, self.site.publish.live_days, common::clock::now());
         let subject = MarkerSubject::announcement(unit, backfill);
         let expected_last = if backfill { latest.backfill_sequence } else { latest.ready_sequence };
-        let payload = manifest.marker.message(&manifest.key, &manifest.json, self.bus.inline_bytes_max());
+        let payload =
+            manifest.marker.message(&manifest.key, &manifest.json, manifest.dates.clone(), self.bus.inline_bytes_max());
         let revision = &manifest.marker.revision;
         self.bus.republish_marker(&subject, revision, payload, expected_last, self.stream_end).await.map(Some)
     }
@@ -206,7 +207,8 @@ impl Fixer<'_> {
         {
             put_read_back(self.site, &key, json).await?;
         }
-        put_current(self.site, &marker, &key).await?;
+        let dates = dates_of(self.site, &marker).await?;
+        put_current(self.site, &marker, &key, dates).await?;
         Ok(Ok(format!("written back to the bucket: {key}")))
     }
 

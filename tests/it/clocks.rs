@@ -1,0 +1,119 @@
+//! An uploader's clock decides nothing about which archive wins.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::Project;
+use tests::servers::Stack;
+use tests::{Context, Result};
+
+use crate::handmade::Handmade;
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn day() -> ArchiveSpec {
+    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-10")
+}
+
+fn generated_at(marker: &Value) -> Option<&str> {
+    marker["objects"][0]["generated_at"].as_str()
+}
+
+fn on_a_folder(label: &str) -> Result<Project> {
+    let mut project = Project::new(Stack::shared(), label)?;
+    let share = project.dir().join("share");
+    std::fs::create_dir(&share).context("the share")?;
+    project.set("storage.type", "fs")?;
+    project.set("storage.fs.path", share.to_string_lossy().into_owned())?;
+    Ok(project)
+}
+
+/// How many seconds ago a time is, for a clock that stands there.
+fn back_to(time: &str) -> Result<String> {
+    let at: jiff::Timestamp = time.parse().context(time)?;
+    Ok((at.as_second() - jiff::Timestamp::now().as_second()).to_string())
+}
+
+/// The clock stands at 5 April, the corrected day was generated on the 20th. Dated by the clock it would lose against the
+/// month of the 7th.
+#[test]
+fn an_archive_that_the_clock_cannot_believe_waits() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "clock-behind")?;
+    let hand = Handmade::new(stack, &project)?;
+    day().seed(3).generated_at("2025-04-20T00:00:00Z").write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    let clock = back_to("2025-04-05T00:00:00Z")?;
+    let behind = project.start("uploader", &["upload"], &[("FERRY_CLOCK_OFFSET_S", &clock)])?.wait(SOON)?;
+    let behind = behind.expect_code(1)?;
+    let told = "the clock is behind, or the stamp lies in the future";
+    assert!(behind.stderr.contains(told), "{}", behind.stderr);
+    assert_eq!(hand.markers()?.len(), 0);
+    project.uploader(&["upload"])?.expect_code(0)?;
+    assert_eq!(generated_at(&hand.markers()?[0].1), Some("2025-04-20T00:00:00Z"));
+    Ok(())
+}
+
+/// An uploader before this one dated an archive by its clock: its own stamp counts as soon as somebody looks.
+#[test]
+fn a_time_that_a_wrong_clock_gave_is_put_right() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "clock-was-behind")?;
+    let hand = Handmade::new(stack, &project)?;
+    let month = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03").generated_at("2025-04-07T00:00:00Z");
+    month.write(project.data_dir())?;
+    day().seed(3).generated_at("2025-04-20T00:00:00Z").write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let (_, mut wrong) =
+        hand.markers()?.into_iter().find(|(_, marker)| marker["period"] == "2025-03-10").expect("a day");
+    wrong["objects"][0]["generated_at"] = "2025-04-05T00:00:00Z".into();
+    hand.purge_stream("MARKERS")?;
+    hand.publish(&day().unit(), wrong.to_string().as_bytes())?;
+    project.puller(&["pull"])?.expect_code(0)?;
+
+    std::fs::remove_dir_all(project.dir().join("state")).context("the cache")?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let times = |marker: &(String, Value)| generated_at(&marker.1).map(str::to_owned);
+    assert!(hand.markers()?.iter().filter_map(times).any(|at| at == "2025-04-20T00:00:00Z"), "{:#?}", hand.markers()?);
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()?;
+    let again = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    Ok(())
+}
+
+/// No server compares the time of a request where the store is a folder: the folder's own clock does, and what NATS has
+/// stored.
+#[test]
+fn a_clock_that_is_behind_is_noticed_without_a_bucket() -> Result<()> {
+    let project = on_a_folder("fs-clock-behind")?;
+    day().write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    let upload = |offset: &str| project.start("uploader", &["upload"], &[("FERRY_CLOCK_OFFSET_S", offset)])?.wait(SOON);
+    let behind = upload("-172800")?.expect_code(2)?;
+    assert!(behind.stderr.contains("file server"), "{}", behind.stderr);
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let behind = upload("-172800")?.expect_code(2)?;
+    assert!(behind.stderr.contains("NATS has stored a message at"), "{}", behind.stderr);
+    Ok(())
+}
+
+/// Of two revisions the one published later is the newer, also by the clock of an uploader that is behind.
+#[test]
+fn a_later_revision_is_never_published_earlier() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "published-later")?;
+    let hand = Handmade::new(stack, &project)?;
+    for (seed, offset) in [(1, "0"), (2, "-7200")] {
+        day().seed(seed).generated_at(&format!("2025-04-0{seed}T00:00:00Z")).write(project.data_dir())?;
+        mark_all(project.data_dir())?;
+        let upload = project.start("uploader", &["upload"], &[("FERRY_CLOCK_OFFSET_S", offset)])?.wait(SOON)?;
+        upload.expect_code(0)?;
+    }
+    let markers = hand.markers()?;
+    let times: Vec<_> = markers.iter().map(|(_, marker)| marker["published_at"].as_str()).collect();
+    assert!(times.len() == 2 && times[0] < times[1], "{times:?}");
+    project.uploader(&["reconcile"])?.expect_code(0).map(drop)
+}

@@ -1,0 +1,112 @@
+//! An older publication that comes back is named, and shown only when somebody says so.
+
+use std::time::Duration;
+
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::Project;
+use tests::servers::Stack;
+use tests::{Result, http};
+
+use crate::handmade::Handmade;
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn first() -> ArchiveSpec {
+    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01").generated_at("2025-03-02T00:00:00Z")
+}
+
+/// Two hours fewer, generated later.
+fn second() -> ArchiveSpec {
+    first().missing([3, 4]).generated_at("2025-03-05T00:00:00Z")
+}
+
+fn rows(project: &Project) -> Result<String> {
+    Ok(project.query("SELECT count() FROM {db}.klines_latest")?.trim().to_owned())
+}
+
+/// The exchange publishes an archive, a correction of it, and then the former bytes again.
+fn rolled_back(project: &Project) -> Result<()> {
+    for spec in [first(), second(), first()] {
+        spec.write(project.data_dir())?;
+        mark_all(project.data_dir())?;
+        project.uploader(&["upload"])?.expect_code(0)?;
+        project.puller(&["pull"])?.expect_code(0)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_older_publication_waits_until_somebody_accepts_it() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "rollback")?;
+    let hand = Handmade::new(stack, &project)?;
+    rolled_back(&project)?;
+    let unit = first().unit();
+    let key = format!("{}/{}", project.prefix(), first().path());
+    assert_eq!((hand.markers()?.len(), rows(&project)?.as_str()), (2, "22"));
+    assert_eq!(hand.get(&key)?, second().zip(), "the announced object is in the bucket");
+
+    // Each run names it, whether anything was cached or not.
+    for _ in 0..2 {
+        let upload = project.uploader(&["upload", "--json"])?.expect_code(0)?;
+        assert!(upload.stderr.contains(&format!("--accept-rollback {unit}")), "{}", upload.stderr);
+        let older = &upload.json()?["older"];
+        assert_eq!((&older[0]["unit"], &older[0]["archives"][0]["symbol"]), (&unit.as_str().into(), &"BTCUSDT".into()));
+    }
+    let text = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(text.stdout.contains("before the announced archive of 2025-03-05T00:00:00Z"), "{}", text.stdout);
+    let reconcile = project.uploader(&["reconcile"])?.expect_code(0)?;
+    assert!(reconcile.stdout.contains(&format!("--accept-rollback {unit}")), "{}", reconcile.stdout);
+    // Nothing goes from the disk that the bucket does not have.
+    let cleanup = project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
+    assert!(project.data_dir().join(first().path()).exists(), "{}", cleanup.stdout);
+
+    project.uploader(&["upload", "--accept-rollback", &unit])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!((rows(&project)?.as_str(), hand.get(&key)?), ("24", first().zip()));
+    project.check_tables()?;
+    let after = project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?;
+    assert_eq!((&after["units"]["unchanged"], after["older"].as_array().map(Vec::len)), (&1.into(), Some(0)));
+    let reconcile = project.uploader(&["reconcile"])?.expect_code(0)?;
+    assert!(!reconcile.stdout.contains("--accept-rollback"), "{}", reconcile.stdout);
+
+    // A unit of which nothing is at hand.
+    project.uploader(&["upload", "--accept-rollback", "binance/spot/klines/1h/2025-03-09"])?.expect_code(4)?;
+    Ok(())
+}
+
+#[test]
+fn the_service_names_it_once() -> Result<()> {
+    let mut project = Project::new(Stack::shared(), "rollback-watch")?;
+    project.set("watch.rescan", "300ms")?;
+    rolled_back(&project)?;
+    let mut watch = project.spawn_uploader(&["watch"])?;
+    project.wait_until("some passes", SOON, || {
+        Ok(http::get(watch.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
+    })?;
+    std::thread::sleep(Duration::from_secs(2));
+    watch.sigterm()?;
+    let ended = watch.wait(SOON)?.expect_code(0)?;
+    assert_eq!(ended.stderr.matches("--accept-rollback").count(), 1, "{}", ended.stderr);
+    Ok(())
+}
+
+/// Another program puts the older publication over the announced one.
+#[test]
+fn an_older_object_in_the_bucket_is_not_adopted_by_itself() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "rollback-adopt")?;
+    let hand = Handmade::new(stack, &project)?;
+    for spec in [first(), second()] {
+        spec.write(project.data_dir())?;
+        mark_all(project.data_dir())?;
+        project.uploader(&["upload"])?.expect_code(0)?;
+    }
+    hand.put(&format!("{}/{}", project.prefix(), first().path()), &first().zip())?;
+    let adopted = project.uploader(&["adopt"])?.expect_code(1)?;
+    assert!(adopted.stderr.contains("before the announced archive"), "{}", adopted.stderr);
+    assert_eq!(hand.markers()?.len(), 2);
+    project.uploader(&["adopt", "--accept-rollback", &first().unit()])?.expect_code(0)?;
+    assert_eq!(hand.markers()?.len(), 3);
+    Ok(())
+}
