@@ -6,14 +6,16 @@
 //! of objects.
 
 mod bucket;
+mod content;
 mod fix;
+mod local;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::checksum::Sha256Sum;
 use common::config::Config;
-use common::marker::Marker;
+use common::marker::{Marker, Object};
 use common::output::Failure;
 use common::unit::Unit;
 use futures::{StreamExt, stream};
@@ -23,6 +25,7 @@ use nats::{Bus, StreamMarker};
 use crate::cli::Reconcile;
 use crate::error::{PassError, UnitError};
 use crate::site::Site;
+use crate::standing;
 
 use bucket::{InBucket, Listed};
 use fix::{Fixer, Repair};
@@ -81,6 +84,9 @@ async fn compare_all(
             there = true;
         }
     }
+    if there && let Some(newest) = bus.newest_announcement().await? {
+        standing::compare(site, &newest)?;
+    }
     let mut announced: BTreeMap<Unit, OnStream> = BTreeMap::new();
     let mut stream_end = 0;
     if there {
@@ -96,7 +102,11 @@ async fn compare_all(
         .await?;
     }
     let listed = bucket::list(site).await?;
-    let units: BTreeSet<&Unit> = announced.keys().chain(listed.keys()).collect();
+    let filter = &args.filter;
+    let units: BTreeSet<&Unit> = announced.keys().chain(listed.keys()).filter(|unit| filter.matches(unit)).collect();
+    if units.is_empty() && !filter.is_empty() {
+        return Err(PassError::NoMatch(Box::new(filter.clone())).into());
+    }
     site.progress.begin(units.len(), 0);
     let data_dir = config.local.data_dir.is_some();
     let run = Run { site, bus: &bus, args, there, fixer: Fixer { site, bus: &bus, stream_end, data_dir } };
@@ -143,7 +153,12 @@ impl Run<'_> {
             if let InBucket::Whole(manifest) = &bucket
                 && look
             {
-                let lost = bucket::faulty_objects(self.site, manifest.objects()).await?;
+                let mut lost = bucket::faulty_objects(self.site, manifest.objects()).await?;
+                if self.args.content {
+                    let is_lost = |object: &&Object| lost.iter().any(|lost| lost.object.key == object.key);
+                    let rest: Vec<&Object> = manifest.objects().iter().filter(|object| !is_lost(object)).collect();
+                    lost.extend(content::different(self.site, &rest).await?);
+                }
                 finding.lose(&lost);
                 if self.args.fix && !lost.is_empty() {
                     let left = self.fixer.put_back(lost, &mut finding).await?;
@@ -151,6 +166,11 @@ impl Run<'_> {
                         repair = Repair::Impossible;
                     }
                 }
+            }
+            if let InBucket::Whole(manifest) = &bucket
+                && self.fixer.data_dir
+            {
+                finding.older = local::older(self.site, unit, manifest.objects()).await;
             }
             if self.args.fix {
                 self.fixer.repair(unit, &bucket, repair, &mut finding).await?;

@@ -6,6 +6,8 @@ use common::unit::Unit;
 use serde::Serialize;
 
 use super::bucket::Lost;
+use crate::report::OlderUnit;
+use crate::unit_plan::OlderArchive;
 
 /// How a unit compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub(super) struct Finding {
     what: String,
     /// Objects that are not in the bucket as they must be, and other reasons; one line each.
     pub(super) details: Vec<String>,
+    /// Archives at hand that are older than what is announced; that is no difference.
+    pub(super) older: Vec<OlderArchive>,
     /// What `--fix` did, or why it could not.
     repairs: Vec<String>,
     /// `None`: nothing was tried.
@@ -56,7 +60,7 @@ pub(super) struct Finding {
 impl Finding {
     pub(super) fn new(unit: &Unit, sign: Sign, what: &str) -> Self {
         let (unit, what) = (unit.clone(), what.to_owned());
-        Self { unit, sign, what, details: Vec::new(), repairs: Vec::new(), fixed: None }
+        Self { unit, sign, what, details: Vec::new(), older: Vec::new(), repairs: Vec::new(), fixed: None }
     }
 
     /// Objects of the manifest are not in the bucket as it says.
@@ -66,7 +70,7 @@ impl Finding {
         }
         let before = if self.sign == Sign::Same { String::new() } else { format!("; {}", self.what) };
         let (count, plural) = (lost.len(), if lost.len() == 1 { "" } else { "s" });
-        self.what = format!("the bucket does not have {count} object{plural} that the manifest names{before}");
+        self.what = format!("the bucket does not have {count} object{plural} as the manifest names{before}");
         self.sign = Sign::Faulty;
         self.details.extend(lost.iter().map(|lost| format!("{}: {}", lost.object.key, lost.why)));
     }
@@ -113,6 +117,8 @@ pub(crate) struct Report {
     /// Units that differ; with `--verbose` all.
     #[serde(skip)]
     findings: Vec<Finding>,
+    /// Units of which `data_dir` has archives that are older than the announced ones, as far as they were read before.
+    older: Vec<OlderUnit>,
     /// Why the run ended early.
     #[serde(skip)]
     error: Option<Failure>,
@@ -122,11 +128,14 @@ pub(crate) struct Report {
 
 impl Report {
     pub(super) fn new(fix: bool) -> Self {
-        let (units, findings) = (Counts::default(), Vec::new());
-        Self { fix, stream_was_missing: false, units, findings, error: None, exit_code: exit::DONE }
+        let (units, findings, older) = (Counts::default(), Vec::new(), Vec::new());
+        Self { fix, stream_was_missing: false, units, findings, older, error: None, exit_code: exit::DONE }
     }
 
     pub(super) fn add(&mut self, finding: Finding, verbose: bool) {
+        if !finding.older.is_empty() {
+            self.older.push(OlderUnit::of(&finding.unit, &finding.older));
+        }
         let units = &mut self.units;
         *match finding.sign {
             Sign::Same => &mut units.same,
@@ -163,7 +172,8 @@ impl Report {
 
     /// The answer of the command.
     pub(crate) fn into_reply(self, all: bool) -> Reply {
-        let findings: Vec<output::Finding> = self.findings.iter().map(Finding::answer).collect();
+        let older = self.older.iter().map(OlderUnit::finding);
+        let findings: Vec<output::Finding> = self.findings.iter().map(Finding::answer).chain(older).collect();
         let text = self.to_text(&findings, all);
         Reply::of_report(self.exit_code, &self).findings(findings).text(text).failed(self.failure())
     }
