@@ -20,6 +20,7 @@ mod fleet;
 mod histories;
 mod ingested;
 mod kills;
+mod layouts;
 mod many_symbols;
 mod marking;
 mod moving;

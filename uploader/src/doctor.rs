@@ -4,9 +4,11 @@ use std::path::Path;
 
 use common::config::{Config, When};
 use common::doctor::{Report, check_storage, describe_http, describe_storage};
-use common::object_store::End;
+use common::object_store::{End, ObjectStore};
 use nats::{Bus, StreamUsage};
+use tokio_util::sync::CancellationToken;
 
+use crate::complete::Wanted;
 use crate::download;
 use crate::marks;
 use crate::site::blocking;
@@ -29,7 +31,10 @@ pub(crate) fn configuration(config: &Config) -> Report {
 pub(crate) async fn examine(config: &Config) -> Report {
     let mut report = Report::default();
     match &config.local.data_dir {
-        Some(data_dir) => look_at_data_dir(&mut report, data_dir, config.publish.when).await,
+        Some(data_dir) => {
+            look_at_data_dir(&mut report, data_dir, config.publish.when).await;
+            look_at_archives(&mut report, data_dir, config).await;
+        }
         None => report.bad("data_dir", "local.data_dir is not set", "set it to the folder with the archives"),
     }
     download::look_at_exchange(&mut report, config).await;
@@ -68,12 +73,25 @@ async fn look_at_data_dir(report: &mut Report, data_dir: &Path, when: When) {
             }
         }
     }
-    match blocking(move || std::fs::read_dir(tree)).await {
-        Ok(_) => report.good("archives", format!("{shown}/data can be read")),
-        Err(error) => {
-            let advice = "local.data_dir is the folder that holds Binance's tree: data/spot/…, data/futures/…";
-            report.bad("archives", format!("{shown}/data cannot be read: {error}"), advice);
-        }
+    if let Err(error) = blocking(move || std::fs::read_dir(tree)).await {
+        let advice = "local.data_dir is the folder that holds Binance's tree: data/spot/…, data/futures/…";
+        report.bad("archives", format!("{shown}/data cannot be read: {error}"), advice);
+    }
+}
+
+/// How many archives lie where they belong, and what looks like one and does not.
+async fn look_at_archives(report: &mut Report, data_dir: &Path, config: &Config) {
+    const NAME: &str = "archives";
+    let (folder, wanted) = (data_dir.to_owned(), Wanted::new(config));
+    // A folder that cannot be read was told of.
+    let look = move || strays::find(&folder, &wanted, &CancellationToken::new());
+    let Ok(found) = blocking(look).await else { return };
+    let advice = "move or rename them, or configure what is to be collected; docs/MIGRATING.md says what is taken";
+    for strays in &found.strays {
+        report.bad(NAME, strays.to_string(), advice);
+    }
+    if found.strays.is_empty() && !report.checks.iter().any(|check| check.name == NAME) {
+        report.good(NAME, format!("{} lie where they belong", found.in_place));
     }
 }
 

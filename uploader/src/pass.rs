@@ -187,6 +187,7 @@ impl Pass<'_> {
             Scope::Everything(filter) => filter.clone(),
             Scope::Units(_) => UnitFilter::default(),
         };
+        let is_everything = matches!(scope, Scope::Everything(filter) if filter.is_empty());
         let scope = scope.clone();
         let look = move || -> io::Result<(Found, HashSet<Unit>, Vec<String>)> {
             let mut walk = Walk {
@@ -241,6 +242,9 @@ impl Pass<'_> {
                 tracing::warn!("{problem}");
             }
         }
+        if is_everything {
+            self.look_for_strays().await?;
+        }
         self.report.problems = found.problems;
         let units = found.units.into_iter().filter_map(|(unit, seen)| {
             let marked = marked.contains(&unit);
@@ -248,6 +252,23 @@ impl Pass<'_> {
             (is_there && filter.matches(&unit)).then_some((unit, seen, marked))
         });
         Ok(units.collect())
+    }
+
+    /// Finds what looks like an archive and is not taken; a service does so once.
+    async fn look_for_strays(&mut self) -> Result<(), PassError> {
+        const ONCE: &str = "files that are not taken";
+        let site = self.site;
+        if self.mode.service && !self.memory.is_news(ONCE) {
+            return Ok(());
+        }
+        let (data_dir, wanted, stop) = (site.data_dir.clone(), Arc::clone(&site.wanted), site.shutdown.clone());
+        let found = blocking(move || strays::find(&data_dir, &wanted, &stop)).await;
+        let found = found.map_err(|error| PassError::data_dir(site.data_dir.clone(), &error))?;
+        for strays in &found.strays {
+            tracing::warn!("{strays}");
+        }
+        self.report.take_strays(found);
+        Ok(())
     }
 
     /// What the stream has of each unit, if so many are to be looked at that asking for all is cheaper.

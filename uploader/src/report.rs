@@ -1,11 +1,12 @@
 //! What a pass did, for people and as JSON.
 
+use std::fmt;
 use std::time::Duration;
 
 use common::exit;
 use common::marker::Incomplete;
 use common::output::{self, Failure, FailureClass, Finding, Reply, list};
-use common::unit::shorten;
+use common::unit::{Unit, shorten};
 use serde::Serialize;
 
 use crate::settle::{Outcome, Settled};
@@ -224,6 +225,7 @@ impl Report {
         }
         let parts = [
             (units.held_back, count(units.held_back, "unit") + " held back"),
+            (usize::from(self.is_misplaced()), "no archive lies where it belongs".to_owned()),
             (self.bad_marks.len(), format!("marks not understood: {}", self.bad_marks.join(", "))),
             (archives.not_removed.len(), format!("not removed from disk: {}", archives.not_removed.join(", "))),
         ];
@@ -257,8 +259,10 @@ impl Report {
         let units = &self.units;
         let ended = units.published + units.unchanged + units.held_back + units.unannounced + units.waiting;
         self.units.left = units.total.saturating_sub(ended + self.planned.len());
-        let some_failed =
-            self.units.held_back > 0 || !self.bad_marks.is_empty() || !self.archives.not_removed.is_empty();
+        let some_failed = self.is_misplaced()
+            || self.units.held_back > 0
+            || !self.bad_marks.is_empty()
+            || !self.archives.not_removed.is_empty();
         self.exit_code = match &self.error {
             Some(failure) => failure.exit_code(),
             None if self.units.unannounced > 0 => unannounced(self.units.unannounced, self.queue.as_ref()).exit_code(),

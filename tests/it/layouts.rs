@@ -1,0 +1,82 @@
+//! Archives that lie or are spelt otherwise are never left out without a word.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::Project;
+use tests::servers::Stack;
+use tests::{Context, Result};
+
+fn day(symbol: &str) -> ArchiveSpec {
+    ArchiveSpec::new(Market::Spot, symbol, "1h", "2025-03-01")
+}
+
+/// Puts an archive where the exchange's tree does not have it.
+fn put(data_dir: &Path, path: &str, spec: &ArchiveSpec) -> Result<()> {
+    let file = data_dir.join(path);
+    fs::create_dir_all(file.parent().unwrap_or(data_dir)).context(path)?;
+    fs::write(file, spec.zip()).context(path)
+}
+
+fn not_taken(report: &Value) -> Vec<(u64, &str, Option<&str>)> {
+    let strays = report["not_taken"].as_array().into_iter().flatten();
+    strays
+        .map(|strays| {
+            let text = |key: &str| strays[key].as_str();
+            (strays["count"].as_u64().unwrap_or_default(), text("example").unwrap_or_default(), text("place"))
+        })
+        .collect()
+}
+
+#[test]
+fn archives_at_other_places_are_counted_and_shown() -> Result<()> {
+    let mut project = Project::new(Stack::shared(), "layouts")?;
+    let data_dir = project.data_dir().to_owned();
+    project.puller(&["migrate"])?.expect_code(0)?;
+    let folder = "data/spot/daily/klines/ETHUSDT/1h";
+    // As the exchange's own downloader lays them when it is given two dates; the layout of former years; a date without
+    // its zeros.
+    let deeper = format!("{folder}/2025-03-01_2025-04-01/ETHUSDT-1h-2025-03-01.zip");
+    put(&data_dir, &deeper, &day("ETHUSDT"))?;
+    put(&data_dir, "data/spot/klines/SOLUSDT/1h/SOLUSDT-1h-2025-03-01.zip", &day("SOLUSDT"))?;
+    put(&data_dir, &format!("{folder}/ETHUSDT-1h-2025-3-1.zip"), &day("ETHUSDT"))?;
+    let place = format!("{folder}/ETHUSDT-1h-2025-03-01.zip");
+    let expected = [
+        (2, deeper.as_str(), Some(place.as_str())),
+        (1, "data/spot/daily/klines/ETHUSDT/1h/ETHUSDT-1h-2025-3-1.zip", Some(place.as_str())),
+    ];
+
+    for when in ["marked", "complete"] {
+        project.set("publish.when", when)?;
+        project.set("publish.settle", "0s")?;
+        // A tree of archives none of which is taken is no tree with nothing to do.
+        let upload = project.uploader(&["upload", "--json"])?.expect_code(1)?;
+        assert_eq!(not_taken(&upload.json()?), expected, "{when}");
+        let upload = project.uploader(&["upload"])?.expect_code(1)?;
+        assert!(upload.stdout.contains("2 files look like an archive and are not taken"), "{}", upload.stdout);
+        assert!(upload.stdout.contains(&format!("it belongs to {place}")), "{}", upload.stdout);
+        assert!(!upload.stdout.contains("nothing to do"), "{}", upload.stdout);
+        let doctor = project.uploader(&["doctor"])?.expect_code(4)?;
+        assert!(doctor.stdout.contains(&format!("it belongs to {place}")), "{}", doctor.stdout);
+    }
+
+    // Beside archives in their place they are a remark.
+    day("BTCUSDT").write(&data_dir)?;
+    mark_all(&data_dir)?;
+    let upload = project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?;
+    assert_eq!((&upload["units"]["published"], not_taken(&upload).len()), (&1.into(), 2));
+    let again = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(again.stdout.contains("are not taken") && again.stdout.contains("nothing to do"), "{}", again.stdout);
+
+    // Once they lie where they belong there is nothing to say.
+    fs::rename(data_dir.join(&deeper), data_dir.join(&place)).context("moved")?;
+    day("SOLUSDT").write(&data_dir)?;
+    fs::remove_dir_all(data_dir.join("data/spot/klines")).context("the old layout")?;
+    fs::remove_file(data_dir.join(folder).join("ETHUSDT-1h-2025-3-1.zip")).context("the other name")?;
+    project.uploader(&["doctor"])?.expect_code(0)?;
+    let upload = project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?;
+    assert_eq!((&upload["units"]["published"], not_taken(&upload).len()), (&1.into(), 0));
+    Ok(())
+}
