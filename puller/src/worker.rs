@@ -9,7 +9,7 @@ use common::object_key::Prefix;
 use common::object_store::ObjectStore;
 use common::unit::Unit;
 use jiff::{SignedDuration, Timestamp};
-use nats::{Bus, DeadLetter, Delivery, Held, Lane, MarkerSubject, TaskState};
+use nats::{Bus, DeadLetter, Delivery, Held, Lane, MarkerSubject, SettleError, TaskState};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -243,14 +243,21 @@ impl Worker {
             }
             Some(Disposition::DeadLetter { .. }) => {
                 let letter = DeadLetter { destination: &self.destination_name, class, error: &error };
+                // A stream that was made anew has its own word on the unit.
+                if !delivery.is_current().await {
+                    tracing::warn!(class, error, "failed, and the stream was made anew since: left to the new one");
+                    return;
+                }
                 self.store_letter(held, &letter).await;
                 failpoint("puller.dead_letter_stored");
                 tracing::error!(class, error, "dead letter");
                 delivery.term(class).await
             }
         };
-        if let Err(error) = settled {
-            tracing::warn!(%error, "the unit will be delivered again, and found to be done");
+        match settled {
+            Ok(()) => {}
+            Err(error @ SettleError::Replaced) => tracing::warn!(%error, "the unit is left to the new stream"),
+            Err(error) => tracing::warn!(%error, "the unit will be delivered again, and found to be done"),
         }
         self.metrics.settled(&self.destination_name, ending.as_str());
         if ending != Ending::Retry {
