@@ -144,7 +144,7 @@ impl Worker {
             let finished = Finished { job: job.as_deref(), unit, started_at, result: &result, disposition, stopped };
             // Before the ack. When it cannot be written the server is away: the unit is gone through again, and what is
             // loaded is skipped.
-            if let Err(error) = self.record(delivery, &finished).await {
+            if let Err(error) = self.record(held, &finished).await {
                 self.wait(held, &Err(error), waits).await;
                 continue;
             }
@@ -300,9 +300,9 @@ impl Worker {
     }
 
     /// Writes the attempt to `ingest_log`, where the destination has one.
-    async fn record(&self, delivery: &Delivery, finished: &Finished<'_>) -> Result<(), WorkError> {
+    async fn record(&self, held: &Held, finished: &Finished<'_>) -> Result<(), WorkError> {
         let (Destination::ClickHouse(loader), Some(unit)) = (&self.destination, finished.unit) else { return Ok(()) };
-        let nothing = Work::default();
+        let (delivery, nothing) = (&held.delivery, Work::default());
         let work = finished.result.as_ref().unwrap_or(&nothing);
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let error = finished.error();
@@ -331,7 +331,7 @@ impl Worker {
             read_back_ms: ms(work.times.read_back),
             trace_id: "",
         };
-        Ok(loader.statements.record_attempts(json_lines(&[attempt])).await?)
+        Ok(loader.statements.record_attempts(json_lines(&[attempt]), &held.lease.activity).await?)
     }
 }
 
