@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use zip::ZipArchive;
 
 use crate::scan::Fingerprint;
+use crate::signs;
 
 /// What is read at once of an archive that is not held in memory whole.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -138,6 +139,7 @@ fn sum(reader: &mut impl Read, size: u64) -> Result<Sums, Fault> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error.into()),
         };
+        signs::bump();
         total += count as u64;
         if total > size {
             return Err(Fault::Changed);
@@ -204,6 +206,7 @@ struct Limited<R> {
 impl<R: Read> Read for Limited<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.archive.read(buffer)?;
+        signs::bump();
         let left = self.left.get().checked_sub(count as u64);
         self.left.set(left.ok_or_else(|| io::Error::other("its directory is not where it should be, or too large"))?);
         Ok(count)
