@@ -30,7 +30,8 @@ impl Activity {
         }
     }
 
-    fn count(&self) -> u64 {
+    /// Signs so far.
+    pub fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -286,6 +286,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn statements_that_end_are_signs_of_progress_for_those_that_wait() {
+        let (batcher, _) = doubling(LIMITS, InHand::default());
+        let activities: Vec<Activity> = (0..6).map(|_| Activity::default()).collect();
+        // Refused together, so they are tried one by one; the second three wait for the first.
+        let asked = activities.iter().map(|activity| batcher.ask(3, 1, activity));
+        futures::future::join_all(asked).await;
+        let signs: Vec<u64> = activities.iter().map(Activity::count).collect();
+        assert!(signs.iter().skip(1).all(|signs| *signs > 0), "{signs:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_nobody_waits_for_any_more_is_not_carried_out() {
         let (batcher, ran) = doubling(LIMITS, InHand::default());
         let ask = |number| {

@@ -34,4 +34,5 @@ mod storages;
 mod streams;
 mod transfer;
 mod uploaders;
+mod waits;
 mod watching;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::backoff::Backoff;
+use common::failpoint::hang;
 use common::output::Failure;
 use common::shutdown;
 use common::unit::Unit;
@@ -108,6 +109,7 @@ impl Pass<'_> {
     async fn every_unit(&mut self, scope: &Scope, watching: &Watching) -> Result<(), PassError> {
         let site = self.site;
         let found = self.find(scope, watching).await?;
+        hang("uploader.pass").await;
         let interrupt = &watching.interrupt;
         // Wrong credentials are told before anything is uploaded; a server that is away is waited for afterwards.
         let Some(bus) = site.shutdown.run_until_cancelled(site.queue.bus()).await else {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use common::backoff::{Backoff, Growth};
 use common::exit;
+use common::failpoint::bound;
 use common::http::Readiness;
 use common::output::Failure;
 use common::unit::Unit;
@@ -138,6 +139,8 @@ async fn listen_meanwhile(
 ) -> Result<Report, Report> {
     let signs = || signs::count() + site.store.bandwidth().grants();
     let (mut seen, mut seen_at) = (signs(), Instant::now());
+    let silence_shown = bound(SILENCE_SHOWN, "FERRY_SILENCE_SHOWN_S");
+    let silence_max = bound(SILENCE_MAX, "FERRY_SILENCE_MAX_S");
     let mut ticks = tokio::time::interval(TICK);
     let long = Instant::now() + INTERRUPT_AFTER;
     let mut pass = std::pin::pin!(pass);
@@ -161,13 +164,13 @@ async fn listen_meanwhile(
                 if now != seen {
                     (seen, seen_at) = (now, Instant::now());
                     readiness.ready(STALL);
-                } else if seen_at.elapsed() >= SILENCE_SHOWN {
+                } else if seen_at.elapsed() >= silence_shown {
                     let silent = seen_at.elapsed();
                     let reason = format!(
                         "the pass has heard nothing of the disk, the bucket and the queue for {} s",
                         silent.as_secs()
                     );
-                    if silent >= SILENCE_MAX {
+                    if silent >= silence_max {
                         tracing::error!(reason, "beginning it anew");
                         site.metrics.pass_restarted();
                         let mut report = Report::new(false, false);
