@@ -24,7 +24,7 @@ impl Backoff {
     pub const RECONNECT: Self = Self {
         initial: Duration::from_millis(250),
         growth: Growth::Exponential { factor: 2.0 },
-        max: Duration::from_secs(15),
+        max: Duration::from_secs(10),
     };
 
     /// The delay after the given attempt (from 1) failed, without jitter.

@@ -4,6 +4,7 @@
 mod timetable;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -37,6 +38,7 @@ struct Shared {
     limit: BwLimit,
     up: Mutex<Bucket>,
     down: Mutex<Bucket>,
+    grants: AtomicU64,
 }
 
 /// Tokens, one a byte. Whoever waits for some holds the lock, so they are served in the order they came.
@@ -51,7 +53,7 @@ struct Bucket {
 impl Bandwidth {
     pub fn new(limit: BwLimit) -> Self {
         let bucket = || Mutex::new(Bucket { tokens: 0.0, filled: Instant::now(), rate: None, looked: None });
-        Self { shared: Arc::new(Shared { limit, up: bucket(), down: bucket() }) }
+        Self { shared: Arc::new(Shared { limit, up: bucket(), down: bucket(), grants: AtomicU64::new(0) }) }
     }
 
     pub fn is_off(&self) -> bool {
@@ -64,8 +66,20 @@ impl Bandwidth {
         self.shared.limit.at(local, direction).map(std::num::NonZero::get)
     }
 
+    /// How often bytes were let through so far: as long as this grows, something moves.
+    pub fn grants(&self) -> u64 {
+        self.shared.grants.load(Ordering::Relaxed)
+    }
+
     /// Waits until some of these bytes may go, and says how many: at least one, unless none are wanted.
     pub async fn take(&self, direction: Direction, wanted: usize) -> usize {
+        let granted = self.wait_for(direction, wanted).await;
+        self.shared.grants.fetch_add(1, Ordering::Relaxed);
+        granted
+    }
+
+    // No time-out: a limit of a byte a second is to be waited for, and whoever holds the lock waits for nothing else.
+    async fn wait_for(&self, direction: Direction, wanted: usize) -> usize {
         if self.shared.limit.is_off() || wanted == 0 {
             return wanted;
         }

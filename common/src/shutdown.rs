@@ -11,6 +11,9 @@ const FORCED: i32 = 143;
 /// How long the uploader drains. What a slow link would take hours to finish the next run goes on with, as after a kill.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// How long the end of a process waits for threads that block.
+pub const LEAVE: Duration = Duration::from_secs(1);
+
 /// Ends when the token is cancelled and what was in hand then has had its time.
 pub async fn overdue(token: CancellationToken) {
     token.cancelled().await;

@@ -10,9 +10,9 @@ use std::time::Duration;
 use async_nats::header;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use common::backoff::{Backoff, Growth};
-use futures::StreamExt;
 
 use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::pull::{Ask, Pull};
 use crate::topology::MARKERS;
 
 /// So many may read at the same time without disturbing each other.
@@ -26,8 +26,6 @@ const BETWEEN_ATTEMPTS: Backoff = Backoff {
 };
 /// Messages asked for at once: some hundred bytes of headers each.
 const BATCH: usize = 1000;
-/// How long the next message of a batch is waited for.
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The newest message on a subject, without its payload.
 #[derive(Debug, Clone)]
@@ -84,12 +82,8 @@ impl Bus {
         let mut read = 0;
         while left > 0 {
             let before = read;
-            let batch = consumer.fetch().max_messages(BATCH).messages().await;
-            let mut batch = batch.map_err(|error| unavailable(&error))?;
-            loop {
-                let next = tokio::time::timeout(MESSAGE_TIMEOUT, batch.next()).await;
-                let Some(message) = next.map_err(|elapsed| unavailable(&elapsed))? else { break };
-                let message = message.map_err(|error| unavailable(error.as_ref()))?;
+            let mut pull = Pull::open(self, &consumer, Ask::Now(BATCH)).await?;
+            while let Some(message) = pull.next().await? {
                 let info = message.info().map_err(|error| unavailable(error.as_ref()))?;
                 // The server counts from one since the reader was set back, whoever is sent the messages.
                 if info.consumer_sequence != read + 1 {

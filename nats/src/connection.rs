@@ -2,28 +2,44 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, Context};
-use async_nats::{ConnectErrorKind, ConnectOptions, Event};
-use common::backoff::Backoff;
+use async_nats::{ConnectErrorKind, ConnectOptions, Event, Statistics};
+use common::backoff::{Backoff, Growth};
 use common::chain::chain;
 use common::config::{Nats, Secret, StreamLimits};
 use common::marker::INLINE_BYTES_MAX;
 use common::output::{Failure, FailureClass};
 use percent_encoding::percent_decode_str;
+use tokio::sync::watch;
 
-/// A frozen link is noticed after two missed pings.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// A server or a link that is frozen, and not cut, is noticed at the third ping after the last that was answered.
+const PING_INTERVAL: Duration = Duration::from_secs(4);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Room for the headers of a marker, or of a dead letter, whose error text may have 16 KiB.
 const HEADER_BYTES: usize = 24 * 1024;
+/// A name may have several addresses, and finding them takes as long as the resolver does.
+const CONNECT_ALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an answer is waited for where nothing else is said.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the end of a process waits for what it has still to send.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pauses between attempts to connect again. The longest is short: who waits for the network waits that much more.
+const RECONNECT: Backoff = Backoff {
+    initial: Duration::from_millis(250),
+    growth: Growth::Exponential { factor: 2.0 },
+    max: Duration::from_secs(4),
+};
 
 /// A connection to NATS, shared by cloning.
 #[derive(Clone)]
 pub struct Bus {
     pub(crate) client: async_nats::Client,
     pub(crate) context: Context,
+    pub(crate) link: Link,
     /// This process's unique name.
     pub(crate) worker: String,
     /// Copies of each stream.
@@ -38,12 +54,19 @@ impl Bus {
     /// # Errors
     /// No server answers, none accepts the credentials, or a file of them cannot be read.
     pub async fn connect(config: &Nats, worker: &str) -> Result<Self, BusError> {
+        let (connected, connections) = watch::channel(());
         let mut options = ConnectOptions::new()
             .name(worker)
             .connection_timeout(CONNECT_TIMEOUT)
             .ping_interval(PING_INTERVAL)
             .reconnect_delay_callback(pause_before)
-            .event_callback(log_event);
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .event_callback(move |event| {
+                if matches!(event, Event::Connected) {
+                    connected.send_replace(());
+                }
+                log_event(event)
+            });
         if let Some((user, password)) = login(config) {
             options = options.user_and_password(user, password.reveal().to_owned());
         }
@@ -63,7 +86,10 @@ impl Bus {
             options = options.custom_inbox_prefix(format!("_INBOX_{role}"));
         }
         let urls: Vec<String> = config.urls.iter().map(|url| parts(url.reveal()).0).collect();
-        let client = options.connect(urls).await.map_err(|error| {
+        let cannot_connect = || format!("cannot connect to {}", public_urls(config));
+        let connecting = tokio::time::timeout(CONNECT_ALL_TIMEOUT, options.connect(urls)).await;
+        let connected = connecting.map_err(|elapsed| BusError::unavailable(cannot_connect(), &elapsed))?;
+        let client = connected.map_err(|error| {
             let kind = match error.kind() {
                 ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => BusErrorKind::Denied,
                 ConnectErrorKind::ServerParse | ConnectErrorKind::Tls => BusErrorKind::Refused,
@@ -72,10 +98,12 @@ impl Bus {
                 | ConnectErrorKind::Io
                 | ConnectErrorKind::MaxReconnects => BusErrorKind::Unavailable,
             };
-            BusError::new(kind, format!("cannot connect to {}", public_urls(config)), &error)
+            BusError::new(kind, cannot_connect(), &error)
         })?;
         let context = jetstream::new(client.clone());
-        Ok(Self { client, context, worker: worker.to_owned(), replicas: config.replicas, limits: config.limits })
+        let link = Link { connections, statistics: client.statistics() };
+        let worker = worker.to_owned();
+        Ok(Self { client, context, link, worker, replicas: config.replicas, limits: config.limits })
     }
 
     pub fn is_connected(&self) -> bool {
@@ -88,10 +116,42 @@ impl Bus {
         INLINE_BYTES_MAX.min(self.client.max_payload().saturating_sub(HEADER_BYTES))
     }
 
+    /// How often this process has connected; more than before means that the server may not be what it was.
+    pub fn connects(&self) -> u64 {
+        self.link.connects()
+    }
+
     /// Sends what is queued; best effort, for the end of a process.
     pub async fn close(&self) {
-        if let Err(error) = self.client.drain().await {
-            tracing::debug!(%error, "closing the NATS connection");
+        match tokio::time::timeout(CLOSE_TIMEOUT, self.client.drain()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "closing the NATS connection"),
+            Err(_) => tracing::debug!("the NATS connection could not be closed in time"),
+        }
+    }
+}
+
+/// Tells when the connection was made anew: what was asked before will not be answered.
+#[derive(Clone)]
+pub(crate) struct Link {
+    /// Changes with every connection that is made.
+    connections: watch::Receiver<()>,
+    statistics: Arc<Statistics>,
+}
+
+impl Link {
+    pub(crate) fn connects(&self) -> u64 {
+        self.statistics.connects.load(Ordering::Relaxed)
+    }
+
+    /// Returns when there were other connections than so many.
+    pub(crate) async fn other_than(&self, connects: u64) {
+        let mut connections = self.connections.clone();
+        while self.connects() == connects {
+            if connections.changed().await.is_err() {
+                // The client has gone, and its subscriptions end.
+                std::future::pending::<()>().await;
+            }
         }
     }
 }
@@ -105,7 +165,7 @@ pub fn public_urls(config: &Nats) -> String {
 fn pause_before(attempt: usize) -> Duration {
     match u32::try_from(attempt).unwrap_or(u32::MAX) {
         0 | 1 => Duration::ZERO,
-        attempt => Backoff::RECONNECT.delay(attempt - 1),
+        attempt => RECONNECT.delay(attempt - 1),
     }
 }
 
@@ -189,6 +249,11 @@ impl BusError {
 
     pub(crate) fn unavailable(doing: impl Into<String>, why: &(impl std::error::Error + ?Sized)) -> Self {
         Self::new(BusErrorKind::Unavailable, doing, why)
+    }
+
+    /// Nothing was heard in this time.
+    pub fn unanswered(doing: &str, time: Duration) -> Self {
+        Self::plain(BusErrorKind::Unavailable, doing, format!("no answer for {} s", time.as_secs()))
     }
 
     pub(crate) fn plain(kind: BusErrorKind, doing: impl Into<String>, why: impl Into<String>) -> Self {

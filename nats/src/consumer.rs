@@ -1,20 +1,23 @@
 //! Pulling deliveries for one destination: live units first.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::consumer::pull::Batch;
-use futures::StreamExt;
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 
 use crate::connection::{Bus, BusError};
 use crate::delivery::Delivery;
+use crate::incarnation::OpenConsumer;
 use crate::lease::Lease;
+use crate::pull::{Ask, Pull};
 use crate::topology::{ConsumerSettings, LaneConsumer, lanes};
 
-/// How long an idle pull stays open at the server.
-const IDLE_PULL: Duration = Duration::from_secs(10);
+/// How long an idle pull stays open at the server. A worker that is told to stop waits for its end.
+const IDLE_PULL: Duration = Duration::from_secs(3);
+/// For how long it is known before a pull that the consumer is the one that was opened.
+const KNOWN_FOR: Duration = Duration::from_secs(10);
 
 /// A delivery and the lease on it.
 pub struct Held {
@@ -25,7 +28,7 @@ pub struct Held {
 /// The durable consumers of one destination.
 pub struct Intake {
     /// The one served first first.
-    lanes: Vec<Puller>,
+    lanes: Vec<PullLane>,
 }
 
 impl Intake {
@@ -35,112 +38,194 @@ impl Intake {
     /// Those of [`Bus::check_destination`].
     pub async fn open(bus: &Bus, settings: &ConsumerSettings, stall_timeout: Duration) -> Result<Self, BusError> {
         bus.check_destination(settings).await?;
-        let puller = async |lane: LaneConsumer| {
-            let consumer = bus.durable(&lane).await?;
+        let open = async |consumer: LaneConsumer| {
+            let consumer = Arc::new(OpenConsumer::open(bus, consumer.stream, &consumer.name).await?);
             // The server's lease, not the configured one: that may have changed since the consumer was made.
-            let ack_wait = consumer.cached_info().config.ack_wait;
-            let pull = Pull { consumer, client: bus.client.clone(), ack_wait, stall_timeout };
-            Ok::<_, BusError>(Puller { pull, idle: None })
+            let ack_wait = consumer.consumer.cached_info().config.ack_wait;
+            let puller = Puller { bus: bus.clone(), consumer, ack_wait, stall_timeout };
+            Ok::<_, BusError>(PullLane { puller, batch: None, idle: None })
         };
-        let lanes = futures::future::try_join_all(lanes(&settings.destination).map(puller)).await?;
+        let lanes = futures::future::try_join_all(lanes(&settings.destination).map(open)).await?;
         Ok(Self { lanes })
     }
 
-    /// Waits for deliveries, at most `free` when there is a backlog. When idle, one of each lane may come.
+    /// Waits for a delivery, of a batch of at most `free` when there is a backlog. When idle, one of each lane may come.
     ///
-    /// Ready ones first, then backfill, then replays; a lane is asked only when those before it have nothing. May return nothing after a while. Safe to drop
-    /// at any await: pulls that are open go on, and what they bring is held under its lease until the next call.
-    pub async fn next(&mut self, free: usize) -> Result<Vec<Held>, BusError> {
-        for puller in &mut self.lanes {
-            if puller.idle.as_ref().is_some_and(JoinHandle::is_finished) {
-                return puller.idle().await;
-            }
-            let held = puller.pull.now(free).await?;
-            if !held.is_empty() {
-                return Ok(held);
-            }
-        }
-        let idle = self.lanes.iter_mut().map(|puller| Box::pin(puller.idle()));
-        futures::future::select_all(idle).await.0
-    }
-
-    /// Whatever is there right now, at most `free`.
-    pub async fn now(&mut self, free: usize) -> Result<Vec<Held>, BusError> {
-        for puller in &self.lanes {
-            let held = puller.pull.now(free).await?;
-            if !held.is_empty() {
-                return Ok(held);
+    /// The first lane first; the next one is asked only when there are none. Returns nothing when none came for a while.
+    /// Safe to drop at any await: pulls that are open go on, and what they bring is held under its lease until the next call.
+    ///
+    /// # Errors
+    /// A pull failed or was not answered; what it brought before was returned before.
+    pub async fn next(&mut self, free: usize) -> Result<Option<Held>, BusError> {
+        for lane in &mut self.lanes {
+            if let Some(held) = lane.batch().await {
+                return held.map(Some);
             }
         }
-        Ok(Vec::new())
+        for lane in &mut self.lanes {
+            if let Some(held) = lane.came_while_busy() {
+                return held.map(Some);
+            }
+            lane.batch = Some(lane.open(Ask::Now(free)));
+            if let Some(held) = lane.batch().await {
+                return held.map(Some);
+            }
+        }
+        for lane in &mut self.lanes {
+            if lane.idle.is_none() {
+                lane.idle = Some(lane.open(Ask::Next(IDLE_PULL)));
+            }
+        }
+        poll_fn(|context| {
+            for lane in &mut self.lanes {
+                let Some(idle) = &mut lane.idle else { continue };
+                match idle.poll_recv(context) {
+                    Poll::Ready(Some(held)) => return Poll::Ready(held.map(Some)),
+                    Poll::Ready(None) => {
+                        lane.idle = None;
+                        return Poll::Ready(Ok(None));
+                    }
+                    Poll::Pending => {}
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// What pulls bring that are open already; waits as long as none does. Asks for nothing.
+    ///
+    /// # Errors
+    /// As [`Intake::next`].
+    pub async fn arrived(&mut self) -> Result<Held, BusError> {
+        poll_fn(|context| {
+            for open in self.lanes.iter_mut().flat_map(|lane| [&mut lane.batch, &mut lane.idle]) {
+                let Some(pull) = open else { continue };
+                match pull.poll_recv(context) {
+                    Poll::Ready(Some(held)) => return Poll::Ready(held),
+                    Poll::Ready(None) => *open = None,
+                    Poll::Pending => {}
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Whether the consumers are those that were opened.
+    ///
+    /// # Errors
+    /// As [`OpenConsumer::is_same`]: `Missing` and `Refused` mean that they must be opened anew.
+    pub async fn is_same(&self) -> Result<(), BusError> {
+        for lane in &self.lanes {
+            lane.puller.consumer.is_same().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of open pulls and hands back what they bring; of idle ones only if `idle`.
+    pub async fn close(mut self, idle: bool, within: Duration) {
+        let pulls = self.lanes.iter_mut().flat_map(|lane| [lane.batch.take(), lane.idle.take().filter(|_| idle)]);
+        let ends: Vec<_> = pulls
+            .flatten()
+            .map(|mut pull| async move {
+                while let Some(came) = pull.recv().await {
+                    if let Ok(held) = came {
+                        hand_back(&held.delivery).await;
+                    }
+                }
+            })
+            .collect();
+        if tokio::time::timeout(within, futures::future::join_all(ends)).await.is_err() {
+            tracing::warn!("what was on its way here could not be handed back; it comes back when its lease ends");
+        }
     }
 }
 
-struct Puller {
-    pull: Pull,
-    /// An open pull for one message. In a task of its own, so that the lease starts when the message arrives, even
-    /// if every slot is busy by then.
-    idle: Option<JoinHandle<Result<Vec<Held>, BusError>>>,
+/// Deliveries as they come, and the error that a pull ended with.
+type Arrivals = mpsc::Receiver<Result<Held, BusError>>;
+
+/// One of the consumers, and the pulls that are open.
+struct PullLane {
+    puller: Puller,
+    /// For what is there.
+    batch: Option<Arrivals>,
+    /// For one that comes.
+    idle: Option<Arrivals>,
 }
 
-impl Puller {
-    async fn idle(&mut self) -> Result<Vec<Held>, BusError> {
-        let pull = &self.pull;
-        let task = self.idle.get_or_insert_with(|| tokio::spawn(pull.clone().wait()));
-        let ended = task.await;
-        self.idle = None;
-        ended.unwrap_or_else(|error| Err(BusError::unavailable("pulling", &error)))
+impl PullLane {
+    /// In a task of its own, so that a lease begins when its message arrives, even if every slot is busy by then.
+    fn open(&self, ask: Ask) -> Arrivals {
+        let capacity = match ask {
+            Ask::Now(count) => count + 1,
+            Ask::Next(_) => 2,
+        };
+        let (sender, arrivals) = mpsc::channel(capacity);
+        tokio::spawn(self.puller.clone().pull(ask, sender));
+        arrivals
     }
-}
 
-impl Drop for Puller {
-    fn drop(&mut self) {
-        if let Some(task) = &self.idle {
-            task.abort();
+    /// The next delivery of the open batch; `None` when there is no more.
+    async fn batch(&mut self) -> Option<Result<Held, BusError>> {
+        // No timer: the task ends when the server is silent.
+        let came = self.batch.as_mut()?.recv().await;
+        if came.is_none() {
+            self.batch = None;
+        }
+        came
+    }
+
+    /// What the idle pull brought while nobody looked.
+    fn came_while_busy(&mut self) -> Option<Result<Held, BusError>> {
+        match self.idle.as_mut()?.try_recv() {
+            Ok(held) => Some(held),
+            Err(mpsc::error::TryRecvError::Empty) => None,
+            Err(mpsc::error::TryRecvError::Disconnected) => {
+                self.idle = None;
+                None
+            }
         }
     }
 }
 
 #[derive(Clone)]
-struct Pull {
-    consumer: PullConsumer,
-    client: async_nats::Client,
+struct Puller {
+    bus: Bus,
+    consumer: Arc<OpenConsumer>,
     ack_wait: Duration,
     stall_timeout: Duration,
 }
 
-impl Pull {
-    async fn now(&self, count: usize) -> Result<Vec<Held>, BusError> {
-        let batch = self.consumer.fetch().max_messages(count).messages().await;
-        self.hold(batch.map_err(|error| BusError::unavailable("pulling", &error))?).await
+impl Puller {
+    /// Passes on what a pull brings; when nobody waits for it any more, hands it back.
+    async fn pull(self, ask: Ask, arrivals: mpsc::Sender<Result<Held, BusError>>) {
+        if let Err(error) = self.try_pull(ask, &arrivals).await {
+            // Nobody may be there to be told.
+            drop(arrivals.send(Err(error)).await);
+        }
     }
 
-    async fn wait(self) -> Result<Vec<Held>, BusError> {
-        // No heartbeats: async-nats 0.51 goes to sleep for good on the first one, and a message that comes later is
-        // lost to this pull. A lost pull is noticed when its time is over.
-        let pull = self.consumer.batch().max_messages(1).expires(IDLE_PULL);
-        self.hold(pull.messages().await.map_err(|error| BusError::unavailable("pulling", &error))?).await
-    }
-
-    async fn hold(&self, mut batch: Batch) -> Result<Vec<Held>, BusError> {
-        let mut held = Vec::new();
-        while let Some(message) = batch.next().await {
-            match message {
-                Ok(message) => {
-                    let delivery = Arc::new(Delivery::new(message, &self.client, &self.consumer)?);
-                    let lease = Lease::hold(delivery.clone(), self.ack_wait, self.stall_timeout);
-                    held.push(Held { delivery, lease });
-                }
-                // What came before the error is in hand and must not be dropped with it.
-                Err(error) if held.is_empty() => {
-                    return Err(BusError::unavailable("pulling", error.as_ref()));
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "a pull ended early");
-                    break;
-                }
+    async fn try_pull(&self, ask: Ask, arrivals: &mpsc::Sender<Result<Held, BusError>>) -> Result<(), BusError> {
+        // What a consumer delivers that was made anew is not of the one that was opened.
+        self.consumer.is_same_since(KNOWN_FOR).await?;
+        let mut pull = Pull::open(&self.bus, &self.consumer.consumer, ask).await?;
+        while let Some(message) = pull.next().await? {
+            let delivery = Arc::new(Delivery::new(message, &self.consumer, &self.bus)?);
+            let lease = Lease::hold(delivery.clone(), self.ack_wait, self.stall_timeout);
+            // There is room for all that was asked for, so this does not wait. Nobody may want it any more.
+            if let Err(unsent) = arrivals.send(Ok(Held { delivery, lease })).await
+                && let Ok(held) = unsent.0
+            {
+                hand_back(&held.delivery).await;
             }
         }
-        Ok(held)
+        Ok(())
+    }
+}
+
+async fn hand_back(delivery: &Delivery) {
+    if let Err(error) = delivery.nak(Duration::ZERO).await {
+        tracing::debug!(%error, subject = delivery.subject, "handing back what came too late");
     }
 }

@@ -1,14 +1,15 @@
 //! One delivery of a marker, and settling it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::{Client, Request, RequestErrorKind, Subject};
 use bytes::Bytes;
 use common::backoff::Backoff;
 use jiff::Timestamp;
 
-use crate::connection::BusError;
+use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::incarnation::OpenConsumer;
 use crate::replay::ReplayOptions;
 
 /// How long one confirmation is waited for.
@@ -32,15 +33,16 @@ pub struct Delivery {
     pub stored_at: Timestamp,
     reply: Subject,
     client: Client,
+    opened: Arc<OpenConsumer>,
 }
 
 impl Delivery {
     pub(crate) fn new(
         message: async_nats::jetstream::Message,
-        client: &Client,
-        consumer: &PullConsumer,
+        opened: &Arc<OpenConsumer>,
+        bus: &Bus,
     ) -> Result<Self, BusError> {
-        let refused = |why: &str| BusError::plain(crate::BusErrorKind::Refused, "reading a delivery", why);
+        let refused = |why: &str| BusError::plain(BusErrorKind::Refused, "reading a delivery", why);
         let info = message.info().map_err(|error| refused(&error.to_string()))?;
         let timestamp = |at: &async_nats::datetime::DateTime| {
             let at = Timestamp::from_nanosecond(at.unix_timestamp_nanos());
@@ -54,10 +56,11 @@ impl Delivery {
             stored_at,
             subject: message.subject.to_string(),
             payload: message.payload.clone(),
-            consumer_created_at: timestamp(&consumer.cached_info().created)?,
+            consumer_created_at: opened.created_at,
             options: ReplayOptions::from_headers(message.headers.as_ref()),
             reply: message.reply.clone().ok_or_else(|| refused("it has no reply subject"))?,
-            client: client.clone(),
+            client: bus.client.clone(),
+            opened: Arc::clone(opened),
         })
     }
 
@@ -87,16 +90,19 @@ impl Delivery {
             for attempt in 1.. {
                 match self.confirmed(verb.clone()).await {
                     Ok(()) => return Ok(()),
+                    Err(SettleError::Replaced) => return Err(SettleError::Replaced),
                     Err(error) => {
                         tracing::debug!(%error, attempt, subject = self.subject, "settling, trying again");
                         tokio::time::sleep(Backoff::RECONNECT.delay(attempt)).await;
                     }
                 }
             }
-            Err(SettleError("no attempt was made".into()))
+            Err(SettleError::Unconfirmed("no attempt was made".into()))
         };
-        let given_up =
-            |_| Err(SettleError(format!("the server did not confirm within {} s", SETTLE_TIMEOUT.as_secs())));
+        let given_up = |_| {
+            let why = format!("the server did not confirm within {} s", SETTLE_TIMEOUT.as_secs());
+            Err(SettleError::Unconfirmed(why))
+        };
         tokio::time::timeout(SETTLE_TIMEOUT, tried).await.unwrap_or_else(given_up)
     }
 
@@ -105,19 +111,45 @@ impl Delivery {
     /// async-nats' own `double_ack` takes any reply for a success, also "no responders" while a consumer has no leader;
     /// a confirmation is an empty reply, and `send_request` turns "no responders" into an error.
     async fn confirmed(&self, verb: Bytes) -> Result<(), SettleError> {
+        self.opened.is_same().await.map_err(|error| match error.kind {
+            BusErrorKind::Refused => SettleError::Replaced,
+            BusErrorKind::Unavailable | BusErrorKind::Denied | BusErrorKind::Missing => {
+                SettleError::Unconfirmed(error.to_string())
+            }
+        })?;
         let request = Request::new().payload(verb).timeout(Some(CONFIRM_TIMEOUT));
-        match self.client.send_request(self.reply.clone(), request).await {
-            Ok(reply) if reply.payload.is_empty() => Ok(()),
-            Ok(reply) => Err(SettleError(format!("unexpected reply of {} bytes", reply.payload.len()))),
-            Err(error) => Err(SettleError(match error.kind() {
+        let sent = self.client.send_request(self.reply.clone(), request);
+        // The library's timeout does not cover the handing over of the request, which waits where its queue is full.
+        let unconfirmed = |why: String| Err(SettleError::Unconfirmed(why));
+        match tokio::time::timeout(2 * CONFIRM_TIMEOUT, sent).await {
+            Ok(Ok(reply)) if reply.payload.is_empty() => Ok(()),
+            Ok(Ok(reply)) => unconfirmed(format!("unexpected reply of {} bytes", reply.payload.len())),
+            Ok(Err(error)) => unconfirmed(match error.kind() {
                 RequestErrorKind::NoResponders => "the consumer has no leader or is gone".into(),
                 _ => error.to_string(),
-            })),
+            }),
+            Err(_) => unconfirmed("the connection takes nothing".into()),
         }
+    }
+
+    /// Whether the message is still one of the consumer that has its name now; where that cannot be asked, yes.
+    pub async fn is_current(&self) -> bool {
+        !matches!(self.opened.is_same().await, Err(error) if error.kind == BusErrorKind::Refused)
+    }
+
+    /// Returns when the message is known to be of a stream that is gone, while another one has its name.
+    pub(crate) async fn replaced(&self) {
+        self.opened.replaced().await;
     }
 }
 
-/// The server did not confirm: the message will be delivered again when its lease ends.
+/// Why a delivery was not settled.
 #[derive(Debug, thiserror::Error)]
-#[error("acknowledgement not confirmed: {0}")]
-pub struct SettleError(String);
+pub enum SettleError {
+    /// It will be delivered again when its lease ends.
+    #[error("acknowledgement not confirmed: {0}")]
+    Unconfirmed(String),
+    /// Nothing was sent: it would have settled another message.
+    #[error("not acknowledged: the stream was made anew since this was delivered, and it is for the new one to say")]
+    Replaced,
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, SettleError};
 
 /// Signs of progress of one unit: bytes fetched, rows written. Cheap to bump from anywhere.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +30,8 @@ impl Activity {
         }
     }
 
-    fn count(&self) -> u64 {
+    /// Signs so far.
+    pub fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -74,7 +75,13 @@ impl Keeper {
         let mut seen = self.activity.count();
         let mut pause = interval;
         loop {
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.delivery.replaced() => {
+                    tracing::warn!(subject = self.delivery.subject, "the stream was made anew, letting its former delivery go");
+                    break;
+                }
+            }
             let count = self.activity.count();
             if count != seen {
                 (seen, active_at) = (count, Instant::now());
@@ -84,6 +91,8 @@ impl Keeper {
             }
             match self.delivery.extend().await {
                 Ok(()) => (extended_at, pause) = (Instant::now(), interval),
+                // Said above.
+                Err(SettleError::Replaced) => pause = Duration::ZERO,
                 Err(error) => {
                     tracing::debug!(%error, subject = self.delivery.subject, "extending the lease");
                     if extended_at.elapsed() > self.ack_wait {

@@ -13,7 +13,9 @@ mod publisher;
 mod announced;
 mod consumer;
 mod delivery;
+mod incarnation;
 mod lease;
+mod pull;
 
 mod dead_letter;
 mod fleet;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::message::StreamMessage;
 use bytes::Bytes;
-use futures::StreamExt;
 use jiff::Timestamp;
 
 use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::pull::{Ask, Pull};
 use crate::topology::{MARKERS, is_missing};
 
 /// Messages asked for at once; each has at most 512 KiB.
@@ -50,6 +50,10 @@ impl Bus {
     }
 
     /// Calls `each` with the last message of every subject that matches, in the order of the stream.
+    ///
+    /// # Errors
+    /// `Unavailable` also where the server says nothing for some seconds, or the connection was made anew meanwhile:
+    /// what it sent to the former one will not come.
     pub(crate) async fn last_per_subject(
         &self,
         stream: &str,
@@ -77,11 +81,9 @@ impl Bus {
         let expected = consumer.cached_info().num_pending;
         let mut seen = 0;
         while seen < expected {
-            let mut batch =
-                consumer.fetch().max_messages(BATCH).messages().await.map_err(|error| unavailable(&error))?;
+            let mut pull = Pull::open(self, &consumer, Ask::Now(BATCH)).await?;
             let before = seen;
-            while let Some(message) = batch.next().await {
-                let message = message.map_err(|error| unavailable(error.as_ref()))?;
+            while let Some(message) = pull.next().await? {
                 let info = message.info().map_err(|error| unavailable(error.as_ref()))?;
                 let stored_at = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos()).unwrap_or_default();
                 let sequence = info.stream_sequence;

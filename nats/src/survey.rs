@@ -1,7 +1,6 @@
 //! Looking at what the stream announces, beside the durable consumers: nothing is delivered by it.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use common::checksum::Sha256Sum;
@@ -57,11 +56,6 @@ impl Bus {
         }
         let stamp = |(unit, (sequence, revision))| Some((unit, Stamp { sequence, revision: revision? }));
         Ok(newest.into_iter().filter_map(stamp).collect())
-    }
-
-    /// How often this process has connected; more than before means that the server may not be what it was.
-    pub fn connects(&self) -> u64 {
-        self.client.statistics().connects.load(Ordering::Relaxed)
     }
 
     /// Calls `visit` with the last message of every ready and backfill subject; a unit may have one of each, and the

@@ -3,17 +3,18 @@
 //! The server gives a message up after its last delivery and says so once, in an advisory that does not hold the
 //! message. The stream ADVISORIES keeps those; every worker process takes part in making dead letters of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::stream::RawMessageErrorKind;
-use futures::StreamExt;
 use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::dead_letter::{DeadLetter, Original};
 use crate::delivery::Delivery;
+use crate::incarnation::OpenConsumer;
+use crate::pull::{Ask, Pull};
 use crate::replay::ReplayOptions;
 use crate::topology::{ADVISORIES, SWEEPER, destination_of};
 
@@ -25,7 +26,7 @@ const RETRY: Duration = Duration::from_secs(30);
 /// The durable consumer of the advisories.
 pub struct Sweeper {
     bus: Bus,
-    consumer: PullConsumer,
+    consumer: Arc<OpenConsumer>,
 }
 
 /// What became of an advisory.
@@ -52,7 +53,8 @@ struct Advisory {
 impl Bus {
     /// Looks the consumer of the advisories up; needs no right to create it.
     pub async fn sweeper(&self) -> Result<Sweeper, BusError> {
-        Ok(Sweeper { bus: self.clone(), consumer: self.consumer_on(ADVISORIES, SWEEPER).await? })
+        let consumer = Arc::new(OpenConsumer::open(self, ADVISORIES, SWEEPER).await?);
+        Ok(Sweeper { bus: self.clone(), consumer })
     }
 }
 
@@ -61,12 +63,9 @@ impl Sweeper {
     ///
     /// Safe to drop at any await: the advisory is delivered again, and the letter's id is the same.
     pub async fn next(&self, class: &str, explain: impl Fn(u32) -> String) -> Result<Option<Swept>, BusError> {
-        let unavailable = |error: &dyn std::error::Error| BusError::unavailable("pulling advisories", error);
-        let pull = self.consumer.batch().max_messages(1).expires(IDLE_PULL);
-        let mut batch = pull.messages().await.map_err(|error| unavailable(&error))?;
-        let Some(message) = batch.next().await else { return Ok(None) };
-        let message = message.map_err(|error| unavailable(error.as_ref()))?;
-        let delivery = Delivery::new(message, &self.bus.client, &self.consumer)?;
+        let mut pull = Pull::open(&self.bus, &self.consumer.consumer, Ask::Next(IDLE_PULL)).await?;
+        let Some(message) = pull.next().await? else { return Ok(None) };
+        let delivery = Delivery::new(message, &self.consumer, &self.bus)?;
         let swept = self.sweep(&delivery, class, explain).await;
         let settled = if swept.is_ok() { delivery.ack().await } else { delivery.nak(RETRY).await };
         if let Err(error) = settled {

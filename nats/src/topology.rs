@@ -38,8 +38,9 @@ const REPLAYS_PER_UNIT_MAX: i64 = 5;
 const DAY: Duration = Duration::from_secs(86_400);
 /// A safety ceiling only: workers dead-letter after `retry.attempts`, which configuration caps below this.
 const MAX_DELIVER: i64 = 25;
-/// Parked retries count as ack-pending, so this bounds how many can be parked before live work is held up.
-const MAX_ACK_PENDING: i64 = 4096;
+/// No limit. Deliveries that wait for a retry count as pending, so with one they would use up the room of live work; what
+/// is in flight is bounded by the workers' slots.
+const MAX_ACK_PENDING: i64 = -1;
 /// Under this lease the sweeper does nothing but some reads and one publish.
 const SWEEPER_ACK_WAIT: Duration = Duration::from_secs(60);
 

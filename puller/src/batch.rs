@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use nats::Activity;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -70,6 +71,9 @@ pub(crate) struct Batcher<I, O> {
 struct Request<I, O> {
     input: I,
     weight: u64,
+    /// Of the unit that asks. It waits for others' statements, of which each has its own time-out: as long as they come to
+    /// their ends, that is no stall.
+    activity: Activity,
     answer: oneshot::Sender<Result<O, WarehouseError>>,
 }
 
@@ -88,10 +92,10 @@ impl<I: Clone + Send + 'static, O: Send + 'static> Batcher<I, O> {
 
     /// Asks, and waits for the answer. Where the caller goes away, because its lease is lost, what waits is not carried out
     /// any more: rows that come long after their time would find nobody who looks after them.
-    pub(crate) async fn ask(&self, input: I, weight: u64) -> Result<O, WarehouseError> {
+    pub(crate) async fn ask(&self, input: I, weight: u64, activity: &Activity) -> Result<O, WarehouseError> {
         let lost = |_| WarehouseError::wrong("a statement was lost to a defect of this worker");
         let (answer, answered) = oneshot::channel();
-        let sent = self.requests.send(Request { input, weight, answer }).await;
+        let sent = self.requests.send(Request { input, weight, activity: activity.clone(), answer }).await;
         sent.map_err(|_| lost(()))?;
         answered.await.map_err(|_| lost(()))?
     }
@@ -135,6 +139,7 @@ impl<I: Clone + Send + 'static, O: Send + 'static> Desk<I, O> {
 
     /// A statement has ended. One that was lost to a defect has no time; whoever asked is told.
     fn note(&mut self, ended: Option<Result<Duration, JoinError>>) {
+        self.waiting.iter().for_each(|request| request.activity.bump());
         if let Some(Ok(took)) = ended {
             self.usual = (3 * self.usual + took) / 4;
         }
@@ -202,11 +207,16 @@ async fn answer<I: Clone, O>(what: &'static str, run: Run<I, O>, requests: Vec<R
         }
         Err(error) if error.kind == WarehouseErrorKind::Other && requests.len() > 1 => {
             tracing::warn!(%error, requests = requests.len(), "refused together, trying one by one");
-            for request in requests.into_iter().filter(|request| !request.answer.is_closed()) {
+            let mut waiting = VecDeque::from(requests);
+            while let Some(request) = waiting.pop_front() {
+                if request.answer.is_closed() {
+                    continue;
+                }
                 let answer = run(vec![request.input]).await.and_then(|answers| {
                     answers.into_iter().next().ok_or_else(|| WarehouseError::wrong("a statement gave no answer"))
                 });
                 drop(request.answer.send(answer));
+                waiting.iter().for_each(|request| request.activity.bump());
             }
         }
         Err(error) => {
@@ -248,7 +258,7 @@ mod tests {
     async fn ask_all(batcher: &Arc<Batcher<u64, u64>>, numbers: &[u64], weight: u64) -> Vec<Option<u64>> {
         let asked = numbers.iter().map(|&number| {
             let batcher = Arc::clone(batcher);
-            async move { batcher.ask(number, weight).await.ok() }
+            async move { batcher.ask(number, weight, &Activity::default()).await.ok() }
         });
         futures::future::join_all(asked).await
     }
@@ -276,11 +286,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn statements_that_end_are_signs_of_progress_for_those_that_wait() {
+        let (batcher, _) = doubling(LIMITS, InHand::default());
+        let activities: Vec<Activity> = (0..6).map(|_| Activity::default()).collect();
+        // Refused together, so they are tried one by one; the second three wait for the first.
+        let asked = activities.iter().map(|activity| batcher.ask(3, 1, activity));
+        futures::future::join_all(asked).await;
+        let signs: Vec<u64> = activities.iter().map(Activity::count).collect();
+        assert!(signs.iter().skip(1).all(|signs| *signs > 0), "{signs:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_nobody_waits_for_any_more_is_not_carried_out() {
         let (batcher, ran) = doubling(LIMITS, InHand::default());
         let ask = |number| {
             let batcher = Arc::clone(&batcher);
-            tokio::spawn(async move { batcher.ask(number, 1).await.ok() })
+            tokio::spawn(async move { batcher.ask(number, 1, &Activity::default()).await.ok() })
         };
         let under_way = ask(2);
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -301,14 +322,14 @@ mod tests {
         let _one = in_hand.enter();
         for _ in 0..20 {
             let started = Instant::now();
-            assert_eq!(batcher.ask(2, 1).await.ok(), Some(4));
+            assert_eq!(batcher.ask(2, 1, &Activity::default()).await.ok(), Some(4));
             assert_eq!(started.elapsed(), Duration::from_millis(10), "nobody else could come");
         }
         let _two = in_hand.enter();
         ask_all(&batcher, &[4, 6], 1).await;
         assert_eq!(ran.lock().expect("not poisoned").last(), Some(&vec![4, 6]));
         let started = Instant::now();
-        assert_eq!(batcher.ask(8, 1).await.ok(), Some(16));
+        assert_eq!(batcher.ask(8, 1, &Activity::default()).await.ok(), Some(16));
         // As long as a statement takes, and the statement.
         assert!((15..=25).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
     }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 const PROBE: Backoff = Backoff {
     initial: Duration::from_millis(500),
     growth: Growth::Exponential { factor: 2.0 },
-    max: Duration::from_secs(15),
+    max: Duration::from_secs(10),
 };
 
 /// Open while something the destination depends on is away; says what.

@@ -62,7 +62,7 @@ impl Loader {
     pub(crate) async fn load(&self, job: &Arc<Job>, activity: &Activity) -> Result<Work, WorkError> {
         let _in_hand = self.statements.enter();
         let spec = spec(job)?;
-        let ledger = self.statements.ledger(&job.unit).await?;
+        let ledger = self.statements.ledger(&job.unit, activity).await?;
         let mut work = Work::default();
         let mut open = Vec::new();
         for object in &job.objects {
@@ -126,7 +126,7 @@ impl Loader {
                 versions.insert(object.symbol.clone(), version);
             }
         }
-        let symbols = self.statements.unproven_symbols(Recorded { unit: job.unit.clone(), versions }).await?;
+        let symbols = self.statements.unproven_symbols(Recorded { unit: job.unit.clone(), versions }, activity).await?;
         if symbols.is_empty() {
             return Ok(Vec::new());
         }

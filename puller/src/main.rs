@@ -32,8 +32,11 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli, config: Config) -> Result<Reply, Failure> {
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let stop = shutdown::on_signals()?;
         run(cli.command, config, cli.output.verbose, stop).await
-    })
+    });
+    // What blocks on a disk does not keep the process.
+    runtime.shutdown_timeout(shutdown::LEAVE);
+    ended
 }

@@ -46,6 +46,7 @@ pub(crate) struct Metrics {
     leases_lost: Family<Place, Counter>,
     stream_bytes: Family<OfStream, Gauge>,
     stream_limit_bytes: Family<OfStream, Gauge>,
+    pull_restarts: Family<Place, Counter>,
 }
 
 impl Metrics {
@@ -62,6 +63,7 @@ impl Metrics {
             leases_lost: Family::default(),
             stream_bytes: Family::default(),
             stream_limit_bytes: Family::default(),
+            pull_restarts: Family::default(),
         };
         registry.register("puller_deliveries", "Deliveries settled, by outcome", metrics.deliveries.clone());
         registry.register("puller_archives", "Archives worked through, by outcome", metrics.archives.clone());
@@ -77,6 +79,11 @@ impl Metrics {
             metrics.stream_bytes.get_or_create(&OfStream { stream }).set(0);
             metrics.stream_limit_bytes.get_or_create(&OfStream { stream }).set(0);
         }
+        registry.register(
+            "puller_pull_restarts",
+            "Times that consumers were opened anew because no pull was answered",
+            metrics.pull_restarts.clone(),
+        );
         metrics
     }
 
@@ -115,6 +122,15 @@ impl Metrics {
     pub(crate) fn in_hand(&self, destination: &str, count: usize) {
         let place = Place { destination: destination.into() };
         self.in_hand.get_or_create(&place).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A destination is worked for: its series are there from now on.
+    pub(crate) fn serves(&self, destination: &str) {
+        self.pull_restarts.get_or_create(&Place { destination: destination.into() }).inc_by(0);
+    }
+
+    pub(crate) fn pulls_restarted(&self, destination: &str) {
+        self.pull_restarts.get_or_create(&Place { destination: destination.into() }).inc();
     }
 
     pub(crate) fn lease_lost(&self, destination: &str) {

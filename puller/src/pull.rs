@@ -173,7 +173,7 @@ async fn drain(
             stop.cancel();
             ended
         };
-        let (ended, ()) = futures::join!(watching, runner.run(stop.clone()));
+        let (ended, ()) = futures::join!(watching, runner.run(stop.clone(), false));
         bar.finish_and_clear();
         (runner.worker.board.totals(), ended?)
     };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nats::{BusError, BusErrorKind, ConsumerSettings, Held, Intake, WorkerState};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::worker::Worker;
@@ -14,6 +15,11 @@ use crate::worker::Worker;
 const PULL_PAUSE: Duration = Duration::from_secs(1);
 /// How long handing back may take after the drain's time is over.
 const HAND_BACK: Duration = Duration::from_secs(5);
+/// A worker that has a free slot and whose pulls are not answered for so long says so, and opens its consumers anew. Every
+/// pull ends within a quarter of it, so this is also what becomes of a pull that does not.
+const UNANSWERED_MAX: Duration = Duration::from_secs(60);
+/// How long looking the consumers up, or making them, may take.
+const OPEN_MAX: Duration = Duration::from_secs(30);
 
 pub(crate) struct Runner {
     pub worker: Arc<Worker>,
@@ -27,7 +33,9 @@ pub(crate) struct Runner {
 
 impl Runner {
     /// Works until `stop`, then finishes what is in hand within the grace and hands the rest back.
-    pub(crate) async fn run(&self, stop: CancellationToken) {
+    ///
+    /// With `hands_back` also what comes while the last idle pulls end: those who stay away for long should.
+    pub(crate) async fn run(&self, stop: CancellationToken, hands_back: bool) {
         let abort = CancellationToken::new();
         let slots = Arc::new(Semaphore::new(self.slots));
         let mut jobs = JoinSet::new();
@@ -35,43 +43,52 @@ impl Runner {
         if let Err(error) = answering {
             tracing::warn!(%error, "`puller status` will not see this worker");
         }
-        while !stop.is_cancelled() {
-            let Some(mut intake) = stop.run_until_cancelled(self.open()).await else { break };
-            stop.run_until_cancelled(self.pull(&mut intake, &slots, &mut jobs, &abort)).await;
+        let mut last = None;
+        while let Some(mut intake) = stop.run_until_cancelled(self.open()).await {
+            if stop.run_until_cancelled(self.pull(&mut intake, &slots, &mut jobs, &abort)).await.is_none() {
+                last = Some(intake);
+                break;
+            }
         }
-        self.drain(jobs, &abort).await;
+        let hand_back = async {
+            if let Some(intake) = last {
+                intake.close(hands_back, HAND_BACK).await;
+            }
+        };
+        futures::join!(hand_back, self.drain(jobs, &abort));
     }
 
     /// Looks the consumers up, for as long as it takes.
     async fn open(&self) -> Intake {
         let part = format!("consumers of {}", self.settings.destination);
         loop {
-            let error = match Intake::open(&self.worker.bus, &self.settings, self.stall_timeout).await {
-                Ok(intake) => {
+            let opened = tokio::time::timeout(OPEN_MAX, self.open_or_create()).await;
+            let reason = match opened {
+                Ok(Ok(intake)) => {
                     self.worker.circuit.readiness().ready(&part);
                     return intake;
                 }
-                Err(error) => error,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("NATS does not answer for {} s", OPEN_MAX.as_secs()),
             };
-            let error = match (error.kind, self.manage) {
-                (BusErrorKind::Missing, true) => match self.create().await {
-                    Ok(()) => continue,
-                    Err(error) => error,
-                },
-                _ => error,
-            };
-            tracing::warn!(%error, "the consumers cannot be opened");
-            self.worker.circuit.readiness().not_ready(&part, error.to_string());
+            tracing::warn!(reason, "the consumers cannot be opened");
+            self.worker.circuit.readiness().not_ready(&part, reason);
             tokio::time::sleep(PULL_PAUSE).await;
         }
     }
 
-    async fn create(&self) -> Result<(), BusError> {
-        self.worker.bus.create_streams().await?;
-        self.worker.bus.create_consumers(&self.settings).await
+    async fn open_or_create(&self) -> Result<Intake, BusError> {
+        match Intake::open(&self.worker.bus, &self.settings, self.stall_timeout).await {
+            Err(error) if error.kind == BusErrorKind::Missing && self.manage => {
+                self.worker.bus.create_streams().await?;
+                self.worker.bus.create_consumers(&self.settings).await?;
+                Intake::open(&self.worker.bus, &self.settings, self.stall_timeout).await
+            }
+            opened => opened,
+        }
     }
 
-    /// Pulls until the consumers are gone.
+    /// Pulls until the consumers are gone, or answer no more.
     async fn pull(
         &self,
         intake: &mut Intake,
@@ -79,47 +96,74 @@ impl Runner {
         jobs: &mut JoinSet<()>,
         abort: &CancellationToken,
     ) {
+        let part = format!("pulls of {}", self.settings.destination);
+        let readiness = self.worker.circuit.readiness();
+        let mut unanswered_from = None;
         loop {
-            self.worker.circuit.closed().await;
-            // A slot first: a delivery that waits for one would use up its lease.
-            let mut permit = Some(acquire(slots).await);
-            let board = &self.worker.board;
-            let in_hand = || (self.slots - 1 - slots.available_permits()).saturating_sub(board.letters_waiting());
-            let room = tokio::select! {
-                room = self.worker.destination.room(in_hand) => room,
-                // A unit that ended before its size was known has made room too, as has one that waits for its dead letter.
-                Some(ended) = jobs.join_next() => {
-                    report(ended);
-                    continue;
-                }
-                () = board.letter_waits() => continue,
+            // A slot first: a delivery that waits for one would use up its lease. That of a unit in hand comes free when the
+            // unit is done, or its lease lost.
+            let permit = acquire(slots).await;
+            let free = tokio::select! {
+                biased;
+                arrived = intake.arrived() => Err(arrived),
+                free = self.may_pull(slots, jobs) => Ok(free),
             };
-            let held = match intake.next(room.min(1 + slots.available_permits())).await {
-                Ok(held) => held,
-                Err(error) => {
-                    tracing::warn!(%error, "pulling failed");
-                    tokio::time::sleep(PULL_PAUSE).await;
-                    if error.kind == BusErrorKind::Missing || !self.consumers_are_there().await {
-                        return;
+            let (came, from) = match free {
+                Err(arrived) => (Ok(arrived.map(Some)), Instant::now()),
+                Ok(free) => {
+                    let from = *unanswered_from.get_or_insert_with(Instant::now);
+                    (tokio::time::timeout_at(from + UNANSWERED_MAX, intake.next(free)).await, from)
+                }
+            };
+            let error = match came {
+                Ok(Ok(held)) => {
+                    unanswered_from = None;
+                    readiness.ready(&part);
+                    if let Some(held) = held {
+                        jobs.spawn(deliver(self.worker.clone(), held, abort.clone(), permit));
                     }
+                    reap(jobs);
                     continue;
                 }
+                Ok(Err(error)) => Some(error),
+                Err(_) => None,
             };
-            for held in held {
-                let permit = match permit.take() {
-                    Some(permit) => permit,
-                    None => acquire(slots).await,
-                };
-                jobs.spawn(deliver(self.worker.clone(), held, abort.clone(), permit));
+            if error.is_none() || from.elapsed() >= UNANSWERED_MAX {
+                let why = error.map_or_else(|| "the queue does not answer".into(), |error| error.to_string());
+                let reason = format!("no pull was answered for {} s: {why}", UNANSWERED_MAX.as_secs());
+                tracing::error!(reason, "opening the consumers anew");
+                readiness.not_ready(&part, reason);
+                self.worker.metrics.pulls_restarted(&self.settings.destination);
+                return;
             }
-            reap(jobs);
+            if let Some(error) = error {
+                tracing::warn!(%error, "pulling failed");
+            }
+            tokio::time::sleep(PULL_PAUSE).await;
+            // A consumer that was deleted, or made anew, shows as pulls that fail in many ways; asking tells.
+            if let Err(error) = intake.is_same().await
+                && matches!(error.kind, BusErrorKind::Missing | BusErrorKind::Refused)
+            {
+                tracing::warn!(%error, "opening the consumers anew");
+                return;
+            }
         }
     }
 
-    /// A deleted consumer shows as pulls that fail in many ways; asking tells.
-    async fn consumers_are_there(&self) -> bool {
-        let opened = Intake::open(&self.worker.bus, &self.settings, self.stall_timeout).await;
-        !matches!(opened, Err(error) if error.kind == BusErrorKind::Missing)
+    /// Waits until units may be pulled; returns how many, at least one.
+    async fn may_pull(&self, slots: &Semaphore, jobs: &mut JoinSet<()>) -> usize {
+        let board = &self.worker.board;
+        let in_hand = || (self.slots - 1 - slots.available_permits()).saturating_sub(board.letters_waiting());
+        loop {
+            // No timer: whoever opened the circuit tries again and again, and so does the memory come free that units have.
+            self.worker.circuit.closed().await;
+            tokio::select! {
+                room = self.worker.destination.room(in_hand) => return room.min(1 + slots.available_permits()),
+                // A unit that ended before its size was known has made room too, as has one that waits for its dead letter.
+                Some(ended) = jobs.join_next() => report(ended),
+                () = board.letter_waits() => {}
+            }
+        }
     }
 
     async fn drain(&self, mut jobs: JoinSet<()>, abort: &CancellationToken) {

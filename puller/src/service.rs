@@ -54,6 +54,9 @@ impl Command {
     }
 }
 
+/// What a command that was told to stop may still take, beside the grace of those that drain.
+const STOP_SLACK: Duration = Duration::from_secs(15);
+
 /// Runs a command to its end. `verbose`: lists have also what is right.
 ///
 /// # Errors
@@ -70,6 +73,25 @@ pub async fn run(
         config.storage.bwlimit = limit.clone();
     }
     tracing::debug!(?config, "effective configuration");
+    // Whoever drains ends by itself within this time after a signal; a command that waits for a server is left then.
+    let drain = match command {
+        Command::Run(_) | Command::Pull(_) => config.puller.shutdown_grace + STOP_SLACK,
+        _ => STOP_SLACK,
+    };
+    let overdue = {
+        let stop = stop.clone();
+        async move {
+            stop.cancelled().await;
+            tokio::time::sleep(drain).await;
+        }
+    };
+    tokio::select! {
+        ended = carry_out(command, config, verbose, stop) => ended,
+        () = overdue => Err(Failure::stopped("stopped by a signal before the end")),
+    }
+}
+
+async fn carry_out(command: Command, config: Config, verbose: bool, stop: CancellationToken) -> Result<Reply, Failure> {
     match command {
         Command::Run(_) => serve_workers(config, stop).await,
         Command::Pull(args) => pull::run(&args, config, stop).await,
@@ -176,6 +198,7 @@ impl Shared {
             }
         };
         let puller = &self.config.puller;
+        self.metrics.serves(&destination.name);
         Ok(Runner {
             worker: Arc::new(Worker {
                 name: self.worker_name.clone(),
@@ -250,6 +273,10 @@ async fn serve_workers(config: Config, stop: CancellationToken) -> Result<Reply,
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     readiness.not_ready("nats", "connecting");
+    // Before the first of them is looked at: a part that has not said anything counts as ready.
+    for destination in served(&config) {
+        readiness.not_ready(&part(&destination), "starting");
+    }
     if let Some(listen) = config.http_listen {
         serve(listen, readiness.clone(), registry, stop.clone())
             .await
@@ -294,9 +321,12 @@ async fn connect(config: &Config, name: &str, readiness: &Readiness) -> Bus {
     unreachable!("the attempts do not end")
 }
 
+fn part(destination: &DestinationConfig) -> String {
+    format!("destination {}", destination.name)
+}
+
 async fn serve_destination(shared: Arc<Shared>, destination: DestinationConfig, stop: CancellationToken) {
-    let part = format!("destination {}", destination.name);
-    shared.readiness.not_ready(&part, "starting");
+    let part = part(&destination);
     let opening = async {
         for attempt in 1.. {
             let error = match shared.prepare_queue(&destination.name).await {
@@ -316,7 +346,7 @@ async fn serve_destination(shared: Arc<Shared>, destination: DestinationConfig, 
         shared.readiness.ready(&part);
         lost_stream::say(&shared.bus, &destination).await;
         tracing::info!(destination = destination.name, worker = shared.worker_name, "working");
-        runner.run(stop).await;
+        runner.run(stop, true).await;
     }
 }
 

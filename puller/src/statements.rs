@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use common::config::Group;
 use common::unit::Unit;
+use nats::Activity;
 
 use crate::batch::{Batcher, InHand, Limits, OneInHand};
 use crate::corrections;
@@ -92,35 +93,39 @@ impl Statements {
     }
 
     /// See [`Warehouse::ledger`].
-    pub(crate) async fn ledger(&self, unit: &Unit) -> Result<Ledger, WarehouseError> {
-        self.ledgers.ask(unit.clone(), 1).await
+    pub(crate) async fn ledger(&self, unit: &Unit, activity: &Activity) -> Result<Ledger, WarehouseError> {
+        self.ledgers.ask(unit.clone(), 1, activity).await
     }
 
     pub(crate) async fn insert(&self, part: &Arc<Part>) -> Result<(), WarehouseError> {
-        self.inserts.ask(Arc::clone(part), part.rows()).await
+        self.inserts.ask(Arc::clone(part), part.rows(), &part.activity).await
     }
 
     /// With one answer for each of the part's archives.
     pub(crate) async fn read_back(&self, part: &Arc<Part>) -> Result<Found, WarehouseError> {
-        self.read_backs.ask(Arc::clone(part), part.rows()).await
+        self.read_backs.ask(Arc::clone(part), part.rows(), &part.activity).await
     }
 
     /// Rows of `archives`, from [`crate::ledger::json_lines`]; returns the server's clock after it has them, in ms.
-    pub(crate) async fn record_archives(&self, lines: Vec<u8>) -> Result<i64, WarehouseError> {
+    pub(crate) async fn record_archives(&self, lines: Vec<u8>, activity: &Activity) -> Result<i64, WarehouseError> {
         let weight = lines.len() as u64;
-        self.archives.ask(lines, weight).await
+        self.archives.ask(lines, weight, activity).await
     }
 
     /// See [`unproven_symbols`].
-    pub(crate) async fn unproven_symbols(&self, recorded: Recorded) -> Result<BTreeSet<String>, WarehouseError> {
+    pub(crate) async fn unproven_symbols(
+        &self,
+        recorded: Recorded,
+        activity: &Activity,
+    ) -> Result<BTreeSet<String>, WarehouseError> {
         let weight = recorded.versions.len() as u64;
-        self.unproven.ask(Arc::new(recorded), weight).await
+        self.unproven.ask(Arc::new(recorded), weight, activity).await
     }
 
     /// Rows of `ingest_log`, from [`crate::ledger::json_lines`].
-    pub(crate) async fn record_attempts(&self, lines: Vec<u8>) -> Result<(), WarehouseError> {
+    pub(crate) async fn record_attempts(&self, lines: Vec<u8>, activity: &Activity) -> Result<(), WarehouseError> {
         let weight = lines.len() as u64;
-        self.attempts.ask(lines, weight).await
+        self.attempts.ask(lines, weight, activity).await
     }
 }
 

@@ -9,7 +9,7 @@ use common::object_key::Prefix;
 use common::object_store::ObjectStore;
 use common::unit::Unit;
 use jiff::{SignedDuration, Timestamp};
-use nats::{Bus, DeadLetter, Delivery, Held, Lane, MarkerSubject, TaskState};
+use nats::{Bus, DeadLetter, Delivery, Held, Lane, MarkerSubject, SettleError, TaskState};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -144,7 +144,7 @@ impl Worker {
             let finished = Finished { job: job.as_deref(), unit, started_at, result: &result, disposition, stopped };
             // Before the ack. When it cannot be written the server is away: the unit is gone through again, and what is
             // loaded is skipped.
-            if let Err(error) = self.record(delivery, &finished).await {
+            if let Err(error) = self.record(held, &finished).await {
                 self.wait(held, &Err(error), waits).await;
                 continue;
             }
@@ -243,14 +243,21 @@ impl Worker {
             }
             Some(Disposition::DeadLetter { .. }) => {
                 let letter = DeadLetter { destination: &self.destination_name, class, error: &error };
+                // A stream that was made anew has its own word on the unit.
+                if !delivery.is_current().await {
+                    tracing::warn!(class, error, "failed, and the stream was made anew since: left to the new one");
+                    return;
+                }
                 self.store_letter(held, &letter).await;
                 failpoint("puller.dead_letter_stored");
                 tracing::error!(class, error, "dead letter");
                 delivery.term(class).await
             }
         };
-        if let Err(error) = settled {
-            tracing::warn!(%error, "the unit will be delivered again, and found to be done");
+        match settled {
+            Ok(()) => {}
+            Err(error @ SettleError::Replaced) => tracing::warn!(%error, "the unit is left to the new stream"),
+            Err(error) => tracing::warn!(%error, "the unit will be delivered again, and found to be done"),
         }
         self.metrics.settled(&self.destination_name, ending.as_str());
         if ending != Ending::Retry {
@@ -293,9 +300,9 @@ impl Worker {
     }
 
     /// Writes the attempt to `ingest_log`, where the destination has one.
-    async fn record(&self, delivery: &Delivery, finished: &Finished<'_>) -> Result<(), WorkError> {
+    async fn record(&self, held: &Held, finished: &Finished<'_>) -> Result<(), WorkError> {
         let (Destination::ClickHouse(loader), Some(unit)) = (&self.destination, finished.unit) else { return Ok(()) };
-        let nothing = Work::default();
+        let (delivery, nothing) = (&held.delivery, Work::default());
         let work = finished.result.as_ref().unwrap_or(&nothing);
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let error = finished.error();
@@ -324,7 +331,7 @@ impl Worker {
             read_back_ms: ms(work.times.read_back),
             trace_id: "",
         };
-        Ok(loader.statements.record_attempts(json_lines(&[attempt])).await?)
+        Ok(loader.statements.record_attempts(json_lines(&[attempt]), &held.lease.activity).await?)
     }
 }
 

@@ -86,3 +86,57 @@ fn leaders_die_under_load() -> Result<()> {
     })?;
     project.check_tables()
 }
+
+/// A server that is frozen keeps its connections open, and answers nothing: another one leads, and everybody goes on.
+#[test]
+fn a_frozen_leader_stops_nobody() -> Result<()> {
+    let dir = RunDir::new("frozen")?;
+    let mut servers = Nats::start_cluster(dir.path())?;
+    let mut project = Project::new(Stack::shared(), "frozen")?;
+    let account = servers[0].account()?;
+    project.set("nats.url", json!(servers.iter().map(Nats::url).collect::<Vec<_>>()))?;
+    project.set("nats.user", account.user)?;
+    project.set("nats.password", account.password)?;
+    project.set("nats.replicas", 3)?;
+    project.set("puller.ack_wait", "4s")?;
+    project.set("puller.slots", 1)?;
+    project.set("retry.attempts", 24)?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    let announce = |days: std::ops::RangeInclusive<u32>| -> Result<()> {
+        for day in days {
+            let at = format!("2025-{:02}-{:02}", 1 + day / 28, 1 + day % 28);
+            for symbol in ["AAAUSDT", "BBBUSDT", "CCCUSDT"] {
+                ArchiveSpec::new(Market::Spot, symbol, "15m", &at).write(project.data_dir())?;
+            }
+        }
+        mark_all(project.data_dir())?;
+        project.uploader(&["upload"])?.expect_code(0).map(drop)
+    };
+    announce(0..=119)?;
+    let frozen = leader(&servers, Leader::OfIngestConsumer)?;
+    let mut workers = Vec::new();
+    for _ in 0..4 {
+        workers.push(project.spawn_puller(&["run"])?);
+    }
+    project.wait_until("some progress", SOON, || Ok(project.archives_loaded()? > 0))?;
+    servers[frozen].signal("STOP")?;
+    let loaded = project.archives_loaded()?;
+    let gone_on = project.wait_for_archives(360, Duration::from_secs(60));
+    servers[frozen].signal("CONT")?;
+    assert!(loaded < 240, "the backlog must be there while the leader is not: {loaded}");
+    gone_on?;
+    // Idle ones too.
+    let frozen = leader(&servers, Leader::OfMarkers)?;
+    servers[frozen].signal("STOP")?;
+    std::thread::sleep(Duration::from_secs(20));
+    servers[frozen].signal("CONT")?;
+    announce(120..=127)?;
+    project.wait_for_archives(384, Duration::from_secs(15))?;
+    let restarted = "puller_pull_restarts_total{destination=\"primary\"}";
+    for worker in &mut workers {
+        assert_eq!(worker.metric(restarted)?, 0.0);
+        worker.sigterm()?;
+        worker.wait(SOON)?.expect_code(0)?;
+    }
+    project.check_tables()
+}

@@ -1,5 +1,6 @@
 //! Objects and markers made by hand, for what no uploader of ours would ever send.
 
+use std::future::IntoFuture;
 use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
@@ -192,6 +193,66 @@ impl<'p> Handmade<'p> {
         })
     }
 
+    /// Takes messages from a durable consumer as a worker would, and does nothing with them.
+    pub(crate) fn hold(&self, consumer: &str, count: usize) -> Result<Vec<async_nats::jetstream::Message>> {
+        use async_nats::jetstream::consumer::PullConsumer;
+        self.runtime.block_on(async {
+            let jetstream = self.jetstream().await?;
+            let found: PullConsumer =
+                jetstream.get_consumer_from_stream(consumer, "MARKERS").await.context("a consumer")?;
+            let mut messages = Vec::new();
+            while messages.len() < count {
+                let pull = found.batch().max_messages((count - messages.len()).min(500));
+                let mut batch = pull.expires(Duration::from_secs(3)).messages().await.context("a pull")?;
+                let before = messages.len();
+                while let Some(message) = batch.next().await {
+                    messages.push(message.context("a message")?);
+                }
+                if messages.len() == before {
+                    return Err(Failure::new(format!("{} of {count} messages are delivered", messages.len())));
+                }
+            }
+            Ok(messages)
+        })
+    }
+
+    /// Has messages delivered again after this time.
+    pub(crate) fn nak(&self, messages: &[async_nats::jetstream::Message], delay: Duration) -> Result<()> {
+        self.runtime.block_on(async {
+            for message in messages {
+                let nak = async_nats::jetstream::AckKind::Nak(Some(delay));
+                message.ack_with(nak).await.context("a nak")?;
+            }
+            match messages.last() {
+                Some(last) => last.context.client().flush().await.context("the naks"),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// What the server says of a durable consumer of MARKERS.
+    pub(crate) fn consumer(&self, name: &str) -> Result<async_nats::jetstream::consumer::Info> {
+        use async_nats::jetstream::consumer::PullConsumer;
+        self.runtime.block_on(async {
+            let jetstream = self.jetstream().await?;
+            let found: PullConsumer = jetstream.get_consumer_from_stream(name, "MARKERS").await.context(name)?;
+            Ok(found.cached_info().clone())
+        })
+    }
+
+    /// Limits how many messages a durable consumer may have delivered and not settled.
+    pub(crate) fn limit_pending(&self, name: &str, max: i64) -> Result<()> {
+        use async_nats::jetstream::consumer::{FromConsumer, PullConsumer, pull};
+        self.runtime.block_on(async {
+            let jetstream = self.jetstream().await?;
+            let found: PullConsumer = jetstream.get_consumer_from_stream(name, "MARKERS").await.context(name)?;
+            let mut config = found.cached_info().config.clone();
+            config.max_ack_pending = max;
+            let config = pull::Config::try_from_consumer_config(config).context(name)?;
+            jetstream.create_consumer_on_stream(config, "MARKERS").await.map(drop).context(name)
+        })
+    }
+
     /// Publishes what the server says when the deliveries of a marker ran out.
     pub(crate) fn advise(&self, consumer: &str, sequence: u64) -> Result<()> {
         let subject = format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.MARKERS.{consumer}");
@@ -247,6 +308,24 @@ impl<'p> Handmade<'p> {
             let mut config = jetstream.get_stream("DEAD").await.context("DEAD")?.cached_info().config.clone();
             config.deny_delete = true;
             jetstream.update_stream(config).await.map(drop).context("DEAD")
+        })
+    }
+
+    /// The same on many subjects, without waiting for each.
+    pub(crate) fn publish_all(&self, subjects: &[String], payload: &[u8]) -> Result<()> {
+        self.runtime.block_on(async {
+            let jetstream = self.jetstream().await?;
+            for subjects in subjects.chunks(500) {
+                let mut acks = Vec::new();
+                for subject in subjects {
+                    let ack = jetstream.publish(subject.clone(), payload.to_vec().into()).await.context(subject)?;
+                    acks.push(ack.into_future());
+                }
+                for ack in acks {
+                    ack.await.context("an ack")?;
+                }
+            }
+            Ok(())
         })
     }
 

@@ -40,4 +40,5 @@ mod storages;
 mod streams;
 mod transfer;
 mod uploaders;
+mod waits;
 mod watching;

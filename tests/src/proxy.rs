@@ -1,6 +1,7 @@
 //! A proxy that misbehaves on demand, for replies a real server will not give when asked, and sees all that passes.
 
 mod aim;
+mod lost;
 mod requests;
 
 use std::io::{Read, Write};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::{Context, Result};
 pub use aim::{Aim, Fate};
+pub use lost::LostAnswer;
 pub use requests::Request;
 use requests::{Conversation, Log};
 
@@ -44,6 +46,10 @@ pub enum Fault {
     Delay(Duration),
     /// Some requests have a fate of their own, all others pass.
     Aimed(Arc<Aim>),
+    /// The answer to one NATS request is lost with its connection.
+    LoseAnswer(Arc<LostAnswer>),
+    /// NATS requests that have this text are never answered; all else passes.
+    Unanswered(&'static str),
 }
 
 /// Stands before one server; dropping it ends it.
@@ -202,14 +208,27 @@ impl Shared {
             }),
             Fault::SwallowReply => self.relay(generation, client, usize::MAX, |_, _| Relayed::First(0)),
             Fault::Delay(each_way) => self.delay(generation, client, each_way),
+            Fault::LoseAnswer(lost) => {
+                let server = self.upstream(generation)?;
+                lost::lose_one(&lost, &client, &server)
+            }
+            Fault::Unanswered(text) => {
+                let server = self.upstream(generation)?;
+                lost::misdirect(text, &client, &server)
+            }
         }
+    }
+
+    fn upstream(&self, generation: u64) -> std::io::Result<TcpStream> {
+        let server = TcpStream::connect(self.upstream)?;
+        server.set_nodelay(true)?;
+        self.remember(generation, &server)?;
+        Ok(server)
     }
 
     fn delay(&self, generation: u64, client: TcpStream, each_way: Duration) -> std::io::Result<()> {
         let begun = Instant::now() + 2 * each_way;
-        let server = TcpStream::connect(self.upstream)?;
-        server.set_nodelay(true)?;
-        self.remember(generation, &server)?;
+        let server = self.upstream(generation)?;
         let (requests, onward) = (client.try_clone()?, server.try_clone()?);
         thread::spawn(move || drop(pass_late(requests, onward, begun, each_way)));
         pass_late(server, client, begun, each_way)

@@ -19,6 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::scan::Fingerprint;
+use crate::signs;
 
 /// What is read at once of an archive that is not held in memory whole.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -147,6 +148,7 @@ fn sum(reader: &mut impl Read, size: u64) -> Result<Sums, Fault> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error.into()),
         };
+        signs::bump();
         total += count as u64;
         if total > size {
             return Err(Fault::Changed);
@@ -186,6 +188,7 @@ where
     let archive = Archive::open(name, archive, csv_bytes_max)?;
     let mut rows = Rows::default();
     archive.inflate::<Fault>(|text| {
+        signs::bump();
         rows.look_at(text);
         Ok(())
     })?;

@@ -53,9 +53,11 @@ mod metrics;
 mod progress;
 mod queue;
 mod report;
+mod signs;
 mod site;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use common::config::Config;
 use common::http::{self, Readiness};
@@ -72,11 +74,34 @@ use metrics::Metrics;
 use pass::Watching;
 use site::Site;
 
+/// What a pass takes to end by itself, and then the connection.
+const STOP_SLACK: Duration = Duration::from_secs(8);
+
 /// Runs a command to its end, or until `shutdown`.
 ///
 /// # Errors
 /// Why it could not begin.
 pub async fn run(
+    cli: &Cli,
+    config: &Config,
+    progress: Progress,
+    shutdown: CancellationToken,
+) -> Result<Reply, Failure> {
+    // Whatever drains ends by itself; whatever waits for a server is left when the time to drain is over.
+    let overdue = {
+        let shutdown = shutdown.clone();
+        async move {
+            common::shutdown::overdue(shutdown).await;
+            tokio::time::sleep(STOP_SLACK).await;
+        }
+    };
+    tokio::select! {
+        ended = carry_out(cli, config, progress, shutdown) => ended,
+        () = overdue => Err(Failure::stopped("stopped by a signal before the end")),
+    }
+}
+
+async fn carry_out(
     cli: &Cli,
     config: &Config,
     progress: Progress,

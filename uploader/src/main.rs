@@ -35,8 +35,11 @@ fn main() -> ExitCode {
 fn start(cli: &Cli, config: &Config) -> Result<Reply, Failure> {
     let progress = if cli.shows_progress() { Progress::on_stderr() } else { Progress::hidden() };
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let shutdown = shutdown::on_signals()?;
         uploader::run(cli, config, progress, shutdown).await
-    })
+    });
+    // What blocks on a disk does not keep the process.
+    runtime.shutdown_timeout(shutdown::LEAVE);
+    ended
 }

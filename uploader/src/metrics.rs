@@ -9,6 +9,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::memory::Counts;
+use crate::signs;
 
 /// The one label there is; its values are those of the enums below.
 type ByOutcome = Family<[(&'static str, &'static str); 1], Counter>;
@@ -43,6 +44,7 @@ pub(crate) struct Metrics {
     units_waiting: Gauge,
     archives_read: Counter,
     watched_folders: Gauge,
+    pass_restarts: Counter,
 }
 
 impl Metrics {
@@ -59,6 +61,7 @@ impl Metrics {
             units_waiting: Gauge::default(),
             archives_read: Counter::default(),
             watched_folders: Gauge::default(),
+            pass_restarts: Counter::default(),
         };
         let r = registry.sub_registry_with_prefix("uploader");
         r.register("objects", "Archives handled, by what came of them", metrics.objects.clone());
@@ -84,10 +87,12 @@ impl Metrics {
         );
         r.register("archives_read", "Archives opened, checked and hashed", metrics.archives_read.clone());
         r.register("watched_folders", "Folders whose events are listened to", metrics.watched_folders.clone());
+        r.register("pass_restarts", "Passes that made no progress and were begun anew", metrics.pass_restarts.clone());
         metrics
     }
 
     fn object(&self, outcome: ObjectOutcome) {
+        signs::bump();
         let outcome = match outcome {
             ObjectOutcome::Uploaded => "uploaded",
             ObjectOutcome::Present => "present",
@@ -109,7 +114,12 @@ impl Metrics {
         self.object(ObjectOutcome::Failed);
     }
 
+    pub(crate) fn pass_restarted(&self) {
+        self.pass_restarts.inc();
+    }
+
     pub(crate) fn unit(&self, outcome: UnitOutcome) {
+        signs::bump();
         let outcome = match outcome {
             UnitOutcome::Published => "published",
             UnitOutcome::Unchanged => "unchanged",

@@ -3,9 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::backoff::Backoff;
+use common::failpoint::hang;
 use common::output::Failure;
 use common::shutdown;
 use common::unit::Unit;
@@ -37,6 +38,9 @@ const LOOKS_MAX: usize = 32;
 /// Up to this many units are asked of the stream one by one; more are asked for all at once.
 const ASKED_SINGLY_MAX: usize = 16;
 
+/// What is in hand when the time to drain is over ends a little later.
+const STOP_SLACK: Duration = Duration::from_secs(2);
+
 /// Archives that should have left the disk and are still there are looked at again after this time.
 const CLEANUP_AGAIN: SignedDuration = SignedDuration::from_hours(1);
 
@@ -63,7 +67,15 @@ pub(crate) async fn run(site: &Site, scope: &Scope, mode: Mode, memory: &mut Mem
     let started = Instant::now();
     let read_before = site.metrics.archives_read();
     let mut pass = Pass { site, mode, memory, report: Report::new(mode.dry_run, site.wanted.by_archives()) };
-    let outcome = pass.every_unit(scope, watching).await;
+    // Told to stop, it ends by itself, or else here: whatever it waits for then.
+    let overdue = async {
+        shutdown::overdue(site.shutdown.clone()).await;
+        tokio::time::sleep(STOP_SLACK).await;
+    };
+    let outcome = tokio::select! {
+        outcome = pass.every_unit(scope, watching) => outcome,
+        () = overdue => Err(PassError::Stopped),
+    };
     site.progress.end();
     if let Err(error) = &outcome {
         match error {
@@ -99,9 +111,13 @@ impl Pass<'_> {
     async fn every_unit(&mut self, scope: &Scope, watching: &Watching) -> Result<(), PassError> {
         let site = self.site;
         let found = self.find(scope, watching).await?;
+        hang("uploader.pass").await;
         let interrupt = &watching.interrupt;
         // Wrong credentials are told before anything is uploaded; a server that is away is waited for afterwards.
-        let (connects, away) = match site.queue.bus().await {
+        let Some(bus) = site.shutdown.run_until_cancelled(site.queue.bus()).await else {
+            return Err(PassError::Stopped);
+        };
+        let (connects, away) = match bus {
             Ok(bus) => (Some(bus.connects()), None),
             Err(QueueError::Refused(error)) => return Err(PassError::Queue(error)),
             Err(error @ (QueueError::Away(_) | QueueError::Lost)) => {
@@ -150,7 +166,12 @@ impl Pass<'_> {
         }
         let bytes = candidates.iter().map(|candidate| candidate.seen.bytes).sum();
         site.progress.begin(candidates.len(), bytes);
-        let stamps = if connects.is_some() { self.stamps(candidates.len()).await } else { None };
+        let stamps = if connects.is_some() {
+            let asking = self.stamps(candidates.len());
+            site.shutdown.run_until_cancelled(asking).await.ok_or(PassError::Stopped)?
+        } else {
+            None
+        };
         let unannounced = self.settle_all(candidates, stamps.as_ref(), interrupt).await?;
         if let Scope::Everything(filter) = scope
             && filter.is_empty()
@@ -225,6 +246,12 @@ impl Pass<'_> {
                     Ok((walk.units(units), marked, Vec::new()))
                 }
             }
+        };
+        let walk = Arc::clone(&site.walks).acquire_owned();
+        let Some(walk) = site.shutdown.run_until_cancelled(walk).await else { return Err(PassError::Stopped) };
+        let look = move || {
+            let _walk = walk;
+            look()
         };
         let (found, marked, bad) =
             blocking(look).await.map_err(|error| PassError::data_dir(site.data_dir.clone(), &error))?;

@@ -12,8 +12,14 @@ use nats::{Bus, BusError, BusErrorKind, Latest, Newest, Published, Stamp};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::signs;
+
 /// Shortest pause between two tries to connect; as long as the last try took, if that was longer.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// How long connecting may take, with the streams made where that is ours to do.
+const CONNECT_MAX: Duration = Duration::from_secs(40);
+/// How long one question may take, which is a few requests of some seconds each.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// How long nothing is asked after a request that was not answered: a server that hangs would cost each unit a timeout.
 const SILENCE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -76,6 +82,7 @@ impl Queue {
         {
             return Err(why.clone().into());
         }
+        // Whoever holds it connects, which has a time-out.
         let mut link = self.link.lock().await;
         match &*link {
             Link::Up(bus) if bus.is_connected() => return Ok(Bus::clone(bus)),
@@ -99,13 +106,16 @@ impl Queue {
     }
 
     async fn connect(&self) -> Result<Bus, BusError> {
-        let bus = Bus::connect(&self.config, &self.name).await?;
-        if self.config.manage {
-            bus.create_streams().await?;
-        }
-        // What is announced on a stream that drops it would be lost without a word.
-        bus.check_markers().await?;
-        Ok(bus)
+        let connecting = async {
+            let bus = Bus::connect(&self.config, &self.name).await?;
+            if self.config.manage {
+                bus.create_streams().await?;
+            }
+            // What is announced on a stream that drops it would be lost without a word.
+            bus.check_markers().await?;
+            Ok(bus)
+        };
+        within(CONNECT_MAX, "connecting", connecting).await
     }
 
     /// Longest message that may carry its list of objects.
@@ -116,12 +126,15 @@ impl Queue {
     /// Which message of the stream is the newest, of every unit.
     pub(crate) async fn stamps(&self) -> Result<HashMap<Unit, Stamp>, QueueError> {
         let bus = self.bus().await?;
-        Ok(bus.stamps().await?)
+        // A message or an answer every few seconds, or an error: see nats/design.md.
+        let stamps = bus.stamps().await;
+        signs::bump();
+        Ok(stamps?)
     }
 
     pub(crate) async fn latest(&self, unit: &Unit) -> Result<Latest, QueueError> {
         let bus = self.bus().await?;
-        self.answered(bus.latest_marker(unit).await)
+        self.answered(within(ANSWER_MAX, "asking for a marker", bus.latest_marker(unit)).await)
     }
 
     pub(crate) async fn publish(
@@ -132,7 +145,8 @@ impl Queue {
         expected_last: u64,
     ) -> Result<Published, QueueError> {
         let bus = self.bus().await?;
-        self.answered(bus.publish_marker(subject, revision, payload, expected_last).await)
+        let published = bus.publish_marker(subject, revision, payload, expected_last);
+        self.answered(within(ANSWER_MAX, "publishing", published).await)
     }
 
     pub(crate) async fn other_lane_moved(
@@ -151,6 +165,7 @@ impl Queue {
     }
 
     fn answered<T>(&self, answer: Result<T, BusError>) -> Result<T, QueueError> {
+        signs::bump();
         if let Err(error) = &answer
             && error.kind == BusErrorKind::Unavailable
         {
@@ -168,4 +183,13 @@ impl Queue {
             bus.close().await;
         }
     }
+}
+
+/// An answer, or that there was none: also where the connection does not even take the question.
+async fn within<T>(
+    time: Duration,
+    doing: &str,
+    answer: impl Future<Output = Result<T, BusError>>,
+) -> Result<T, BusError> {
+    tokio::time::timeout(time, answer).await.unwrap_or_else(|_| Err(BusError::unanswered(doing, time)))
 }

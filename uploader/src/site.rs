@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::pending::Pending;
 use crate::progress::Progress;
 use crate::queue::Queue;
+use crate::signs;
 use crate::standing::Standing;
 
 /// Bytes of archives in memory at once, whole or in parts, whatever their sizes and `storage.r2.transfers`.
@@ -73,6 +74,8 @@ pub(crate) struct Site {
     pub(crate) checks_max: usize,
     checks: Semaphore,
     memory: Semaphore,
+    /// One walk over `data_dir` at a time: one that blocks on a disk goes on after its pass was given up.
+    pub(crate) walks: Arc<Semaphore>,
     bucket_is_there: OnceCell<()>,
     pub(crate) standing: Standing,
     /// When uploads left behind were last looked for.
@@ -111,6 +114,7 @@ impl Site {
             checks_max,
             checks: Semaphore::new(checks_max),
             memory: Semaphore::new(usize::try_from(MEMORY_BYTES).unwrap_or(Semaphore::MAX_PERMITS)),
+            walks: Arc::new(Semaphore::new(1)),
             bucket_is_there: OnceCell::new(),
             standing: Standing::default(),
             cleared: Mutex::default(),
@@ -188,7 +192,11 @@ impl Site {
         tokio::select! {
             biased;
             () = self.shutdown.cancelled() => Err(PassError::Stopped),
-            permit = semaphore.acquire_many(many) => Ok(permit.expect("no semaphore of ours is ever closed")),
+            // No time-out: whoever holds one waits for a disk, the bucket or the queue, each of which has its own.
+            permit = semaphore.acquire_many(many) => {
+                signs::bump();
+                Ok(permit.expect("no semaphore of ours is ever closed"))
+            }
         }
     }
 

@@ -19,6 +19,7 @@ use crate::complete::Wanted;
 use crate::events::Folders;
 use crate::layout;
 use crate::scan::{Fingerprint, SetDigest, list_folder, look_at};
+use crate::signs;
 
 /// Up to this many periods of a folder, each is asked for by name; beyond, listing the folder is cheaper.
 const PERIODS_BY_NAME_MAX: usize = 32;
@@ -159,6 +160,7 @@ impl Walk<'_> {
         filter: &UnitFilter,
         problems: &mut Vec<String>,
     ) {
+        signs::bump();
         self.watch(path);
         if branch.any {
             match list_folder(&self.data_dir.join(path)) {

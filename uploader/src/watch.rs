@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use common::backoff::{Backoff, Growth};
+use common::failpoint::bound;
 use common::http::Readiness;
 use common::output::Failure;
 use common::unit::Unit;
@@ -18,10 +19,12 @@ use crate::memory::{Counts, Memory};
 use crate::pass::{self, Scope, Watching};
 use crate::report::Report;
 use crate::settle::Mode;
+use crate::signs;
 use crate::site::Site;
 
 /// The parts `/readyz` gives reasons for.
 const PASS: &str = "pass";
+const STALL: &str = "progress";
 const QUEUE: &str = "queue";
 
 /// Events come in bursts: this long nothing may have come before they are acted on,
@@ -40,12 +43,20 @@ const KNOCK: Backoff = Backoff {
 };
 /// How long a pass goes on before it makes room for what came meanwhile: today's units do not wait for a backlog.
 const INTERRUPT_AFTER: Duration = Duration::from_secs(10);
-/// After a pass that ended early.
+/// After a pass that ended early; as long as it took, up to a minute, if that is longer. The longest is short: who waits
+/// for the network waits that much more.
 const RETRY: Backoff = Backoff {
     initial: Duration::from_secs(1),
     growth: Growth::Exponential { factor: 2.0 },
-    max: Duration::from_secs(60),
+    max: Duration::from_secs(10),
 };
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// A pass without any sign of progress for so long is not as it should be, and that is said.
+const SILENCE_SHOWN: Duration = Duration::from_secs(60);
+/// Then it is begun anew. Longer than any one request is waited for, of which those to the bucket take the longest.
+const SILENCE_MAX: Duration = Duration::from_secs(150);
+/// How often a pass is looked after.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Runs until shutdown. What fails is logged, shown by `/readyz`, and tried again, unless only another configuration would
 /// help.
@@ -56,16 +67,21 @@ pub(crate) async fn run(site: &Site, rescan: Duration, readiness: &Readiness) ->
     let mut schedule = Schedule::new(rescan);
     loop {
         let Some(scope) = next(site, &mut schedule, &mut memory, &mut events).await else { return Ok(()) };
-        let started = Instant::now();
+        let mut started = Instant::now();
         let watching =
             Watching { folders: folders.clone(), told: schedule.told(), interrupt: CancellationToken::new() };
-        let report = {
+        let ended = {
             let pass = pass::run(site, &scope, mode, &mut memory, &watching);
-            listen_meanwhile(pass, &mut schedule, &mut events, &watching.interrupt).await
+            listen_meanwhile(site, pass, &mut schedule, &mut events, &watching.interrupt, readiness).await
         };
         if site.shutdown.is_cancelled() {
             return Ok(());
         }
+        // One that hung has been waited for long enough.
+        let report = ended.unwrap_or_else(|hung| {
+            started = Instant::now();
+            hung
+        });
         if let Some(failure) = report.misconfigured() {
             return Err(failure);
         }
@@ -114,13 +130,21 @@ async fn hint(events: &mut Option<Events>) -> Hint {
     }
 }
 
-/// Runs a pass to its end, and takes notice of what happens meanwhile.
+/// Runs a pass to its end, and takes notice of what happens meanwhile. One that makes no progress is given up, as by a kill: then
+/// what is said of it is the error.
 async fn listen_meanwhile(
+    site: &Site,
     pass: impl Future<Output = Report>,
     schedule: &mut Schedule,
     events: &mut Option<Events>,
     interrupt: &CancellationToken,
-) -> Report {
+    readiness: &Readiness,
+) -> Result<Report, Report> {
+    let signs = || signs::count() + site.store.bandwidth().grants();
+    let (mut seen, mut seen_at) = (signs(), Instant::now());
+    let silence_shown = bound(SILENCE_SHOWN, "FERRY_SILENCE_SHOWN_S");
+    let silence_max = bound(SILENCE_MAX, "FERRY_SILENCE_MAX_S");
+    let mut ticks = tokio::time::interval(TICK);
     let long = Instant::now() + INTERRUPT_AFTER;
     let mut pass = std::pin::pin!(pass);
     loop {
@@ -132,9 +156,33 @@ async fn listen_meanwhile(
             }
         };
         tokio::select! {
-            report = &mut pass => return report,
+            report = &mut pass => {
+                readiness.ready(STALL);
+                return Ok(report);
+            }
             hint = hint(events) => schedule.take(hint),
             () = interrupted => interrupt.cancel(),
+            _ = ticks.tick() => {
+                let now = signs();
+                if now != seen {
+                    (seen, seen_at) = (now, Instant::now());
+                    readiness.ready(STALL);
+                } else if seen_at.elapsed() >= silence_shown {
+                    let silent = seen_at.elapsed();
+                    let reason = format!(
+                        "the pass has heard nothing of the disk, the bucket and the queue for {} s",
+                        silent.as_secs()
+                    );
+                    if silent >= silence_max {
+                        tracing::error!(reason, "beginning it anew");
+                        site.metrics.pass_restarted();
+                        let mut report = Report::new(false, false);
+                        report.fail(Failure::unreachable(reason));
+                        return Err(report);
+                    }
+                    readiness.not_ready(STALL, reason);
+                }
+            }
         }
     }
 }
@@ -267,7 +315,8 @@ impl Schedule {
         let now = Instant::now();
         if report.error.is_some() {
             self.failures += 1;
-            self.everything_from = now + RETRY.delay(self.failures).min(self.rescan);
+            let pause = RETRY.delay(self.failures).max((now - started).min(RETRY_MAX));
+            self.everything_from = now + pause.min(self.rescan);
             self.ask(self.everything_from);
         } else {
             self.failures = 0;

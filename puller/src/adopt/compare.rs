@@ -15,6 +15,7 @@ use std::collections::HashSet;
 use common::marker::Object;
 use futures::{StreamExt, stream};
 use jiff::SignedDuration;
+use nats::Activity;
 
 use crate::corrections::version;
 use crate::decode::Spec;
@@ -76,7 +77,7 @@ pub(super) async fn compare(loader: &Loader, job: &Job, dry_run: bool) -> Result
             there.extend(facts.map(|facts| (object, facts)));
         }
         if !dry_run {
-            loader.record_archives(job, there).await?;
+            loader.record_archives(job, there, &Activity::default()).await?;
         }
     }
     Ok(verdicts)

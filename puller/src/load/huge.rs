@@ -64,7 +64,8 @@ impl Loader {
         work.times.fetch += started.elapsed();
 
         let started = Instant::now();
-        let _place = self.decodings.acquire().await.expect("the semaphore is never closed");
+        let place = activity.while_waiting(self.decodings.acquire()).await;
+        let _place = place.expect("the semaphore is never closed");
         let name: Arc<str> = object.key.rsplit('/').next().unwrap_or_default().into();
         let outline = match outlined(&name, &bytes, spec).await? {
             Ok(outline) => outline,
@@ -109,7 +110,7 @@ impl Loader {
         let facts = Facts::of(&outline);
         work.loaded += 1;
         work.rows += facts.rows;
-        self.record_archives(job, vec![(object, facts)]).await?;
+        self.record_archives(job, vec![(object, facts)], activity).await?;
         failpoint("puller.archives_recorded");
         Ok(Ok(()))
     }

@@ -168,7 +168,8 @@ impl Loader {
         let decoded = if small {
             decode()
         } else {
-            let _place = self.decodings.acquire().await.expect("the semaphore is never closed");
+            let place = activity.while_waiting(self.decodings.acquire()).await;
+            let _place = place.expect("the semaphore is never closed");
             let decoding = tokio::task::spawn_blocking(decode);
             decoding.await.map_err(|error| WorkError::Panicked(error.to_string()))?
         };
@@ -253,7 +254,7 @@ impl Loader {
         let facts: Vec<(&Object, Facts)> = facts.collect();
         work.loaded += facts.len() as u64;
         work.rows += facts.iter().map(|(_, facts)| facts.rows).sum::<u64>();
-        if let Some(server_ms) = self.record_archives(&part.job, facts).await? {
+        if let Some(server_ms) = self.record_archives(&part.job, facts, &part.activity).await? {
             look.recorded(server_ms);
         }
         failpoint("puller.archives_recorded");
@@ -266,6 +267,7 @@ impl Loader {
         &self,
         job: &Job,
         verified: Vec<(&Object, Facts)>,
+        activity: &Activity,
     ) -> Result<Option<i64>, WorkError> {
         let loaded_at = common::clock::now();
         let at = |us: Option<i64>| Timestamp::from_microsecond(us.unwrap_or_default()).unwrap_or_default();
@@ -292,7 +294,7 @@ impl Loader {
         if rows.is_empty() {
             return Ok(None);
         }
-        Ok(Some(self.statements.record_archives(json_lines(&rows)).await?))
+        Ok(Some(self.statements.record_archives(json_lines(&rows), activity).await?))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -12,6 +13,11 @@ use super::super::error::StoreErrorKind;
 use super::super::folder::Fault;
 use super::staging::Part;
 use crate::config;
+
+/// How long a process that was killed may take to end.
+const KILLED_WITHIN: Duration = Duration::from_secs(5);
+/// How long the last words of a process that has ended may take.
+const WORDS_WITHIN: Duration = Duration::from_millis(400);
 
 /// Seconds without a byte after which rsync gives up.
 const TIMEOUT_S: u32 = 30;
@@ -147,8 +153,11 @@ impl Running {
     /// Ends it, so that another may write where it did.
     pub(super) async fn kill(&mut self) {
         self.kill_group();
-        if let Err(error) = self.child.wait().await {
-            tracing::debug!(%error, "rsync was killed and is not waited for");
+        match tokio::time::timeout(KILLED_WITHIN, self.child.wait()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "rsync was killed and is not waited for"),
+            // It hangs in the kernel. Its lock on the part keeps others from writing there.
+            Err(_) => tracing::warn!("rsync was killed and has not ended"),
         }
     }
 
@@ -178,7 +187,11 @@ async fn collect(mut pipe: impl AsyncRead + Unpin) -> String {
 
 async fn said(pipe: &mut Option<JoinHandle<String>>) -> String {
     match pipe.take() {
-        Some(collecting) => collecting.await.unwrap_or_default(),
+        // A process that ssh left behind (ControlPersist) may hold the pipe open for as long as it likes.
+        Some(collecting) => match tokio::time::timeout(WORDS_WITHIN, collecting).await {
+            Ok(Ok(words)) => words,
+            Ok(Err(_)) | Err(_) => String::new(),
+        },
         None => String::new(),
     }
 }

@@ -1,0 +1,363 @@
+//! Answers that never come: whoever waits for one goes on by itself.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::{Project, Service};
+use tests::proxy::{Fault, LostAnswer, Proxy};
+use tests::servers::Stack;
+use tests::{Context, Failure, Result, http};
+
+use crate::handmade::Handmade;
+
+const SOON: Duration = Duration::from_secs(60);
+/// How long anybody may take to go on once the network is as it should be.
+const GOES_ON: Duration = Duration::from_secs(15);
+/// A consumer for units of years ago, and one for those of today.
+const BACKFILL: &str = "backfill-primary";
+
+/// Writes so many units of one archive each, from this day of March 2025 on, and announces them past any proxy.
+fn announce(project: &Project, direct: &str, days: std::ops::RangeInclusive<u32>) -> Result<()> {
+    for day in days {
+        ArchiveSpec::new(Market::Spot, "AAAUSDT", "1h", &format!("2025-03-{day:02}")).write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    let mut uploader = project.start("uploader", &["upload"], &[("FERRY__NATS__URL", direct)])?;
+    uploader.wait(SOON)?.expect_code(0).map(drop)
+}
+
+/// A project whose processes see NATS through a proxy, and the server's own address.
+fn behind_a_proxy(stack: &Stack, label: &str) -> Result<(Project, Proxy, String)> {
+    let mut project = Project::new(stack, label)?;
+    let queue = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.nats.port())))?;
+    let direct = project.config()["nats"]["url"].as_str().unwrap_or_default().to_owned();
+    project.set("nats.url", format!("nats://{}", queue.address()))?;
+    // Whatever was lost on its way comes again after a lease, and the tests break nothing but that.
+    project.set("retry.attempts", 24)?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    Ok((project, queue, direct))
+}
+
+fn is_ready(service: &Service) -> Result<bool> {
+    Ok(http::get(service.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
+}
+
+/// Why a service says that it is not ready; empty while it is.
+fn reasons(service: &Service) -> Result<String> {
+    let ready = http::get(service.http(), "/readyz")?;
+    if ready.status == 200 { Ok(String::new()) } else { ready.text() }
+}
+
+/// Runs scenarios side by side, for most of them only wait.
+fn side_by_side(scenarios: &[fn() -> Result<()>]) -> Result<()> {
+    let ended: Vec<_> = thread::scope(|scope| {
+        let running: Vec<_> = scenarios.iter().map(|scenario| scope.spawn(scenario)).collect();
+        running.into_iter().map(thread::ScopedJoinHandle::join).collect()
+    });
+    for end in ended {
+        end.map_err(|_| Failure::new("a scenario panicked, see above"))??;
+    }
+    Ok(())
+}
+
+/// One cut of the only connection, between a question and its answer.
+#[test]
+fn an_answer_that_is_lost_stops_nobody() -> Result<()> {
+    side_by_side(&[a_worker_loses_the_answer_to_a_pull, an_uploader_loses_what_it_reads, commands_are_not_answered])
+}
+
+fn a_worker_loses_the_answer_to_a_pull() -> Result<()> {
+    let (project, queue, direct) = behind_a_proxy(Stack::shared(), "lost-pull")?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_until("a worker", SOON, || is_ready(&worker))?;
+    // Any pull that does not wait, and a pull of the lane that is asked last.
+    for (unit, text) in (1..).zip(["no_wait\":true", "MSG.NEXT.MARKERS.backfill-primary"]) {
+        let lost = LostAnswer::to(text);
+        queue.set(Fault::LoseAnswer(lost.clone()));
+        project.wait_until("the lost answer", SOON, || Ok(lost.is_done()))?;
+        thread::sleep(Duration::from_secs(1));
+        announce(&project, &direct, unit..=unit)?;
+        project.wait_for_archives(u64::from(unit), GOES_ON)?;
+        assert!(is_ready(&worker)?);
+    }
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0)?;
+    project.check_tables()
+}
+
+fn an_uploader_loses_what_it_reads() -> Result<()> {
+    let stack = Stack::shared();
+    let (mut project, queue, _) = behind_a_proxy(stack, "lost-reading")?;
+    project.set("watch.rescan", "1d")?;
+    let write = |days: std::ops::RangeInclusive<u32>| -> Result<()> {
+        for day in days {
+            ArchiveSpec::new(Market::Spot, "AAAUSDT", "1h", &format!("2025-03-{day:02}")).write(project.data_dir())?;
+        }
+        mark_all(project.data_dir()).map(drop)
+    };
+    // So many that the stream is read as a whole.
+    write(1..=20)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let lost = LostAnswer::to("no_wait\":true");
+    queue.set(Fault::LoseAnswer(lost.clone()));
+    let mut service = project.spawn_uploader(&["watch"])?;
+    project.wait_until("the lost answer", SOON, || Ok(lost.is_done()))?;
+    project.wait_until("the end of the first pass", GOES_ON, || is_ready(&service))?;
+    let hand = Handmade::new(stack, &project)?;
+    write(21..=21)?;
+    project.wait_until("a new unit on the stream", GOES_ON, || Ok(hand.markers()?.len() == 21))?;
+    service.sigterm()?;
+    service.wait(GOES_ON)?.expect_code(0)?;
+
+    // Told to stop while it waits.
+    queue.set(Fault::Unanswered("CONSUMER.MSG.NEXT.MARKERS."));
+    let mut service = project.spawn_uploader(&["watch"])?;
+    thread::sleep(Duration::from_secs(3));
+    let told = Instant::now();
+    service.sigterm()?;
+    service.wait(GOES_ON)?.expect_code(0)?;
+    assert!(told.elapsed() < GOES_ON);
+    Ok(())
+}
+
+/// Commands end as they do where a server is away.
+fn commands_are_not_answered() -> Result<()> {
+    let (project, queue, direct) = behind_a_proxy(Stack::shared(), "lost-commands")?;
+    announce(&project, &direct, 1..=3)?;
+    project.puller(&["replay", "--force"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    queue.set(Fault::Unanswered("CONSUMER.MSG.NEXT."));
+    let commands: [(&str, &[&str]); 4] = [
+        ("puller", &["verify"]),
+        ("puller", &["replay", "--dry-run"]),
+        ("puller", &["tasks", "ls"]),
+        ("uploader", &["reconcile"]),
+    ];
+    let mut running = Vec::new();
+    for (binary, args) in commands {
+        running.push((args, project.start(binary, args, &[])?));
+    }
+    for (args, mut command) in running {
+        let ended = command.wait(SOON)?;
+        assert_eq!(ended.code, Some(3), "{args:?}: {}{}", ended.stdout, ended.stderr);
+    }
+    Ok(())
+}
+
+/// What looks healthy and does nothing is not ready, says why, and tries anew.
+#[test]
+fn a_worker_whose_pulls_are_not_answered_says_so() -> Result<()> {
+    side_by_side(&[pulls_are_not_answered, idle_workers_behind_a_bad_line])
+}
+
+fn pulls_are_not_answered() -> Result<()> {
+    let restarts = "puller_pull_restarts_total{destination=\"primary\"}";
+    let (project, queue, direct) = behind_a_proxy(Stack::shared(), "unanswered")?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_until("a worker", SOON, || is_ready(&worker))?;
+    assert_eq!(worker.metric(restarts)?, 0.0);
+    queue.set(Fault::Unanswered("CONSUMER.MSG.NEXT.MARKERS."));
+    let since = Instant::now();
+    project
+        .wait_until("the reason", Duration::from_secs(90), || Ok(reasons(&worker)?.contains("no pull was answered")))?;
+    assert!(since.elapsed() > Duration::from_secs(50), "a minute, not {:?}", since.elapsed());
+    assert_eq!(worker.metric(restarts)?, 1.0);
+    queue.set(Fault::None);
+    announce(&project, &direct, 1..=1)?;
+    project.wait_for_archives(1, GOES_ON)?;
+    project.wait_until("a worker that is ready again", GOES_ON, || is_ready(&worker))?;
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0).map(drop)
+}
+
+/// Six idle workers behind 80 ms, their connections cut every few seconds: for `FERRY_TEST_BAD_LINE_S` seconds, 300 by hand.
+fn idle_workers_behind_a_bad_line() -> Result<()> {
+    const WORKERS: usize = 6;
+    let seconds = std::env::var("FERRY_TEST_BAD_LINE_S").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(50);
+    let (mut project, queue, direct) = behind_a_proxy(Stack::shared(), "bad-line")?;
+    project.set("puller.slots", 1)?;
+    let line = Fault::Delay(Duration::from_millis(40));
+    queue.set(line.clone());
+    let mut workers = Vec::new();
+    for _ in 0..WORKERS {
+        workers.push(project.spawn_puller(&["run"])?);
+    }
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut cuts: u64 = 0;
+    while Instant::now() < end {
+        // 3 to 6 s, never the same: the cut must meet every moment of a pull.
+        thread::sleep(Duration::from_millis(3000 + cuts * 1237 % 3000));
+        queue.set(line.clone());
+        cuts += 1;
+    }
+    announce(&project, &direct, 1..=24)?;
+    let loaded = "puller_deliveries_total{destination=\"primary\",outcome=\"loaded\"}";
+    let busy = || workers.iter().filter(|worker| worker.metric(loaded).is_ok_and(|count| count > 0.0)).count();
+    project.wait_until(&format!("all workers at work after {cuts} cuts"), GOES_ON, || Ok(busy() == WORKERS))?;
+    project.wait_for_archives(24, SOON)?;
+    for worker in &mut workers {
+        worker.sigterm()?;
+        worker.wait(SOON)?.expect_code(0)?;
+    }
+    project.check_tables()
+}
+
+/// A pass that waits for what never comes is not ready, says why, and is begun anew; and SIGTERM ends it.
+#[test]
+fn a_pass_that_hangs_is_begun_anew() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "hanging-pass")?;
+    ArchiveSpec::new(Market::Spot, "AAAUSDT", "1h", "2025-03-01").write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    let env = [("FERRY_HANG", "uploader.pass"), ("FERRY_SILENCE_SHOWN_S", "2")];
+    let restarts = "uploader_pass_restarts_total";
+
+    let mut service = project.spawn("uploader", &["watch"], &[env[0], env[1], ("FERRY_SILENCE_MAX_S", "8")])?;
+    project.wait_until("the counter", GOES_ON, || Ok(service.metric(restarts).is_ok_and(|count| count == 0.0)))?;
+    project.wait_until("the reason", GOES_ON, || Ok(reasons(&service)?.contains("has heard nothing")))?;
+    let published = "uploader_units_total{outcome=\"published\"}";
+    project
+        .wait_until("the unit on the stream", SOON, || Ok(service.metric(published).is_ok_and(|count| count > 0.0)))?;
+    project.wait_until("a service that is ready", GOES_ON, || is_ready(&service))?;
+    assert_eq!(service.metric(restarts)?, 1.0);
+    service.sigterm()?;
+    service.wait(GOES_ON)?.expect_code(0)?;
+
+    let mut service = project.spawn("uploader", &["watch"], &env)?;
+    project.wait_until("the reason", GOES_ON, || {
+        Ok(reasons(&service).is_ok_and(|why| why.contains("has heard nothing")))
+    })?;
+    service.sigterm()?;
+    service.wait(GOES_ON)?.expect_code(0).map(drop)
+}
+
+/// Acks hold names and numbers; those of a stream that was deleted and made again are another unit's.
+#[test]
+fn an_ack_of_a_former_stream_settles_nothing_of_the_new_one() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "former-stream")?;
+    let bucket = project.config()["storage"]["r2"]["endpoint"].as_str().unwrap_or_default().to_owned();
+    let bucket = Proxy::start(bucket.trim_start_matches("http://").parse().context(bucket.clone())?)?;
+    let direct = project.config()["nats"]["url"].as_str().unwrap_or_default().to_owned();
+    // So long that no extension of the lease tells it before.
+    project.set("puller.ack_wait", "5m")?;
+    // Busy with one, it asks for no other.
+    project.set("puller.slots", 1)?;
+    let hand = Handmade::new(stack, &project)?;
+    announce(&project, &direct, 1..=2)?;
+    let markers = hand.markers()?;
+    hand.delete_stream("MARKERS")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    hand.publish_on(&markers[0].0, markers[0].1.to_string().as_bytes())?;
+
+    let through = format!("http://{}", bucket.address());
+    bucket.set(Fault::Hang);
+    let mut worker = project.spawn("puller", &["run"], &[("FERRY__STORAGE__R2__ENDPOINT", &through)])?;
+    let pending = || -> Result<usize> { Ok(hand.consumer(BACKFILL)?.num_ack_pending) };
+    project.wait_until("the first unit in hand", SOON, || Ok(pending()? == 1))?;
+    hand.delete_stream("MARKERS")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    hand.publish_on(&markers[1].0, markers[1].1.to_string().as_bytes())?;
+    // Somebody else has the second unit, under the number that the first one had.
+    let held = hand.hold(BACKFILL, 1)?;
+    bucket.set(Fault::None);
+    let recorded = |(_, marker): &(String, serde_json::Value)| {
+        let day = marker["period"].as_str().unwrap_or_default();
+        let sql = format!("SELECT count() FROM {}.archives WHERE period = '{day}'", project.database());
+        Ok(project.query(&sql)?.trim() == "1")
+    };
+    project.wait_until("the first unit's rows", SOON, || recorded(&markers[0]))?;
+    thread::sleep(Duration::from_secs(4));
+    assert_eq!(pending()?, 1, "the ack of the first unit has settled the second one\n{}", worker.stderr());
+    hand.nak(&held, Duration::ZERO)?;
+    project.wait_until("the second unit", GOES_ON, || recorded(&markers[1]))?;
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0).map(drop)
+}
+
+/// What is on its way to a worker when it is told to stop comes back at once, not when its lease ends.
+#[test]
+fn what_arrives_while_a_worker_stops_is_handed_back() -> Result<()> {
+    let stack = Stack::shared();
+    let (mut project, queue, direct) = behind_a_proxy(stack, "stopping")?;
+    project.set("puller.ack_wait", "5m")?;
+    project.set("puller.shutdown_grace", "1s")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    let hand = Handmade::new(stack, &project)?;
+    announce(&project, &direct, 1..=1)?;
+    let markers = hand.markers()?;
+    hand.purge_stream("MARKERS")?;
+    queue.set(Fault::Delay(Duration::from_millis(400)));
+    // What arrives before the worker is told cannot be done, and is handed back too.
+    let bucket = project.config()["storage"]["r2"]["endpoint"].as_str().unwrap_or_default().to_owned();
+    let bucket = Proxy::start(bucket.trim_start_matches("http://").parse().context(bucket.clone())?)?;
+    bucket.set(Fault::Hang);
+    let through = format!("http://{}", bucket.address());
+    let env = [("FERRY__STORAGE__R2__ENDPOINT", through.as_str()), ("FERRY__LOG__LEVEL", "debug")];
+    let mut worker = project.spawn("puller", &["run"], &env)?;
+    project.wait_until("a worker", SOON, || is_ready(&worker))?;
+    // An idle pull is open some round trips later.
+    thread::sleep(Duration::from_secs(5));
+    hand.publish_on(&markers[0].0, markers[0].1.to_string().as_bytes())?;
+    project.wait_until("a delivery on its way", SOON, || Ok(hand.consumer(BACKFILL)?.num_ack_pending == 1))?;
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0)?;
+    // Nobody waits for a lease here.
+    let again = hand.hold(BACKFILL, 1).map_err(|failure| Failure::new(format!("{failure}\n{}", worker.stderr())))?;
+    assert_eq!(again[0].info().context("its info")?.delivered, 2);
+    Ok(())
+}
+
+/// Where somebody limits what may be under way, a fetch is answered in part, and then by nothing.
+#[test]
+fn a_fetch_that_is_answered_in_part_is_worked_on() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "in-part")?;
+    let direct = project.config()["nats"]["url"].as_str().unwrap_or_default().to_owned();
+    // What somebody holds comes back after the test.
+    project.set("puller.ack_wait", "5m")?;
+    let hand = Handmade::new(stack, &project)?;
+    hand.limit_pending(BACKFILL, 1)?;
+    announce(&project, &direct, 1..=4)?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_for_archives(4, GOES_ON)?;
+    // One that nobody settles takes all the room of its lane, and none of the live one's.
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0)?;
+    announce(&project, &direct, 5..=7)?;
+    hand.hold(BACKFILL, 1)?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_until("a worker", SOON, || is_ready(&worker))?;
+    project.set("publish.live_days", 36_000)?;
+    announce(&project, &direct, 8..=8)?;
+    project.wait_for_archives(5, GOES_ON)?;
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0).map(drop)
+}
+
+/// Thousands of units that wait for their next attempt leave room for those that can be done.
+#[test]
+fn live_work_has_room_beside_scheduled_retries() -> Result<()> {
+    const RETRIES: usize = 5_000;
+    let stack = Stack::shared();
+    let project = Project::new(stack, "scheduled")?;
+    let hand = Handmade::new(stack, &project)?;
+    let subjects: Vec<String> = (0..RETRIES).map(|n| format!("marker.backfill.binance.spot.klines.1h.x{n}")).collect();
+    hand.publish_all(&subjects, b"not a marker")?;
+    let begun = Instant::now();
+    let held = hand.hold(BACKFILL, RETRIES)?;
+    hand.nak(&held, Duration::from_secs(3600))?;
+    let put_off = begun.elapsed();
+    let direct = project.config()["nats"]["url"].as_str().unwrap_or_default().to_owned();
+    announce(&project, &direct, 1..=3)?;
+    let begun = Instant::now();
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_for_archives(3, GOES_ON)?;
+    eprintln!("{RETRIES} put off in {put_off:?}; a worker started and loaded three more in {:?}", begun.elapsed());
+    let scheduled = || Ok(hand.consumer(BACKFILL)?.num_ack_pending == RETRIES);
+    project.wait_until("nothing but retries", GOES_ON, scheduled)?;
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0).map(drop)
+}
