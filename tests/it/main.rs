@@ -2,10 +2,12 @@
 
 mod handmade;
 
+mod account_limits;
 mod attacks;
 mod bad_input;
 mod bandwidth;
 mod cleanup;
+mod clickhouse_settings;
 mod cluster;
 mod commands;
 mod corrections;
@@ -17,15 +19,18 @@ mod faults;
 mod fleet;
 mod ingested;
 mod kills;
+mod machine;
 mod many_symbols;
 mod marking;
 mod moving;
 mod operations;
 mod permissions;
 mod pipeline;
+mod power_cut;
 mod progress;
 mod recovery;
 mod replay;
+mod schema_repair;
 mod servers;
 mod settings;
 mod storages;
