@@ -13,11 +13,12 @@ use tests::{Context, Failure, Result};
 
 use crate::permissions::{Hand, Site, UNIT};
 
-const STREAMS: [&str; 4] = ["MARKERS", "DEAD", "ADVISORIES", "TASKS"];
-const CONSUMERS: [(&str, &str); 4] = [
+const STREAMS: [&str; 5] = ["MARKERS", "REPLAYS", "DEAD", "ADVISORIES", "TASKS"];
+const CONSUMERS: [(&str, &str); 5] = [
     ("MARKERS", "ingest-primary"),
     ("MARKERS", "backfill-primary"),
     ("MARKERS", "ingest-backup"),
+    ("REPLAYS", "replay-primary"),
     ("ADVISORIES", "sweeper"),
 ];
 /// A marker that the uploader's thief stored for what a server makes of it when it passes it on.
@@ -381,7 +382,7 @@ fn headers_of_a_message_take_no_other_message_away() -> Result<()> {
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(before, held(&scene)?);
     let replays = json!({"subjects_filter": format!("marker.replay.backup.{UNIT}")});
-    let scheduled = ask(&scene.operator, "$JS.API.STREAM.INFO.MARKERS", &replays)?;
+    let scheduled = ask(&scene.operator, "$JS.API.STREAM.INFO.REPLAYS", &replays)?;
     assert!(scheduled["state"]["subjects"].is_null(), "{scheduled}");
     Ok(())
 }
