@@ -44,7 +44,7 @@ impl Pace {
                 let wait = short_duration(retry.in_seconds);
                 return format!("retry in {wait}: {}{more}: {}", printable(&retry.unit), printable(&retry.why));
             }
-            return format!("waiting for {} in other workers' hands or leases", count(left, "unit"));
+            return format!("waiting for {}: not delivered yet, or with others", count(left, "unit"));
         }
         let eta = self.eta_seconds(totals.units, left).map(|eta| format!(", {} left", short_duration(eta)));
         format!("{} rows, {}{}", HumanCount(totals.rows), HumanBytes(totals.bytes), eta.unwrap_or_default())
@@ -71,7 +71,7 @@ mod tests {
         let (mut pace, board) = (Pace::default(), Board::default());
         let (at, of, text) = shown(&mut pace, &board, Totals::default(), 10, None);
         assert_eq!((at, of), (0, 10));
-        assert!(text.contains("10 units in other workers' hands"), "{text}");
+        assert!(text.starts_with("waiting for 10 units: "), "{text}");
         // Another worker did four of them.
         let totals = Totals { units: 2, ..Totals::default() };
         let (at, of, _) = shown(&mut pace, &board, totals, 4, None);
