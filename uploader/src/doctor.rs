@@ -13,7 +13,7 @@ use crate::complete::Wanted;
 use crate::download;
 use crate::marks;
 use crate::site::blocking;
-use crate::standing::{self, Place};
+use crate::standing;
 use crate::strays;
 
 /// What is configured. Whatever is wrong with it was said before, and nothing else is looked at.
@@ -156,7 +156,7 @@ async fn look_at_queue(report: &mut Report, config: &Config) {
 /// Whether the stream's units are announced from the configured bucket and prefix, and not in the future.
 async fn look_at_place(report: &mut Report, config: &Config, bus: &Bus) {
     const NAME: &str = "place";
-    let here = Place::new(&ObjectStore::new(&config.storage, End::Uploader), &config.storage.prefix);
+    let here = standing::Place::new(&ObjectStore::new(&config.storage, End::Uploader), &config.storage.prefix);
     match bus.newest_announcement().await {
         Ok(None) => report.good(NAME, format!("nothing is announced yet; it will be from {here}")),
         Ok(Some(newest)) => match standing::check(&here, &newest, false) {
