@@ -26,7 +26,7 @@ pub(crate) fn run(world: &World, plan: &Plan, figures: &mut Figures) -> Result<(
     growth::fill(world, &database, plan.table_rows, 1)?;
     // One row in a thousand was written again by a correction.
     world.ask(&format!(
-        "INSERT INTO {database}.klines SELECT * REPLACE (bitShiftLeft(1, 48) + version AS version) \
+        "INSERT INTO {database}.klines SELECT * REPLACE (281474976710656 + version AS version) \
          FROM {database}.klines WHERE cityHash64(symbol, open_time) % 1000 = 0"
     ))?;
     world.rest_within(MERGED_WITHIN)?;
