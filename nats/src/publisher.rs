@@ -101,12 +101,12 @@ impl Bus {
         Ok(newest.map(|last| Newest { marker: Marker::parse(&last.payload).ok(), stored_at: last.stored_at }))
     }
 
-    /// The newest announcement of a unit, or of any unit; `None` when there is none.
+    /// The newest announcement of a unit; `None` when there is none.
     ///
     /// Read from any replica, so it may be stale. The request goes without a subject in its name, which is a right that
     /// workers have.
-    pub async fn newest_announcement(&self, unit: Option<&Unit>) -> Result<Option<Announcement>, BusError> {
-        let tokens = unit.map_or_else(|| "*.*.*.*.*".into(), Unit::subject_tokens);
+    pub async fn newest_announcement_of(&self, unit: &Unit) -> Result<Option<Announcement>, BusError> {
+        let tokens = unit.subject_tokens();
         self.announcement(format!("{{\"last_by_subj\":\"marker.*.{tokens}\"}}")).await
     }
 

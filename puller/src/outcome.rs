@@ -96,6 +96,7 @@ fn marker_class(error: &MarkerError) -> ErrorClass {
         | MarkerError::Key(_)
         | MarkerError::Symbol(_)
         | MarkerError::Twice(_)
+        | MarkerError::Size { .. }
         | MarkerError::GeneratedAt { .. }
         | MarkerError::Revision { .. }
         | MarkerError::Subject { .. }
@@ -111,6 +112,7 @@ fn store(error: &StoreError, attempt: u32, retry: &Retry) -> Disposition {
         | StoreErrorKind::NoSuchBucket
         | StoreErrorKind::ClockSkew => Disposition::Wait,
         StoreErrorKind::NotFound => attempts(ErrorClass::Missing, attempt, retry),
+        StoreErrorKind::BadKey => Disposition::DeadLetter { class: ErrorClass::Refused },
         StoreErrorKind::TooLarge | StoreErrorKind::Other => attempts(ErrorClass::Transient, attempt, retry),
     }
 }

@@ -251,7 +251,9 @@ pub(crate) fn unit_error(error: WorkError) -> Result<String, Failure> {
             | StoreErrorKind::NoSuchBucket
             | StoreErrorKind::Denied
             | StoreErrorKind::ClockSkew => Err(error.into()),
-            StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::Other => Ok(error.to_string()),
+            StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::BadKey | StoreErrorKind::Other => {
+                Ok(error.to_string())
+            }
         },
         error @ (WorkError::Marker(_)
         | WorkError::NoDecoder(_)
