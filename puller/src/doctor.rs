@@ -2,7 +2,7 @@
 
 use common::config::{Config, DestinationKind};
 use common::doctor::{Report, check_storage, describe_http, describe_storage};
-use common::object_store::End;
+use common::object_store::{End, ObjectStore};
 use common::output::Reply;
 use nats::{Bus, ConsumerSettings, StaleConsumer, StreamUsage};
 
@@ -82,6 +82,7 @@ async fn check_queue(report: &mut Report, config: &Config) {
             report.bad(NAME, error.to_string(), "is JetStream enabled, and are you allowed to look?");
         }
     }
+    check_place(report, config, &bus).await;
     let mut names: Vec<String> = config.destinations.iter().map(|destination| destination.name.clone()).collect();
     names.push(common::config::MIRROR.into());
     match bus.stale_consumers(&names).await {
@@ -111,6 +112,25 @@ async fn check_queue(report: &mut Report, config: &Config) {
 
 fn names_of(stale: &[StaleConsumer]) -> String {
     stale.iter().map(|consumer| consumer.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether what was announced last lies where this configuration looks for it.
+async fn check_place(report: &mut Report, config: &Config, bus: &Bus) {
+    let newest = match bus.newest_announcement().await {
+        Ok(newest) => newest,
+        // Said above, of streams and consumers.
+        Err(error) => return tracing::debug!(%error, "reading the newest marker"),
+    };
+    let Some(marker) = newest.and_then(|newest| newest.marker) else { return };
+    let store = ObjectStore::new(&config.storage, End::Puller);
+    match marker.elsewhere(store.bucket(), &config.storage.prefix) {
+        None => report.good("newest marker", format!("{} is of this bucket and prefix", marker.unit)),
+        Some(elsewhere) => report.bad(
+            "newest marker",
+            format!("{}: {elsewhere}", marker.unit),
+            "bucket and prefix must be those of the uploader",
+        ),
+    }
 }
 
 async fn check_clickhouse(report: &mut Report, name: &str, server: &common::config::ClickHouse) {

@@ -21,12 +21,14 @@ use crate::board::Board;
 use crate::circuit::Circuit;
 use crate::cli::Command;
 use crate::destination::Destination;
+use crate::fetch::Fetcher;
 use crate::load::Loader;
 use crate::memory::{Demand, MemoryBudget};
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::runner::Runner;
 use crate::statements::Statements;
+use crate::suspects::Suspects;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 use crate::worker::Worker;
 use crate::{
@@ -115,7 +117,7 @@ async fn carry_out(command: Command, config: Config, verbose: bool, stop: Cancel
 impl From<WarehouseError> for Failure {
     fn from(error: WarehouseError) -> Self {
         let class = match error.kind {
-            WarehouseErrorKind::Unavailable => FailureClass::Unreachable,
+            WarehouseErrorKind::Unavailable | WarehouseErrorKind::TooHeavy => FailureClass::Unreachable,
             WarehouseErrorKind::Denied => FailureClass::Denied,
             WarehouseErrorKind::MissingSchema => FailureClass::Missing,
             WarehouseErrorKind::Other => FailureClass::Failed,
@@ -131,18 +133,20 @@ pub(crate) struct Shared {
     pub bus: Bus,
     pub readiness: Readiness,
     pub metrics: Metrics,
-    store: ObjectStore,
+    fetcher: Fetcher,
     memory: MemoryBudget,
-    transfers: Arc<Semaphore>,
     decodings: Arc<Semaphore>,
 }
 
 impl Shared {
     pub(crate) fn new(config: Config, worker_name: String, bus: Bus, readiness: Readiness, metrics: Metrics) -> Self {
         Self {
-            store: ObjectStore::new(&config.storage, End::Puller),
+            fetcher: Fetcher::new(
+                ObjectStore::new(&config.storage, End::Puller),
+                config.storage.prefix.clone(),
+                config.storage.transfers * config.puller.slots,
+            ),
             memory: MemoryBudget::new(config.puller.memory),
-            transfers: Arc::new(Semaphore::new(config.storage.transfers * config.puller.slots)),
             decodings: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
             config,
             worker_name,
@@ -172,10 +176,8 @@ impl Shared {
         let opened = match &destination.kind {
             DestinationKind::Directory { path } => Destination::Directory(Box::new(Mirror {
                 root: path.clone(),
-                store: self.store.clone(),
-                prefix: self.config.storage.prefix.clone(),
+                fetcher: self.fetcher.clone(),
                 memory: self.memory.clone(),
-                transfers: self.transfers.clone(),
             })),
             DestinationKind::ClickHouse(config) => {
                 let mut warehouse = Warehouse::new(config);
@@ -187,9 +189,8 @@ impl Shared {
                     demand: Demand::new(&self.memory),
                     statements: Statements::new(&warehouse, &self.config.puller.group),
                     warehouse,
-                    store: self.store.clone(),
+                    fetcher: self.fetcher.clone(),
                     memory: self.memory.clone(),
-                    transfers: self.transfers.clone(),
                     decodings: self.decodings.clone(),
                     corrections: self.config.corrections.clone(),
                     decisions: crate::superseded_rows::Decisions::default(),
@@ -205,8 +206,9 @@ impl Shared {
                 destination_name: destination.name.clone(),
                 destination: opened,
                 bus: self.bus.clone(),
-                store: self.store.clone(),
-                prefix: self.config.storage.prefix.clone(),
+                fetcher: self.fetcher.clone(),
+                memory: self.memory.clone(),
+                suspects: Suspects::default(),
                 retry: self.config.retry.clone(),
                 circuit: Circuit::new(&destination.name, self.readiness.clone()),
                 metrics: self.metrics.clone(),

@@ -11,7 +11,7 @@ use common::config::{ClickHouse, Compression};
 /// Longest text of a query that ClickHouse takes unless it is told another `max_query_size`, in bytes.
 const QUERY_BYTES_MAX: usize = 256 << 10;
 /// Longest answer of a query, and longest silence in the middle of an insert.
-const TIMEOUT: Duration = Duration::from_secs(120);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The schema, one step a version; only ever appended to, and each step safe to run again.
 const MIGRATIONS: [&str; 3] = [
@@ -153,6 +153,17 @@ impl Warehouse {
         Ok(version as usize)
     }
 
+    /// Whether the server answers, and whether it answers a question about our tables.
+    pub(crate) async fn answers(&self) -> bool {
+        const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+        let asked = async {
+            self.select_one::<u8>("SELECT 1").await?;
+            self.select::<u64>("SELECT version FROM {database}.klines LIMIT 1").await?;
+            self.select::<u64>("SELECT rows FROM {database}.archives LIMIT 1").await
+        };
+        matches!(tokio::time::timeout(PROBE_TIMEOUT, asked).await, Ok(Ok(_)))
+    }
+
     async fn timed<T>(&self, query: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, WarehouseError> {
         match tokio::time::timeout(TIMEOUT, query).await {
             Ok(answer) => answer.map_err(|error| WarehouseError::new(&self.address, &error)),
@@ -190,6 +201,8 @@ pub(crate) fn quoted(text: &str) -> String {
 pub(crate) enum WarehouseErrorKind {
     /// Away, overloaded, out of space or of memory: it passes.
     Unavailable,
+    /// This statement takes too long or too much memory; others may not.
+    TooHeavy,
     /// Wrong user or password, or not allowed to do this.
     Denied,
     /// The database or a table is not there.
@@ -202,6 +215,8 @@ pub(crate) enum WarehouseErrorKind {
 #[error("ClickHouse at {address}: {message}")]
 pub(crate) struct WarehouseError {
     pub kind: WarehouseErrorKind,
+    /// The statement was sent, or some of it, and nobody knows what came of it: it may still be under way.
+    pub unanswered: bool,
     address: String,
     message: String,
 }
@@ -210,18 +225,33 @@ impl WarehouseError {
     fn new(address: &str, error: &clickhouse::error::Error) -> Self {
         use clickhouse::error::Error;
         let kind = match error {
-            Error::Network(_) | Error::TimedOut => WarehouseErrorKind::Unavailable,
+            Error::Network(_) => WarehouseErrorKind::Unavailable,
+            // As the server's own time-out.
+            Error::TimedOut => WarehouseErrorKind::TooHeavy,
             Error::BadResponse(message) => kind_of(exception_code(message), message),
             _ => WarehouseErrorKind::Other,
         };
         // The server's version and stack follow the text; one line is enough.
         let message = chain(error);
+        let unanswered = match error {
+            // Nothing was sent to a server that no connection could be made to.
+            Error::Network(_) => !message.contains("(Connect)"),
+            Error::TimedOut => true,
+            // A proxy's word, not the server's.
+            Error::BadResponse(message) => exception_code(message).is_none(),
+            _ => false,
+        };
         let message = message.lines().next().unwrap_or_default().chars().take(500).collect();
-        Self { kind, address: address.to_owned(), message }
+        Self { kind, unanswered, address: address.to_owned(), message }
     }
 
     pub(crate) fn wrong(message: impl Into<String>) -> Self {
-        Self { kind: WarehouseErrorKind::Other, address: "this server".into(), message: message.into() }
+        Self {
+            kind: WarehouseErrorKind::Other,
+            unanswered: false,
+            address: "this server".into(),
+            message: message.into(),
+        }
     }
 
     /// What to do about it, for a person.
@@ -229,6 +259,10 @@ impl WarehouseError {
         match self.kind {
             WarehouseErrorKind::Unavailable => {
                 "check clickhouse.host and port (the HTTP port, 8123 or 8443), and the server"
+            }
+            WarehouseErrorKind::TooHeavy => {
+                "the server gave the statement up, or did not answer in time: see its max_memory_usage and max_execution_time, and \
+                 what else it does"
             }
             WarehouseErrorKind::Denied => "check clickhouse.user and password, and what the user may do",
             WarehouseErrorKind::MissingSchema => "run `puller migrate`",
@@ -250,10 +284,14 @@ fn kind_of(code: Option<u32>, message: &str) -> WarehouseErrorKind {
         Some(60 | 81) => WarehouseErrorKind::MissingSchema,
         // UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD, ACCESS_DENIED, AUTHENTICATION_FAILED
         Some(192..=194 | 497 | 516) => WarehouseErrorKind::Denied,
-        // TIMEOUT_EXCEEDED, TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR, MEMORY_LIMIT_EXCEEDED,
+        // MEMORY_LIMIT_EXCEEDED of the whole server is not the statement's.
+        Some(241) if message.contains("(total)") => WarehouseErrorKind::Unavailable,
+        // TIMEOUT_EXCEEDED, TOO_SLOW, MEMORY_LIMIT_EXCEEDED
+        Some(159 | 160 | 241) => WarehouseErrorKind::TooHeavy,
+        // TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR,
         // TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE, TOO_MANY_PARTS, ALL_CONNECTION_TRIES_FAILED,
         // TOO_FEW_LIVE_REPLICAS, QUERY_WAS_CANCELLED, CANNOT_SCHEDULE_TASK, KEEPER_EXCEPTION
-        Some(159 | 202 | 209 | 210 | 241..=243 | 252 | 279 | 285 | 394 | 439 | 999) => WarehouseErrorKind::Unavailable,
+        Some(202 | 209 | 210 | 242 | 243 | 252 | 279 | 285 | 394 | 439 | 999) => WarehouseErrorKind::Unavailable,
         Some(_) => WarehouseErrorKind::Other,
         // No exception of ClickHouse's: a proxy's 502 or 503, or a server that is starting.
         None if message.contains("DB::Exception") => WarehouseErrorKind::Other,
@@ -269,6 +307,9 @@ mod tests {
     fn exceptions_are_told_apart() {
         let check = |message: &str, kind| assert_eq!(kind_of(exception_code(message), message), kind, "{message}");
         check("Code: 252. DB::Exception: Too many parts", WarehouseErrorKind::Unavailable);
+        check("Code: 241. DB::Exception: Query memory limit exceeded: would use 1 GiB", WarehouseErrorKind::TooHeavy);
+        check("Code: 241. DB::Exception: (total) memory limit exceeded", WarehouseErrorKind::Unavailable);
+        check("Code: 159. DB::Exception: Timeout exceeded", WarehouseErrorKind::TooHeavy);
         check("Code: 516. DB::Exception: default: Authentication failed", WarehouseErrorKind::Denied);
         check("Code: 60. DB::Exception: Unknown table", WarehouseErrorKind::MissingSchema);
         check("Code: 62. DB::Exception: Syntax error", WarehouseErrorKind::Other);
