@@ -10,7 +10,7 @@ use common::marker::Marker;
 use common::unit::Unit;
 use jiff::Timestamp;
 
-use crate::connection::{Bus, BusError};
+use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::reader::StoredMessage;
 use crate::refusal::{is_overtaken, publish_error};
 use crate::subject::MarkerSubject;
