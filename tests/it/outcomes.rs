@@ -156,7 +156,7 @@ fn a_unit_that_clickhouse_gives_up_stops_no_other() -> Result<()> {
         // The read-back names the symbol; the insert is compressed.
         clickhouse.set(Fault::with_words(&["cityHash64", "POORUSDT"], u64::MAX, refusal));
         let pull = project.puller(&["pull"])?.expect_code(1)?;
-        assert!(pull.stdout.contains("1 DEAD LETTERS"), "{}", pull.stdout);
+        assert!(pull.stdout.contains("1 DEAD LETTER"), "{}", pull.stdout);
         good_ones_are_loaded(&project, 4)?;
         assert_eq!(classes(&hand)?, ["too_heavy"], "{:#?}", hand.dead_letters()?);
         assert_eq!(ask(&project, "SELECT max(attempt) FROM {db}.ingest_log WHERE error_class = 'too_heavy'")?, "3");
