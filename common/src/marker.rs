@@ -462,7 +462,8 @@ mod tests {
         assert!(bucket.contains("'archive'") && bucket.contains("'archive-2'"), "{bucket}");
         let keys = said(two("other/a", "other/b"), "archive");
         assert!(keys.contains("'download'") && keys.contains("'other/a'"), "{keys}");
-        let manifest = ManifestRef { key: "other/_markers/x.json".into(), sha256: Sha256Sum::of(b"") };
+        let manifest =
+            ManifestRef { key: "other/_markers/x.json".into(), sha256: Sha256Sum::of(b""), dates: Dates::default() };
         let long = Marker { content: Content::Manifest(manifest), ..two("other/a", "other/b") };
         assert!(said(long, "archive").contains("_markers"));
     }
