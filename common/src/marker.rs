@@ -25,6 +25,9 @@ pub const OBJECTS_MAX: usize = 20_000;
 pub const MANIFEST_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Most names of missing symbols in a marker: they may not push the list of objects out of a message.
 const MISSING_NAMES_MAX: usize = 100;
+/// Largest object, in bytes. The exchange's largest archives have some gigabytes; a size that nothing can have is not to be
+/// believed by whoever makes room for it.
+pub const OBJECT_BYTES_MAX: u64 = 64 << 30;
 /// Longest symbol, in bytes of UTF-8.
 const SYMBOL_BYTES_MAX: usize = 64;
 
@@ -229,6 +232,21 @@ impl Marker {
         }
     }
 
+    /// Why nothing of what the marker names can be here: it was published for another bucket, or none of its keys lies
+    /// below the prefix. `None`: some of it can be.
+    pub fn elsewhere(&self, bucket: &str, prefix: &Prefix) -> Option<Elsewhere> {
+        if self.bucket != bucket {
+            return Some(Elsewhere::Bucket { marker: shorten(&self.bucket), configured: bucket.to_owned() });
+        }
+        let first = match &self.content {
+            Content::Objects(objects) if objects.iter().any(|object| prefix.holds(&object.key)) => return None,
+            Content::Objects(objects) => &objects.first()?.key,
+            Content::Manifest(manifest) if prefix.holds(&manifest.key) => return None,
+            Content::Manifest(manifest) => &manifest.key,
+        };
+        Some(Elsewhere::Prefix { key: shorten(first), configured: prefix.to_string() })
+    }
+
     /// The JSON kept in the bucket, or sent as it is.
     pub fn to_json(&self) -> Vec<u8> {
         let (objects, manifest) = match &self.content {
@@ -291,6 +309,9 @@ impl Marker {
             if !keys.insert(&object.key) || !symbols.insert(symbol) {
                 return Err(MarkerError::Twice(shorten(&object.key)));
             }
+            if object.size > OBJECT_BYTES_MAX {
+                return Err(MarkerError::Size { key: shorten(&object.key), size: object.size });
+            }
             if object.generated_at > generated_at_max || object.generated_at < Timestamp::UNIX_EPOCH {
                 return Err(MarkerError::GeneratedAt { key: shorten(&object.key), at: object.generated_at });
             }
@@ -301,6 +322,21 @@ impl Marker {
         }
         Ok(objects)
     }
+}
+
+/// Where a marker's objects are, when that is not where this process is to look.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Elsewhere {
+    #[error(
+        "the marker is of bucket '{marker}', and this process is configured for bucket '{configured}'; check \
+         storage.type and storage.r2.bucket"
+    )]
+    Bucket { marker: String, configured: String },
+    #[error(
+        "no object of the marker is below the prefix '{configured}' that this process is configured for, it is outside \
+         storage.r2.prefix: the first key is '{key}'; check storage.r2.prefix"
+    )]
+    Prefix { key: String, configured: String },
 }
 
 /// The revision of a list of objects: the same content is the same revision, in whatever order.
@@ -329,6 +365,8 @@ pub enum MarkerError {
     Symbol(String),
     #[error("the marker names the key or the symbol of '{0}' twice")]
     Twice(String),
+    #[error("'{key}' cannot have {size} bytes: the most is {OBJECT_BYTES_MAX}")]
+    Size { key: String, size: u64 },
     #[error("generated_at {at} of '{key}' cannot be: it is before 1970 or more than a day ahead of this clock")]
     GeneratedAt { key: String, at: Timestamp },
     #[error("the marker claims revision {claimed}, but its objects are revision {actual}")]
@@ -405,6 +443,29 @@ mod tests {
         assert_eq!((incomplete.count, incomplete.symbols.len()), (300, MISSING_NAMES_MAX));
         assert!(incomplete.to_string().starts_with("300 symbols: S0USDT, S1USDT, "), "{incomplete}");
         assert_eq!(Incomplete::of(vec![]), None);
+    }
+
+    #[test]
+    fn a_size_that_cannot_be_is_refused() {
+        let mut large = object("download/a");
+        large.size = 1 << 45;
+        check(&marker(vec![large]), "cannot have 35184372088832 bytes");
+    }
+
+    #[test]
+    fn a_marker_of_another_place_names_both() {
+        let prefix = Prefix::new("download");
+        let two = |a, b| marker(vec![object(a), object(b)]);
+        assert_eq!(two("download/a", "other/b").elsewhere("archive", &prefix), None, "that is a bad key of a marker");
+        let said = |marker: Marker, bucket| marker.elsewhere(bucket, &prefix).expect("elsewhere").to_string();
+        let bucket = said(two("download/a", "download/b"), "archive-2");
+        assert!(bucket.contains("'archive'") && bucket.contains("'archive-2'"), "{bucket}");
+        let keys = said(two("other/a", "other/b"), "archive");
+        assert!(keys.contains("'download'") && keys.contains("'other/a'"), "{keys}");
+        let manifest =
+            ManifestRef { key: "other/_markers/x.json".into(), sha256: Sha256Sum::of(b""), dates: Dates::default() };
+        let long = Marker { content: Content::Manifest(manifest), ..two("other/a", "other/b") };
+        assert!(said(long, "archive").contains("_markers"));
     }
 
     #[test]

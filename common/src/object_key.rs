@@ -77,6 +77,11 @@ impl Prefix {
         if self.0.is_empty() { Some(key) } else { key.strip_prefix(&self.0)?.strip_prefix('/') }
     }
 
+    /// Whether a key lies below the prefix.
+    pub fn holds(&self, key: &str) -> bool {
+        self.strip(key).is_some()
+    }
+
     /// Whether a path below the prefix is one of the manifests.
     pub(crate) fn is_manifest(path: &str) -> bool {
         path.split('/').next() == Some(MARKERS)

@@ -469,7 +469,7 @@ fn archives_by_rsync() -> tests::Result<()> {
         }
         for odd in ["download/data/spot/*.zip", "download/data/spot/[A].zip", "elsewhere/data/spot/A.zip"] {
             let error = puller.get(odd, 1 << 20).await.err().expect(odd);
-            assert_eq!(error.kind, StoreErrorKind::Other, "{odd}: {error}");
+            assert_eq!(error.kind, StoreErrorKind::BadKey, "{odd}: {error}");
         }
         let stranger = server.stranger_key().display().to_string();
         let denied = [

@@ -4,17 +4,23 @@ use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind};
+use async_nats::{StatusCode, header};
 use common::checksum::Sha256Sum;
 use common::marker::Marker;
 use common::unit::Unit;
 use jiff::Timestamp;
 
-use crate::connection::{Bus, BusError};
+use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::reader::StoredMessage;
 use crate::refusal::{is_overtaken, publish_error};
 use crate::subject::MarkerSubject;
 use crate::survey::Stamp;
 use crate::topology::MARKERS;
+
+/// How long an answer of a replica is waited for.
+const DIRECT_GET_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most announcements of a unit that are looked through: the stream keeps ten on each of its two subjects.
+const ANNOUNCEMENTS_MAX: usize = 40;
 
 /// The newest marker of a unit on the stream.
 #[derive(Debug, Clone)]
@@ -45,6 +51,14 @@ impl Latest {
         let sequence = self.ready_sequence.max(self.backfill_sequence);
         self.marker.as_ref().map(|marker| Stamp { sequence, revision: marker.revision })
     }
+}
+
+/// The newest announcement of a unit, whatever its lane.
+#[derive(Debug, Clone)]
+pub struct Announcement {
+    pub sequence: u64,
+    /// `None` when the message is not a marker this version reads.
+    pub marker: Option<Marker>,
 }
 
 /// How a publish ended well.
@@ -85,6 +99,56 @@ impl Bus {
         let lanes = ["marker.ready.>", "marker.backfill.>"].map(|lane| self.last_message_on_leader(lane));
         let newest = futures::future::try_join_all(lanes).await?.into_iter().flatten().max_by_key(|last| last.sequence);
         Ok(newest.map(|last| Newest { marker: Marker::parse(&last.payload).ok(), stored_at: last.stored_at }))
+    }
+
+    /// The newest announcement of a unit; `None` when there is none.
+    ///
+    /// Read from any replica, so it may be stale. The request goes without a subject in its name, which is a right that
+    /// workers have.
+    pub async fn newest_announcement_of(&self, unit: &Unit) -> Result<Option<Announcement>, BusError> {
+        let tokens = unit.subject_tokens();
+        self.announcement(format!("{{\"last_by_subj\":\"marker.*.{tokens}\"}}")).await
+    }
+
+    /// Whether a revision of a unit is among its announcements that the stream has.
+    pub async fn is_announced(&self, unit: &Unit, revision: &Sha256Sum) -> Result<bool, BusError> {
+        let tokens = unit.subject_tokens();
+        let mut from = 1;
+        for _ in 0..ANNOUNCEMENTS_MAX {
+            let next = format!("{{\"seq\":{from},\"next_by_subj\":\"marker.*.{tokens}\"}}");
+            let Some(Announcement { sequence, marker }) = self.announcement(next).await? else { return Ok(false) };
+            if marker.is_some_and(|marker| marker.revision == *revision) {
+                return Ok(true);
+            }
+            from = sequence + 1;
+        }
+        Ok(false)
+    }
+
+    /// The marker that a direct get of the stream asks for.
+    async fn announcement(&self, request: String) -> Result<Option<Announcement>, BusError> {
+        let doing = || format!("reading {MARKERS} by {request}");
+        let payload = request.clone();
+        let asked = async_nats::Request::new().payload(payload.into()).timeout(Some(DIRECT_GET_TIMEOUT));
+        let answer = self.client.send_request(format!("$JS.API.DIRECT.GET.{MARKERS}"), asked).await;
+        let answer = answer.map_err(|error| BusError::unavailable(doing(), &error))?;
+        match answer.status {
+            Some(StatusCode::NOT_FOUND) => return Ok(None),
+            Some(status) if status != StatusCode::OK => {
+                return Err(BusError::plain(
+                    BusErrorKind::Unavailable,
+                    doing(),
+                    format!("the server answered {status}"),
+                ));
+            }
+            Some(_) | None => {}
+        }
+        let sequence = answer.headers.as_ref().and_then(|headers| headers.get(header::NATS_SEQUENCE));
+        let sequence = sequence.and_then(|sequence| sequence.as_str().parse().ok());
+        let Some(sequence) = sequence else {
+            return Err(BusError::plain(BusErrorKind::Unavailable, doing(), "the answer has no sequence"));
+        };
+        Ok(Some(Announcement { sequence, marker: Marker::parse(&answer.payload).ok() }))
     }
 
     pub(crate) async fn last(&self, stream: &str, subject: &str) -> Result<Option<StoredMessage>, BusError> {

@@ -90,7 +90,7 @@ impl Bus {
         self.put(format!("task.{task}.{unit_tokens}"), state).await
     }
 
-    async fn put(&self, subject: String, content: &impl Serialize) -> Result<(), BusError> {
+    pub(crate) async fn put(&self, subject: String, content: &impl Serialize) -> Result<(), BusError> {
         let payload = serde_json::to_vec(content).expect("strings and numbers always serialise");
         let sent = async { self.context.publish(subject.clone(), payload.into()).await?.await };
         match tokio::time::timeout(Duration::from_secs(10), sent).await {

@@ -36,8 +36,9 @@ const FIRST_REPLAY: u64 = 1_000_000_000_000;
 /// Replays of one unit to one destination that wait; a further one takes the place of the oldest.
 const REPLAYS_PER_UNIT_MAX: i64 = 5;
 const DAY: Duration = Duration::from_secs(86_400);
-/// A safety ceiling only: workers dead-letter after `retry.attempts`, which configuration caps below this.
-const MAX_DELIVER: i64 = 25;
+/// A safety ceiling only. Deliveries are no failures: each orderly restart of a worker makes one more, and a supervisor may
+/// restart one every minute for weeks while a server is away. Workers count failures and crashes themselves.
+const MAX_DELIVER: i64 = 100_000;
 /// No limit. Deliveries that wait for a retry count as pending, so with one they would use up the room of live work; what
 /// is in flight is bounded by the workers' slots.
 const MAX_ACK_PENDING: i64 = -1;

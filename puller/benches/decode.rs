@@ -33,6 +33,7 @@ impl Archive {
             period_start,
             period_end: period_start + SignedDuration::from_hours(24),
             csv_bytes_max: 64 << 20,
+            rows_max: 1 << 20,
         };
         let stem = format!("{SYMBOL}-{interval}-{DAY}");
         let mut writer = ZipWriter::new(Cursor::new(Vec::new()));

@@ -153,7 +153,7 @@ impl Adopter<'_> {
             };
             let options = ReplayOptions { symbols, ..ReplayOptions::default() };
             let prefix = &self.shared.config.storage.prefix;
-            let job = job::read(&self.loader.store, prefix, &subject, &payload, options).await?;
+            let job = job::read(&self.loader.fetcher.store, prefix, &subject, &payload, options).await?;
             let verdicts = compare::compare(self.loader, &job, self.dry_run).await?;
             Ok(Looked::Compared(Box::new(job), verdicts))
         };
@@ -165,7 +165,7 @@ impl Adopter<'_> {
 
     /// What the bucket says of a unit that the stream has no marker of; `uploader reconcile --fix` would announce it.
     async fn manifest(&self, unit: &Unit) -> Result<Option<bytes::Bytes>, WorkError> {
-        let (store, prefix) = (&self.loader.store, &self.shared.config.storage.prefix);
+        let (store, prefix) = (&self.loader.fetcher.store, &self.shared.config.storage.prefix);
         let Some(json) = store.get_small(&prefix.current_key(unit), CURRENT_BYTES_MAX).await? else { return Ok(None) };
         let Ok(current) = serde_json::from_slice::<Current>(&json) else { return Ok(None) };
         Ok(store.get_small(&prefix.manifest_key(unit, &current.revision), MANIFEST_BYTES_MAX).await?)

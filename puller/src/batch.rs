@@ -205,7 +205,7 @@ async fn answer<I: Clone, O>(what: &'static str, run: Run<I, O>, requests: Vec<R
                 drop(request.answer.send(Ok(answer)));
             }
         }
-        Err(error) if error.kind == WarehouseErrorKind::Other && requests.len() > 1 => {
+        Err(error) if is_of_one(&error) && requests.len() > 1 => {
             tracing::warn!(%error, requests = requests.len(), "refused together, trying one by one");
             let mut waiting = VecDeque::from(requests);
             while let Some(request) = waiting.pop_front() {
@@ -226,6 +226,18 @@ async fn answer<I: Clone, O>(what: &'static str, run: Run<I, O>, requests: Vec<R
         }
     }
     started.elapsed()
+}
+
+/// Whether what one of the requests asks may be what the statement failed at, and the server has said so: one that is
+/// silent would be waited for as often as there are requests.
+fn is_of_one(error: &WarehouseError) -> bool {
+    match error.kind {
+        // A limit may be reached by all of them together only.
+        WarehouseErrorKind::Other | WarehouseErrorKind::TooHeavy | WarehouseErrorKind::AccountLimit => {
+            !error.unanswered
+        }
+        WarehouseErrorKind::Unavailable | WarehouseErrorKind::Denied | WarehouseErrorKind::MissingSchema => false,
+    }
 }
 
 #[cfg(test)]

@@ -16,27 +16,54 @@ const PROBE: Backoff = Backoff {
 /// Open while something the destination depends on is away; says what.
 #[derive(Clone)]
 pub(crate) struct Circuit {
-    reason: watch::Sender<Option<String>>,
+    state: watch::Sender<CircuitState>,
     destination: String,
     readiness: Readiness,
 }
 
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum CircuitState {
+    #[default]
+    Closed,
+    Open(String),
+    /// Other units are pulled, to see whether they fare better. Not ready until one does.
+    HalfOpen(String),
+}
+
+impl CircuitState {
+    fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Closed => None,
+            Self::Open(reason) | Self::HalfOpen(reason) => Some(reason),
+        }
+    }
+}
+
 impl Circuit {
     pub(crate) fn new(destination: &str, readiness: Readiness) -> Self {
-        Self { reason: watch::Sender::new(None), destination: destination.to_owned(), readiness }
+        Self { state: watch::Sender::default(), destination: destination.to_owned(), readiness }
     }
 
     pub(crate) fn open(&self, reason: &str) {
         self.readiness.not_ready(&self.part(), reason);
-        let opened = self.reason.send_replace(Some(reason.to_owned())).is_none();
-        if opened {
+        let former = self.state.send_replace(CircuitState::Open(reason.to_owned()));
+        if former == CircuitState::Closed {
             tracing::warn!(destination = self.destination, reason, "waiting, nothing is pulled meanwhile");
         }
     }
 
+    /// Lets other units be pulled, where the one that failed is put off.
+    pub(crate) fn try_others(&self) {
+        self.state.send_modify(|state| {
+            if let Some(reason) = state.reason() {
+                *state = CircuitState::HalfOpen(reason.to_owned());
+            }
+        });
+    }
+
     pub(crate) fn close(&self) {
         self.readiness.ready(&self.part());
-        if self.reason.send_replace(None).is_some() {
+        if self.state.send_replace(CircuitState::Closed) != CircuitState::Closed {
             tracing::info!(destination = self.destination, "works again");
         }
     }
@@ -46,14 +73,14 @@ impl Circuit {
     }
 
     pub(crate) fn reason(&self) -> Option<String> {
-        self.reason.borrow().clone()
+        self.state.borrow().reason().map(str::to_owned)
     }
 
-    /// Returns once the circuit is closed.
+    /// Returns once units may be pulled. Waits for as long as a server is away: the caller stops waiting when it is to end.
     pub(crate) async fn closed(&self) {
-        let mut reason = self.reason.subscribe();
+        let mut state = self.state.subscribe();
         // The sender lives in `self`, so this cannot fail.
-        let _closed = reason.wait_for(Option::is_none).await;
+        let _closed = state.wait_for(|state| !matches!(state, CircuitState::Open(_))).await;
     }
 
     /// The pause before the given try (from 1) at a server that is away.
@@ -63,5 +90,30 @@ impl Circuit {
 
     fn part(&self) -> String {
         format!("destination {}", self.destination)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn others_are_pulled_while_the_reason_stands() {
+        let readiness = Readiness::default();
+        let circuit = Circuit::new("primary", readiness.clone());
+        let may_pull = |circuit: &Circuit| circuit.closed().now_or_never().is_some();
+        circuit.try_others();
+        assert!(may_pull(&circuit) && circuit.reason().is_none(), "nothing was wrong");
+        circuit.open("away");
+        assert!(!may_pull(&circuit));
+        circuit.try_others();
+        assert!(may_pull(&circuit));
+        assert_eq!(circuit.reason().as_deref(), Some("away"));
+        circuit.open("away still");
+        assert!(!may_pull(&circuit));
+        circuit.close();
+        assert!(may_pull(&circuit) && circuit.reason().is_none());
     }
 }

@@ -5,7 +5,7 @@ mod clickhouse;
 use common::config::{Config, DestinationKind};
 use common::doctor::machine::{self, ARCHIVES_BYTES, FILES_BYTES};
 use common::doctor::{Report, check_storage, describe_http, describe_storage};
-use common::object_store::End;
+use common::object_store::{End, ObjectStore};
 use common::output::Reply;
 use nats::{Bus, ConsumerSettings, StaleConsumer, StreamUsage};
 
@@ -96,6 +96,7 @@ async fn check_queue(report: &mut Report, config: &Config) {
             report.bad(NAME, error.to_string(), "is JetStream enabled, and are you allowed to look?");
         }
     }
+    check_place(report, config, &bus).await;
     let mut names: Vec<String> = config.destinations.iter().map(|destination| destination.name.clone()).collect();
     names.push(common::config::MIRROR.into());
     match bus.stale_consumers(&names).await {
@@ -125,6 +126,25 @@ async fn check_queue(report: &mut Report, config: &Config) {
 
 fn names_of(stale: &[StaleConsumer]) -> String {
     stale.iter().map(|consumer| consumer.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether what was announced last lies where this configuration looks for it.
+async fn check_place(report: &mut Report, config: &Config, bus: &Bus) {
+    let newest = match bus.newest_announcement().await {
+        Ok(newest) => newest,
+        // Said above, of streams and consumers.
+        Err(error) => return tracing::debug!(%error, "reading the newest marker"),
+    };
+    let Some(marker) = newest.and_then(|newest| newest.marker) else { return };
+    let store = ObjectStore::new(&config.storage, End::Puller);
+    match marker.elsewhere(store.bucket(), &config.storage.prefix) {
+        None => report.good("newest marker", format!("{} is of this bucket and prefix", marker.unit)),
+        Some(elsewhere) => report.bad(
+            "newest marker",
+            format!("{}: {elsewhere}", marker.unit),
+            "bucket and prefix must be those of the uploader",
+        ),
+    }
 }
 
 fn check_directory(report: &mut Report, name: &str, path: &std::path::Path) {

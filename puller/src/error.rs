@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use common::catalogue::one_of;
-use common::marker::MarkerError;
+use common::marker::{Elsewhere, MarkerError};
 use common::object_store::StoreError;
+use jiff::SignedDuration;
+use nats::BusError;
 
 use crate::decode::DecodeError;
 use crate::warehouse::WarehouseError;
@@ -33,6 +35,10 @@ pub(crate) enum ObjectFault {
          the object back, or upload the unit again, then retry"
     )]
     Needed { unit: String, fault: Box<ObjectFault> },
+    #[error("it cannot be read, and others can: {0}")]
+    Unreadable(String),
+    #[error("it cannot be written, and others can: {0}")]
+    Unwritable(String),
 }
 
 impl ObjectFault {
@@ -46,6 +52,8 @@ impl ObjectFault {
             Self::Shrunk { .. } => ErrorClass::Shrunk,
             Self::NotReadBack(_) => ErrorClass::ReadBack,
             Self::Needed { fault, .. } => fault.class(),
+            Self::Unreadable(_) => ErrorClass::Unreadable,
+            Self::Unwritable(_) => ErrorClass::Unwritable,
         }
     }
 }
@@ -74,13 +82,23 @@ pub(crate) enum WorkError {
     Warehouse(#[from] WarehouseError),
     #[error("{path}: {source}", path = path.display())]
     Disk { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Queue(#[from] BusError),
+    #[error(transparent)]
+    Elsewhere(#[from] Elsewhere),
+    #[error(
+        "this machine's clock is {} s behind the NATS server's: synchronise it (NTP); nothing is judged by such a clock",
+        .0.as_secs()
+    )]
+    ClockBehind(SignedDuration),
     #[error("a blocking step was lost: {0}")]
     Panicked(String),
     #[error(
-        "it was delivered {0} times and no worker lived to settle it; look in the workers' logs for a crash or for memory \
-         running out, then retry"
+        "it was delivered {deliveries} times, and {lost} times nobody said how that ended: the worker crashed, was killed, \
+         or lost its lease; look in the workers' logs for a crash, for memory running out or for units without progress, \
+         then retry"
     )]
-    Exhausted(u32),
+    Exhausted { deliveries: u32, lost: u32 },
 }
 
 /// Stable names of what goes wrong, for `ingest_log`, dead letters and metrics; ordered by how final they are.
@@ -92,6 +110,12 @@ pub(crate) enum ErrorClass {
     Mismatch,
     /// Inserted, but not found as inserted.
     ReadBack,
+    /// An object cannot be read, while others can.
+    Unreadable,
+    /// A file cannot be written, while others can.
+    Unwritable,
+    /// ClickHouse gives up what is asked for this unit, and answers what is asked for others.
+    TooHeavy,
     /// A server's answer that another try may change.
     Transient,
     /// A correction would remove too much.
@@ -108,15 +132,18 @@ pub(crate) enum ErrorClass {
     Damaged,
     /// A defect of ours.
     Internal,
-    /// Delivered again and again without being settled: workers crash over it.
+    /// Delivered again and again, and no worker says how that ended.
     Exhausted,
 }
 
 impl ErrorClass {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 15] = [
         Self::Missing,
         Self::Mismatch,
         Self::ReadBack,
+        Self::Unreadable,
+        Self::Unwritable,
+        Self::TooHeavy,
         Self::Transient,
         Self::Shrunk,
         Self::Malformed,
@@ -143,6 +170,9 @@ impl ErrorClass {
             Self::Missing => "missing",
             Self::Mismatch => "mismatch",
             Self::ReadBack => "read_back",
+            Self::Unreadable => "unreadable",
+            Self::Unwritable => "unwritable",
+            Self::TooHeavy => "too_heavy",
             Self::Transient => "transient",
             Self::Shrunk => "shrunk",
             Self::Malformed => "malformed",

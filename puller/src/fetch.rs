@@ -1,16 +1,148 @@
 //! Fetching an object and checking that it is the one the marker names, before anything reads it.
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use common::checksum::Sha256Sum;
-use common::marker::Object;
+use common::marker::{Current, Object};
+use common::object_key::Prefix;
 use common::object_store::{ObjectStore, StoreError, StoreErrorKind};
-use nats::Activity;
+use common::unit::Unit;
+use nats::{Activity, Bus};
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
-use crate::error::ObjectFault;
+use crate::error::{ObjectFault, WorkError};
+use crate::job::Job;
+
+/// Larger objects are not fetched again only to see whether they can be.
+const SAMPLE_BYTES_MAX: u64 = 1 << 20;
+/// What is set aside at once for an object that is to come; more follows as it comes.
+const FIRST_BYTES_MAX: u64 = 64 << 20;
+/// Largest `current.json` that is read.
+const CURRENT_BYTES_MAX: u64 = 64 * 1024;
+/// How long it may take to see whether other objects can be read: longer than the store's own attempts.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Fetches objects for all units of a process, a limited number at once, and tells an object that cannot be read from a
+/// store that cannot.
+#[derive(Clone)]
+pub(crate) struct Fetcher {
+    pub store: ObjectStore,
+    pub prefix: Prefix,
+    slots: Arc<Semaphore>,
+    /// One that was fetched, of the larger ones: asked for again when another one cannot be read.
+    sample: Arc<Mutex<Option<Object>>>,
+    /// When it was last asked, and whether objects could be read.
+    probed: Arc<tokio::sync::Mutex<Option<(Instant, bool)>>>,
+}
+
+impl Fetcher {
+    /// Fetches `transfers` objects at once, over all units.
+    pub(crate) fn new(store: ObjectStore, prefix: Prefix, transfers: usize) -> Self {
+        let slots = Arc::new(Semaphore::new(transfers));
+        Self { store, prefix, slots, sample: Arc::default(), probed: Arc::default() }
+    }
+
+    /// The whole object of a unit, verified. The outer error stops the unit, the inner one is the object's own.
+    pub(crate) async fn fetch(
+        &self,
+        unit: &Unit,
+        object: &Object,
+        activity: &Activity,
+    ) -> Result<Result<Bytes, ObjectFault>, WorkError> {
+        let slots = Arc::clone(&self.slots);
+        let slot = activity.while_waiting(slots.acquire_owned()).await;
+        let slot = slot.expect("the semaphore is never closed");
+        let error = match fetch(&self.store, object, activity).await {
+            Ok(bytes) => {
+                self.remember(object);
+                return Ok(Ok(bytes));
+            }
+            Err(FetchError::Object(fault)) => return Ok(Err(fault)),
+            Err(FetchError::Store(error)) => error,
+        };
+        drop(slot);
+        match error.kind {
+            StoreErrorKind::BadKey => Ok(Err(ObjectFault::Refused(error.to_string()))),
+            StoreErrorKind::Denied | StoreErrorKind::Unavailable | StoreErrorKind::Other
+                if activity.while_waiting(self.others_can_be_read(unit, object, error.kind)).await =>
+            {
+                Ok(Err(ObjectFault::Unreadable(format!("{error} ({})", error.advice()))))
+            }
+            _ => Err(error.into()),
+        }
+    }
+
+    fn remember(&self, object: &Object) {
+        let mut sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
+        let larger = sample.as_ref().is_none_or(|sample| sample.size < object.size);
+        if larger && object.size <= SAMPLE_BYTES_MAX {
+            *sample = Some(object.clone());
+        }
+    }
+
+    /// Whether other objects can be read now that this one could not.
+    async fn others_can_be_read(&self, unit: &Unit, object: &Object, kind: StoreErrorKind) -> bool {
+        let failed_at = Instant::now();
+        // Waits for other probes, each of which has a time-out.
+        let mut probed = self.probed.lock().await;
+        if let Some((at, could)) = *probed
+            && at >= failed_at
+        {
+            return could;
+        }
+        let began_at = Instant::now();
+        let asked = tokio::time::timeout(PROBE_TIMEOUT, self.probe(unit, object, kind)).await;
+        let could = asked.unwrap_or(false);
+        *probed = Some((began_at, could));
+        could
+    }
+
+    async fn probe(&self, unit: &Unit, object: &Object, kind: StoreErrorKind) -> bool {
+        let sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(sample) = sample.filter(|sample| sample.key != object.key) {
+            match fetch(&self.store, &sample, &Activity::default()).await {
+                Ok(_) => return true,
+                Err(FetchError::Store(_)) => return false,
+                // It was replaced since, and says nothing.
+                Err(FetchError::Object(_)) => {
+                    *self.sample.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                }
+            }
+        }
+        // That small requests are answered says nothing of a line on which large answers break.
+        kind != StoreErrorKind::Unavailable && self.answers(unit).await
+    }
+
+    /// Whether `current.json` names a revision that was published later than this one, and that was announced: markers may
+    /// come out of order. One that is on no stream may never be told to anybody.
+    pub(crate) async fn is_replaced(&self, bus: &Bus, job: &Job) -> Result<bool, WorkError> {
+        let key = self.prefix.current_key(&job.unit);
+        let Some(json) = self.store.get_small(&key, CURRENT_BYTES_MAX).await? else { return Ok(false) };
+        let current = match serde_json::from_slice::<Current>(&json) {
+            Ok(current) => current,
+            Err(error) => {
+                tracing::warn!(unit = %job.unit, %error, "current.json is not understood");
+                return Ok(false);
+            }
+        };
+        let later = current.published_at.is_some_and(|at| at > job.published_at);
+        Ok(later && current.revision != job.revision && bus.is_announced(&job.unit, &current.revision).await?)
+    }
+
+    /// Whether the store says of the unit's `current.json` what it has, or that it has none: then it accepts our keys.
+    pub(crate) async fn answers(&self, unit: &Unit) -> bool {
+        let key = self.prefix.current_key(unit);
+        let asked = self.store.get_small(&key, CURRENT_BYTES_MAX);
+        matches!(tokio::time::timeout(PROBE_TIMEOUT, asked).await, Ok(Ok(_)))
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FetchError {
+enum FetchError {
     #[error(transparent)]
     Object(ObjectFault),
     #[error(transparent)]
@@ -18,14 +150,15 @@ pub(crate) enum FetchError {
 }
 
 /// Fetches the whole object into memory. The caller has set aside `object.size` bytes; more are never read.
-pub(crate) async fn fetch(store: &ObjectStore, object: &Object, activity: &Activity) -> Result<Bytes, FetchError> {
+async fn fetch(store: &ObjectStore, object: &Object, activity: &Activity) -> Result<Bytes, FetchError> {
     let differs = |why: String| FetchError::Object(ObjectFault::Differs(why));
     let mut download = store.get(&object.key, object.size).await.map_err(|error| match error.kind {
         StoreErrorKind::NotFound => FetchError::Object(ObjectFault::Missing),
         StoreErrorKind::TooLarge => differs(format!("it is larger than {} bytes", object.size)),
         _ => FetchError::Store(error),
     })?;
-    let mut bytes = BytesMut::with_capacity(usize::try_from(object.size).unwrap_or_default());
+    // A marker's word is not enough to set aside whatever it says.
+    let mut bytes = BytesMut::with_capacity(usize::try_from(object.size.min(FIRST_BYTES_MAX)).unwrap_or_default());
     let mut digest = Sha256::new();
     while let Some(chunk) = download.chunk().await.map_err(FetchError::Store)? {
         activity.bump();

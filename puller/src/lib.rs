@@ -34,8 +34,10 @@ mod circuit;
 mod destination;
 mod metrics;
 mod runner;
+mod suspects;
 mod task_report;
 mod worker;
+mod writes;
 
 mod adopt;
 mod cli;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use common::config::Corrections;
 use common::marker::Object;
-use common::object_store::ObjectStore;
 use common::unit::{Unit, shorten};
 use futures::StreamExt;
 use nats::Activity;
@@ -18,6 +17,7 @@ use crate::corrections::version;
 use crate::decode::{Interval, ROW_BYTES, Spec};
 use crate::destination::Work;
 use crate::error::{FaultyObject, ObjectFault, WorkError};
+use crate::fetch::Fetcher;
 use crate::job::Job;
 use crate::ledger::Ledger;
 use crate::memory::{Demand, MemoryBudget, Wants};
@@ -42,15 +42,16 @@ const CSV_ROW_BYTES_MAX: u64 = 256;
 pub(crate) const FETCHES_MAX: usize = 64;
 /// Room for a header line, and for a few rows more than the interval implies, as early files have.
 const CSV_SLACK_BYTES: u64 = 64 * 1024;
+/// Rows that an archive may have beyond what its interval implies: one in so many, and so many more.
+const ROWS_SPARE_PART: u64 = 20;
+const ROWS_SPARE: u64 = 16;
 
 pub(crate) struct Loader {
     pub warehouse: Warehouse,
     pub statements: Statements,
-    pub store: ObjectStore,
+    pub fetcher: Fetcher,
     pub memory: MemoryBudget,
     pub demand: Demand,
-    /// Objects fetched at once, over all units.
-    pub transfers: Arc<Semaphore>,
     /// Archives decoded at once: as many as there are processors.
     pub decodings: Arc<Semaphore>,
     pub corrections: Corrections,
@@ -70,14 +71,14 @@ impl Loader {
             let is_loaded = !job.options.force && entry.is_some_and(|entry| entry.covers(object, job.unit.period));
             if is_loaded || entry.is_some_and(|entry| entry.outranks(object, job.unit.period)) {
                 work.skipped += 1;
-            } else if let Err(fault) = self.acceptable(job, object) {
+            } else if let Err(fault) = acceptable(job, object, &self.memory) {
                 work.faults.push(FaultyObject { key: shorten(&object.key), fault });
             } else {
                 open.push(object);
             }
         }
-        let rows = expected_rows(&spec);
-        let _wants = self.wants(&open, rows);
+        let rows = spec.rows_max;
+        let _wants = self.wants(job, &open, rows);
         let (huge, usual): (Vec<&Object>, Vec<&Object>) =
             open.iter().partition(|object| footprint(object, rows) > self.part_bytes_max());
         let parts = self.parts(&usual, rows);
@@ -131,22 +132,12 @@ impl Loader {
             return Ok(Vec::new());
         }
         let resumed = work.loaded < job.objects.len() as u64;
-        self.show_current_rows(&job.unit, &symbols, resumed, activity).await
-    }
-
-    /// What can be said of an object before it is fetched.
-    pub(crate) fn acceptable(&self, job: &Job, object: &Object) -> Result<(), ObjectFault> {
-        let name = format!("{}-{}-{}.zip", object.symbol, job.unit.interval, job.unit.period);
-        if object.key.rsplit('/').next() != Some(name.as_str()) {
-            return Err(ObjectFault::Refused(format!("its file name is not {}", shorten(&name))));
+        let write = job.writes.begin();
+        let shown = self.show_current_rows(&job.unit, &symbols, resumed, activity).await;
+        if !matches!(&shown, Err(WorkError::Warehouse(error)) if error.unanswered) {
+            write.answered();
         }
-        if object.size > self.memory.total_bytes() / 2 {
-            return Err(ObjectFault::Refused(format!(
-                "it has {} bytes, more than fit into puller.memory; raise puller.memory, then retry",
-                object.size
-            )));
-        }
-        Ok(())
+        shown
     }
 
     /// Several parts must fit into memory together.
@@ -183,10 +174,30 @@ impl Loader {
     }
 
     /// What all of it wants that is still to be loaded.
-    fn wants(&self, open: &[&Object], rows: u64) -> Wants<'_> {
+    fn wants(&self, job: &Job, open: &[&Object], rows: u64) -> Wants<'_> {
         let bytes: u64 = open.iter().map(|object| footprint(object, rows)).sum();
+        // Its list stays in memory as long as it is worked on, whatever is loaded of it.
+        let list: usize = job.objects.iter().map(|object| size_of::<Object>() + object.key.len()).sum();
+        let bytes = bytes + list as u64;
         self.demand.enter(bytes.min(self.memory.total_bytes()))
     }
+}
+
+/// What can be said of an object before it is fetched.
+pub(crate) fn acceptable(job: &Job, object: &Object, memory: &MemoryBudget) -> Result<(), ObjectFault> {
+    // What has no interval is named by its dataset.
+    let series = if job.unit.interval.as_str() == "all" { &job.unit.dataset } else { &job.unit.interval };
+    let name = format!("{}-{series}-{}.zip", object.symbol, job.unit.period);
+    if object.key.rsplit('/').next() != Some(name.as_str()) {
+        return Err(ObjectFault::Refused(format!("its file name is not {}", shorten(&name))));
+    }
+    if object.size > memory.total_bytes() / 2 {
+        return Err(ObjectFault::Refused(format!(
+            "it has {} bytes, more than fit into puller.memory; raise puller.memory, then retry",
+            object.size
+        )));
+    }
+    Ok(())
 }
 
 /// How the unit's archives are to be decoded.
@@ -202,9 +213,11 @@ pub(crate) fn spec_of(unit: &Unit) -> Result<Spec, WorkError> {
     }
     let interval = unit.interval.as_str().parse::<Interval>();
     let interval = interval.map_err(|error| WorkError::NoDecoder(error.to_string()))?;
-    let mut spec =
-        Spec { interval, period_start: unit.period.start(), period_end: unit.period.end(), csv_bytes_max: 0 };
-    spec.csv_bytes_max = expected_rows(&spec) * CSV_ROW_BYTES_MAX + CSV_SLACK_BYTES;
+    let (period_start, period_end) = (unit.period.start(), unit.period.end());
+    let mut spec = Spec { interval, period_start, period_end, csv_bytes_max: 0, rows_max: 0 };
+    let rows = expected_rows(&spec);
+    spec.csv_bytes_max = rows * CSV_ROW_BYTES_MAX + CSV_SLACK_BYTES;
+    spec.rows_max = rows + rows / ROWS_SPARE_PART + ROWS_SPARE;
     Ok(spec)
 }
 
@@ -212,7 +225,7 @@ pub(crate) fn expected_rows(spec: &Spec) -> u64 {
     spec.interval.expected_rows(spec.period_start, spec.period_end).max(1)
 }
 
-/// Memory an archive takes from fetch to read-back: its bytes and its decoded rows.
+/// Memory an archive takes from fetch to read-back: its bytes and its decoded rows, as many as it may have.
 pub(crate) fn footprint(object: &Object, rows: u64) -> u64 {
     object.size + rows * ROW_BYTES as u64
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use common::config::Retry;
 use common::marker::MarkerError;
 use common::object_store::{StoreError, StoreErrorKind};
+use nats::DeliveryRecord;
 
 use crate::destination::Work;
 use crate::error::{ErrorClass, FaultyObject, ObjectFault, WorkError};
@@ -18,47 +19,117 @@ pub(crate) enum Disposition {
     Retry { after: Duration, class: ErrorClass },
     /// A person must look at it.
     DeadLetter { class: ErrorClass },
-    /// Something everything depends on is away. Keep the delivery and try again here; spends no attempt.
+    /// Something everything depends on is away, or set up wrongly. Keep the delivery and try again here; spends no attempt.
     Wait,
 }
 
-/// Deliveries beyond `retry.attempts` that are still worked on. A worker that fails over a delivery settles it within the
-/// attempts; what is beyond them was handed back at shutdowns, or its workers died. Enough for a day of restarts.
-const MARGIN: u32 = 10;
-/// One less than the server's own limit, so that a worker sees it first.
-const DELIVERIES_MAX: u32 = 24;
+/// Whose fault an error is that a server which refuses everything would give, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Evidence {
+    /// Nothing is known: it is taken for the server's.
+    None,
+    /// What failed for this unit works for others.
+    OthersWork,
+}
 
-/// Decides before an attempt: a delivery that nobody ever settled is not given the chance to take one more worker down.
-pub(crate) fn decide_before(attempt: u32, retry: &Retry) -> Result<(), WorkError> {
-    let deliveries_max = retry.attempts.get().saturating_add(MARGIN).min(DELIVERIES_MAX);
-    if attempt > deliveries_max { Err(WorkError::Exhausted(attempt)) } else { Ok(()) }
+/// Deliveries beyond `retry.attempts` that may end without a word of their worker.
+const MARGIN: u32 = 10;
+
+/// Decides before an attempt: a delivery over which worker after worker is lost is not given the chance to take one more
+/// down. Failures and orderly ends are noted and do not count.
+pub(crate) fn decide_before(delivery: u32, record: DeliveryRecord, retry: &Retry) -> Result<(), WorkError> {
+    let lost = record.lost(delivery);
+    if lost >= retry.attempts.get().saturating_add(MARGIN) {
+        return Err(WorkError::Exhausted { deliveries: delivery, lost });
+    }
+    Ok(())
 }
 
 /// Decides after one attempt, counted from 1.
-pub(crate) fn decide(result: &Result<Work, WorkError>, attempt: u32, retry: &Retry) -> Disposition {
-    match result {
-        Ok(work) => match work.faults.iter().map(|faulty| faulty.fault.class()).max() {
-            None => Disposition::Ack,
-            // Retried while any fault may pass, so that nothing waits longer because its neighbour is damaged.
-            Some(worst) => match work.faults.iter().find_map(|faulty| retry_fault(faulty, attempt, retry)) {
-                Some(retry) => retry,
-                None => Disposition::DeadLetter { class: worst },
-            },
+pub(crate) fn decide(result: &Result<Work, WorkError>, attempt: u32, retry: &Retry, evidence: Evidence) -> Disposition {
+    let error = match result {
+        Ok(work) => {
+            return match work.faults.iter().map(|faulty| faulty.fault.class()).max() {
+                None => Disposition::Ack,
+                // Retried while any fault may pass, so that nothing waits longer because its neighbour is damaged.
+                Some(worst) => match work.faults.iter().find_map(|faulty| retry_fault(faulty, attempt, retry)) {
+                    Some(retry) => retry,
+                    None => Disposition::DeadLetter { class: worst },
+                },
+            };
+        }
+        Err(error) => error,
+    };
+    match blame(error) {
+        Blame::Server => Disposition::Wait,
+        Blame::Doubtful(class) => match evidence {
+            Evidence::None => Disposition::Wait,
+            Evidence::OthersWork => attempts(class, attempt, retry),
         },
-        Err(error) => match error {
-            WorkError::Marker(error) => Disposition::DeadLetter { class: marker_class(error) },
-            WorkError::NoDecoder(_) => Disposition::DeadLetter { class: ErrorClass::Unsupported },
-            WorkError::Manifest(faulty) => {
-                retry_fault(faulty, attempt, retry).unwrap_or(Disposition::DeadLetter { class: faulty.fault.class() })
-            }
-            WorkError::Store(error) => store(error, attempt, retry),
-            WorkError::Warehouse(error) => warehouse(error, attempt, retry),
-            // A full disk, a folder that may not be written, a mount that is gone: all need somebody, and nothing is
-            // wrong with the unit.
-            WorkError::Disk { .. } => Disposition::Wait,
-            WorkError::Panicked(_) => attempts(ErrorClass::Internal, attempt, retry),
-            WorkError::Exhausted(_) => Disposition::DeadLetter { class: ErrorClass::Exhausted },
-        },
+        Blame::Unit(class) => attempts(class, attempt, retry),
+        Blame::Final(class) => Disposition::DeadLetter { class },
+        Blame::Object(faulty) => {
+            retry_fault(faulty, attempt, retry).unwrap_or(Disposition::DeadLetter { class: faulty.fault.class() })
+        }
+    }
+}
+
+/// Whether an error may be the unit's own, though it looks like the server's.
+pub(crate) fn is_doubtful(error: &WorkError) -> bool {
+    matches!(blame(error), Blame::Doubtful(_))
+}
+
+/// What an error is a fault of.
+enum Blame<'e> {
+    /// A server, an account, a disk or the configuration, for sure: nothing is wrong with the unit.
+    Server,
+    /// The same, or this unit; then of this class.
+    Doubtful(ErrorClass),
+    /// The unit; another try may help.
+    Unit(ErrorClass),
+    /// The unit, for ever.
+    Final(ErrorClass),
+    Object(&'e FaultyObject),
+}
+
+fn blame(error: &WorkError) -> Blame<'_> {
+    match error {
+        WorkError::Marker(error) => Blame::Final(marker_class(error)),
+        WorkError::NoDecoder(_) => Blame::Final(ErrorClass::Unsupported),
+        WorkError::Manifest(faulty) => Blame::Object(faulty),
+        WorkError::Store(error) => blame_store(error),
+        WorkError::Warehouse(error) => blame_warehouse(error),
+        // What is wrong with a single file is a fault of its object. A full disk or a mount that is gone needs somebody.
+        WorkError::Disk { .. } => Blame::Server,
+        WorkError::Queue(_) | WorkError::ClockBehind(_) => Blame::Server,
+        // The worker is set up for another place, or the marker is a stranger among others.
+        WorkError::Elsewhere(_) => Blame::Doubtful(ErrorClass::Refused),
+        WorkError::Panicked(_) => Blame::Unit(ErrorClass::Internal),
+        WorkError::Exhausted { .. } => Blame::Final(ErrorClass::Exhausted),
+    }
+}
+
+fn blame_store(error: &StoreError) -> Blame<'static> {
+    match error.kind {
+        // These concern every unit alike: stop and say so rather than bury all of them.
+        StoreErrorKind::NoSuchBucket | StoreErrorKind::ClockSkew => Blame::Server,
+        StoreErrorKind::Denied | StoreErrorKind::Other => Blame::Doubtful(ErrorClass::Unreadable),
+        StoreErrorKind::Unavailable => Blame::Doubtful(ErrorClass::Transient),
+        StoreErrorKind::NotFound => Blame::Unit(ErrorClass::Missing),
+        StoreErrorKind::TooLarge => Blame::Unit(ErrorClass::Transient),
+        StoreErrorKind::BadKey => Blame::Final(ErrorClass::Refused),
+    }
+}
+
+fn blame_warehouse(error: &WarehouseError) -> Blame<'static> {
+    match error.kind {
+        // An account's limits are the same for every unit, and only a person can raise them.
+        WarehouseErrorKind::Denied | WarehouseErrorKind::MissingSchema | WarehouseErrorKind::AccountLimit => {
+            Blame::Server
+        }
+        WarehouseErrorKind::Unavailable => Blame::Doubtful(ErrorClass::Transient),
+        WarehouseErrorKind::TooHeavy => Blame::Doubtful(ErrorClass::TooHeavy),
+        WarehouseErrorKind::Other => Blame::Unit(ErrorClass::Transient),
     }
 }
 
@@ -72,9 +143,11 @@ fn retry_fault(faulty: &FaultyObject, attempt: u32, retry: &Retry) -> Option<Dis
             Disposition::Retry { after, class }
         }
         ObjectFault::Missing => return None,
-        ObjectFault::Differs(_) | ObjectFault::NotReadBack(_) | ObjectFault::Needed { .. } => {
-            attempts(class, attempt, retry)
-        }
+        ObjectFault::Differs(_)
+        | ObjectFault::NotReadBack(_)
+        | ObjectFault::Needed { .. }
+        | ObjectFault::Unreadable(_)
+        | ObjectFault::Unwritable(_) => attempts(class, attempt, retry),
         ObjectFault::Damaged(_) | ObjectFault::Refused(_) | ObjectFault::Shrunk { .. } => return None,
     };
     matches!(disposition, Disposition::Retry { .. }).then_some(disposition)
@@ -96,32 +169,11 @@ fn marker_class(error: &MarkerError) -> ErrorClass {
         | MarkerError::Key(_)
         | MarkerError::Symbol(_)
         | MarkerError::Twice(_)
+        | MarkerError::Size { .. }
         | MarkerError::GeneratedAt { .. }
         | MarkerError::Revision { .. }
         | MarkerError::Subject { .. }
         | MarkerError::Manifest { .. } => ErrorClass::Refused,
-    }
-}
-
-fn store(error: &StoreError, attempt: u32, retry: &Retry) -> Disposition {
-    match error.kind {
-        // Credentials, bucket and clock concern every unit alike: stop and say so rather than bury all of them.
-        StoreErrorKind::Unavailable
-        | StoreErrorKind::Denied
-        | StoreErrorKind::NoSuchBucket
-        | StoreErrorKind::ClockSkew => Disposition::Wait,
-        StoreErrorKind::NotFound => attempts(ErrorClass::Missing, attempt, retry),
-        StoreErrorKind::TooLarge | StoreErrorKind::Other => attempts(ErrorClass::Transient, attempt, retry),
-    }
-}
-
-fn warehouse(error: &WarehouseError, attempt: u32, retry: &Retry) -> Disposition {
-    match error.kind {
-        WarehouseErrorKind::Unavailable
-        | WarehouseErrorKind::Denied
-        | WarehouseErrorKind::MissingSchema
-        | WarehouseErrorKind::AccountLimit => Disposition::Wait,
-        WarehouseErrorKind::Other => attempts(ErrorClass::Transient, attempt, retry),
     }
 }
 
@@ -153,18 +205,45 @@ mod tests {
             period_start: jiff::Timestamp::UNIX_EPOCH,
             period_end: jiff::Timestamp::UNIX_EPOCH,
             csv_bytes_max: 0,
+            rows_max: 0,
         };
         crate::decode::decode("a.zip", b"", &spec).expect_err("no zip").into()
     }
 
     fn check(result: &Result<Work, WorkError>, expected: [&str; 3]) {
-        let described = [1, 2, 3].map(|attempt| match decide(result, attempt, &retry()) {
+        // Whatever is known of others: these are nobody else's fault, or nothing else's.
+        for evidence in [Evidence::None, Evidence::OthersWork] {
+            assert_eq!(described(result, evidence), expected, "{evidence:?}");
+        }
+    }
+
+    fn described(result: &Result<Work, WorkError>, evidence: Evidence) -> [String; 3] {
+        [1, 2, 3].map(|attempt| match decide(result, attempt, &retry(), evidence) {
             Disposition::Ack => "ack".to_owned(),
             Disposition::Wait => "wait".to_owned(),
             Disposition::Retry { class, .. } => format!("retry {}", class.as_str()),
             Disposition::DeadLetter { class } => format!("dead {}", class.as_str()),
-        });
-        assert_eq!(described, expected);
+        })
+    }
+
+    /// An error that a server would give which refuses everything: waited for until others are known to work.
+    fn check_doubtful(error: impl Into<WorkError>, class: &str) {
+        let error = error.into();
+        assert!(is_doubtful(&error), "{error}");
+        let result = Err(error);
+        assert_eq!(described(&result, Evidence::None), ["wait"; 3], "{result:?}");
+        let expected = [format!("retry {class}"), format!("retry {class}"), format!("dead {class}")];
+        assert_eq!(described(&result, Evidence::OthersWork), expected, "{result:?}");
+    }
+
+    fn store(kind: StoreErrorKind) -> WorkError {
+        StoreError::sample(kind).into()
+    }
+
+    fn warehouse(kind: WarehouseErrorKind) -> WorkError {
+        let mut error = WarehouseError::wrong("x");
+        error.kind = kind;
+        error.into()
     }
 
     #[test]
@@ -182,23 +261,54 @@ mod tests {
         let disk = WorkError::Disk { path: "/x".into(), source: std::io::Error::from_raw_os_error(28) };
         check(&Err(disk), ["wait"; 3]);
         check(&Err(WorkError::Panicked("x".into())), ["retry internal", "retry internal", "dead internal"]);
+        let unreadable = ObjectFault::Unreadable("403".into());
+        check(&with_faults(vec![unreadable]), ["retry unreadable", "retry unreadable", "dead unreadable"]);
+        let unwritable = ObjectFault::Unwritable("EIO".into());
+        check(&with_faults(vec![unwritable]), ["retry unwritable", "retry unwritable", "dead unwritable"]);
+        check(&Err(WorkError::ClockBehind(jiff::SignedDuration::from_hours(72))), ["wait"; 3]);
     }
 
     #[test]
-    fn a_crash_loop_ends() {
-        let mut retry = retry();
-        assert!(decide_before(13, &retry).is_ok());
-        let error = decide_before(14, &retry).expect_err("beyond the margin");
+    fn a_server_that_is_away_is_waited_for_and_a_unit_that_fails_alone_is_not() {
+        use StoreErrorKind as Store;
+        check(&Err(store(Store::NoSuchBucket)), ["wait"; 3]);
+        check(&Err(store(Store::ClockSkew)), ["wait"; 3]);
+        check_doubtful(store(Store::Denied), "unreadable");
+        check_doubtful(store(Store::Other), "unreadable");
+        check_doubtful(store(Store::Unavailable), "transient");
+        check(&Err(store(Store::NotFound)), ["retry missing", "retry missing", "dead missing"]);
+        check(&Err(store(Store::TooLarge)), ["retry transient", "retry transient", "dead transient"]);
+        check(&Err(store(Store::BadKey)), ["dead refused"; 3]);
+
+        use WarehouseErrorKind as Warehouse;
+        check(&Err(warehouse(Warehouse::Denied)), ["wait"; 3]);
+        check(&Err(warehouse(Warehouse::MissingSchema)), ["wait"; 3]);
+        check_doubtful(warehouse(Warehouse::Unavailable), "transient");
+        check_doubtful(warehouse(Warehouse::TooHeavy), "too_heavy");
+        check(&Err(warehouse(Warehouse::Other)), ["retry transient", "retry transient", "dead transient"]);
+
+        let elsewhere = common::marker::Elsewhere::Bucket { marker: "a".into(), configured: "b".into() };
+        check_doubtful(elsewhere, "refused");
+    }
+
+    #[test]
+    fn only_deliveries_that_nobody_accounts_for_are_a_crash_loop() {
+        let nothing = DeliveryRecord::default();
+        let retry = retry();
+        assert!(decide_before(13, nothing, &retry).is_ok());
+        let error = decide_before(14, nothing, &retry).expect_err("beyond the margin");
+        assert!(error.to_string().starts_with("it was delivered 14 times, and 13 times nobody said"), "{error}");
         check(&Err(error), ["dead exhausted"; 3]);
-        // Also with the most attempts that can be configured, the worker is there before the server.
-        retry.attempts = NonZeroU32::new(24).expect("not zero");
-        assert!(decide_before(24, &retry).is_ok());
-        assert!(decide_before(25, &retry).is_err());
+        // A thousand orderly restarts while a server was away.
+        let restarted = DeliveryRecord { failed: 2, handed_back: 1000 };
+        assert!(decide_before(1003 + 12, restarted, &retry).is_ok());
+        assert!(decide_before(1003 + 13, restarted, &retry).is_err());
     }
 
     #[test]
     fn a_missing_object_is_waited_for_as_long_as_configured() {
-        let Disposition::Retry { after, .. } = decide(&with_faults(vec![ObjectFault::Missing]), 1, &retry()) else {
+        let missing = with_faults(vec![ObjectFault::Missing]);
+        let Disposition::Retry { after, .. } = decide(&missing, 1, &retry(), Evidence::None) else {
             panic!("not retried");
         };
         assert_eq!(after * 2, retry().missing_object);

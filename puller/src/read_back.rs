@@ -24,6 +24,7 @@ pub(crate) const ROW_HASH: &str = "cityHash64(open_time, close_time, open, high,
      taker_buy_volume, taker_buy_quote_volume, trades)";
 
 /// One archive's rows as they must be found.
+#[derive(Clone, Copy)]
 pub(crate) struct Expected<'a> {
     pub symbol: &'a str,
     pub version: u64,

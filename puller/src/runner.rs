@@ -9,7 +9,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::worker::Worker;
+use crate::worker::{Ends, Worker};
 
 /// Pause after the queue failed us.
 const PULL_PAUSE: Duration = Duration::from_secs(1);
@@ -43,9 +43,10 @@ impl Runner {
         if let Err(error) = answering {
             tracing::warn!(%error, "`puller status` will not see this worker");
         }
+        let ends = Ends { stop: stop.clone(), abort: abort.clone() };
         let mut last = None;
         while let Some(mut intake) = stop.run_until_cancelled(self.open()).await {
-            if stop.run_until_cancelled(self.pull(&mut intake, &slots, &mut jobs, &abort)).await.is_none() {
+            if stop.run_until_cancelled(self.pull(&mut intake, &slots, &mut jobs, &ends)).await.is_none() {
                 last = Some(intake);
                 break;
             }
@@ -89,13 +90,7 @@ impl Runner {
     }
 
     /// Pulls until the consumers are gone, or answer no more.
-    async fn pull(
-        &self,
-        intake: &mut Intake,
-        slots: &Arc<Semaphore>,
-        jobs: &mut JoinSet<()>,
-        abort: &CancellationToken,
-    ) {
+    async fn pull(&self, intake: &mut Intake, slots: &Arc<Semaphore>, jobs: &mut JoinSet<()>, ends: &Ends) {
         let part = format!("pulls of {}", self.settings.destination);
         let readiness = self.worker.circuit.readiness();
         let mut unanswered_from = None;
@@ -120,7 +115,7 @@ impl Runner {
                     unanswered_from = None;
                     readiness.ready(&part);
                     if let Some(held) = held {
-                        jobs.spawn(deliver(self.worker.clone(), held, abort.clone(), permit));
+                        jobs.spawn(deliver(self.worker.clone(), held, ends.clone(), permit));
                     }
                     reap(jobs);
                     continue;
@@ -214,6 +209,6 @@ async fn acquire(slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     slots.clone().acquire_owned().await.expect("the semaphore is never closed")
 }
 
-async fn deliver(worker: Arc<Worker>, held: Held, abort: CancellationToken, _permit: OwnedSemaphorePermit) {
-    worker.deliver(held, abort).await;
+async fn deliver(worker: Arc<Worker>, held: Held, ends: Ends, _permit: OwnedSemaphorePermit) {
+    worker.deliver(held, ends).await;
 }

@@ -22,6 +22,7 @@ use crate::board::Board;
 use crate::circuit::Circuit;
 use crate::cli::Command;
 use crate::destination::Destination;
+use crate::fetch::Fetcher;
 use crate::load::Loader;
 use crate::memory::{Demand, MemoryBudget};
 use crate::metrics::Metrics;
@@ -29,6 +30,7 @@ use crate::mirror::Mirror;
 use crate::runner::Runner;
 use crate::schema::describe;
 use crate::statements::Statements;
+use crate::suspects::Suspects;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 use crate::worker::Worker;
 use crate::{
@@ -117,7 +119,7 @@ async fn carry_out(command: Command, config: Config, verbose: bool, stop: Cancel
 impl From<WarehouseError> for Failure {
     fn from(error: WarehouseError) -> Self {
         let class = match error.kind {
-            WarehouseErrorKind::Unavailable => FailureClass::Unreachable,
+            WarehouseErrorKind::Unavailable | WarehouseErrorKind::TooHeavy => FailureClass::Unreachable,
             WarehouseErrorKind::Denied | WarehouseErrorKind::AccountLimit => FailureClass::Denied,
             WarehouseErrorKind::MissingSchema => FailureClass::Missing,
             WarehouseErrorKind::Other => FailureClass::Failed,
@@ -133,9 +135,8 @@ pub(crate) struct Shared {
     pub bus: Bus,
     pub readiness: Readiness,
     pub metrics: Metrics,
-    store: ObjectStore,
+    fetcher: Fetcher,
     memory: MemoryBudget,
-    transfers: Arc<Semaphore>,
     decodings: Arc<Semaphore>,
 }
 
@@ -145,9 +146,12 @@ impl Shared {
             tracing::warn!("open files: {found} ({advice})");
         }
         Self {
-            store: ObjectStore::new(&config.storage, End::Puller),
+            fetcher: Fetcher::new(
+                ObjectStore::new(&config.storage, End::Puller),
+                config.storage.prefix.clone(),
+                config.storage.transfers * config.puller.slots,
+            ),
             memory: MemoryBudget::new(config.puller.memory),
-            transfers: Arc::new(Semaphore::new(config.storage.transfers * config.puller.slots)),
             decodings: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
             config,
             worker_name,
@@ -177,10 +181,8 @@ impl Shared {
         let opened = match &destination.kind {
             DestinationKind::Directory { path } => Destination::Directory(Box::new(Mirror {
                 root: path.clone(),
-                store: self.store.clone(),
-                prefix: self.config.storage.prefix.clone(),
+                fetcher: self.fetcher.clone(),
                 memory: self.memory.clone(),
-                transfers: self.transfers.clone(),
             })),
             DestinationKind::ClickHouse(config) => {
                 let mut warehouse = Warehouse::new(config);
@@ -190,9 +192,8 @@ impl Shared {
                     demand: Demand::new(&self.memory),
                     statements: Statements::new(&warehouse, &self.config.puller.group),
                     warehouse,
-                    store: self.store.clone(),
+                    fetcher: self.fetcher.clone(),
                     memory: self.memory.clone(),
-                    transfers: self.transfers.clone(),
                     decodings: self.decodings.clone(),
                     corrections: self.config.corrections.clone(),
                     decisions: crate::superseded_rows::Decisions::default(),
@@ -208,8 +209,9 @@ impl Shared {
                 destination_name: destination.name.clone(),
                 destination: opened,
                 bus: self.bus.clone(),
-                store: self.store.clone(),
-                prefix: self.config.storage.prefix.clone(),
+                fetcher: self.fetcher.clone(),
+                memory: self.memory.clone(),
+                suspects: Suspects::default(),
                 retry: self.config.retry.clone(),
                 circuit: Circuit::new(&destination.name, self.readiness.clone()),
                 metrics: self.metrics.clone(),

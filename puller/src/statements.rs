@@ -12,9 +12,9 @@ use crate::corrections;
 use crate::ledger::{ARCHIVES, LOG, Ledger};
 use crate::load::Part;
 use crate::native::{ROW_BYTES_ON_WIRE, Rows, Slice};
-use crate::read_back::{Found, Sought};
+use crate::read_back::{Expected, Found, Sought};
 use crate::superseded_rows::{Recorded, unproven_symbols};
-use crate::warehouse::{Warehouse, WarehouseError};
+use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 
 /// Units one query asks for: their names, and those of their symbols, must fit into a query's text.
 const UNITS_MAX: usize = 256;
@@ -167,7 +167,29 @@ async fn insert_at_once(warehouse: &Warehouse, parts: &[&Arc<Part>]) -> Result<(
     }
     slices.sort_by(|(a_first, a), (b_first, b)| (a.unit, a.symbol, a_first).cmp(&(b.unit, b.symbol, b_first)));
     let slices: Vec<Slice<'_>> = slices.into_iter().map(|(_, slice)| slice).collect();
-    corrections::insert(warehouse, &slices, || parts.iter().for_each(|part| part.activity.bump())).await
+    insert_in_halves(warehouse, &slices, &|| parts.iter().for_each(|part| part.activity.bump())).await
+}
+
+/// Inserts slices at once, or, where that is too much for the server, one half after the other.
+async fn insert_in_halves(
+    warehouse: &Warehouse,
+    slices: &[Slice<'_>],
+    progress: &(impl Fn() + Send + Sync),
+) -> Result<(), WarehouseError> {
+    match corrections::insert(warehouse, slices, progress).await {
+        Err(error) if is_too_much(&error) && slices.len() > 1 => {
+            tracing::debug!(%error, archives = slices.len(), "inserting one half after the other");
+            let (first, second) = slices.split_at(slices.len() / 2);
+            Box::pin(insert_in_halves(warehouse, first, progress)).await?;
+            Box::pin(insert_in_halves(warehouse, second, progress)).await
+        }
+        done => done,
+    }
+}
+
+/// Whether less at once may do. A server that was silent may be at work still, and would be silent again.
+fn is_too_much(error: &WarehouseError) -> bool {
+    error.kind == WarehouseErrorKind::TooHeavy && !error.unanswered
 }
 
 async fn read_back(warehouse: &Warehouse, parts: &[Arc<Part>]) -> Result<Vec<Found>, WarehouseError> {
@@ -178,7 +200,51 @@ async fn read_back(warehouse: &Warehouse, parts: &[Arc<Part>]) -> Result<Vec<Fou
             archives: part.archives.iter().map(|archive| archive.expected()).collect(),
         })
         .collect();
-    let found = warehouse.read_back(&sought).await?;
-    parts.iter().for_each(|part| part.activity.bump());
+    let progress = || parts.iter().for_each(|part| part.activity.bump());
+    let mut found = Vec::with_capacity(sought.len());
+    match warehouse.read_back(&sought).await {
+        // Several are asked for one by one by whoever put them together.
+        Err(error) if is_too_much(&error) && sought.len() == 1 => {
+            tracing::debug!(%error, "reading back one half after the other");
+            for sought in &sought {
+                found.push(
+                    read_back_in_halves(warehouse, sought.unit, &sought.archives, error.clone(), &progress).await?,
+                );
+            }
+        }
+        answered => found = answered?,
+    }
+    progress();
     Ok(found)
+}
+
+/// Reads a unit's archives back, the first half and then the second, because all at once was too much for the server.
+async fn read_back_in_halves(
+    warehouse: &Warehouse,
+    unit: &Unit,
+    archives: &[Expected<'_>],
+    too_much: WarehouseError,
+    progress: &(impl Fn() + Send + Sync),
+) -> Result<Found, WarehouseError> {
+    if archives.len() < 2 {
+        return Err(too_much);
+    }
+    let (first, second) = archives.split_at(archives.len() / 2);
+    let mut whole = Found::default();
+    for half in [first, second] {
+        let sought = Sought { unit, archives: half.to_vec() };
+        let found = match warehouse.read_back(std::slice::from_ref(&sought)).await {
+            Ok(mut found) => found.pop().unwrap_or_default(),
+            Err(error) if is_too_much(&error) => {
+                Box::pin(read_back_in_halves(warehouse, unit, half, error, progress)).await?
+            }
+            Err(error) => return Err(error),
+        };
+        progress();
+        whole.answers.extend(found.answers);
+        whole.other_versions |= found.other_versions;
+        // The earlier look is the one that may have missed something.
+        whole.at = if whole.at == 0 { found.at } else { whole.at.min(found.at) };
+    }
+    Ok(whole)
 }

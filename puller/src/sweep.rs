@@ -54,7 +54,7 @@ async fn open(shared: &Shared) -> Result<Sweeper, BusError> {
 /// Until the queue fails.
 async fn serve(shared: &Shared, sweeper: &Sweeper, failures: &mut u32) -> BusError {
     let class = ErrorClass::Exhausted.as_str();
-    let explain = |deliveries| WorkError::Exhausted(deliveries).to_string();
+    let explain = |deliveries| WorkError::Exhausted { deliveries, lost: deliveries }.to_string();
     loop {
         match sweeper.next(class, explain).await {
             Ok(None) => {}

@@ -186,7 +186,7 @@ impl Verifier<'_> {
             return Ok(Looked::Unchecked("its marker is no longer on the stream".into()));
         };
         let subject = MarkerSubject::announcement(unit, message.subject.lane == Lane::Backfill);
-        let (store, prefix) = (&self.loader.store, &self.shared.config.storage.prefix);
+        let (store, prefix) = (&self.loader.fetcher.store, &self.shared.config.storage.prefix);
         let checked = async {
             let job = job::read(store, prefix, &subject, &message.payload, ReplayOptions::default()).await?;
             let verdicts = check::check(self.loader, &job).await?;
@@ -251,13 +251,18 @@ pub(crate) fn unit_error(error: WorkError) -> Result<String, Failure> {
             | StoreErrorKind::NoSuchBucket
             | StoreErrorKind::Denied
             | StoreErrorKind::ClockSkew => Err(error.into()),
-            StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::Other => Ok(error.to_string()),
+            StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::BadKey | StoreErrorKind::Other => {
+                Ok(error.to_string())
+            }
         },
         error @ (WorkError::Marker(_)
         | WorkError::NoDecoder(_)
         | WorkError::Manifest(_)
         | WorkError::Disk { .. }
-        | WorkError::Exhausted(_)
+        | WorkError::Queue(_)
+        | WorkError::Elsewhere(_)
+        | WorkError::ClockBehind(_)
+        | WorkError::Exhausted { .. }
         | WorkError::Panicked(_)) => Ok(error.to_string()),
     }
 }

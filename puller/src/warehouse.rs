@@ -13,7 +13,7 @@ use crate::account::Overrides;
 /// Longest text of a query that ClickHouse takes unless it is told another `max_query_size`, in bytes.
 const QUERY_BYTES_MAX: usize = 256 << 10;
 /// Longest answer of a query, and longest silence in the middle of an insert.
-const TIMEOUT: Duration = Duration::from_secs(120);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A connection to one ClickHouse database, shared by cloning.
 #[derive(Clone)]
@@ -128,6 +128,17 @@ impl Warehouse {
         InsertStream { insert, address: self.address.clone() }
     }
 
+    /// Whether the server answers, and whether it answers a question about our tables.
+    pub(crate) async fn answers(&self) -> bool {
+        const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+        let asked = async {
+            self.select_one::<u8>("SELECT 1").await?;
+            self.select::<u64>("SELECT version FROM {database}.klines LIMIT 1").await?;
+            self.select::<u64>("SELECT rows FROM {database}.archives LIMIT 1").await
+        };
+        matches!(tokio::time::timeout(PROBE_TIMEOUT, asked).await, Ok(Ok(_)))
+    }
+
     async fn timed<T>(&self, query: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, WarehouseError> {
         match tokio::time::timeout(TIMEOUT, query).await {
             Ok(answer) => answer.map_err(|error| WarehouseError::new(&self.address, &error)),
@@ -165,6 +176,8 @@ pub(crate) fn quoted(text: &str) -> String {
 pub(crate) enum WarehouseErrorKind {
     /// Away, overloaded, out of space or of memory: it passes.
     Unavailable,
+    /// This statement takes too long or too much memory; others may not.
+    TooHeavy,
     /// Wrong user or password, or not allowed to do this.
     Denied,
     /// The database, a table or a column is not there, or is not ours.
@@ -181,6 +194,8 @@ pub(crate) struct WarehouseError {
     pub kind: WarehouseErrorKind,
     /// Of ClickHouse's exception.
     code: Option<u32>,
+    /// The statement was sent, or some of it, and nobody knows what came of it: it may still be under way.
+    pub unanswered: bool,
     address: String,
     message: String,
 }
@@ -189,15 +204,25 @@ impl WarehouseError {
     fn new(address: &str, error: &clickhouse::error::Error) -> Self {
         use clickhouse::error::Error;
         let kind = match error {
-            Error::Network(_) | Error::TimedOut => WarehouseErrorKind::Unavailable,
+            Error::Network(_) => WarehouseErrorKind::Unavailable,
+            // As the server's own time-out.
+            Error::TimedOut => WarehouseErrorKind::TooHeavy,
             Error::BadResponse(message) => kind_of(exception_code(message), message),
             _ => WarehouseErrorKind::Other,
         };
         let code = if let Error::BadResponse(message) = error { exception_code(message) } else { None };
         // The server's version and stack follow the text; one line is enough.
         let message = chain(error);
+        let unanswered = match error {
+            // Nothing was sent to a server that no connection could be made to.
+            Error::Network(_) => !message.contains("(Connect)"),
+            Error::TimedOut => true,
+            // A proxy's word, not the server's.
+            Error::BadResponse(message) => exception_code(message).is_none(),
+            _ => false,
+        };
         let message = message.lines().next().unwrap_or_default().chars().take(500).collect();
-        Self { kind, code, address: address.to_owned(), message }
+        Self { kind, code, unanswered, address: address.to_owned(), message }
     }
 
     pub(crate) fn wrong(message: impl Into<String>) -> Self {
@@ -206,7 +231,7 @@ impl WarehouseError {
 
     /// What was found out by asking.
     pub(crate) fn of_kind(kind: WarehouseErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, code: None, address: "this server".into(), message: message.into() }
+        Self { kind, code: None, unanswered: false, address: "this server".into(), message: message.into() }
     }
 
     /// What to do about it, for a person.
@@ -217,6 +242,10 @@ impl WarehouseError {
             }
             WarehouseErrorKind::Unavailable => {
                 "check clickhouse.host and port (the HTTP port, 8123 or 8443), and the server"
+            }
+            WarehouseErrorKind::TooHeavy => {
+                "the server gave the statement up, or did not answer in time: see its max_memory_usage and max_execution_time, and \
+                 what else it does"
             }
             WarehouseErrorKind::Denied => "check clickhouse.user and password, and what the user may do",
             WarehouseErrorKind::MissingSchema => "run `puller migrate`",
@@ -254,12 +283,15 @@ fn kind_of(code: Option<u32>, message: &str) -> WarehouseErrorKind {
         Some(158 | 161 | 162 | 164 | 167 | 168 | 191 | 197 | 201 | 307 | 392 | 396 | 452 | 565) => {
             WarehouseErrorKind::AccountLimit
         }
-        // TIMEOUT_EXCEEDED, TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR, NO_ZOOKEEPER,
-        // MEMORY_LIMIT_EXCEEDED, TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE, TOO_MANY_PARTS, ALL_CONNECTION_TRIES_FAILED,
+        // MEMORY_LIMIT_EXCEEDED of the whole server is not the statement's.
+        Some(241) if message.contains("(total)") => WarehouseErrorKind::Unavailable,
+        // TIMEOUT_EXCEEDED, TOO_SLOW, MEMORY_LIMIT_EXCEEDED
+        Some(159 | 160 | 241) => WarehouseErrorKind::TooHeavy,
+        // TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR, NO_ZOOKEEPER, TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE, TOO_MANY_PARTS, ALL_CONNECTION_TRIES_FAILED,
         // TOO_FEW_LIVE_REPLICAS, UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE, REPLICA_IS_NOT_IN_QUORUM,
         // UNKNOWN_STATUS_OF_INSERT (read back, like any), QUERY_WAS_CANCELLED, CANNOT_SCHEDULE_TASK, SERVER_OVERLOADED,
         // KEEPER_EXCEPTION
-        Some(159 | 202 | 209 | 210 | 225 | 241..=243 | 252 | 279 | 285 | 286 | 289 | 319 | 394 | 439 | 745 | 999) => {
+        Some(202 | 209 | 210 | 225 | 242 | 243 | 252 | 279 | 285 | 286 | 289 | 319 | 394 | 439 | 745 | 999) => {
             WarehouseErrorKind::Unavailable
         }
         Some(_) => WarehouseErrorKind::Other,
@@ -320,7 +352,7 @@ mod tests {
             |limit: &str| format!("Code: 159. DB::Exception: Timeout exceeded: elapsed 1001.439 ms, maximum: {limit}");
         check(&timeout("1000.000 ms. (TIMEOUT_EXCEEDED)"), WarehouseErrorKind::AccountLimit);
         check(&timeout("1"), WarehouseErrorKind::AccountLimit);
-        check(&timeout("600000.000 ms."), WarehouseErrorKind::Unavailable);
+        check(&timeout("600000.000 ms."), WarehouseErrorKind::TooHeavy);
         check("Code: 307. DB::Exception: Limit for rows or bytes to read exceeded", WarehouseErrorKind::AccountLimit);
         check(
             "Code: 201. DB::Exception: Quota for user `u` for 1m has been exceeded",
@@ -328,6 +360,9 @@ mod tests {
         );
         check("Code: 452. DB::Exception: Setting async_insert should not be changed", WarehouseErrorKind::AccountLimit);
         check("Code: 181. DB::Exception: Storage MergeTree doesn't support FINAL", WarehouseErrorKind::MissingSchema);
+        check("Code: 241. DB::Exception: Query memory limit exceeded: would use 1 GiB", WarehouseErrorKind::TooHeavy);
+        check("Code: 241. DB::Exception: (total) memory limit exceeded", WarehouseErrorKind::Unavailable);
+        check("Code: 159. DB::Exception: Timeout exceeded", WarehouseErrorKind::TooHeavy);
         check("Code: 516. DB::Exception: default: Authentication failed", WarehouseErrorKind::Denied);
         check("Code: 60. DB::Exception: Unknown table", WarehouseErrorKind::MissingSchema);
         check("Code: 62. DB::Exception: Syntax error", WarehouseErrorKind::Other);

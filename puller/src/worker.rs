@@ -1,28 +1,42 @@
 //! One delivery, from the queue to the destination and back to the queue.
 
+mod ending;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::config::Retry;
 use common::failpoint::failpoint;
-use common::object_key::Prefix;
-use common::object_store::ObjectStore;
+use common::object_store::StoreErrorKind;
 use common::unit::Unit;
-use jiff::{SignedDuration, Timestamp};
-use nats::{Bus, DeadLetter, Delivery, Held, Lane, MarkerSubject, SettleError, TaskState};
+use jiff::SignedDuration;
+use nats::{Bus, DeadLetter, Delivery, DeliveryRecord, Held, Lane, MarkerSubject, SettleError, TaskState};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::board::Board;
 use crate::circuit::Circuit;
 use crate::destination::{Destination, Work};
-use crate::error::{ErrorClass, ObjectFault, WorkError};
+use crate::error::{ObjectFault, WorkError};
+use crate::fetch::Fetcher;
 use crate::job::{Job, is_superseded, resolve};
 use crate::ledger::{Attempt, json_lines};
+use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
-use crate::outcome::{Disposition, decide, decide_before};
+use crate::outcome::{Disposition, Evidence, decide, decide_before, is_doubtful};
+use crate::suspects::Suspects;
 use crate::task_report::TaskReport;
 use crate::warehouse::WarehouseErrorKind;
+use crate::writes::Writes;
+use ending::{Ending, Finished, Stopped, describe};
+
+/// Tries, 30 s in all, after which a unit is put off whose error may be its own: others shall have its place.
+const WAITS_MAX: u32 = 6;
+const PUT_OFF: Duration = Duration::from_secs(30);
+/// How long reading or writing the record of a delivery may take: a worker that ends has 5 s for it and the nak.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long it is tried to hand a unit back whose lease is lost: it may be another worker's already.
+const LOST_HAND_BACK: Duration = Duration::from_secs(5);
 
 /// Everything that is the same for all deliveries of one destination.
 pub(crate) struct Worker {
@@ -30,8 +44,9 @@ pub(crate) struct Worker {
     pub destination_name: String,
     pub destination: Destination,
     pub bus: Bus,
-    pub store: ObjectStore,
-    pub prefix: Prefix,
+    pub fetcher: Fetcher,
+    pub memory: MemoryBudget,
+    pub suspects: Suspects,
     pub retry: Retry,
     pub circuit: Circuit,
     pub metrics: Metrics,
@@ -40,55 +55,58 @@ pub(crate) struct Worker {
     pub initial_days: Option<u32>,
 }
 
-/// How a delivery ended, as `ingest_log`, logs and metrics call it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    Loaded,
-    Skipped,
-    Superseded,
-    TooOld,
-    Cancelled,
-    Retry,
-    DeadLetter,
+/// How a worker is told to end.
+#[derive(Clone)]
+pub(crate) struct Ends {
+    /// Finish what makes progress, hand back what only waits.
+    pub stop: CancellationToken,
+    /// Hand everything back.
+    pub abort: CancellationToken,
 }
 
-/// Why a delivery is done although its archives were not all brought to the destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stopped {
-    /// A newer revision has overwritten its objects, and has a marker of its own.
-    Superseded,
-    /// Older than a new destination wants: see `initial_days`.
-    TooOld,
-    /// The replay it belongs to was cancelled.
-    Cancelled,
+/// What goes with a delivery while it is in hand.
+struct InHand<'w> {
+    held: &'w Held,
+    unit: Option<&'w Unit>,
+    report: Option<&'w TaskReport<'w>>,
+    record: DeliveryRecord,
+    writes: Writes,
+    stop: &'w CancellationToken,
 }
 
-impl Ending {
-    fn task_state(self) -> TaskState {
-        match self {
-            Self::Loaded | Self::Skipped | Self::Superseded | Self::TooOld => TaskState::Success,
-            Self::Cancelled => TaskState::Cancelled,
-            Self::Retry => TaskState::Reassigning,
-            Self::DeadLetter => TaskState::Failed,
-        }
+impl InHand<'_> {
+    /// Counted by failures, from 1: deliveries that were handed back are no attempts.
+    fn attempt(&self) -> u32 {
+        self.record.failed.saturating_add(1)
     }
 
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Loaded => "loaded",
-            Self::Skipped => "skipped",
-            Self::Superseded => "superseded",
-            Self::TooOld => "too_old",
-            Self::Cancelled => "cancelled",
-            Self::Retry => "retry",
-            Self::DeadLetter => "dead_letter",
-        }
+    fn name(&self) -> String {
+        self.unit.map_or_else(|| self.held.delivery.subject.clone(), Unit::to_string)
+    }
+
+    /// The delay with which it may be delivered again: not before what is written for it has landed or never will.
+    fn delay(&self, least: Duration) -> Duration {
+        least.max(self.writes.may_still_land().unwrap_or_default())
+    }
+}
+
+/// A delivery that is to be handed back without an attempt having failed.
+struct HandBack {
+    after: Duration,
+    why: &'static str,
+}
+
+impl HandBack {
+    /// Of what only waits. Another worker may have more luck, or the same, once it is started again: it is not made to wait
+    /// for either.
+    fn at_the_end() -> Self {
+        Self { after: Duration::ZERO, why: "the worker ends, and the unit only waits" }
     }
 }
 
 impl Worker {
-    /// Works a delivery through and settles it. When `abort` is cancelled it is handed back.
-    pub(crate) async fn deliver(&self, held: Held, abort: CancellationToken) {
+    /// Works a delivery through and settles it, or hands it back when the worker is to end.
+    pub(crate) async fn deliver(&self, held: Held, ends: Ends) {
         let delivery = &held.delivery;
         let unit = MarkerSubject::parse(&delivery.subject).map(|subject| subject.unit).ok();
         let name = unit.as_ref().map_or_else(|| delivery.subject.clone(), Unit::to_string);
@@ -102,67 +120,137 @@ impl Worker {
             destination = self.destination_name,
         );
         let report = TaskReport::of(&self.bus, &self.name, delivery);
-        let work = async {
-            tokio::select! {
-                () = self.work_and_settle(&held, unit.as_ref(), report.as_ref()) => {}
-                () = held.lease.lost() => {
-                    // Another worker has it, or soon will; whatever we wrote, it will find or write again.
-                    tracing::warn!("lease lost, leaving the unit to another worker");
-                    self.metrics.lease_lost(&self.destination_name);
-                    // If it was this unit that waited for a server, nobody else may be there to notice its return.
-                    self.circuit.close();
-                    self.report(report.as_ref(), TaskState::Reassigning, "lease lost").await;
-                }
-                () = abort.cancelled() => {
-                    if let Err(error) = delivery.nak(Duration::ZERO).await {
-                        tracing::warn!(%error, "handing the unit back");
-                    }
-                    self.metrics.settled(&self.destination_name, "handed_back");
-                    self.report(report.as_ref(), TaskState::Reassigning, "handed back").await;
-                }
-            }
-        };
-        work.instrument(span).await;
+        self.deliver_in_span(&held, unit.as_ref(), report.as_ref(), &ends).instrument(span).await;
         drop(_in_hand);
         self.metrics.in_hand(&self.destination_name, self.board.in_hand_count());
     }
 
-    async fn work_and_settle(&self, held: &Held, unit: Option<&Unit>, report: Option<&TaskReport<'_>>) {
-        let delivery = &held.delivery;
+    async fn deliver_in_span(&self, held: &Held, unit: Option<&Unit>, report: Option<&TaskReport<'_>>, ends: &Ends) {
+        let record = self.read_record(&held.delivery).await;
+        let in_hand = InHand { held, unit, report, record, writes: Writes::default(), stop: &ends.stop };
+        tokio::select! {
+            back = self.work_and_settle(&in_hand) => if let Some(back) = back {
+                self.hand_back(&in_hand, back).await;
+            },
+            () = held.lease.lost() => {
+                tracing::warn!("lease lost, leaving the unit to another worker");
+                self.metrics.lease_lost(&self.destination_name);
+                // If it was this unit that waited for a server, nobody else may be there to notice its return.
+                self.circuit.close();
+                self.report(report, TaskState::Reassigning, "lease lost").await;
+                // Whatever was written is found or written again by whoever has the unit next, if that is late enough. A
+                // nak that comes too late for this delivery changes nothing.
+                if in_hand.writes.may_still_land().is_some() {
+                    let put_off = held.delivery.nak(in_hand.delay(Duration::ZERO));
+                    if !matches!(tokio::time::timeout(LOST_HAND_BACK, put_off).await, Ok(Ok(()))) {
+                        tracing::warn!("the unit may be delivered again while a write of it is under way");
+                    }
+                }
+            }
+            () = ends.abort.cancelled() => {
+                self.hand_back(&in_hand, HandBack { after: Duration::ZERO, why: "the worker ends" }).await;
+            }
+        }
+    }
+
+    /// How the earlier deliveries ended. What cannot be read counts as not noted: see [`DeliveryRecord::lost`].
+    async fn read_record(&self, delivery: &Delivery) -> DeliveryRecord {
+        for _ in 0..3 {
+            match tokio::time::timeout(RECORD_TIMEOUT, self.bus.delivery_record(delivery)).await {
+                Ok(Ok(record)) => return record,
+                Ok(Err(error)) => tracing::debug!(%error, "how earlier deliveries ended"),
+                Err(_) => tracing::debug!("how earlier deliveries ended: no answer"),
+            }
+        }
+        tracing::warn!("how earlier deliveries ended is not known");
+        DeliveryRecord::default()
+    }
+
+    /// Notes how this delivery ends, before it does: whoever gets the next one must find it.
+    async fn write_record(&self, delivery: &Delivery, record: DeliveryRecord) {
+        match tokio::time::timeout(RECORD_TIMEOUT, self.bus.put_delivery_record(delivery, record)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the end of this delivery is not noted"),
+            Err(_) => tracing::warn!("the end of this delivery is not noted: no answer"),
+        }
+    }
+
+    async fn hand_back(&self, in_hand: &InHand<'_>, HandBack { after, why }: HandBack) {
+        let delivery = &in_hand.held.delivery;
+        let after = in_hand.delay(after);
+        tracing::info!(why, after_s = after.as_secs(), "handed back");
+        let record = DeliveryRecord { handed_back: in_hand.record.handed_back.saturating_add(1), ..in_hand.record };
+        self.write_record(delivery, record).await;
+        if !after.is_zero() {
+            self.board.park(&in_hand.name(), why, after);
+        }
+        if let Err(error) = delivery.nak(after).await {
+            tracing::warn!(%error, "handing the unit back");
+        }
+        self.metrics.settled(&self.destination_name, "handed_back");
+        self.report(in_hand.report, TaskState::Reassigning, "handed back").await;
+    }
+
+    /// Some: it is not settled, and is to be handed back.
+    async fn work_and_settle(&self, in_hand: &InHand<'_>) -> Option<HandBack> {
+        let InHand { unit, report, .. } = *in_hand;
         self.report(report, TaskState::Running, "").await;
         for waits in 1.. {
             let (started, started_at) = (Instant::now(), common::clock::now());
-            let (job, result, stopped) = self.attempt(held, unit, report).await;
+            let attempt = self.attempt(in_hand, waits > 1);
+            let waited_for_nothing = async {
+                in_hand.stop.cancelled().await;
+                // One that finds its server back may finish within the grace.
+                if waits == 1 || self.circuit.reason().is_none() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let (job, result, stopped) = tokio::select! {
+                attempted = attempt => attempted,
+                () = waited_for_nothing => return Some(HandBack::at_the_end()),
+            };
             let disposition = match stopped {
                 Some(_) => None,
-                None => Some(decide(&result, delivery.attempt, &self.retry)),
+                None => Some(decide(&result, in_hand.attempt(), &self.retry, self.evidence(in_hand, &result).await)),
             };
             if disposition == Some(Disposition::Wait) {
-                self.wait(held, &result, waits).await;
-                continue;
+                match self.wait(in_hand, &result, waits).await {
+                    Some(back) => return Some(back),
+                    None => continue,
+                }
             }
             let finished = Finished { job: job.as_deref(), unit, started_at, result: &result, disposition, stopped };
+            // What was sent before and not answered may land after this. Where all of this revision is recorded, that changes
+            // nothing.
+            if matches!(finished.ending(), Ending::Superseded | Ending::DeadLetter | Ending::Cancelled)
+                && let Some(after) = in_hand.writes.may_still_land()
+            {
+                return Some(HandBack { after, why: "a write of it may still be under way" });
+            }
             // Before the ack. When it cannot be written the server is away: the unit is gone through again, and what is
             // loaded is skipped.
-            if let Err(error) = self.record(held, &finished).await {
-                self.wait(held, &Err(error), waits).await;
-                continue;
+            if let Err(error) = self.record(in_hand, &finished).await {
+                match self.wait(in_hand, &Err(error), waits).await {
+                    Some(back) => return Some(back),
+                    None => continue,
+                }
             }
             failpoint("puller.attempt_recorded");
             self.circuit.close();
-            self.settle(held, &finished, report, started.elapsed()).await;
+            self.settle(in_hand, &finished, started.elapsed()).await;
             failpoint("puller.settled");
-            return;
+            return None;
         }
+        None
     }
 
     /// One go at the unit. The last value says why nothing needs to be done about what went wrong, or at all.
     async fn attempt(
         &self,
-        held: &Held,
-        unit: Option<&Unit>,
-        report: Option<&TaskReport<'_>>,
+        in_hand: &InHand<'_>,
+        again: bool,
     ) -> (Option<Arc<Job>>, Result<Work, WorkError>, Option<Stopped>) {
+        let InHand { held, unit, report, record, .. } = *in_hand;
         if self.is_before_this_destination(&held.delivery, unit) {
             return (None, Ok(Work::default()), Some(Stopped::TooOld));
         }
@@ -171,17 +259,76 @@ impl Worker {
         {
             return (None, Ok(Work::default()), Some(Stopped::Cancelled));
         }
-        if let Err(error) = decide_before(held.delivery.attempt, &self.retry) {
+        if let Err(error) = decide_before(held.delivery.attempt, record, &self.retry) {
             return (None, Err(error), None);
         }
-        let job = match resolve(&self.store, &self.prefix, &held.delivery).await {
-            Ok(job) => Arc::new(job),
-            Err(error) => return (None, Err(error), None),
+        let mut job = match self.resolve(held).await {
+            Ok(job) => job,
+            Err(error) => return self.unresolved(in_hand, error).await,
         };
+        job.tried_before = again || held.delivery.attempt > 1;
+        job.writes = in_hand.writes.clone();
+        let job = Arc::new(job);
         let result = self.destination.bring(&job, &held.lease.activity).await;
-        match self.superseded(&job, &result).await {
+        match self.superseded(in_hand, &job, &result).await {
             Ok(superseded) => (Some(job), result, superseded.then_some(Stopped::Superseded)),
             Err(error) => (Some(job), Err(error), None),
+        }
+    }
+
+    async fn resolve(&self, held: &Held) -> Result<Job, WorkError> {
+        let Fetcher { store, prefix, .. } = &self.fetcher;
+        resolve(store, prefix, &self.memory, &held.delivery, &held.lease.activity).await
+    }
+
+    /// A marker of another bucket or prefix is no trouble when the unit was announced again since.
+    async fn unresolved(
+        &self,
+        in_hand: &InHand<'_>,
+        error: WorkError,
+    ) -> (Option<Arc<Job>>, Result<Work, WorkError>, Option<Stopped>) {
+        if let (WorkError::Elsewhere(_), Some(unit)) = (&error, in_hand.unit) {
+            match is_superseded(&self.bus, &in_hand.held.delivery, unit, None).await {
+                Ok(true) => return (None, Ok(Work::default()), Some(Stopped::Superseded)),
+                Ok(false) => {}
+                Err(error) => return (None, Err(error.into()), None),
+            }
+        }
+        (None, Err(error), None)
+    }
+
+    /// What speaks for a failure being the unit's own.
+    async fn evidence(&self, in_hand: &InHand<'_>, result: &Result<Work, WorkError>) -> Evidence {
+        let Err(error) = result else { return Evidence::None };
+        if !is_doubtful(error) {
+            return Evidence::None;
+        }
+        let delivery = &in_hand.held.delivery;
+        let alone = self.suspects.fails_alone(&delivery.consumer, delivery.stream_sequence);
+        // For most of these a small question of the same kind tells.
+        let telling = match error {
+            WorkError::Warehouse(error) => error.kind == WarehouseErrorKind::TooHeavy,
+            // Bucket and prefix are right for the others.
+            WorkError::Elsewhere(_) => self.suspects.any_loaded(),
+            WorkError::Store(error) => {
+                matches!(error.kind, StoreErrorKind::Denied | StoreErrorKind::Other)
+            }
+            _ => false,
+        };
+        if (alone || telling) && self.is_answered(in_hand, error).await { Evidence::OthersWork } else { Evidence::None }
+    }
+
+    /// Whether the server that an error is of answers a small question now.
+    async fn is_answered(&self, in_hand: &InHand<'_>, error: &WorkError) -> bool {
+        let activity = &in_hand.held.lease.activity;
+        match (error, &self.destination, in_hand.unit) {
+            (WorkError::Warehouse(_), Destination::ClickHouse(loader), _) => {
+                activity.while_waiting(loader.warehouse.answers()).await
+            }
+            (WorkError::Store(_), _, Some(unit)) => activity.while_waiting(self.fetcher.answers(unit)).await,
+            // No server is asked.
+            (WorkError::Elsewhere(_) | WorkError::ClockBehind(_), _, _) => true,
+            _ => false,
         }
     }
 
@@ -201,14 +348,25 @@ impl Worker {
     }
 
     /// Whether what went wrong is explained by a newer revision of the unit, which has a marker of its own.
-    async fn superseded(&self, job: &Job, result: &Result<Work, WorkError>) -> Result<bool, WorkError> {
+    async fn superseded(
+        &self,
+        in_hand: &InHand<'_>,
+        job: &Job,
+        result: &Result<Work, WorkError>,
+    ) -> Result<bool, WorkError> {
         let Ok(work) = result else { return Ok(false) };
         let differs = work.faults.iter().any(|faulty| matches!(faulty.fault, ObjectFault::Differs(_)));
-        Ok(differs && is_superseded(&self.store, &self.prefix, job).await?)
+        if !differs {
+            return Ok(false);
+        }
+        let delivery = &in_hand.held.delivery;
+        Ok(is_superseded(&self.bus, delivery, &job.unit, Some(job.published_at)).await?
+            || self.fetcher.is_replaced(&self.bus, job).await?)
     }
 
-    /// Something everything depends on is away: keep the delivery, pull nothing, try again soon.
-    async fn wait(&self, held: &Held, result: &Result<Work, WorkError>, waits: u32) {
+    /// Something everything depends on may be away: keep the delivery, pull nothing, try again soon. Some: it is to be
+    /// handed back, because the worker ends, or because the unit alone may be at fault and others wait behind it.
+    async fn wait(&self, in_hand: &InHand<'_>, result: &Result<Work, WorkError>, waits: u32) -> Option<HandBack> {
         let reason = result.as_ref().err().map_or_else(|| "a server is away".into(), describe);
         self.circuit.open(&reason);
         if let (Destination::ClickHouse(loader), Err(WorkError::Warehouse(error))) = (&self.destination, result)
@@ -217,12 +375,22 @@ impl Worker {
         {
             tracing::warn!(%error, "creating the tables");
         }
-        tokio::time::sleep(Circuit::pause(waits)).await;
+        if let Err(error) = result
+            && waits >= WAITS_MAX
+            && (is_doubtful(error) || matches!(error, WorkError::ClockBehind(_)))
+            && self.is_answered(in_hand, error).await
+        {
+            self.circuit.try_others();
+            return Some(HandBack { after: PUT_OFF, why: "it failed again and again, and others may not" });
+        }
+        let paused = in_hand.stop.run_until_cancelled(tokio::time::sleep(Circuit::pause(waits))).await;
         // Waiting for a server is no stall of this unit.
-        held.lease.activity.bump();
+        in_hand.held.lease.activity.bump();
+        paused.is_none().then(HandBack::at_the_end)
     }
 
-    async fn settle(&self, held: &Held, finished: &Finished<'_>, report: Option<&TaskReport<'_>>, took: Duration) {
+    async fn settle(&self, in_hand: &InHand<'_>, finished: &Finished<'_>, took: Duration) {
+        let InHand { held, report, record, .. } = *in_hand;
         let delivery = &held.delivery;
         let ending = finished.ending();
         let error = finished.error();
@@ -233,13 +401,12 @@ impl Worker {
         let settled = match &finished.disposition {
             None | Some(Disposition::Ack | Disposition::Wait) => delivery.ack().await,
             Some(Disposition::Retry { after, .. }) => {
+                let after = in_hand.delay(*after);
                 tracing::warn!(class, error, after_s = after.as_secs(), "failed, will be delivered again");
-                self.board.park(
-                    &finished.unit.map_or_else(|| delivery.subject.clone(), Unit::to_string),
-                    &format!("{class}: {error}"),
-                    *after,
-                );
-                delivery.nak(*after).await
+                let record = DeliveryRecord { failed: record.failed.saturating_add(1), ..record };
+                self.write_record(delivery, record).await;
+                self.board.park(&in_hand.name(), &format!("{class}: {error}"), after);
+                delivery.nak(after).await
             }
             Some(Disposition::DeadLetter { .. }) => {
                 let letter = DeadLetter { destination: &self.destination_name, class, error: &error };
@@ -262,6 +429,9 @@ impl Worker {
         self.metrics.settled(&self.destination_name, ending.as_str());
         if ending != Ending::Retry {
             self.board.count(ending == Ending::DeadLetter);
+        }
+        if ending == Ending::Loaded {
+            self.suspects.loaded(&delivery.consumer, delivery.stream_sequence);
         }
         if let Ok(work) = finished.result {
             self.metrics.archives(&self.destination_name, "loaded", work.loaded);
@@ -300,7 +470,8 @@ impl Worker {
     }
 
     /// Writes the attempt to `ingest_log`, where the destination has one.
-    async fn record(&self, held: &Held, finished: &Finished<'_>) -> Result<(), WorkError> {
+    async fn record(&self, in_hand: &InHand<'_>, finished: &Finished<'_>) -> Result<(), WorkError> {
+        let held = in_hand.held;
         let (Destination::ClickHouse(loader), Some(unit)) = (&self.destination, finished.unit) else { return Ok(()) };
         let (delivery, nothing) = (&held.delivery, Work::default());
         let work = finished.result.as_ref().unwrap_or(&nothing);
@@ -314,7 +485,11 @@ impl Worker {
             revision: finished.job.map(|job| job.revision.to_string()).unwrap_or_default(),
             marker_id: finished.job.map(|job| job.marker_id.as_str()).unwrap_or_default(),
             stream_sequence: delivery.stream_sequence,
-            attempt: delivery.attempt,
+            // Of a crash loop the deliveries are what counts.
+            attempt: match finished.result {
+                Err(WorkError::Exhausted { deliveries, .. }) => *deliveries,
+                _ => in_hand.attempt(),
+            },
             worker: &self.name,
             outcome: finished.ending().as_str(),
             error_class: finished.class(),
@@ -332,59 +507,5 @@ impl Worker {
             trace_id: "",
         };
         Ok(loader.statements.record_attempts(json_lines(&[attempt]), &held.lease.activity).await?)
-    }
-}
-
-/// One attempt that has come to an end.
-struct Finished<'a> {
-    job: Option<&'a Job>,
-    unit: Option<&'a Unit>,
-    started_at: Timestamp,
-    result: &'a Result<Work, WorkError>,
-    /// `None`: see `stopped`.
-    disposition: Option<Disposition>,
-    stopped: Option<Stopped>,
-}
-
-impl Finished<'_> {
-    fn ending(&self) -> Ending {
-        match self.stopped {
-            Some(Stopped::Superseded) => return Ending::Superseded,
-            Some(Stopped::TooOld) => return Ending::TooOld,
-            Some(Stopped::Cancelled) => return Ending::Cancelled,
-            None => {}
-        }
-        match &self.disposition {
-            None | Some(Disposition::Ack | Disposition::Wait) => match self.result {
-                Ok(work) if work.loaded == 0 => Ending::Skipped,
-                _ => Ending::Loaded,
-            },
-            Some(Disposition::Retry { .. }) => Ending::Retry,
-            Some(Disposition::DeadLetter { .. }) => Ending::DeadLetter,
-        }
-    }
-
-    fn class(&self) -> &'static str {
-        match &self.disposition {
-            Some(Disposition::Retry { class, .. } | Disposition::DeadLetter { class }) => ErrorClass::as_str(*class),
-            None | Some(Disposition::Ack | Disposition::Wait) => "",
-        }
-    }
-
-    /// All that is wrong, one line each.
-    fn error(&self) -> String {
-        match self.result {
-            Ok(work) => work.faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
-            Err(error) => describe(error),
-        }
-    }
-}
-
-/// An error with what to do about it.
-fn describe(error: &WorkError) -> String {
-    match error {
-        WorkError::Store(store) => format!("{error} ({})", store.advice()),
-        WorkError::Warehouse(warehouse) => format!("{error} ({})", warehouse.advice()),
-        other => other.to_string(),
     }
 }

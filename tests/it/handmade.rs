@@ -174,6 +174,28 @@ impl<'p> Handmade<'p> {
         Ok(messages.into_iter().map(letter).collect())
     }
 
+    /// Makes the server give a message up after so many deliveries.
+    pub(crate) fn limit_deliveries(&self, consumer: &str, count: i64) -> Result<()> {
+        use async_nats::jetstream::consumer::{PullConsumer, pull};
+        self.runtime.block_on(async {
+            let jetstream = self.jetstream().await?;
+            let found: PullConsumer =
+                jetstream.get_consumer_from_stream(consumer, "MARKERS").await.context("a consumer")?;
+            let found = &found.cached_info().config;
+            let limited = pull::Config {
+                durable_name: found.durable_name.clone(),
+                ack_policy: found.ack_policy,
+                ack_wait: found.ack_wait,
+                max_ack_pending: found.max_ack_pending,
+                filter_subject: found.filter_subject.clone(),
+                filter_subjects: found.filter_subjects.clone(),
+                max_deliver: count,
+                ..Default::default()
+            };
+            jetstream.create_consumer_on_stream(limited, "MARKERS").await.map(drop).context("a limit on deliveries")
+        })
+    }
+
     /// Takes a message from a durable consumer and hands it back at once, again and again: a crash loop.
     pub(crate) fn spend_deliveries(&self, consumer: &str, count: i64) -> Result<()> {
         use async_nats::jetstream::{AckKind, consumer::PullConsumer};

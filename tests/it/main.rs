@@ -29,6 +29,7 @@ mod marking;
 mod moving;
 mod only_copies;
 mod operations;
+mod outcomes;
 mod overlapping_archives;
 mod permissions;
 mod pipeline;

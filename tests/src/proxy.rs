@@ -3,6 +3,7 @@
 mod aim;
 mod lost;
 mod requests;
+mod words;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -16,6 +17,7 @@ pub use aim::{Aim, Fate};
 pub use lost::LostAnswer;
 pub use requests::Request;
 use requests::{Conversation, Log};
+pub use words::{Act, Words};
 
 /// Of a connection that is delayed, in one direction.
 const CHUNKS_UNDER_WAY_MAX: usize = 1024;
@@ -46,6 +48,8 @@ pub enum Fault {
     Delay(Duration),
     /// Some requests have a fate of their own, all others pass.
     Aimed(Arc<Aim>),
+    /// The same for requests with certain words.
+    Words(Arc<Words>),
     /// The answer to one NATS request is lost with its connection.
     LoseAnswer(Arc<LostAnswer>),
     /// NATS requests that have this text are never answered; all else passes.
@@ -166,7 +170,7 @@ impl Shared {
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
         client.set_nodelay(true)?;
         self.remember(generation, &client)?;
-        if !matches!(fault, Fault::None | Fault::Aimed(_)) {
+        if !matches!(fault, Fault::None | Fault::Aimed(_) | Fault::Words(_)) {
             self.met.fetch_add(1, Ordering::SeqCst);
         }
         match fault {
@@ -192,6 +196,12 @@ impl Shared {
             }
             Fault::None => self.relay(generation, client, usize::MAX, |_, _| Relayed::All),
             Fault::Aimed(aim) => self.relay_aimed(&aim, generation, client),
+            Fault::Words(words) => {
+                let server = TcpStream::connect(self.upstream)?;
+                server.set_nodelay(true)?;
+                self.remember(generation, &server)?;
+                words.relay(client, server, &self.met)
+            }
             Fault::CutRequestAfter(limit) => self.relay(generation, client, limit, |_, _| Relayed::All),
             Fault::Slow(delay) => self.relay(generation, client, usize::MAX, move |_, _| {
                 thread::sleep(delay);

@@ -100,7 +100,7 @@ impl From<StoreError> for UnitError {
             | StoreErrorKind::Denied
             | StoreErrorKind::ClockSkew
             | StoreErrorKind::Unavailable => Self::Pass(PassError::Bucket(error)),
-            StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::Other => {
+            StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::BadKey | StoreErrorKind::Other => {
                 Self::held_back(format!("bucket: {error}"))
             }
         }

@@ -45,9 +45,11 @@ impl From<StoreError> for Failed {
                 Self::Unit(error.into())
             }
             // Of an upload that is gone, some servers say that access is denied.
-            StoreErrorKind::NotFound | StoreErrorKind::Denied | StoreErrorKind::TooLarge | StoreErrorKind::Other => {
-                Self::Refused(error)
-            }
+            StoreErrorKind::NotFound
+            | StoreErrorKind::Denied
+            | StoreErrorKind::TooLarge
+            | StoreErrorKind::BadKey
+            | StoreErrorKind::Other => Self::Refused(error),
         }
     }
 }

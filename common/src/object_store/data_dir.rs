@@ -99,7 +99,7 @@ impl DataDir {
     }
 
     fn path<'k>(&self, operation: &'static str, key: &'k str) -> Result<&'k str, StoreError> {
-        let refused = |why| StoreError::new(STORE, StoreErrorKind::Other, operation, key, why);
+        let refused = |why| StoreError::new(STORE, StoreErrorKind::BadKey, operation, key, why);
         let path = self.prefix.strip(key).ok_or_else(|| refused("the key is outside storage.r2.prefix"))?;
         path::check(path).map_err(refused)?;
         Ok(path)

@@ -14,6 +14,8 @@ pub enum StoreErrorKind {
     ClockSkew,
     /// Away, overloaded, full or slow: worth another try.
     Unavailable,
+    /// No object can have such a key there: it is too long, or leads elsewhere.
+    BadKey,
     /// The object has more bytes than the caller takes.
     TooLarge,
     Other,
@@ -51,9 +53,15 @@ impl StoreError {
         Self { store, kind, operation, key: shorten(key), message: message.into() }
     }
 
+    /// An error of this kind, for tests of what follows from it.
+    #[doc(hidden)]
+    pub fn sample(kind: StoreErrorKind) -> Self {
+        Self::new(StoreType::S3, kind, "GET", "key", "a sample")
+    }
+
     /// What to do about it, for a person.
     pub fn advice(&self) -> &'static str {
-        use StoreErrorKind::{ClockSkew, Denied, NoSuchBucket, NotFound, Other, TooLarge, Unavailable};
+        use StoreErrorKind::{BadKey, ClockSkew, Denied, NoSuchBucket, NotFound, Other, TooLarge, Unavailable};
         match (self.kind, self.store) {
             (NotFound, StoreType::DataDir | StoreType::Rsync) => {
                 "the archive is no longer in the remote data_dir: put it back there"
@@ -96,7 +104,7 @@ impl StoreError {
                 "check storage.rsync.host and port, the network, that rsync is installed on both machines, and that \
                  local.state_dir has room"
             }
-            (TooLarge | Other, _) => "see the message",
+            (TooLarge | BadKey | Other, _) => "see the message",
         }
     }
 }

@@ -152,7 +152,7 @@ impl Folder {
     ) -> Result<T, StoreError> {
         match path::check(key) {
             Ok(()) => self.blocking(operation, key, work).await,
-            Err(why) => Err(StoreError::new(self.store, StoreErrorKind::Other, operation, key, why)),
+            Err(why) => Err(StoreError::new(self.store, StoreErrorKind::BadKey, operation, key, why)),
         }
     }
 
@@ -368,11 +368,14 @@ impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
         /// "Input/output error", and a process or a system out of file descriptors.
         const PASSING: [i32; 3] = [5, 23, 24];
-        use StoreErrorKind::{Denied, NotFound, Other, Unavailable};
+        /// "Invalid argument", "file name too long", "too many levels of symbolic links", "invalid or incomplete
+        /// character".
+        const OF_THE_NAME: [i32; 4] = [22, 36, 40, 84];
+        use StoreErrorKind::{BadKey, Denied, NotFound, Other, Unavailable};
         let kind = match error.kind() {
             ErrorKind::NotFound | ErrorKind::NotADirectory => NotFound,
             // What leads out of the folder is refused by us, and so has no number of the system's.
-            ErrorKind::PermissionDenied if error.raw_os_error().is_none() => Other,
+            ErrorKind::PermissionDenied if error.raw_os_error().is_none() => BadKey,
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Denied,
             ErrorKind::StorageFull
             | ErrorKind::QuotaExceeded
@@ -384,6 +387,7 @@ impl From<io::Error> for Fault {
             | ErrorKind::ResourceBusy
             | ErrorKind::Interrupted => Unavailable,
             _ if error.raw_os_error().is_some_and(|number| PASSING.contains(&number)) => Unavailable,
+            _ if error.raw_os_error().is_some_and(|number| OF_THE_NAME.contains(&number)) => BadKey,
             _ => Other,
         };
         Self { kind, message: error.to_string() }
@@ -423,7 +427,7 @@ mod tests {
 
     #[test]
     fn errors_of_the_system_are_told_apart() {
-        use StoreErrorKind::{Denied, NotFound, Other, Unavailable};
+        use StoreErrorKind::{BadKey, Denied, NotFound, Other, Unavailable};
         let check = |number, kind| {
             let error = io::Error::from_raw_os_error(number);
             assert_eq!(Fault::from(error).kind, kind, "{}", io::Error::from_raw_os_error(number));
@@ -434,8 +438,10 @@ mod tests {
             .for_each(|(number, kind)| check(number, kind));
         // A full disk, a quota, a share that is away or was made anew, a disk that fails, too many open files.
         [28, 122, 110, 113, 116, 5, 24].into_iter().for_each(|number| check(number, Unavailable));
-        // A name too long, a folder of that name.
-        [36, 21].into_iter().for_each(|number| check(number, Other));
-        assert_eq!(Fault::from(io::Error::new(ErrorKind::PermissionDenied, "a path led outside")).kind, Other);
+        // A name too long, or of characters that the file system does not take.
+        [36, 84, 22].into_iter().for_each(|number| check(number, BadKey));
+        // A folder of that name.
+        check(21, Other);
+        assert_eq!(Fault::from(io::Error::new(ErrorKind::PermissionDenied, "a path led outside")).kind, BadKey);
     }
 }

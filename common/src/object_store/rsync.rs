@@ -60,7 +60,7 @@ impl Rsync {
 
     /// Begins to fetch an object; returns when bytes of it arrive, or all have.
     pub(super) async fn get(&self, key: &str, bytes_max: u64) -> Result<RsyncDownload, StoreError> {
-        let refused = |why| StoreError::new(STORE, StoreErrorKind::Other, "GET", key, why);
+        let refused = |why| StoreError::new(STORE, StoreErrorKind::BadKey, "GET", key, why);
         let path = self.shared.prefix.strip(key).ok_or_else(|| refused("the key is outside storage.r2.prefix"))?;
         path::check(path).map_err(refused)?;
         if path.contains(['*', '?', '[', ']']) {

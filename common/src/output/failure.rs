@@ -125,7 +125,9 @@ impl From<StoreError> for Failure {
             StoreErrorKind::NoSuchBucket | StoreErrorKind::ClockSkew => FailureClass::Config,
             StoreErrorKind::Denied => FailureClass::Denied,
             StoreErrorKind::Unavailable => FailureClass::Unreachable,
-            StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::Other => FailureClass::Failed,
+            StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::BadKey | StoreErrorKind::Other => {
+                FailureClass::Failed
+            }
         };
         Self::new(class, error.to_string()).advice(error.advice())
     }

@@ -21,7 +21,7 @@ use crate::corrections::version;
 use crate::decode::Spec;
 use crate::error::WorkError;
 use crate::job::Job;
-use crate::load::{Facts, Loader, spec};
+use crate::load::{Facts, Loader, acceptable, spec};
 use crate::read_back::{Expected, ExpectedRows};
 
 /// Symbols one query names at most, so that it stays below the server's limit for a query's text.
@@ -102,10 +102,10 @@ async fn with_rows_of_their_version<'j>(
 /// Fetches, verifies and decodes the archive, and compares; with what the ledger is to say of it if all is there.
 async fn look(loader: &Loader, job: &Job, object: &Object, spec: &Spec) -> Result<(Verdict, Option<Facts>), WorkError> {
     let unchecked = |why: &dyn std::fmt::Display| Ok((Verdict::Unchecked(format!("{}: {why}", object.key)), None));
-    if let Err(fault) = loader.acceptable(job, object) {
+    if let Err(fault) = acceptable(job, object, &loader.memory) {
         return unchecked(&fault);
     }
-    let outline = match loader.fetch_outline(object, spec).await? {
+    let outline = match loader.fetch_outline(&job.unit, object, spec).await? {
         Ok(outline) => outline,
         Err(fault) => return unchecked(&fault),
     };

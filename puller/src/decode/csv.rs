@@ -51,6 +51,9 @@ pub(super) struct Parser {
     /// First and last µs an open_time may have.
     open_first: i64,
     open_last: i64,
+    rows_max: u64,
+    /// Rows so far, also those that were taken.
+    rows_seen: u64,
     klines: Klines,
     time_unit: Option<TimeUnit>,
     header: bool,
@@ -64,10 +67,12 @@ pub(super) struct Parser {
 
 impl Parser {
     /// Accepts open_times from `open_first` to before `open_end`, in µs; `rows_hint` only saves reallocation.
-    pub(super) fn new(open_first: i64, open_end: i64, rows_hint: usize) -> Self {
+    pub(super) fn new(open_first: i64, open_end: i64, rows_max: u64, rows_hint: usize) -> Self {
         Self {
             open_first,
             open_last: open_end.saturating_sub(1),
+            rows_max,
+            rows_seen: 0,
             klines: Klines::with_capacity(rows_hint),
             time_unit: None,
             header: false,
@@ -161,6 +166,10 @@ impl Parser {
     }
 
     fn accept(&mut self, row: &Row) -> Result<(), RowFault> {
+        if self.rows_seen >= self.rows_max {
+            return Err(RowFault { column: None, kind: CsvFaultKind::RowCount { limit: self.rows_max } });
+        }
+        self.rows_seen += 1;
         let unit = match self.time_unit {
             Some(unit) => unit,
             None => TimeUnit::of(row.open_time).ok_or(of_column(0, CsvFaultKind::Time))?,

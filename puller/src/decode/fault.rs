@@ -85,6 +85,8 @@ pub enum CsvFaultKind {
     Blank,
     #[error("{} columns expected, found {found}", COLUMNS.len())]
     ColumnCount { found: usize },
+    #[error("more than {limit} rows, the most that its period can have")]
+    RowCount { limit: u64 },
     #[error("line too long")]
     LineLength,
     #[error("field too long")]

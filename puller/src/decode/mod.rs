@@ -38,9 +38,10 @@ pub struct Spec {
     pub period_start: Timestamp,
     /// First instant after it.
     pub period_end: Timestamp,
-    /// Largest CSV to accept, in bytes. It bounds the memory too: a row takes at least 48 bytes of CSV and becomes
-    /// [`ROW_BYTES`].
+    /// Largest CSV to accept, in bytes.
     pub csv_bytes_max: u64,
+    /// Most rows to accept. It bounds the memory: short rows make many of a CSV that is not large.
+    pub rows_max: u64,
 }
 
 /// What an archive held.
@@ -151,8 +152,8 @@ fn pass(
     if spec.interval.may_open_before_period() {
         open_first = open_first.saturating_sub(spec.interval.length_us() - 1);
     }
-    let rows_hint = expected_rows.min(csv_bytes / ROW_TEXT_BYTES_MIN).min(rows_max as u64) as usize;
-    let mut parser = Parser::new(open_first, spec.period_end.as_microsecond(), rows_hint);
+    let rows_hint = spec.rows_max.min(csv_bytes / ROW_TEXT_BYTES_MIN).min(rows_max as u64) as usize;
+    let mut parser = Parser::new(open_first, spec.period_end.as_microsecond(), spec.rows_max, rows_hint);
     archive.inflate(|text| {
         parser.push(text)?;
         if parser.rows() > rows_max {

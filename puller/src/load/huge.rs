@@ -9,11 +9,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use common::failpoint::failpoint;
 use common::marker::Object;
+use common::unit::Unit;
 use nats::Activity;
 use tokio::sync::mpsc;
 
 use super::part::Facts;
-use super::{Loader, PART_ROWS_MAX, expected_rows};
+use super::{Loader, PART_ROWS_MAX};
 use crate::corrections::{Candidate, columns, version};
 use crate::decode::{self, CHUNK_ROWS, DecodeError, Klines, Outline, ROW_BYTES, Spec};
 use crate::destination::Work;
@@ -56,7 +57,7 @@ impl Loader {
         let chunks = CHUNKS * (CHUNK_ROWS * ROW_BYTES) as u64;
         let _memory = activity.while_waiting(self.memory.take(outline_footprint(object, spec) + chunks)).await;
         let started = Instant::now();
-        let bytes = match self.fetch_one(object, activity).await? {
+        let bytes = match self.fetcher.fetch(&job.unit, object, activity).await? {
             Ok(bytes) => bytes,
             Err(fault) => return Ok(Err(fault)),
         };
@@ -80,25 +81,26 @@ impl Loader {
             return Ok(Err(fault));
         }
 
-        let started = Instant::now();
-        failpoint("puller.decoded");
-        self.insert_huge(job, spec, object, (&name, bytes), activity).await?;
-        failpoint("puller.inserted");
-        work.times.insert += started.elapsed();
-
-        let started = Instant::now();
-        let expected = Expected {
-            symbol: &object.symbol,
-            version: version(object.generated_at, job.unit.period),
-            rows: ExpectedRows::Outline(&outline),
-            rows_hash: outline.hash(),
+        // See `inserted_before`.
+        let mut found = None;
+        if job.tried_before && !job.options.force {
+            found = Some(self.read_back_huge(job, object, &outline, activity, work).await?);
+        }
+        let (answer, other_versions) = match found.filter(|(answer, _)| answer.is_ok()) {
+            Some(found) => found,
+            None => {
+                let started = Instant::now();
+                failpoint("puller.decoded");
+                let write = job.writes.begin();
+                self.insert_huge(job, spec, object, (&name, bytes), activity).await?;
+                write.answered();
+                failpoint("puller.inserted");
+                work.times.insert += started.elapsed();
+                self.read_back_huge(job, object, &outline, activity, work).await?
+            }
         };
-        let found = self.warehouse.read_back(&[Sought { unit: &job.unit, archives: vec![expected] }]).await?;
         failpoint("puller.read_back");
-        activity.bump();
-        work.times.read_back += started.elapsed();
-        let other_versions = found.iter().any(|found| found.other_versions);
-        if let Some(Err(why)) = found.into_iter().flat_map(|found| found.answers).next() {
+        if let Err(why) = answer {
             return Ok(Err(ObjectFault::NotReadBack(why)));
         }
         if other_versions
@@ -115,14 +117,39 @@ impl Loader {
         Ok(Ok(()))
     }
 
+    /// The inner error says what is not as it was sent; and whether rows of other versions are there.
+    async fn read_back_huge(
+        &self,
+        job: &Job,
+        object: &Object,
+        outline: &Outline,
+        activity: &Activity,
+        work: &mut Work,
+    ) -> Result<(Result<(), String>, bool), WorkError> {
+        let started = Instant::now();
+        let expected = Expected {
+            symbol: &object.symbol,
+            version: version(object.generated_at, job.unit.period),
+            rows: ExpectedRows::Outline(outline),
+            rows_hash: outline.hash(),
+        };
+        let found = self.warehouse.read_back(&[Sought { unit: &job.unit, archives: vec![expected] }]).await?;
+        activity.bump();
+        work.times.read_back += started.elapsed();
+        let other_versions = found.iter().any(|found| found.other_versions);
+        let answer = found.into_iter().flat_map(|found| found.answers).next().unwrap_or(Ok(()));
+        Ok((answer, other_versions))
+    }
+
     /// What an archive holds, verified, for a comparison with what is stored.
     pub(crate) async fn fetch_outline(
         &self,
+        unit: &Unit,
         object: &Object,
         spec: &Spec,
     ) -> Result<Result<Outline, ObjectFault>, WorkError> {
         let _memory = self.memory.take(outline_footprint(object, spec)).await;
-        let bytes = match self.fetch_one(object, &Activity::default()).await? {
+        let bytes = match self.fetcher.fetch(unit, object, &Activity::default()).await? {
             Ok(bytes) => bytes,
             Err(fault) => return Ok(Err(fault)),
         };
@@ -172,7 +199,7 @@ impl Loader {
 
 /// Memory for an archive's bytes and its outline.
 fn outline_footprint(object: &Object, spec: &Spec) -> u64 {
-    object.size + expected_rows(spec) * OUTLINE_ROW_BYTES
+    object.size + spec.rows_max * OUTLINE_ROW_BYTES
 }
 
 /// Reads an archive through without keeping its rows.

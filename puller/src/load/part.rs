@@ -11,12 +11,11 @@ use jiff::Timestamp;
 use nats::Activity;
 use tokio::sync::Semaphore;
 
-use super::{FETCHES_MAX, Loader, expected_rows, footprint};
+use super::{FETCHES_MAX, Loader, footprint};
 use crate::corrections::{self, Candidate, version};
 use crate::decode::{self, Decoded, Outline, Spec};
 use crate::destination::Work;
 use crate::error::{FaultyObject, ObjectFault, WorkError};
-use crate::fetch::{FetchError, fetch};
 use crate::job::Job;
 use crate::ledger::{Ledger, Loaded, json_lines};
 use crate::read_back::{Expected, ExpectedRows, Found};
@@ -103,13 +102,13 @@ impl Loader {
     ) -> Result<Work, WorkError> {
         let Cut { objects, fetching, look } = cut;
         let turn = fetching.acquire().await.expect("the semaphore is never closed");
-        let rows = expected_rows(spec);
-        let bytes = objects.iter().map(|object| footprint(object, rows)).sum();
+        let bytes = objects.iter().map(|object| footprint(object, spec.rows_max)).sum();
         let _memory = activity.while_waiting(self.memory.take(bytes)).await;
         let mut work = Work::default();
 
         // In order, so that rows arrive sorted by the table's key.
-        let decodings: Vec<_> = objects.iter().map(|object| self.fetch_and_decode(object, spec, activity)).collect();
+        let decodings: Vec<_> =
+            objects.iter().map(|object| self.fetch_and_decode(job, object, spec, activity)).collect();
         let mut decoding = futures::stream::iter(decodings).buffered(FETCHES_MAX);
         let mut objects = objects.iter().copied();
         let mut archives = Vec::with_capacity(objects.len());
@@ -145,14 +144,15 @@ impl Loader {
 
     /// One archive, verified and decoded, with the hash of its rows. The outer error stops the unit, the inner one is the
     /// object's own.
-    pub(crate) async fn fetch_and_decode(
+    async fn fetch_and_decode(
         &self,
+        job: &Job,
         object: &Object,
         spec: &Spec,
         activity: &Activity,
     ) -> Result<Result<(Decoded, u64, Times), ObjectFault>, WorkError> {
         let started = Instant::now();
-        let bytes = match self.fetch_one(object, activity).await? {
+        let bytes = match self.fetcher.fetch(&job.unit, object, activity).await? {
             Ok(bytes) => bytes,
             Err(fault) => return Ok(Err(fault)),
         };
@@ -180,21 +180,6 @@ impl Loader {
         })
     }
 
-    /// An object's bytes, verified.
-    pub(crate) async fn fetch_one(
-        &self,
-        object: &Object,
-        activity: &Activity,
-    ) -> Result<Result<bytes::Bytes, ObjectFault>, WorkError> {
-        let slot = activity.while_waiting(self.transfers.acquire()).await;
-        let _slot = slot.expect("the semaphore is never closed");
-        match fetch(&self.store, object, activity).await {
-            Ok(bytes) => Ok(Ok(bytes)),
-            Err(FetchError::Object(fault)) => Ok(Err(fault)),
-            Err(FetchError::Store(error)) => Err(error.into()),
-        }
-    }
-
     /// See [`corrections::exceeding_shrink_limit`].
     pub(super) async fn shrunk(
         &self,
@@ -213,18 +198,15 @@ impl Loader {
         look: &EarlyLook,
         work: &mut Work,
     ) -> Result<(), WorkError> {
-        let started = Instant::now();
-        failpoint("puller.decoded");
-        self.statements.insert(part).await?;
-        failpoint("puller.inserted");
-        work.times.insert += started.elapsed();
-
-        let started = Instant::now();
-        look.begins();
-        let Found { answers, other_versions, at } = self.statements.read_back(part).await?;
+        let Found { answers, other_versions, at } = match self.inserted_before(part, look, work).await? {
+            Some(found) => found,
+            None => {
+                self.insert(part, work).await?;
+                self.read_back(part, look, work).await?
+            }
+        };
         look.saw(other_versions, at);
         failpoint("puller.read_back");
-        work.times.read_back += started.elapsed();
 
         let mut shrunk = HashMap::new();
         if other_versions {
@@ -261,6 +243,39 @@ impl Loader {
         Ok(())
     }
 
+    /// What is found of a part whose rows are all there, because an earlier attempt came so far: they are not inserted over
+    /// and over when what follows fails.
+    async fn inserted_before(
+        &self,
+        part: &Arc<Part>,
+        look: &EarlyLook,
+        work: &mut Work,
+    ) -> Result<Option<Found>, WorkError> {
+        if !part.job.tried_before || part.job.options.force {
+            return Ok(None);
+        }
+        let found = self.read_back(part, look, work).await?;
+        Ok(Some(found).filter(|found| found.answers.iter().all(Result::is_ok)))
+    }
+
+    async fn read_back(&self, part: &Arc<Part>, look: &EarlyLook, work: &mut Work) -> Result<Found, WorkError> {
+        let started = Instant::now();
+        look.begins();
+        let found = self.statements.read_back(part).await?;
+        work.times.read_back += started.elapsed();
+        Ok(found)
+    }
+
+    async fn insert(&self, part: &Arc<Part>, work: &mut Work) -> Result<(), WorkError> {
+        let started = Instant::now();
+        failpoint("puller.decoded");
+        let write = part.job.writes.begin();
+        write.end(self.statements.insert(part).await)?;
+        failpoint("puller.inserted");
+        work.times.insert += started.elapsed();
+        Ok(())
+    }
+
     /// After the read-back, before the ack: a crash before this loads the archives again, a crash after it skips them.
     /// Returns the server's clock when it has them, in ms.
     pub(crate) async fn record_archives(
@@ -294,7 +309,8 @@ impl Loader {
         if rows.is_empty() {
             return Ok(None);
         }
-        Ok(Some(self.statements.record_archives(json_lines(&rows), activity).await?))
+        let write = job.writes.begin();
+        Ok(Some(write.end(self.statements.record_archives(json_lines(&rows), activity).await)?))
     }
 }
 

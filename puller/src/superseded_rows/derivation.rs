@@ -338,10 +338,10 @@ impl Loader {
         activity: &Activity,
     ) -> Result<Result<RowsOfArchive, ObjectFault>, WorkError> {
         let spec = spec_of(&archive.unit)?;
-        let rows_max = expected_rows(&spec).min(CHUNK_ROWS as u64) + times.len() as u64;
+        let rows_max = spec.rows_max.min(CHUNK_ROWS as u64) + times.len() as u64;
         let bytes = archive.object.size + rows_max * ROW_BYTES as u64;
         let _memory = activity.while_waiting(self.memory.take(bytes)).await;
-        let bytes = match self.fetch_one(&archive.object, activity).await? {
+        let bytes = match self.fetcher.fetch(&archive.unit, &archive.object, activity).await? {
             Ok(bytes) => bytes,
             Err(fault) => return Ok(Err(fault)),
         };

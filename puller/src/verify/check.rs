@@ -184,7 +184,7 @@ async fn look(loader: &Loader, job: &Job, object: &Object, entry: &Entry) -> Res
         )));
     }
     let spec = spec(job)?;
-    let outline = match loader.fetch_outline(object, &spec).await? {
+    let outline = match loader.fetch_outline(&job.unit, object, &spec).await? {
         Ok(outline) => outline,
         Err(fault) => return Ok(Verdict::Unchecked(format!("{}: {fault}", object.key))),
     };

@@ -198,7 +198,7 @@ async fn said(pipe: &mut Option<JoinHandle<String>>) -> String {
 
 /// What a failed rsync says: the kind, and its last words. See EXIT VALUES in rsync(1).
 fn meaning(code: Option<i32>, stderr: &str) -> (StoreErrorKind, String) {
-    use StoreErrorKind::{Denied, NotFound, Other, Unavailable};
+    use StoreErrorKind::{BadKey, Denied, NotFound, Other, Unavailable};
     let (summary, words): (Vec<&str>, Vec<&str>) = stderr
         .lines()
         .map(str::trim)
@@ -211,6 +211,8 @@ fn meaning(code: Option<i32>, stderr: &str) -> (StoreErrorKind, String) {
         // No such file, or a file where a folder would be.
         Some(23) if errno("(2)") || errno("(20)") => NotFound,
         Some(23) if errno("(13)") => Denied,
+        // File name too long, too many levels of symbolic links.
+        Some(23) if errno("(36)") || errno("(40)") => BadKey,
         Some(23) if errno("(5)") => Unavailable,
         // What was there when it was listed has gone since.
         Some(24) => NotFound,
@@ -236,7 +238,7 @@ mod tests {
 
     #[test]
     fn exit_codes_are_told_apart() {
-        use StoreErrorKind::{Denied, NotFound, Other, Unavailable};
+        use StoreErrorKind::{BadKey, Denied, NotFound, Other, Unavailable};
         let check = |code, stderr: &str, kind| assert_eq!(meaning(Some(code), stderr).0, kind, "{code} {stderr}");
         check(
             23,
@@ -246,6 +248,7 @@ mod tests {
         check(23, "rsync: [sender] link_stat \"/a\" failed: Datei oder Verzeichnis nicht gefunden (2)", NotFound);
         check(23, "rsync: [sender] send_files failed to open \"/a (2)\": Permission denied (13)", Denied);
         check(23, "rsync: [sender] read errors mapping \"/a\": Input/output error (5)", Unavailable);
+        check(23, "rsync: [sender] link_stat \"/a\" failed: File name too long (36)", BadKey);
         check(23, "rsync: [receiver] something else", Other);
         check(24, "file has vanished: \"/a\"", NotFound);
         check(255, "ferry@127.0.0.1: Permission denied (publickey).", Denied);

@@ -77,7 +77,11 @@ impl S3 {
         let Err(error) = retried("COPY", key, request).await else { return Ok(Given::Done) };
         match error.kind {
             StoreErrorKind::NoSuchBucket | StoreErrorKind::ClockSkew | StoreErrorKind::Unavailable => Err(error),
-            StoreErrorKind::Denied | StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::Other => {
+            StoreErrorKind::Denied
+            | StoreErrorKind::NotFound
+            | StoreErrorKind::TooLarge
+            | StoreErrorKind::BadKey
+            | StoreErrorKind::Other => {
                 // The copy may have been made and its answer lost. Where that changed the ETag, another try is refused.
                 let found = self.head_output(key).await?.map(|head| stored(&head));
                 Ok(match found {

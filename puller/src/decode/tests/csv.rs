@@ -266,3 +266,15 @@ fn messages_quote_untrusted_text_safely() {
     let error = decode("a\x1bb.zip", b"", &hourly()).expect_err("no zip");
     assert_eq!(error.to_string(), "a\\u{1b}b.zip: not a zip file, or its end is missing");
 }
+
+#[test]
+fn more_rows_than_the_period_can_have_are_refused() {
+    let csv: String = (0..5).map(|minute| format!("{}\n", row_at(DAY + minute * 60_000))).collect();
+    let spec = Spec { rows_max: 5, ..hourly() };
+    assert!(decode_csv(csv.as_bytes(), &spec).is_ok());
+    let spec = Spec { rows_max: 4, ..hourly() };
+    let error = decode_csv(csv.as_bytes(), &spec).expect_err("too many").to_string();
+    assert!(error.contains("line 5: more than 4 rows, the most that its period can have"), "{error}");
+    // The same where rows are taken as they come.
+    assert!(outline(FILE_NAME, &deflated(csv.as_bytes()), &spec).is_err());
+}

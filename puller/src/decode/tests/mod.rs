@@ -23,6 +23,7 @@ fn spec(interval: &str, start: &str, end: &str) -> Spec {
         period_start: at(start),
         period_end: at(end),
         csv_bytes_max: 64 << 20,
+        rows_max: 1 << 20,
     }
 }
 

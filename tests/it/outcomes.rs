@@ -1,0 +1,403 @@
+//! Whose fault it is: a unit that fails stops no other and ends as a dead letter, a server that is away or set up wrongly
+//! is waited for and buries nothing, and a worker's orderly end costs no attempt.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::json;
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::{Project, Service};
+use tests::proxy::{Act, Fault, Proxy};
+use tests::servers::Stack;
+use tests::{Context, Failure, Result};
+
+use crate::handmade::{Handmade, Placed};
+
+const SOON: Duration = Duration::from_secs(90);
+
+const DENIED: Act = Act::Answer {
+    status: "403 Forbidden",
+    headers: "",
+    body: "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>",
+};
+const BROKEN: Act = Act::Answer {
+    status: "500 Internal Server Error",
+    headers: "",
+    body: "<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>",
+};
+const TOO_MUCH_MEMORY: Act = Act::Answer {
+    status: "500 Internal Server Error",
+    headers: "X-ClickHouse-Exception-Code: 241\r\n",
+    body: "Code: 241. DB::Exception: Query memory limit exceeded: would use 9.31 GiB (attempt to allocate chunk of 4 MiB), \
+           maximum: 9.31 GiB. (MEMORY_LIMIT_EXCEEDED)",
+};
+const TOO_SLOW: Act = Act::Answer {
+    status: "408 Request Timeout",
+    headers: "X-ClickHouse-Exception-Code: 159\r\n",
+    body: "Code: 159. DB::Exception: Timeout exceeded: elapsed 60001 ms, maximum: 60000 ms. (TIMEOUT_EXCEEDED)",
+};
+const NO_SPACE: Act = Act::Answer {
+    status: "500 Internal Server Error",
+    headers: "X-ClickHouse-Exception-Code: 243\r\n",
+    body: "Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space. (NOT_ENOUGH_SPACE)",
+};
+
+fn spec(symbol: &str, day: usize) -> ArchiveSpec {
+    ArchiveSpec::new(Market::Spot, symbol, "1h", &format!("2025-03-{day:02}"))
+}
+
+fn place(hand: &Handmade<'_>, symbol: &str, day: usize) -> Result<Placed> {
+    let spec = spec(symbol, day);
+    hand.place(&spec, &spec.zip())
+}
+
+/// Announces days 1 to `days`, each with an archive of GOODUSDT, and those in `poor` with one of POORUSDT beside it.
+fn announce(hand: &Handmade<'_>, days: usize, poor: &[usize]) -> Result<()> {
+    for day in 1..=days {
+        let mut objects = vec![place(hand, "GOODUSDT", day)?];
+        if poor.contains(&day) {
+            objects.push(place(hand, "POORUSDT", day)?);
+        }
+        hand.publish_marker(&spec("GOODUSDT", day).unit(), &objects)?;
+    }
+    Ok(())
+}
+
+fn proxy_of(project: &mut Project, stack: &Stack, server: Server) -> Result<Proxy> {
+    match server {
+        Server::Bucket => {
+            let proxy = Proxy::start(stack.s3.address())?;
+            project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
+            Ok(proxy)
+        }
+        Server::ClickHouse => {
+            let proxy = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port())))?;
+            project.set("clickhouse.port", proxy.address().port())?;
+            Ok(proxy)
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Server {
+    Bucket,
+    ClickHouse,
+}
+
+/// The classes of all dead letters, sorted.
+fn classes(hand: &Handmade<'_>) -> Result<Vec<String>> {
+    let mut classes: Vec<String> = hand.dead_letters()?.into_iter().map(|letter| letter.class).collect();
+    classes.sort();
+    Ok(classes)
+}
+
+fn not_ready(worker: &Service, words: &[&str]) -> bool {
+    let ready = tests::http::get(worker.http(), "/readyz");
+    ready.is_ok_and(|ready| {
+        ready.status == 503 && ready.text().is_ok_and(|text| words.iter().all(|word| text.contains(word)))
+    })
+}
+
+fn ask(project: &Project, sql: &str) -> Result<String> {
+    Ok(project.query(sql)?.trim().to_owned())
+}
+
+/// All good archives are loaded, also that beside the poor one.
+fn good_ones_are_loaded(project: &Project, days: usize) -> Result<()> {
+    let good = "SELECT count() FROM {db}.archives FINAL WHERE symbol = 'GOODUSDT'";
+    assert_eq!(ask(project, good)?, days.to_string());
+    let rows = "SELECT count() FROM {db}.klines_latest WHERE symbol = 'GOODUSDT'";
+    assert_eq!(ask(project, rows)?, (24 * days).to_string());
+    Ok(())
+}
+
+/// A bucket that refuses one object, as AWS does one that is not there to who may not list, and answers 500 to another.
+#[test]
+fn an_object_that_cannot_be_read_stops_no_other() -> Result<()> {
+    let stack = Stack::shared();
+    for (label, refusal) in [("object-403", DENIED), ("object-500", BROKEN)] {
+        let mut project = Project::new(stack, label)?;
+        let bucket = proxy_of(&mut project, stack, Server::Bucket)?;
+        let hand = Handmade::new(stack, &project)?;
+        announce(&hand, 4, &[1])?;
+        bucket.set(Fault::with_words(&["GET ", "POORUSDT"], u64::MAX, refusal));
+        let pull = project.puller(&["pull"])?.expect_code(1)?;
+        assert!(pull.stdout.contains("4 archives loaded"), "{}", pull.stdout);
+        good_ones_are_loaded(&project, 4)?;
+        let letters = hand.dead_letters()?;
+        assert_eq!(classes(&hand)?, ["unreadable"], "{letters:#?}");
+        assert!(
+            letters[0].error.contains("POORUSDT") && !letters[0].error.contains("GOODUSDT"),
+            "{}",
+            letters[0].error
+        );
+        assert_eq!(ask(&project, "SELECT max(attempt) FROM {db}.ingest_log")?, "3");
+        // Once it can be read, the letter is all it takes.
+        bucket.set(Fault::None);
+        project.puller(&["dead", "retry", "--all"])?.expect_code(0)?;
+        project.puller(&["pull"])?.expect_code(0)?;
+        assert_eq!(project.archives_loaded()?, 5);
+    }
+    Ok(())
+}
+
+/// A server that gives up what is asked for one unit. Its rows are inserted once, however often that is asked again.
+#[test]
+fn a_unit_that_clickhouse_gives_up_stops_no_other() -> Result<()> {
+    let stack = Stack::shared();
+    for (label, refusal) in [("unit-241", TOO_MUCH_MEMORY), ("unit-159", TOO_SLOW)] {
+        let mut project = Project::new(stack, label)?;
+        let clickhouse = proxy_of(&mut project, stack, Server::ClickHouse)?;
+        let hand = Handmade::new(stack, &project)?;
+        announce(&hand, 4, &[])?;
+        let poor = spec("POORUSDT", 9);
+        hand.publish_marker(&poor.unit(), &[place(&hand, "POORUSDT", 9)?])?;
+        // The read-back names the symbol; the insert is compressed.
+        clickhouse.set(Fault::with_words(&["cityHash64", "POORUSDT"], u64::MAX, refusal));
+        let pull = project.puller(&["pull"])?.expect_code(1)?;
+        assert!(pull.stdout.contains("1 DEAD LETTER"), "{}", pull.stdout);
+        good_ones_are_loaded(&project, 4)?;
+        assert_eq!(classes(&hand)?, ["too_heavy"], "{:#?}", hand.dead_letters()?);
+        assert_eq!(ask(&project, "SELECT max(attempt) FROM {db}.ingest_log WHERE error_class = 'too_heavy'")?, "3");
+        assert_eq!(ask(&project, "SELECT count() FROM {db}.klines WHERE symbol = 'POORUSDT'")?, "24");
+        clickhouse.set(Fault::None);
+        project.puller(&["dead", "retry", "--all"])?.expect_code(0)?;
+        project.puller(&["pull"])?.expect_code(0)?;
+        assert_eq!(project.archives_loaded()?, 5);
+    }
+    Ok(())
+}
+
+/// What cannot be a file below this folder, each beside good units.
+#[test]
+fn a_file_that_cannot_be_stops_no_other() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "files")?;
+    let copy = project.dir().join("copy");
+    std::fs::create_dir_all(copy.join("data")).context("a folder")?;
+    std::fs::write(copy.join("data/blocked"), "a file where a folder belongs").context("a file")?;
+    project.set("clickhouse", json!({}))?;
+    project.set("destinations", json!([{ "name": "files", "type": "directory", "path": copy }]))?;
+    let hand = Handmade::new(stack, &project)?;
+    announce(&hand, 3, &[])?;
+    let moved = |day: usize, folder: &str| -> Result<()> {
+        let good = place(&hand, "GOODUSDT", day)?;
+        let name = good.key.rsplit('/').next().unwrap_or_default();
+        let key = format!("{}/data/{folder}/{name}", project.prefix());
+        hand.publish_marker(&spec("GOODUSDT", day).unit(), &[Placed { key, ..good.clone() }])
+    };
+    moved(11, &"a".repeat(300))?;
+    moved(12, "blocked")?;
+    // Nothing has such a size, and nobody makes room for it.
+    let large = place(&hand, "GOODUSDT", 13)?;
+    hand.publish_marker(&spec("GOODUSDT", 13).unit(), &[Placed { size: 1 << 45, ..large }])?;
+    let large = place(&hand, "GOODUSDT", 14)?;
+    hand.publish_marker(&spec("GOODUSDT", 14).unit(), &[Placed { size: 32 << 30, ..large }])?;
+    // A name that is another unit's, or nobody's.
+    let mark = place(&hand, "GOODUSDT", 15)?;
+    hand.publish_marker(&spec("GOODUSDT", 16).unit(), &[mark])?;
+
+    let pull = project.puller(&["pull"])?.expect_code(1)?;
+    assert!(pull.stdout.contains("3 archives loaded") && pull.stdout.contains("5 DEAD LETTERS"), "{}", pull.stdout);
+    assert_eq!(classes(&hand)?, ["refused"; 5], "{:#?}", hand.dead_letters()?);
+    assert_eq!(tests::data::archives(&copy)?.len(), 3);
+    Ok(())
+}
+
+/// Nothing is wrong with the markers, and all of them would be buried.
+#[test]
+fn a_worker_set_up_for_another_prefix_or_bucket_waits() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "elsewhere")?;
+    let hand = Handmade::new(stack, &project)?;
+    for day in 1..=12 {
+        spec("GOODUSDT", day).write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let prefix = project.prefix().to_owned();
+    let bucket = stack.s3.bucket();
+    for (key, wrong, right) in [("storage.r2.prefix", "other", prefix.as_str()), ("storage.r2.bucket", "other", bucket)]
+    {
+        let variable = format!("FERRY__{}", key.to_uppercase().replace('.', "__"));
+        let env = [(variable.as_str(), wrong)];
+        let doctor = project.start("puller", &["doctor"], &env)?.wait(SOON)?.expect_code(4)?;
+        assert!(doctor.stdout.contains("'other'") && doctor.stdout.contains(key), "{}", doctor.stdout);
+        let mut worker = project.spawn("puller", &["run"], &env)?;
+        project.wait_until("the reason", SOON, || Ok(not_ready(&worker, &["'other'", right, key])))?;
+        // Longer than a unit is tried before it is put off.
+        std::thread::sleep(Duration::from_secs(35));
+        assert!(not_ready(&worker, &["'other'", right, key]));
+        assert_eq!(hand.dead_letters()?.len(), 0);
+        worker.sigterm()?;
+        worker.wait(Duration::from_secs(10))?.expect_code(0)?;
+    }
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()?;
+    assert_eq!(ask(&project, "SELECT max(attempt), countIf(outcome != 'loaded') FROM {db}.ingest_log")?, "1\t0");
+    project.puller(&["doctor"])?.expect_code(0).map(drop)
+}
+
+/// A worker whose clock is days behind judges nothing by it.
+#[test]
+fn a_worker_whose_clock_is_far_behind_waits() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "clock-behind")?;
+    let hand = Handmade::new(stack, &project)?;
+    let now = Timestamp::now().to_string();
+    for day in 1..=6 {
+        spec("GOODUSDT", day).generated_at(&now).write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let behind = (3 * 86_400).to_string();
+    let mut worker = project.spawn("puller", &["run"], &[("FERRY_CLOCK_OFFSET_S", &format!("-{behind}"))])?;
+    project.wait_until("the reason", SOON, || Ok(not_ready(&worker, &["clock", "behind"])))?;
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(hand.dead_letters()?.len(), 0);
+    worker.sigterm()?;
+    worker.wait(Duration::from_secs(10))?.expect_code(0)?;
+    // Some minutes are nobody's concern, and what the server stored is not from the future.
+    let mut pull = project.start("puller", &["pull"], &[("FERRY_CLOCK_OFFSET_S", "-200")])?;
+    pull.wait(SOON)?.expect_code(0)?;
+    project.check_tables()?;
+    assert_eq!(ask(&project, "SELECT max(attempt) FROM {db}.ingest_log")?, "1");
+    Ok(())
+}
+
+/// A supervisor that restarts what is not ready, while a server takes nothing.
+#[test]
+fn orderly_restarts_cost_no_attempt() -> Result<()> {
+    const RESTARTS: usize = 20;
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "restarts")?;
+    let clickhouse = proxy_of(&mut project, stack, Server::ClickHouse)?;
+    let hand = Handmade::new(stack, &project)?;
+    announce(&hand, 6, &[])?;
+    clickhouse.set(Fault::with_words(&["INSERT", ".klines"], u64::MAX, NO_SPACE));
+    for _ in 0..RESTARTS {
+        let mut worker = project.spawn_puller(&["run"])?;
+        project.wait_until("the reason", SOON, || Ok(not_ready(&worker, &["not enough space"])))?;
+        worker.sigterm()?;
+        // What only waits does not use up the grace, which is 15 s.
+        let ended = worker.wait(SOON)?.expect_code(0)?;
+        assert!(ended.elapsed < Duration::from_secs(8), "{:?}", ended.elapsed);
+    }
+    clickhouse.set(Fault::None);
+    assert_eq!(hand.dead_letters()?.len(), 0);
+    // A fault that passes still has all of its attempts.
+    let absent = place(&hand, "GOODUSDT", 9)?;
+    hand.delete(&absent.key)?;
+    hand.publish_marker(&spec("GOODUSDT", 9).unit(), &[absent])?;
+    project.puller(&["pull"])?.expect_code(1)?;
+    good_ones_are_loaded(&project, 6)?;
+    assert_eq!(classes(&hand)?, ["missing"]);
+    let attempts = "SELECT outcome, max(attempt) FROM {db}.ingest_log GROUP BY outcome ORDER BY outcome FORMAT TSV";
+    assert_eq!(ask(&project, attempts)?, "dead_letter\t3\nloaded\t1\nretry\t2");
+    Ok(())
+}
+
+/// A worker ends while its insert is on the way, a correction is loaded, and then the insert lands.
+#[test]
+fn an_insert_that_lands_late_leaves_nothing_of_a_former_revision() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "late-insert")?;
+    project.set("puller.shutdown_grace", "1s")?;
+    let clickhouse = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port())))?;
+    let port = clickhouse.address().port().to_string();
+    let hand = Handmade::new(stack, &project)?;
+    spec("GOODUSDT", 1).write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    clickhouse.set(Fault::with_words(&["INSERT", ".klines"], 1, Act::Hold(Duration::from_secs(25))));
+    let mut worker = project.spawn("puller", &["run"], &[("FERRY__CLICKHOUSE__PORT", &port)])?;
+    project.wait_until("the insert", SOON, || Ok(clickhouse.met() > 0))?;
+    std::thread::sleep(Duration::from_millis(500));
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0)?;
+    let ended = Instant::now();
+
+    spec("GOODUSDT", 1).missing([3, 4]).generated_at("2025-06-01T00:00:00Z").write(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let shown = "SELECT count() FROM {db}.klines_latest";
+    let _worker = project.spawn_puller(&["run"])?;
+    project.wait_until("the correction", SOON, || Ok(ask(&project, shown)? == "22"))?;
+    assert!(ended.elapsed() < Duration::from_secs(20), "the insert has landed before the correction");
+    let stored = "SELECT count() FROM {db}.klines WHERE is_deleted = 0";
+    project
+        .wait_until("the insert to land", SOON, || Ok(ask(&project, stored)?.parse::<u64>().is_ok_and(|n| n >= 46)))?;
+    // The former revision comes again when its insert must have landed.
+    let outcomes = "SELECT outcome FROM {db}.ingest_log ORDER BY outcome FORMAT TSV";
+    project.wait_until("the former revision", 2 * SOON, || Ok(ask(&project, outcomes)? == "loaded\nsuperseded"))?;
+    project.check_tables()?;
+    assert_eq!(hand.dead_letters()?.len(), 0);
+    Ok(())
+}
+
+/// Archives with as many short rows as fit into the bytes that a genuine one may have.
+#[test]
+fn archives_of_many_short_rows_do_not_take_more_than_the_memory() -> Result<()> {
+    const ARCHIVES: usize = 1_000;
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "short-rows")?;
+    project.set("puller.memory", "128MiB")?;
+    let hand = Handmade::new(stack, &project)?;
+    let day = spec("X", 1);
+    let start = 1_740_787_200_000_u64;
+    let csv: String = (0..1_400).map(|row| format!("{0},1,1,1,1,1,{0},1,1,1,1,0\n", start + row * 60_000)).collect();
+    let mut objects = vec![place(&hand, "GOODUSDT", 1)?];
+    for number in 0..ARCHIVES {
+        let spec = spec(&format!("S{number:04}USDT"), 1);
+        objects.push(hand.place(&spec, &spec.zip_of(csv.as_bytes()))?);
+    }
+    hand.publish_marker(&day.unit(), &objects)?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_until("the dead letter", SOON, || Ok(hand.dead_letters()?.len() == 1))?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", worker.pid())).context("its status")?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let peak: u64 = peak.ok_or_else(|| Failure::new(status.clone()))?;
+    assert!(peak < 128 * 1024, "{peak} KiB at the most");
+    assert_eq!(project.archives_loaded()?, 1);
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0)?;
+    Ok(())
+}
+
+/// Somebody puts yesterday's bucket back: what was announced today is not there, and is not taken for done.
+#[test]
+fn a_bucket_that_was_rolled_back_supersedes_nothing() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "rolled-back")?;
+    let hand = Handmade::new(stack, &project)?;
+    spec("GOODUSDT", 1).write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    let unit = spec("GOODUSDT", 1).unit();
+    let current = format!("{}/_markers/{unit}/current.json", project.prefix());
+    let object = format!("{}/{}", project.prefix(), spec("GOODUSDT", 1).path());
+    let yesterday = [(&current, hand.get(&current)?), (&object, hand.get(&object)?)];
+
+    spec("GOODUSDT", 1).seed(1).generated_at("2025-06-01T00:00:00Z").write(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let today = hand.get(&current)?;
+    for (key, bytes) in &yesterday {
+        hand.put(key, bytes)?;
+    }
+    project.puller(&["pull"])?.expect_code(1)?;
+    assert_eq!(classes(&hand)?, ["mismatch"]);
+    assert_eq!(ask(&project, "SELECT countIf(outcome = 'superseded') FROM {db}.ingest_log")?, "0");
+
+    // A newer current.json alone is no announcement: its revision may never be loaded.
+    let project = Project::new(stack, "unannounced")?;
+    let hand = Handmade::new(stack, &project)?;
+    let first = place(&hand, "GOODUSDT", 1)?;
+    hand.publish_marker(&unit, &[first])?;
+    let corrected = spec("GOODUSDT", 1).seed(1);
+    hand.put(&format!("{}/{}", project.prefix(), corrected.path()), &corrected.zip())?;
+    hand.put(&format!("{}/_markers/{unit}/current.json", project.prefix()), &today)?;
+    project.puller(&["pull"])?.expect_code(1)?;
+    assert_eq!(classes(&hand)?, ["mismatch"]);
+    Ok(())
+}
