@@ -1,5 +1,7 @@
 //! What `doctor` finds: a list of checks, for people and as JSON.
 
+pub mod machine;
+
 use std::net::SocketAddr;
 use std::path::Path;
 

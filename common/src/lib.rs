@@ -13,6 +13,7 @@ pub mod object_key;
 
 pub mod bwlimit;
 pub mod object_store;
+pub mod open_files;
 
 pub mod backoff;
 pub mod bars;

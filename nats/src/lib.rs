@@ -3,6 +3,7 @@
 //! `design.md` beside this crate's `Cargo.toml` is the delivery contract. Only this crate names `async-nats` types;
 //! it knows nothing of what a unit's archives hold.
 
+mod clock;
 mod connection;
 mod refusal;
 mod subject;

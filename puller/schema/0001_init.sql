@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS {database}.klines (
 ENGINE = ReplacingMergeTree(version, is_deleted)
 PARTITION BY toYYYYMM(open_time)
 ORDER BY (exchange, market, dataset, interval, symbol, open_time)
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1
 COMMENT 'candles; read with FINAL, or read klines_latest';
 
 CREATE TABLE IF NOT EXISTS {database}.archives (
@@ -46,6 +47,7 @@ CREATE TABLE IF NOT EXISTS {database}.archives (
 )
 ENGINE = ReplacingMergeTree(generated_at)
 ORDER BY (exchange, market, dataset, interval, period, symbol, object_key)
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1
 COMMENT 'one row per archive loaded and read back; read with FINAL';
 
 CREATE TABLE IF NOT EXISTS {database}.ingest_log (
@@ -80,6 +82,7 @@ CREATE TABLE IF NOT EXISTS {database}.ingest_log (
 ENGINE = MergeTree
 PARTITION BY toYYYYMM(finished_at)
 ORDER BY finished_at
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1, min_compressed_bytes_to_fsync_after_merge = 1
 COMMENT 'one row per finished attempt';
 
 CREATE OR REPLACE VIEW {database}.klines_latest AS

@@ -1,6 +1,9 @@
 //! `puller doctor`: every server, credential and setting, one by one.
 
+mod clickhouse;
+
 use common::config::{Config, DestinationKind};
+use common::doctor::machine::{self, ARCHIVES_BYTES, FILES_BYTES};
 use common::doctor::{Report, check_storage, describe_http, describe_storage};
 use common::object_store::End;
 use common::output::Reply;
@@ -8,7 +11,6 @@ use nats::{Bus, ConsumerSettings, StaleConsumer, StreamUsage};
 
 use crate::lost_stream;
 use crate::service::{Failure, served, worker_name};
-use crate::warehouse::{Warehouse, WarehouseErrorKind};
 
 pub(crate) async fn run(config: &Config, config_only: bool) -> Reply {
     let report = if config_only { configuration(config) } else { examine(config).await };
@@ -36,6 +38,7 @@ fn configuration(config: &Config) -> Report {
 async fn examine(config: &Config) -> Report {
     let mut report = Report::default();
     check_storage(&mut report, &config.storage, End::Puller).await;
+    machine::check_store_clock(&mut report, &config.storage).await;
     check_queue(&mut report, config).await;
     if config.destinations.is_empty() {
         report.bad("destinations", "none is configured", "set clickhouse.host, or list some under destinations");
@@ -43,14 +46,24 @@ async fn examine(config: &Config) -> Report {
     for destination in &config.destinations {
         let name = format!("destination {}", destination.name);
         match &destination.kind {
-            DestinationKind::ClickHouse(server) => check_clickhouse(&mut report, &name, server).await,
+            DestinationKind::ClickHouse(server) => clickhouse::check(&mut report, &name, server).await,
             DestinationKind::Directory { path } => check_directory(&mut report, &name, path),
         }
     }
     if let Some(path) = &config.local.data_dir {
         check_directory(&mut report, "local.data_dir", path);
     }
+    if let Some(path) = config.local.state_dir.as_deref().filter(|path| path.exists()) {
+        machine::check_space(&mut report, "local.state_dir, space", path, FILES_BYTES);
+    }
+    machine::check_open_files(&mut report, open_files_needed(config));
     report
+}
+
+/// Connections to the bucket are the most of what a worker has open; beside them are the servers, the log and files.
+pub(crate) fn open_files_needed(config: &Config) -> u64 {
+    const BESIDE: u64 = 128;
+    (config.storage.transfers as u64).saturating_mul(config.puller.slots as u64).saturating_add(BESIDE)
 }
 
 async fn check_queue(report: &mut Report, config: &Config) {
@@ -66,6 +79,7 @@ async fn check_queue(report: &mut Report, config: &Config) {
         }
     };
     report.good("nats", "reachable, credentials accepted");
+    machine::check_clock(report, "nats, clock", async || bus.server_time().await.ok().flatten()).await;
     let settings: Vec<ConsumerSettings> = config
         .destinations
         .iter()
@@ -113,32 +127,13 @@ fn names_of(stale: &[StaleConsumer]) -> String {
     stale.iter().map(|consumer| consumer.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-async fn check_clickhouse(report: &mut Report, name: &str, server: &common::config::ClickHouse) {
-    let mut warehouse = Warehouse::new(server);
-    match warehouse.connect().await {
-        Ok(version) => report.good(name, format!("ClickHouse {version} is reachable and hashes rows as expected")),
-        Err(error) => {
-            let native = matches!(server.port, 9000 | 9440) && error.kind == WarehouseErrorKind::Unavailable;
-            let advice = if native {
-                "clickhouse.port is the native port; the HTTP port is needed, usually 8123 or 8443"
-            } else {
-                error.advice()
-            };
-            return report.bad(name, error.to_string(), advice);
-        }
-    }
-    let tables = format!("{name}, tables");
-    match warehouse.missing_migrations().await {
-        Ok(0) => report.good(&tables, format!("database {} is up to date", warehouse.database())),
-        Ok(missing) => report.bad(&tables, format!("{missing} migrations are missing"), "run `puller migrate`"),
-        Err(error) => report.bad(&tables, error.to_string(), error.advice()),
-    }
-}
-
 fn check_directory(report: &mut Report, name: &str, path: &std::path::Path) {
     // A real write: mode bits do not tell of read-only mounts or of other users' folders.
     match tempfile::Builder::new().prefix(".ferry-doctor-").tempfile_in(path) {
-        Ok(_) => report.good(name, format!("{} can be written to", path.display())),
+        Ok(_) => {
+            report.good(name, format!("{} can be written to", path.display()));
+            machine::check_space(report, &format!("{name}, space"), path, ARCHIVES_BYTES);
+        }
         Err(error) => report.bad(
             name,
             format!("{}: {error}", path.display()),

@@ -185,7 +185,7 @@ async fn at(
     let objects = newest.map(|newest| newest.objects.as_slice()).unwrap_or_default();
     let (missing, attempts) = match &destination.kind {
         DestinationKind::ClickHouse(server) => {
-            let warehouse = Warehouse::new(server);
+            let warehouse = Warehouse::to_look(server).await?;
             let attempts = tried(&warehouse, name, &unit_condition(unit, true), ATTEMPTS_MAX).await?;
             (missing_rows(&warehouse, unit, objects).await?, attempts)
         }

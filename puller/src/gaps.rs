@@ -97,7 +97,7 @@ pub(crate) async fn run(args: &Gaps, config: &Config) -> Result<Reply, Failure> 
     let filters = format!("{} AND {}", filter_condition(&args.filter), symbols_condition(&args.symbols.symbol));
     for destination in named_or_served(config, args.destination.as_deref())? {
         let DestinationKind::ClickHouse(server) = &destination.kind else { continue };
-        let warehouse = Warehouse::new(server);
+        let warehouse = Warehouse::to_look(server).await?;
         if args.has_filters() {
             let loaded = format!("SELECT count() FROM {{database}}.archives WHERE {filters}");
             if warehouse.select_one::<u64>(&loaded).await? == 0 {

@@ -155,7 +155,9 @@ pub(crate) async fn run(args: &History, config: &Config) -> Result<Reply, Failur
     for destination in asked {
         if let DestinationKind::ClickHouse(server) = &destination.kind {
             logs += 1;
-            all.extend(tried(&Warehouse::new(server), &destination.name, &args.condition(), args.limit).await?);
+            all.extend(
+                tried(&Warehouse::to_look(server).await?, &destination.name, &args.condition(), args.limit).await?,
+            );
         }
     }
     if logs == 0 {

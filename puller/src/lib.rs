@@ -14,6 +14,7 @@ mod fetch;
 pub mod decode;
 pub mod native;
 
+mod account;
 mod batch;
 mod corrections;
 mod ledger;
@@ -21,6 +22,7 @@ mod load;
 mod memory;
 mod mirror;
 mod read_back;
+mod schema;
 mod series;
 mod sql;
 mod statements;

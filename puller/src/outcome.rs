@@ -117,9 +117,10 @@ fn store(error: &StoreError, attempt: u32, retry: &Retry) -> Disposition {
 
 fn warehouse(error: &WarehouseError, attempt: u32, retry: &Retry) -> Disposition {
     match error.kind {
-        WarehouseErrorKind::Unavailable | WarehouseErrorKind::Denied | WarehouseErrorKind::MissingSchema => {
-            Disposition::Wait
-        }
+        WarehouseErrorKind::Unavailable
+        | WarehouseErrorKind::Denied
+        | WarehouseErrorKind::MissingSchema
+        | WarehouseErrorKind::AccountLimit => Disposition::Wait,
         WarehouseErrorKind::Other => attempts(ErrorClass::Transient, attempt, retry),
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use common::backoff::Backoff;
 use common::catalogue::one_of;
 use common::config::{Config, Destination as DestinationConfig, DestinationKind, Need};
+use common::doctor::machine::too_few_open_files;
 use common::http::{Readiness, serve};
 use common::object_store::{End, ObjectStore};
 pub(crate) use common::output::Failure;
@@ -26,6 +27,7 @@ use crate::memory::{Demand, MemoryBudget};
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::runner::Runner;
+use crate::schema::describe;
 use crate::statements::Statements;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 use crate::worker::Worker;
@@ -116,7 +118,7 @@ impl From<WarehouseError> for Failure {
     fn from(error: WarehouseError) -> Self {
         let class = match error.kind {
             WarehouseErrorKind::Unavailable => FailureClass::Unreachable,
-            WarehouseErrorKind::Denied => FailureClass::Denied,
+            WarehouseErrorKind::Denied | WarehouseErrorKind::AccountLimit => FailureClass::Denied,
             WarehouseErrorKind::MissingSchema => FailureClass::Missing,
             WarehouseErrorKind::Other => FailureClass::Failed,
         };
@@ -139,6 +141,9 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(config: Config, worker_name: String, bus: Bus, readiness: Readiness, metrics: Metrics) -> Self {
+        if let Some((found, advice)) = too_few_open_files(doctor::open_files_needed(&config)) {
+            tracing::warn!("open files: {found} ({advice})");
+        }
         Self {
             store: ObjectStore::new(&config.storage, End::Puller),
             memory: MemoryBudget::new(config.puller.memory),
@@ -180,9 +185,7 @@ impl Shared {
             DestinationKind::ClickHouse(config) => {
                 let mut warehouse = Warehouse::new(config);
                 warehouse.connect().await?;
-                if warehouse.missing_migrations().await? > 0 {
-                    warehouse.migrate().await?;
-                }
+                warehouse.prepare_tables().await?;
                 Destination::ClickHouse(Box::new(Loader {
                     demand: Demand::new(&self.memory),
                     statements: Statements::new(&warehouse, &self.config.puller.group),
@@ -364,6 +367,7 @@ async fn migrate(config: &Config, prune: bool) -> Result<Reply, Failure> {
     bus.migrate_sweeper().await?;
     let mut names: Vec<String> = Vec::new();
     let mut migrated = Vec::new();
+    let mut foreign: Vec<Failure> = Vec::new();
     for destination in &config.destinations {
         let settings = ConsumerSettings { destination: destination.name.clone(), ack_wait: config.puller.ack_wait };
         bus.migrate_consumers(&settings).await?;
@@ -371,14 +375,19 @@ async fn migrate(config: &Config, prune: bool) -> Result<Reply, Failure> {
         if let DestinationKind::ClickHouse(server) = &destination.kind {
             let mut warehouse = Warehouse::new(server);
             warehouse.connect().await?;
-            let applied = warehouse.migrate().await?;
-            tracing::info!(
-                destination = destination.name,
-                database = warehouse.database(),
-                applied,
-                "tables and views are there"
-            );
-            migrations_applied = Some(applied);
+            let done = warehouse.migrate().await?;
+            done.log(warehouse.database());
+            if done.left.is_empty() {
+                tracing::info!(
+                    destination = destination.name,
+                    database = warehouse.database(),
+                    applied = done.applied,
+                    "tables and views are there"
+                );
+            } else {
+                foreign.push(Failure::failed(format!("{}: {}", destination.name, describe(&done.left))));
+            }
+            migrations_applied = Some(done.applied);
         }
         names.push(destination.name.clone());
         migrated.push(Migrated { destination: destination.name.clone(), migrations_applied });
@@ -402,7 +411,8 @@ async fn migrate(config: &Config, prune: bool) -> Result<Reply, Failure> {
     bus.close().await;
     let stale: Vec<&str> = if prune { Vec::new() } else { stale.iter().map(|stale| stale.name.as_str()).collect() };
     let failure = left.iter().map(|fault| Failure::failed(fault.what.clone()).advice(fault.advice.clone()));
-    let failure = failure.reduce(|first, more| Failure { text: format!("{}\n{more}", first.text), ..first });
+    let failure =
+        failure.chain(foreign).reduce(|first, more| Failure { text: format!("{}\n{more}", first.text), ..first });
     let reply = Reply::default().destinations(&migrated).field("stale_consumers", &stale);
     Ok(reply.text(lines.join("\n")).failed(failure))
 }

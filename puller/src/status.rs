@@ -1,6 +1,6 @@
 //! `puller status`: how far each destination is.
 
-use common::config::{Config, DestinationKind};
+use common::config::{ClickHouse, Config, DestinationKind};
 use common::output::{Finding, Reply, ago, count, list, printable, table, wrap};
 use jiff::Timestamp;
 use nats::{Bus, ConsumerSettings, StreamUsage, WorkerState};
@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::cli::Status;
 use crate::gaps;
 use crate::service::{Failure, ROSTER_WAIT, connect_to_stream, served};
-use crate::warehouse::Warehouse;
+use crate::warehouse::{Warehouse, WarehouseError};
 
 /// Lines about the units of one worker.
 const UNIT_LINES_MAX: usize = 3;
@@ -31,6 +31,8 @@ struct DestinationStatus {
     workers: Vec<WorkerState>,
     /// Why the destination's own figures are not known.
     error: Option<Failure>,
+    /// What is wrong with its tables.
+    warnings: Vec<String>,
 }
 
 pub(crate) async fn run(args: &Status, config: &Config) -> Result<Reply, Failure> {
@@ -50,6 +52,7 @@ pub(crate) async fn run(args: &Status, config: &Config) -> Result<Reply, Failure
     bus.close().await;
     let mut lines = vec![destinations_table(&all)];
     for status in &all {
+        lines.extend(status.warnings.iter().flat_map(|warning| wrap(&format!("{}: {warning}", status.destination), 2)));
         lines.extend(status.workers.iter().flat_map(|worker| worker_lines(&status.destination, worker)));
     }
     lines.extend(warnings.iter().map(|warning| printable(warning)));
@@ -77,11 +80,11 @@ async fn one(bus: &Bus, name: &str, kind: &DestinationKind) -> Result<Destinatio
     let roster = bus.roster(name, ROSTER_WAIT).await?;
     let dead = bus.dead_letters(name).await?;
     let in_hand = roster.workers.iter().map(|worker| worker.in_hand.len() as u64).sum::<u64>();
-    let (last_loaded, error) = match kind {
-        DestinationKind::Directory { .. } => (None, None),
-        DestinationKind::ClickHouse(server) => match Warehouse::new(server).last_loaded().await {
-            Ok(at) => (at, None),
-            Err(error) => (None, Some(Failure::from(error))),
+    let (last_loaded, error, warnings) = match kind {
+        DestinationKind::Directory { .. } => (None, None, Vec::new()),
+        DestinationKind::ClickHouse(server) => match of_tables(server).await {
+            Ok((at, warnings)) => (at, None, warnings),
+            Err(error) => (None, Some(Failure::from(error)), Vec::new()),
         },
     };
     let age = |since: Timestamp| common::clock::now().duration_since(since).as_secs();
@@ -98,7 +101,14 @@ async fn one(bus: &Bus, name: &str, kind: &DestinationKind) -> Result<Destinatio
         oldest_unfinished_age_seconds: progress.oldest_unfinished.map(age),
         workers: roster.workers,
         error,
+        warnings,
     })
+}
+
+/// When something was last loaded, and what is wrong.
+async fn of_tables(server: &ClickHouse) -> Result<(Option<Timestamp>, Vec<String>), WarehouseError> {
+    let warehouse = Warehouse::to_look(server).await?;
+    Ok((warehouse.last_loaded().await?, warehouse.warnings().await?))
 }
 
 fn destinations_table(all: &[DestinationStatus]) -> String {

@@ -1,4 +1,4 @@
-//! A ClickHouse destination: the connection, its errors, and the schema.
+//! A ClickHouse destination: the connection and its errors.
 
 use std::time::Duration;
 
@@ -8,19 +8,12 @@ use clickhouse::{Client, RowOwned, RowRead};
 use common::chain::chain;
 use common::config::{ClickHouse, Compression};
 
+use crate::account::Overrides;
+
 /// Longest text of a query that ClickHouse takes unless it is told another `max_query_size`, in bytes.
 const QUERY_BYTES_MAX: usize = 256 << 10;
 /// Longest answer of a query, and longest silence in the middle of an insert.
 const TIMEOUT: Duration = Duration::from_secs(120);
-
-/// The schema, one step a version; only ever appended to, and each step safe to run again.
-const MIGRATIONS: [&str; 3] = [
-    include_str!("../schema/0001_init.sql"),
-    include_str!("../schema/0003_own_version.sql"),
-    include_str!("../schema/0004_coverage.sql"),
-];
-const MIGRATIONS_TABLE: &str = "CREATE TABLE IF NOT EXISTS {database}.schema_migrations \
-     (version UInt32, applied_at DateTime DEFAULT now()) ENGINE = ReplacingMergeTree ORDER BY version";
 
 /// A connection to one ClickHouse database, shared by cloning.
 #[derive(Clone)]
@@ -29,8 +22,8 @@ pub(crate) struct Warehouse {
     database: String,
     /// For messages: host and port.
     address: String,
-    /// Settings for inserts that this server knows.
-    insert_settings: Vec<(&'static str, &'static str)>,
+    /// What statements must say, because this server, for this account, would do otherwise.
+    overrides: Overrides,
 }
 
 impl Warehouse {
@@ -50,32 +43,35 @@ impl Warehouse {
             client,
             database: config.database.clone(),
             address: format!("{}:{}", config.host, config.port),
-            insert_settings: Vec::new(),
+            overrides: Overrides::default(),
         }
+    }
+
+    /// A connection for commands that only look: also for an account that may not set anything, or not write.
+    pub(crate) async fn to_look(config: &ClickHouse) -> Result<Self, WarehouseError> {
+        let mut warehouse = Self::new(config);
+        match warehouse.learn_overrides().await {
+            Ok(()) => {}
+            Err(error) if error.kind == WarehouseErrorKind::AccountLimit => {
+                tracing::debug!(%error, "looking all the same");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(warehouse)
+    }
+
+    pub(crate) fn set_overrides(&mut self, overrides: Overrides) {
+        self.overrides = overrides;
     }
 
     pub(crate) fn database(&self) -> &str {
         &self.database
     }
 
-    /// Checks that the server answers and that it computes row hashes as we do, and learns which settings it knows.
+    /// Checks that the server answers, that it computes row hashes as we do, and that this account may be relied on; learns
+    /// what statements must say.
     pub(crate) async fn connect(&mut self) -> Result<String, WarehouseError> {
-        // Statistics on insert and collapsing on insert cost half of the insert's time and add nothing: a block holds
-        // no key twice, and merges and FINAL do the rest. Deduplication would drop an insert that brings deleted rows
-        // back. Servers before 26 do not know all of these, and refuse settings they do not know.
-        const WANTED: [(&str, &str); 4] = [
-            ("async_insert", "0"),
-            ("insert_deduplicate", "0"),
-            ("materialize_statistics_on_insert", "0"),
-            ("optimize_on_insert", "0"),
-        ];
-        let known: Vec<String> = self
-            .select(
-                "SELECT name FROM system.settings WHERE name IN \
-                 ('async_insert', 'insert_deduplicate', 'materialize_statistics_on_insert', 'optimize_on_insert')",
-            )
-            .await?;
-        self.insert_settings = WANTED.into_iter().filter(|(name, _)| known.iter().any(|k| k == name)).collect();
+        self.learn_overrides().await?;
         let version: String = self.select_one("SELECT version()").await?;
         crate::read_back::check_hash_function(self).await?;
         Ok(version)
@@ -99,6 +95,7 @@ impl Warehouse {
         let sql = sql.replace("{database}", &self.database);
         // Raw: a `?` in the text is a character, not a parameter.
         let query = self.client.query_raw(&sql);
+        let query = self.overrides.queries.iter().fold(query, |query, (name, value)| query.with_setting(*name, *value));
         // Only where it must be: a user of `readonly = 1` may not set anything.
         if sql.len() < QUERY_BYTES_MAX {
             query
@@ -107,11 +104,18 @@ impl Warehouse {
         }
     }
 
+    /// Asks for an insert of no row as an insert is asked for.
+    pub(crate) async fn try_insert(&self, table: &str) -> Result<(), WarehouseError> {
+        let query = self.query(&format!("INSERT INTO {{database}}.{table} SELECT * FROM {{database}}.{table} LIMIT 0"));
+        let inserts = self.overrides.inserts.iter();
+        self.timed(inserts.fold(query, |query, (name, value)| query.with_setting(*name, *value)).execute()).await
+    }
+
     /// Begins an `INSERT INTO <table> FORMAT <format>`.
     pub(crate) fn insert(&self, table: &str, format: &str) -> InsertStream {
         let sql = format!("INSERT INTO {}.{table} FORMAT {format}", self.database);
         let mut insert = self.client.insert_formatted_with(sql).with_timeouts(Some(TIMEOUT), Some(TIMEOUT));
-        for (name, value) in &self.insert_settings {
+        for (name, value) in &self.overrides.inserts {
             insert = insert.with_setting(*name, *value);
         }
         if format == "JSONEachRow" {
@@ -122,35 +126,6 @@ impl Warehouse {
             }
         }
         InsertStream { insert, address: self.address.clone() }
-    }
-
-    /// Applies the migrations that are missing; returns how many.
-    pub(crate) async fn migrate(&self) -> Result<usize, WarehouseError> {
-        self.execute("CREATE DATABASE IF NOT EXISTS {database}").await?;
-        self.execute(MIGRATIONS_TABLE).await?;
-        let applied = self.applied_migrations().await?;
-        for (index, script) in MIGRATIONS.iter().enumerate().skip(applied) {
-            for statement in script.split(";\n").map(str::trim).filter(|statement| !statement.is_empty()) {
-                self.execute(statement.trim_end_matches(';')).await?;
-            }
-            let version = index + 1;
-            self.execute(&format!("INSERT INTO {{database}}.schema_migrations (version) VALUES ({version})")).await?;
-        }
-        Ok(MIGRATIONS.len().saturating_sub(applied))
-    }
-
-    /// How many migrations are still to be applied.
-    pub(crate) async fn missing_migrations(&self) -> Result<usize, WarehouseError> {
-        match self.applied_migrations().await {
-            Ok(applied) => Ok(MIGRATIONS.len().saturating_sub(applied)),
-            Err(error) if error.kind == WarehouseErrorKind::MissingSchema => Ok(MIGRATIONS.len()),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn applied_migrations(&self) -> Result<usize, WarehouseError> {
-        let version: u32 = self.select_one("SELECT max(version) FROM {database}.schema_migrations").await?;
-        Ok(version as usize)
     }
 
     async fn timed<T>(&self, query: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, WarehouseError> {
@@ -192,8 +167,10 @@ pub(crate) enum WarehouseErrorKind {
     Unavailable,
     /// Wrong user or password, or not allowed to do this.
     Denied,
-    /// The database or a table is not there.
+    /// The database, a table or a column is not there, or is not ours.
     MissingSchema,
+    /// The account's profile, quota or constraints do not allow what the work needs.
+    AccountLimit,
     /// Anything else the server says; another try may or may not help.
     Other,
 }
@@ -202,6 +179,8 @@ pub(crate) enum WarehouseErrorKind {
 #[error("ClickHouse at {address}: {message}")]
 pub(crate) struct WarehouseError {
     pub kind: WarehouseErrorKind,
+    /// Of ClickHouse's exception.
+    code: Option<u32>,
     address: String,
     message: String,
 }
@@ -214,24 +193,34 @@ impl WarehouseError {
             Error::BadResponse(message) => kind_of(exception_code(message), message),
             _ => WarehouseErrorKind::Other,
         };
+        let code = if let Error::BadResponse(message) = error { exception_code(message) } else { None };
         // The server's version and stack follow the text; one line is enough.
         let message = chain(error);
         let message = message.lines().next().unwrap_or_default().chars().take(500).collect();
-        Self { kind, address: address.to_owned(), message }
+        Self { kind, code, address: address.to_owned(), message }
     }
 
     pub(crate) fn wrong(message: impl Into<String>) -> Self {
-        Self { kind: WarehouseErrorKind::Other, address: "this server".into(), message: message.into() }
+        Self::of_kind(WarehouseErrorKind::Other, message)
+    }
+
+    /// What was found out by asking.
+    pub(crate) fn of_kind(kind: WarehouseErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, code: None, address: "this server".into(), message: message.into() }
     }
 
     /// What to do about it, for a person.
     pub(crate) fn advice(&self) -> &'static str {
         match self.kind {
+            WarehouseErrorKind::Unavailable if self.code == Some(241) => {
+                "the account's max_memory_usage, or the server's memory, is too little: raise it"
+            }
             WarehouseErrorKind::Unavailable => {
                 "check clickhouse.host and port (the HTTP port, 8123 or 8443), and the server"
             }
             WarehouseErrorKind::Denied => "check clickhouse.user and password, and what the user may do",
             WarehouseErrorKind::MissingSchema => "run `puller migrate`",
+            WarehouseErrorKind::AccountLimit => limit_advice(self.code),
             WarehouseErrorKind::Other => "see the message, and the server's log",
         }
     }
@@ -246,18 +235,67 @@ fn exception_code(message: &str) -> Option<u32> {
 /// Codes from ClickHouse's `src/Common/ErrorCodes.cpp`.
 fn kind_of(code: Option<u32>, message: &str) -> WarehouseErrorKind {
     match code {
-        // UNKNOWN_TABLE, UNKNOWN_DATABASE
-        Some(60 | 81) => WarehouseErrorKind::MissingSchema,
-        // UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD, ACCESS_DENIED, AUTHENTICATION_FAILED
-        Some(192..=194 | 497 | 516) => WarehouseErrorKind::Denied,
-        // TIMEOUT_EXCEEDED, TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR, MEMORY_LIMIT_EXCEEDED,
-        // TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE, TOO_MANY_PARTS, ALL_CONNECTION_TRIES_FAILED,
-        // TOO_FEW_LIVE_REPLICAS, QUERY_WAS_CANCELLED, CANNOT_SCHEDULE_TASK, KEEPER_EXCEPTION
-        Some(159 | 202 | 209 | 210 | 241..=243 | 252 | 279 | 285 | 394 | 439 | 999) => WarehouseErrorKind::Unavailable,
+        // The limits that these name are the account's; the codes alone are also those of a server that cannot keep up, and
+        // of a statement that is wrong.
+        Some(252) if message.contains("max_partitions_per_insert_block") => WarehouseErrorKind::AccountLimit,
+        Some(62) if message.contains("max_query_size") => WarehouseErrorKind::AccountLimit,
+        Some(159) if stated_time_limit_s(message).is_some_and(|limit| limit < TIMEOUT.as_secs_f64()) => {
+            WarehouseErrorKind::AccountLimit
+        }
+        // UNKNOWN_TABLE, UNKNOWN_DATABASE, TABLE_IS_DROPPED; and what our statements can only meet in tables that are not
+        // ours: THERE_IS_NO_COLUMN, NOT_FOUND_COLUMN_IN_BLOCK, NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, ILLEGAL_FINAL
+        Some(8 | 10 | 16 | 47 | 60 | 81 | 181 | 218) => WarehouseErrorKind::MissingSchema,
+        // UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD, IP_ADDRESS_NOT_ALLOWED, DATABASE_ACCESS_DENIED, ACCESS_DENIED,
+        // AUTHENTICATION_FAILED
+        Some(192..=195 | 291 | 497 | 516) => WarehouseErrorKind::Denied,
+        // TOO_MANY_ROWS, TOO_MANY_COLUMNS, TOO_DEEP_SUBQUERIES, READONLY, TOO_DEEP_AST, TOO_BIG_AST,
+        // SET_SIZE_LIMIT_EXCEEDED, QUOTA_DOESNT_ALLOW_KEYS, QUOTA_EXCEEDED, TOO_MANY_BYTES, QUERY_IS_PROHIBITED,
+        // TOO_MANY_ROWS_OR_BYTES, SETTING_CONSTRAINT_VIOLATION, TOO_MANY_PARTITIONS
+        Some(158 | 161 | 162 | 164 | 167 | 168 | 191 | 197 | 201 | 307 | 392 | 396 | 452 | 565) => {
+            WarehouseErrorKind::AccountLimit
+        }
+        // TIMEOUT_EXCEEDED, TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR, NO_ZOOKEEPER,
+        // MEMORY_LIMIT_EXCEEDED, TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE, TOO_MANY_PARTS, ALL_CONNECTION_TRIES_FAILED,
+        // TOO_FEW_LIVE_REPLICAS, UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE, REPLICA_IS_NOT_IN_QUORUM,
+        // UNKNOWN_STATUS_OF_INSERT (read back, like any), QUERY_WAS_CANCELLED, CANNOT_SCHEDULE_TASK, SERVER_OVERLOADED,
+        // KEEPER_EXCEPTION
+        Some(159 | 202 | 209 | 210 | 225 | 241..=243 | 252 | 279 | 285 | 286 | 289 | 319 | 394 | 439 | 745 | 999) => {
+            WarehouseErrorKind::Unavailable
+        }
         Some(_) => WarehouseErrorKind::Other,
         // No exception of ClickHouse's: a proxy's 502 or 503, or a server that is starting.
         None if message.contains("DB::Exception") => WarehouseErrorKind::Other,
         None => WarehouseErrorKind::Unavailable,
+    }
+}
+
+/// The seconds in `Timeout exceeded: elapsed 1001.4 ms, maximum: 1000.000 ms`, or `elapsed 1.1 seconds, maximum: 1`.
+fn stated_time_limit_s(message: &str) -> Option<f64> {
+    let (_, rest) = message.split_once("maximum: ")?;
+    let (number, unit) = rest.split_once(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or((rest, ""));
+    let number: f64 = number.parse().ok()?;
+    Some(if unit.trim_start().starts_with("ms") { number / 1000.0 } else { number })
+}
+
+fn limit_advice(code: Option<u32>) -> &'static str {
+    match code {
+        Some(158) => "the account's profile limits max_rows_to_read, or another count of rows: raise it",
+        Some(159) => "the account's profile has a max_execution_time that is too short: make it 120 or more",
+        Some(307) => "the account's profile limits max_bytes_to_read: raise it",
+        Some(396) => "the account's profile limits max_result_rows or max_result_bytes: raise it",
+        Some(191) => "the account's profile limits max_rows_in_set, max_bytes_in_set or max_rows_in_distinct: raise it",
+        Some(161) => "the account's profile limits max_columns_to_read: raise it",
+        Some(167 | 168) => {
+            "the account's profile limits max_ast_depth or max_ast_elements: leave them at their defaults"
+        }
+        Some(565) => "the account's profile limits max_partitions_to_read: raise it",
+        Some(252) => "the account's profile limits max_partitions_per_insert_block: leave it at 100",
+        Some(62) => "the account's profile fixes max_query_size: let it be set by the statement",
+        Some(164) => "the account is read-only (readonly): give it another profile",
+        Some(197 | 201) => "the account's quota is used up: wait until its interval ends, or raise it",
+        Some(392) => "the account's profile forbids it (allow_ddl): use one that may",
+        Some(452) => "the account's profile has a constraint on this setting: take it away",
+        _ => "change the account's profile, quota or constraints; `puller doctor` names them",
     }
 }
 
@@ -269,6 +307,27 @@ mod tests {
     fn exceptions_are_told_apart() {
         let check = |message: &str, kind| assert_eq!(kind_of(exception_code(message), message), kind, "{message}");
         check("Code: 252. DB::Exception: Too many parts", WarehouseErrorKind::Unavailable);
+        check(
+            "Code: 252. DB::Exception: Too many partitions for single INSERT block (more than 1). The limit is controlled by \
+             'max_partitions_per_insert_block' setting.",
+            WarehouseErrorKind::AccountLimit,
+        );
+        check(
+            "Code: 62. DB::Exception: Max query size exceeded (can be increased with the `max_query_size` setting)",
+            WarehouseErrorKind::AccountLimit,
+        );
+        let timeout =
+            |limit: &str| format!("Code: 159. DB::Exception: Timeout exceeded: elapsed 1001.439 ms, maximum: {limit}");
+        check(&timeout("1000.000 ms. (TIMEOUT_EXCEEDED)"), WarehouseErrorKind::AccountLimit);
+        check(&timeout("1"), WarehouseErrorKind::AccountLimit);
+        check(&timeout("600000.000 ms."), WarehouseErrorKind::Unavailable);
+        check("Code: 307. DB::Exception: Limit for rows or bytes to read exceeded", WarehouseErrorKind::AccountLimit);
+        check(
+            "Code: 201. DB::Exception: Quota for user `u` for 1m has been exceeded",
+            WarehouseErrorKind::AccountLimit,
+        );
+        check("Code: 452. DB::Exception: Setting async_insert should not be changed", WarehouseErrorKind::AccountLimit);
+        check("Code: 181. DB::Exception: Storage MergeTree doesn't support FINAL", WarehouseErrorKind::MissingSchema);
         check("Code: 516. DB::Exception: default: Authentication failed", WarehouseErrorKind::Denied);
         check("Code: 60. DB::Exception: Unknown table", WarehouseErrorKind::MissingSchema);
         check("Code: 62. DB::Exception: Syntax error", WarehouseErrorKind::Other);

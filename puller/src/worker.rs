@@ -213,7 +213,7 @@ impl Worker {
         self.circuit.open(&reason);
         if let (Destination::ClickHouse(loader), Err(WorkError::Warehouse(error))) = (&self.destination, result)
             && error.kind == WarehouseErrorKind::MissingSchema
-            && let Err(error) = loader.warehouse.migrate().await
+            && let Err(error) = loader.warehouse.prepare_tables().await
         {
             tracing::warn!(%error, "creating the tables");
         }

@@ -2,10 +2,12 @@
 
 mod handmade;
 
+mod account_limits;
 mod attacks;
 mod bad_input;
 mod bandwidth;
 mod cleanup;
+mod clickhouse_settings;
 mod clocks;
 mod cluster;
 mod commands;
@@ -21,6 +23,7 @@ mod histories;
 mod ingested;
 mod kills;
 mod layouts;
+mod machine;
 mod many_symbols;
 mod marking;
 mod moving;
@@ -30,10 +33,12 @@ mod overlapping_archives;
 mod permissions;
 mod pipeline;
 mod places;
+mod power_cut;
 mod progress;
 mod recovery;
 mod replay;
 mod rollbacks;
+mod schema_repair;
 mod servers;
 mod settings;
 mod storages;

@@ -3,6 +3,7 @@
     FERRY_CLICKHOUSE_USER=ferry FERRY_CLICKHOUSE_PASSWORD=... \
         .servers/venv/bin/python clickhouse.py --dir DIR --http-port PORT [--parent PID]
 
+FERRY_CLICKHOUSE_PROFILE and FERRY_CLICKHOUSE_QUOTA are the XML of what the user `limited` may do, who has the same password.
 Prints one line, `READY http://127.0.0.1:PORT`, when it answers; exit 0 after an ordered shutdown, 1 when it could
 not start (why, on stderr). DIR keeps everything: a second start in it finds the tables of the first.
 
@@ -48,14 +49,19 @@ SERVER_XML = """<clickhouse>
 # `default` is who clickhouse-local itself signs in as, from the loopback and without a password; anything else than
 # that and it refuses to start. So it cannot be shut out: tests of credentials use the other user.
 USERS_XML = """<clickhouse>
-    <profiles><default/></profiles>
-    <quotas><default/></quotas>
+    <profiles><default/><limited>{profile}</limited></profiles>
+    <quotas><default/><limited>{quota}</limited></quotas>
     <users>
         <default><password></password><networks><ip>127.0.0.1</ip></networks>{rights}</default>
         <{user}>
             <password_sha256_hex>{digest}</password_sha256_hex>
             <networks><ip>127.0.0.1</ip></networks>{rights}
         </{user}>
+        <limited>
+            <password_sha256_hex>{digest}</password_sha256_hex>
+            <networks><ip>127.0.0.1</ip></networks>
+            <profile>limited</profile><quota>limited</quota>
+        </limited>
     </users>
 </clickhouse>
 """
@@ -68,7 +74,8 @@ def write_config(directory, port, user, password):
     users = directory / "users.xml"
     users.touch(mode=0o600)
     digest = hashlib.sha256(password.encode()).hexdigest()
-    users.write_text(USERS_XML.format(rights=RIGHTS_XML, user=user, digest=digest))
+    limits = {name: os.environ.get(f"FERRY_CLICKHOUSE_{name.upper()}", "") for name in ("profile", "quota")}
+    users.write_text(USERS_XML.format(rights=RIGHTS_XML, user=user, digest=digest, **limits))
     (directory / "config.xml").write_text(SERVER_XML.format(port=port, dir=escape(str(directory))))
 
 

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use common::config::{Config, When};
+use common::config::{Config, Place, When};
+use common::doctor::machine::{self, ARCHIVES_BYTES, FILES_BYTES};
 use common::doctor::{Report, check_storage, describe_http, describe_storage};
 use common::object_store::{End, ObjectStore};
 use nats::{Bus, StreamUsage};
@@ -39,8 +40,30 @@ pub(crate) async fn examine(config: &Config) -> Report {
     }
     download::look_at_exchange(&mut report, config).await;
     check_storage(&mut report, &config.storage, End::Uploader).await;
+    machine::check_store_clock(&mut report, &config.storage).await;
     look_at_queue(&mut report, config).await;
+    look_at_machine(&mut report, config);
     report
+}
+
+/// Where something is written: archives that are downloaded, objects of a shared folder, and what is remembered.
+fn look_at_machine(report: &mut Report, config: &Config) {
+    if let Some(data_dir) = config.local.data_dir.as_deref().filter(|_| config.download.every.is_some()) {
+        machine::check_space(report, "data_dir, space", data_dir, ARCHIVES_BYTES);
+    }
+    if let Place::Folder { path } = &config.storage.place {
+        machine::check_space(report, "shared folder, space", path, ARCHIVES_BYTES);
+    }
+    if let Some(state_dir) = config.local.state_dir.as_deref().filter(|path| path.exists()) {
+        machine::check_space(report, "local.state_dir, space", state_dir, FILES_BYTES);
+    }
+    machine::check_open_files(report, open_files_needed(config));
+}
+
+/// A file and a connection a transfer; beside them are NATS, the log and the folders that are watched.
+pub(crate) fn open_files_needed(config: &Config) -> u64 {
+    const BESIDE: u64 = 128;
+    (config.storage.transfers as u64).saturating_mul(2).saturating_add(BESIDE)
 }
 
 async fn look_at_data_dir(report: &mut Report, data_dir: &Path, when: When) {
@@ -99,6 +122,7 @@ async fn look_at_queue(report: &mut Report, config: &Config) {
     let bus = match Bus::connect(&config.nats, "uploader-doctor").await {
         Ok(bus) => {
             report.good("nats", "a server answers and accepts the credentials");
+            machine::check_clock(report, "nats, clock", async || bus.server_time().await.ok().flatten()).await;
             bus
         }
         Err(error) => {

@@ -3,10 +3,11 @@ use std::process::ExitCode;
 use common::bars::LogWriter;
 use common::config::Config;
 use common::output::{self, Failure, Output, Reply};
-use common::{healthcheck, shutdown, telemetry};
+use common::{healthcheck, open_files, shutdown, telemetry};
 use uploader::{Cli, Command, Progress};
 
 fn main() -> ExitCode {
+    open_files::raise_limit();
     let (cli, command) = match output::parse::<Cli>() {
         Ok(parsed) => parsed,
         Err(code) => return code,

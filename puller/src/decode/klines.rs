@@ -28,7 +28,7 @@ pub struct Klines {
 }
 
 /// One row, in the units of [`Klines`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Kline {
     pub open_time: i64,
     pub close_time: i64,

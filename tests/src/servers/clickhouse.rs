@@ -18,6 +18,8 @@ use crate::{
 pub struct ClickHouse {
     dir: PathBuf,
     sql: SqlClient,
+    /// XML of the profile and of the quota of the user [`ClickHouse::LIMITED`].
+    limits: (String, String),
     process: Option<Process>,
 }
 
@@ -40,7 +42,8 @@ impl ClickHouse {
             password: random_hex()?,
             timeout: http::TIMEOUT,
         };
-        let mut server = ClickHouse { dir: dir.to_owned(), sql, process: None };
+        let limits = (String::new(), String::new());
+        let mut server = ClickHouse { dir: dir.to_owned(), sql, limits, process: None };
         for attempt in 1.. {
             server.sql.address.set_port(free_port());
             match server.launch() {
@@ -65,6 +68,15 @@ impl ClickHouse {
 
     pub fn password(&self) -> &str {
         &self.sql.password
+    }
+
+    /// A user with the same password, with all rights that its profile and quota leave it.
+    pub const LIMITED: &str = "limited";
+
+    /// Gives that user another profile and quota, as the XML of `users.xml`, and starts the server again.
+    pub fn limit(&mut self, profile: &str, quota: &str) -> Result<()> {
+        self.limits = (profile.to_owned(), quota.to_owned());
+        self.restart()
     }
 
     pub fn sql(&self) -> &SqlClient {
@@ -125,6 +137,8 @@ impl ClickHouse {
                 env: vec![
                     ("FERRY_CLICKHOUSE_USER".to_owned(), self.user().to_owned()),
                     ("FERRY_CLICKHOUSE_PASSWORD".to_owned(), self.password().to_owned()),
+                    ("FERRY_CLICKHOUSE_PROFILE".to_owned(), self.limits.0.clone()),
+                    ("FERRY_CLICKHOUSE_QUOTA".to_owned(), self.limits.1.clone()),
                 ],
                 dir: self.dir.clone(),
             },

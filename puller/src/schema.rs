@@ -1,0 +1,183 @@
+//! The tables and views of a ClickHouse destination: how they must be, how they are, and making them so.
+//!
+//! What is missing is told from the tables themselves, not only from `schema_migrations`: a restore of some of the tables,
+//! a slip or another program may have taken one away. All that is missing is made again; what is there and different is
+//! never changed, only explained.
+
+mod expected;
+mod inspect;
+
+use expected::{Table, statements, tables, views};
+pub(crate) use inspect::{Defect, Found};
+
+use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
+
+/// The schema, one step a version; only ever appended to, and each step safe to run again.
+const SCRIPTS: [&str; 4] = [
+    include_str!("../schema/0001_init.sql"),
+    include_str!("../schema/0002_sync_to_disk.sql"),
+    include_str!("../schema/0003_own_version.sql"),
+    include_str!("../schema/0004_coverage.sql"),
+];
+const SCHEMA_MIGRATIONS: &str = "schema_migrations";
+const SCHEMA_MIGRATIONS_TABLE: &str = "CREATE TABLE IF NOT EXISTS {database}.schema_migrations \
+     (version UInt32, applied_at DateTime DEFAULT now()) ENGINE = ReplacingMergeTree ORDER BY version \
+     SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1, \
+     min_compressed_bytes_to_fsync_after_merge = 1";
+
+/// What [`Warehouse::migrate`] did, and what it could not do.
+#[derive(Debug, Default)]
+pub(crate) struct Migrated {
+    /// Versions that were not applied before.
+    pub applied: usize,
+    /// What was missing although its version was applied, and is there again.
+    pub mended: Vec<Defect>,
+    /// What a person must look at.
+    pub left: Vec<Defect>,
+}
+
+impl Warehouse {
+    /// Makes what is missing of the database, its tables, columns and views.
+    ///
+    /// # Errors
+    /// The server refuses a statement, or something is missing of a schema that is newer than this program's.
+    pub(crate) async fn migrate(&self) -> Result<Migrated, WarehouseError> {
+        // Looked at first: where nothing is missing, nothing is asked for that takes the right to change tables.
+        let before = self.inspect().await?;
+        let newest = SCRIPTS.len();
+        if before.version > newest {
+            return self.leave_newer_schema(before);
+        }
+        // Beside a table that is not ours, what is missing could not be made: a view is of its columns.
+        let is_foreign = before.defects.iter().any(|defect| !defect.is_mendable());
+        if is_foreign || before.version == newest && before.defects.is_empty() {
+            return Ok(Migrated { left: before.defects, ..Migrated::default() });
+        }
+        self.execute("CREATE DATABASE IF NOT EXISTS {database}").await?;
+        self.execute(SCHEMA_MIGRATIONS_TABLE).await?;
+        for sql in before.defects.iter().filter_map(Defect::column_statement) {
+            self.execute(&sql).await?;
+        }
+        for (index, script) in SCRIPTS.iter().enumerate() {
+            for statement in statements(script) {
+                // Run again only where it is new: what an operator has set since is not taken back. Where storage is shared
+                // (ClickHouse Cloud) there is no disk of the server's to sync to.
+                let is_setting = statement.contains(" MODIFY SETTING ");
+                if !(is_setting && (index < before.version || before.has_shared_storage())) {
+                    self.execute(statement).await?;
+                }
+            }
+        }
+        for version in before.version + 1..=newest {
+            self.execute(&format!("INSERT INTO {{database}}.schema_migrations (version) VALUES ({version})")).await?;
+        }
+        let after = self.inspect().await?;
+        let is_new = before.is_empty();
+        let mended = before.defects.into_iter().filter(|defect| !is_new && !after.defects.contains(defect)).collect();
+        Ok(Migrated { applied: newest - before.version, mended, left: after.defects })
+    }
+
+    /// The same for a worker: what was made again is logged, and what is left stops it.
+    pub(crate) async fn prepare_tables(&self) -> Result<(), WarehouseError> {
+        let migrated = match self.migrate().await {
+            Ok(migrated) => migrated,
+            // Only people read the views.
+            Err(error) if error.kind == WarehouseErrorKind::Denied && self.lacks_only_views().await? => {
+                tracing::warn!(%error, "a view is missing; an operator's `puller migrate` makes it");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        migrated.log(self.database());
+        match migrated.left.as_slice() {
+            [] => Ok(()),
+            left => Err(WarehouseError::of_kind(WarehouseErrorKind::MissingSchema, describe(left))),
+        }
+    }
+
+    async fn lacks_only_views(&self) -> Result<bool, WarehouseError> {
+        let found = self.inspect().await?;
+        Ok(found.versions_missing() == 0 && found.defects.iter().all(|defect| matches!(defect, Defect::NoView(_))))
+    }
+
+    fn leave_newer_schema(&self, found: Found) -> Result<Migrated, WarehouseError> {
+        let missing: Vec<Defect> = found.defects.into_iter().filter(Defect::is_mendable).collect();
+        if missing.is_empty() {
+            return Ok(Migrated::default());
+        }
+        let message = format!(
+            "{}; the schema is of version {}, newer than this program's {}: run `puller migrate` of that version",
+            describe(&missing),
+            found.version,
+            SCRIPTS.len()
+        );
+        Err(WarehouseError::of_kind(WarehouseErrorKind::MissingSchema, message))
+    }
+
+    /// What is wrong with the tables as far as it concerns what was loaded, a line each.
+    pub(crate) async fn warnings(&self) -> Result<Vec<String>, WarehouseError> {
+        let mut found = self.inspect().await?;
+        if found.is_newer() {
+            found.defects.retain(Defect::is_mendable);
+        }
+        if !found.defects.is_empty() {
+            return Ok(vec![format!("{} (run `puller doctor`)", describe(&found.defects))]);
+        }
+        let mut warnings = Vec::new();
+        if !found.unsynced.is_empty() {
+            let tables = found.unsynced.join("; ");
+            warnings.push(format!("a power cut can take acknowledged rows: {tables} (run `puller doctor`)"));
+        }
+        if self.has_lost_all_rows().await? {
+            warnings.push("klines is empty, and the ledger names archives: run `puller verify --fix`".to_owned());
+        }
+        Ok(warnings)
+    }
+
+    /// Whether the ledger names archives while there is no row at all, as after a restore of some of the tables.
+    pub(crate) async fn has_lost_all_rows(&self) -> Result<bool, WarehouseError> {
+        const ONE_OF: &str = "SELECT count() FROM (SELECT 1 FROM {database}";
+        let rows: u64 = self.select_one(&format!("{ONE_OF}.klines LIMIT 1)")).await?;
+        Ok(rows == 0 && self.select_one::<u64>(&format!("{ONE_OF}.archives WHERE rows > 0 LIMIT 1)")).await? > 0)
+    }
+}
+
+impl Migrated {
+    /// Says what was made again, and what follows from it.
+    pub(crate) fn log(&self, database: &str) {
+        for defect in &self.mended {
+            tracing::warn!(database, "{defect}: made again");
+        }
+        if self.mended.iter().any(Defect::loses_rows) {
+            tracing::warn!(database, "what was lost with it is not loaded again by itself: run `puller verify --fix`");
+        }
+    }
+}
+
+impl Found {
+    /// Whether a later version of this program has changed the tables.
+    pub(crate) fn is_newer(&self) -> bool {
+        self.version > SCRIPTS.len()
+    }
+
+    /// What is promised of acknowledged rows, where all tables are as they must be.
+    pub(crate) fn promise(&self) -> &'static str {
+        if self.has_shared_storage() {
+            "rows are in shared storage before they are acknowledged"
+        } else if self.is_replicated() {
+            "rows are on the disk of the server that took them before they are acknowledged; let clickhouse.host name one \
+             server, no balancer, unless inserts wait for a quorum (insert_quorum)"
+        } else {
+            "rows are on disk before they are acknowledged"
+        }
+    }
+
+    /// Versions that are still to be applied.
+    pub(crate) fn versions_missing(&self) -> usize {
+        SCRIPTS.len().saturating_sub(self.version)
+    }
+}
+
+pub(crate) fn describe(defects: &[Defect]) -> String {
+    defects.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,147 @@
+//! What a ClickHouse account's profile, constraints and quota leave it: what is too little is waited for, by name, and buries
+//! nothing; what would change an answer is set otherwise.
+
+use std::time::Duration;
+
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::Project;
+use tests::servers::{ClickHouse, Stack};
+use tests::{Context, Failure, Result, http};
+
+use crate::handmade::Handmade;
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// Two units of one day each, of two months.
+fn upload(project: &Project, day: usize) -> Result<()> {
+    for month in ["2025-01", "2025-02"] {
+        for symbol in ["BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT"] {
+            ArchiveSpec::new(Market::Spot, symbol, "1m", &format!("{month}-{day:02}")).write(project.data_dir())?;
+        }
+    }
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0).map(drop)
+}
+
+#[test]
+fn limits_of_the_account_are_waited_for_and_named() -> Result<()> {
+    let mut stack = Stack::own()?;
+    let mut project = Project::new(&stack, "limits")?;
+    project.set("puller.group.linger", "200ms")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.set("clickhouse.user", ClickHouse::LIMITED)?;
+    let fixed = |name: &str, value: &str| {
+        format!("<{name}>{value}</{name}><constraints><{name}><const/></{name}></constraints>")
+    };
+    let breaks = "<max_rows_to_read>5000</max_rows_to_read><read_overflow_mode>break</read_overflow_mode>";
+    let queries = "<interval><duration>86400</duration><queries>12</queries></interval>";
+    let mut archives = 0;
+    for (number, (profile, quota, named)) in [
+        ("<max_rows_to_read>5000</max_rows_to_read>", "", "max_rows_to_read"),
+        (breaks, "", "max_rows_to_read"),
+        ("<max_bytes_to_read>300000</max_bytes_to_read>", "", "max_bytes_to_read"),
+        ("<max_result_rows>3</max_result_rows>", "", "max_result_rows"),
+        ("<max_memory_usage>100000</max_memory_usage>", "", "max_memory_usage"),
+        ("<max_partitions_per_insert_block>1</max_partitions_per_insert_block>", "", "max_partitions_per_insert_block"),
+        ("<readonly>1</readonly>", "", "readonly"),
+        (&fixed("use_query_cache", "1"), "", "use_query_cache"),
+        (&fixed("async_insert", "1"), "", "async_insert"),
+        ("", queries, "quota"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        stack.clickhouse.limit(profile, quota)?;
+        upload(&project, number + 1)?;
+        let mut worker = project.spawn_puller(&["run"])?;
+        project
+            .wait_until(&format!("a worker that names {named}"), SOON, || {
+                // It may not listen yet.
+                let Ok(ready) = http::get(worker.http(), "/readyz") else { return Ok(false) };
+                Ok(ready.status == 503 && ready.text()?.contains(named))
+            })
+            .map_err(|failure| Failure::new(format!("{profile}{quota}: {failure}\n{}", worker.stderr())))?;
+        let doctor = project.puller(&["doctor"])?.expect_code(4)?;
+        assert!(doctor.stdout.contains(named), "{profile}{quota}: {}", doctor.stdout);
+        // Some tries more, and nothing is spent.
+        std::thread::sleep(Duration::from_secs(2));
+        stack.clickhouse.limit("", "")?;
+        archives += 8;
+        project
+            .wait_for_archives(archives, SOON)
+            .map_err(|failure| Failure::new(format!("{profile}{quota}: {failure}\n{}", worker.stderr())))?;
+        worker.sigterm()?;
+        worker.wait(SOON)?.expect_code(0)?;
+        let spent = project.query("SELECT count() FROM {db}.ingest_log WHERE outcome IN ('retry', 'dead_letter')")?;
+        assert_eq!(spent.trim(), "0", "{profile}{quota}");
+    }
+    let hand = Handmade::new(&stack, &project)?;
+    assert_eq!(hand.dead_letters()?.len(), 0);
+    project.check_tables()
+}
+
+/// Doctor alone: to wait until a statement runs into these would take too much data or time.
+#[test]
+fn limits_that_larger_units_would_meet_are_named_before_they_do() -> Result<()> {
+    let mut stack = Stack::own()?;
+    let mut project = Project::new(&stack, "low-limits")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.set("clickhouse.user", ClickHouse::LIMITED)?;
+    project.puller(&["doctor"])?.expect_code(0)?;
+    let low = [
+        ("max_execution_time", "10"),
+        ("max_result_bytes", "1000000"),
+        ("max_rows_to_group_by", "100000"),
+        ("max_rows_in_set", "1000"),
+        ("max_ast_elements", "5000"),
+        ("max_memory_usage", "500000000"),
+    ];
+    let profile: String = low.iter().map(|(name, value)| format!("<{name}>{value}</{name}>")).collect();
+    stack.clickhouse.limit(&profile, "")?;
+    let doctor = project.puller(&["doctor"])?.expect_code(4)?;
+    for (name, value) in low {
+        assert!(doctor.stdout.contains(&format!("{name} = {value}")), "{name}: {}", doctor.stdout);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_profile_that_would_change_answers_changes_none() -> Result<()> {
+    let mut stack = Stack::own()?;
+    let mut project = Project::new(&stack, "odd-profile")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.set("clickhouse.user", ClickHouse::LIMITED)?;
+    let odd = [
+        ("use_query_cache", "1"),
+        ("query_cache_min_query_runs", "0"),
+        ("query_cache_nondeterministic_function_handling", "save"),
+        ("query_cache_system_table_handling", "save"),
+        ("async_insert", "1"),
+        ("wait_for_async_insert", "0"),
+        ("async_insert_busy_timeout_max_ms", "60000"),
+        ("async_insert_busy_timeout_min_ms", "60000"),
+        ("final", "1"),
+        ("limit", "1"),
+        ("empty_result_for_aggregation_by_empty_set", "1"),
+    ];
+    let profile: String = odd.iter().map(|(name, value)| format!("<{name}>{value}</{name}>")).collect();
+    stack.clickhouse.limit(&profile, "")?;
+    for day in 1..=2 {
+        upload(&project, day)?;
+        project.puller(&["pull"])?.expect_code(0)?;
+        project.check_tables()?;
+        project.puller(&["verify"])?.expect_code(0)?;
+    }
+    project.puller(&["doctor"])?.expect_code(0)?;
+    // Also a command that only looks sees what is there now.
+    let attempts = |expected: usize| -> Result<()> {
+        let history = project.puller(&["history", "--json"])?.expect_code(0)?;
+        let shown = history.stdout.matches("\"stream_sequence\"").count();
+        assert_eq!(shown, expected, "{}", history.stdout);
+        Ok(())
+    };
+    attempts(4)?;
+    upload(&project, 3)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    attempts(6).context("history after another pull")
+}

@@ -1,0 +1,92 @@
+//! What of the machine the work depends on: `doctor` looks before the work does.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use tests::Result;
+use tests::process::{Finished, Process, Program};
+use tests::project::{Project, binary_path};
+use tests::servers::Stack;
+use tests::{Context, Failure};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// Runs a binary by a shell script, which gets the command.
+fn by(project: &Project, script: &str, binary: &str, args: &[&str]) -> Result<Process> {
+    let mut words: Vec<OsString> = vec!["-c".into(), script.into(), "sh".into(), binary_path(binary)?.into()];
+    words.extend(args.iter().map(Into::into));
+    words.extend(["--config".into(), project.config_path().into()]);
+    Process::spawn(Program {
+        name: format!("{binary} {}", args.join(" ")),
+        path: "/bin/sh".into(),
+        args: words,
+        env: vec![],
+        dir: project.dir().to_owned(),
+    })
+}
+
+fn doctor(project: &Project, script: &str, binary: &str) -> Result<Finished> {
+    by(project, script, binary, &["doctor"])?.wait(SOON)
+}
+
+#[test]
+fn a_clock_that_is_off_is_named_by_every_server_that_tells_the_time() -> Result<()> {
+    let project = Project::new(Stack::shared(), "clocks")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    for (offset, said) in [("-3600", "behind it"), ("7200", "ahead of it")] {
+        for (binary, clocks) in [
+            ("puller", &["nats, clock", "bucket, clock", "destination primary, clock"][..]),
+            ("uploader", &["nats, clock", "bucket, clock"]),
+        ] {
+            let doctor = project.start(binary, &["doctor"], &[("FERRY_CLOCK_OFFSET_S", offset)])?.wait(SOON)?;
+            let doctor = doctor.expect_code(4)?;
+            for clock in clocks {
+                let found = doctor.stdout.lines().find(|line| line.contains(clock));
+                let found = found.ok_or_else(|| Failure::new(format!("no {clock} in {}", doctor.stdout)))?;
+                assert!(found.starts_with("FAIL") && found.contains(said), "{found}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn open_files_are_raised_to_the_hard_limit_and_a_low_one_is_named() -> Result<()> {
+    let mut project = Project::new(Stack::shared(), "open-files")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.set("puller.slots", 16)?;
+    let low = doctor(&project, r#"exec prlimit --nofile=100:200 "$@""#, "puller")?.expect_code(4)?;
+    assert!(low.stdout.contains("open files: 200 may be open, and 256 can be needed"), "{}", low.stdout);
+    let mut worker = by(&project, r#"exec prlimit --nofile=100:200 "$@""#, "puller", &["run"])?;
+    worker.wait_for_line("200 may be open", SOON)?;
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0)?;
+
+    let raised = doctor(&project, r#"exec prlimit --nofile=100:4096 "$@""#, "puller")?.expect_code(0)?;
+    assert!(raised.stdout.contains("open files: 4096 may be open"), "{}", raised.stdout);
+    let uploader = doctor(&project, r#"exec prlimit --nofile=64:100 "$@""#, "uploader")?.expect_code(4)?;
+    assert!(uploader.stdout.contains("open files: 100 may be open"), "{}", uploader.stdout);
+    Ok(())
+}
+
+/// Root gives the folder a small file system that no other process sees.
+#[test]
+fn a_folder_without_room_for_archives_is_named() -> Result<()> {
+    let user = std::process::Command::new("id").arg("-u").output().context("id")?;
+    if user.stdout != b"0\n" {
+        eprintln!("skipped: needs root, to mount a small file system");
+        return Ok(());
+    }
+    let mut project = Project::new(Stack::shared(), "no-room")?;
+    let folder = project.dir().join("copy");
+    std::fs::create_dir(&folder).context("the folder")?;
+    let folder = folder.to_string_lossy().into_owned();
+    project.set("destinations", serde_json::json!([{ "name": "copy", "type": "directory", "path": folder }]))?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.puller(&["doctor"])?.expect_code(0)?;
+    let script =
+        format!(r#"exec unshare --mount sh -c 'mount -t tmpfs -o size=16m none "{folder}" && exec "$@"' sh "$@""#);
+    let doctor = doctor(&project, &script, "puller")?.expect_code(4)?;
+    assert!(doctor.stdout.contains("destination copy, space: 16.0 MiB free, 1.0 GiB are needed"), "{}", doctor.stdout);
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! Tables, views and columns that somebody dropped or replaced: named, made again or explained.
+
+use std::time::Duration;
+
+use tests::Result;
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::Project;
+use tests::servers::Stack;
+
+use crate::handmade::Handmade;
+
+const SOON: Duration = Duration::from_secs(60);
+const KEY: &str = "(exchange, market, dataset, interval, symbol, open_time)";
+
+fn upload(project: &Project, day: &str) -> Result<()> {
+    for symbol in ["BTCUSDT", "ETHUSDT"] {
+        ArchiveSpec::new(Market::Spot, symbol, "1h", day).write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0).map(drop)
+}
+
+#[test]
+fn what_was_dropped_is_named_and_made_again() -> Result<()> {
+    let project = Project::new(Stack::shared(), "dropped")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    upload(&project, "2025-03-01")?;
+    upload(&project, "2025-03-02")?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    for (statement, named, loses) in [
+        ("DROP TABLE {db}.klines SYNC", "table klines is missing", true),
+        ("DROP TABLE {db}.archives SYNC", "table archives is missing", true),
+        ("DROP TABLE {db}.ingest_log SYNC", "table ingest_log is missing", false),
+        ("DROP TABLE {db}.schema_migrations SYNC", "table schema_migrations is missing", false),
+        ("DROP VIEW {db}.klines_latest", "view klines_latest is missing", false),
+        ("DROP VIEW {db}.coverage", "view coverage is missing", false),
+        ("ALTER TABLE {db}.klines DROP COLUMN trades", "column trades of table klines is missing", true),
+        ("ALTER TABLE {db}.archives DROP COLUMN sha256", "column sha256 of table archives is missing", true),
+        ("ALTER TABLE {db}.ingest_log DROP COLUMN error", "column error of table ingest_log is missing", false),
+    ] {
+        project.query(statement)?;
+        let doctor = project.puller(&["doctor"])?.expect_code(4)?;
+        assert!(doctor.stdout.contains(named), "{statement}: {}", doctor.stdout);
+        let migrate = project.puller(&["migrate"])?.expect_code(0)?;
+        assert!(
+            migrate.stderr.lines().any(|line| line.contains(named) && line.contains("made again")),
+            "{}",
+            migrate.stderr
+        );
+        if loses {
+            assert!(migrate.stderr.contains("run `puller verify --fix`"), "{statement}: {}", migrate.stderr);
+            project.puller(&["verify"])?.expect_code(4)?;
+            project.puller(&["verify", "--fix"])?.expect_code(0)?;
+            project.puller(&["pull"])?.expect_code(0)?;
+        }
+        project.puller(&["verify"])?.expect_code(0)?;
+        project.puller(&["doctor"])?.expect_code(0)?;
+        project.check_tables()?;
+    }
+    Ok(())
+}
+
+/// As a restore of some of the tables leaves it.
+#[test]
+fn rows_that_the_ledger_knows_and_nobody_has_are_loaded_again() -> Result<()> {
+    let project = Project::new(Stack::shared(), "restored-empty")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    upload(&project, "2025-03-01")?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.query("TRUNCATE TABLE {db}.klines")?;
+    for command in ["doctor", "status"] {
+        let said = project.puller(&[command])?;
+        assert!(said.stdout.contains("klines is empty"), "{command}: {}", said.stdout);
+    }
+    let verify = project.puller(&["verify", "--fix"])?.expect_code(0)?;
+    assert!(verify.stdout.contains("none of its rows is there"), "{}", verify.stdout);
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.puller(&["doctor"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+#[test]
+fn a_worker_makes_the_table_again_that_it_misses() -> Result<()> {
+    let project = Project::new(Stack::shared(), "dropped-under-worker")?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    upload(&project, "2025-03-01")?;
+    project.wait_for_archives(2, SOON)?;
+    project.query("DROP TABLE {db}.klines SYNC")?;
+    upload(&project, "2025-03-02")?;
+    worker.wait_for_line("table klines is missing: made again", SOON)?;
+    project.wait_for_archives(4, SOON)?;
+    project.puller(&["verify", "--fix"])?.expect_code(0)?;
+    project.wait_until("all rows", SOON, || Ok(project.check_tables().is_ok()))?;
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0).map(drop)
+}
+
+#[test]
+fn a_table_that_is_not_ours_is_explained_and_nothing_is_buried() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "not-ours")?;
+    let hand = Handmade::new(stack, &project)?;
+    upload(&project, "2025-03-01")?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    let month = "PARTITION BY toYYYYMM(open_time)";
+    let engine = "ENGINE = ReplacingMergeTree(version, is_deleted)";
+    for (number, (create, named)) in [
+        (format!("AS {{db}}.ours ENGINE = MergeTree {month} ORDER BY {KEY}"), "is of engine MergeTree"),
+        (
+            format!("AS {{db}}.ours ENGINE = ReplacingMergeTree(version) {month} ORDER BY {KEY}"),
+            "(version, is_deleted)",
+        ),
+        (format!("AS {{db}}.ours {engine} {month} ORDER BY (symbol, open_time)"), "is ordered by (symbol, open_time)"),
+        (
+            format!("AS {{db}}.ours {engine} PARTITION BY toDate(open_time) ORDER BY {KEY}"),
+            "is partitioned by toDate(open_time)",
+        ),
+        (
+            format!(
+                "{engine} {month} ORDER BY {KEY} AS SELECT * REPLACE (toFloat64(open) AS open) FROM {{db}}.ours WHERE 0"
+            ),
+            "has a column open of type Float64",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        project.query("RENAME TABLE {db}.klines TO {db}.ours")?;
+        project.query(&format!("CREATE TABLE {{db}}.klines {create}"))?;
+        upload(&project, &format!("2025-03-{:02}", number + 2))?;
+        let doctor = project.puller(&["doctor"])?.expect_code(4)?;
+        assert!(doctor.stdout.contains(named), "{create}: {}", doctor.stdout);
+        let migrate = project.puller(&["migrate"])?.expect_code(1)?;
+        assert!(migrate.stderr.contains(named), "{create}: {}", migrate.stderr);
+        let pull = project.puller(&["pull"])?.expect_code(4)?;
+        assert!(pull.stderr.contains(named), "{create}: {}", pull.stderr);
+        project.query("DROP TABLE {db}.klines SYNC")?;
+        project.query("RENAME TABLE {db}.ours TO {db}.klines")?;
+        project.puller(&["pull"])?.expect_code(0)?;
+        project.check_tables()?;
+    }
+
+    // Replaced under a worker: it waits and says why, and goes on with the right one.
+    let mut worker = project.spawn_puller(&["run"])?;
+    worker.wait_for_line("working", SOON)?;
+    project.query("RENAME TABLE {db}.klines TO {db}.ours")?;
+    project.query(&format!("CREATE TABLE {{db}}.klines AS {{db}}.ours ENGINE = MergeTree {month} ORDER BY {KEY}"))?;
+    project.query("ALTER TABLE {db}.klines DROP COLUMN trades")?;
+    upload(&project, "2025-03-20")?;
+    worker.wait_for_line("waiting, nothing is pulled meanwhile", SOON)?;
+    worker.wait_for_line("is of engine MergeTree", SOON)?;
+    assert_eq!(hand.dead_letters()?.len(), 0);
+    project.query("DROP TABLE {db}.klines SYNC")?;
+    project.query("RENAME TABLE {db}.ours TO {db}.klines")?;
+    project.wait_until("all rows", SOON, || Ok(project.check_tables().is_ok()))?;
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0).map(drop)
+}
