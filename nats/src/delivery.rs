@@ -113,7 +113,7 @@ impl Delivery {
     async fn confirmed(&self, verb: Bytes) -> Result<(), SettleError> {
         self.opened.is_same().await.map_err(|error| match error.kind {
             BusErrorKind::Refused => SettleError::Replaced,
-            BusErrorKind::Unavailable | BusErrorKind::Denied | BusErrorKind::Missing => {
+            BusErrorKind::Unavailable | BusErrorKind::Denied | BusErrorKind::Missing | BusErrorKind::Full => {
                 SettleError::Unconfirmed(error.to_string())
             }
         })?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use common::config::{Config, Place, When};
+use common::config::{self, Config, When};
 use common::doctor::machine::{self, ARCHIVES_BYTES, FILES_BYTES};
 use common::doctor::{Report, check_storage, describe_http, describe_storage};
 use common::object_store::{End, ObjectStore};
@@ -51,7 +51,7 @@ fn look_at_machine(report: &mut Report, config: &Config) {
     if let Some(data_dir) = config.local.data_dir.as_deref().filter(|_| config.download.every.is_some()) {
         machine::check_space(report, "data_dir, space", data_dir, ARCHIVES_BYTES);
     }
-    if let Place::Folder { path } = &config.storage.place {
+    if let config::Place::Folder { path } = &config.storage.place {
         machine::check_space(report, "shared folder, space", path, ARCHIVES_BYTES);
     }
     if let Some(state_dir) = config.local.state_dir.as_deref().filter(|path| path.exists()) {
