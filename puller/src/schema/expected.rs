@@ -140,7 +140,8 @@ mod tests {
             let view = view.and_then(|rest| rest.split_once(" AS\n"));
             let is_known = table(statement).is_some()
                 || view.is_some_and(|(name, _)| VIEWS.iter().any(|view| view.name == name))
-                || statement.starts_with("ALTER TABLE {database}.") && statement.contains(" MODIFY SETTING ");
+                || statement.starts_with("ALTER TABLE {database}.")
+                    && (statement.contains(" MODIFY SETTING ") || statement.contains(" COMMENT COLUMN "));
             assert!(is_known, "inspecting the schema knows nothing of: {statement}");
         }
     }
