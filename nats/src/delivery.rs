@@ -113,9 +113,7 @@ impl Delivery {
     async fn confirmed(&self, verb: Bytes) -> Result<(), SettleError> {
         self.opened.is_same().await.map_err(|error| match error.kind {
             BusErrorKind::Refused => SettleError::Replaced,
-            BusErrorKind::Unavailable | BusErrorKind::Denied | BusErrorKind::Missing => {
-                SettleError::Unconfirmed(error.to_string())
-            }
+            _ => SettleError::Unconfirmed(error.to_string()),
         })?;
         let request = Request::new().payload(verb).timeout(Some(CONFIRM_TIMEOUT));
         let sent = self.client.send_request(self.reply.clone(), request);
