@@ -254,7 +254,7 @@ fn a_stream_that_would_drop_markers_is_refused() -> Result<()> {
     type Change = fn(&mut Config);
     let changed: [(&str, Change); 3] = [
         ("max_age is 2s", |config| {
-            (config.max_age, config.duplicate_window) = (Duration::from_secs(2), Duration::ZERO)
+            (config.max_age, config.duplicate_window) = (Duration::from_secs(2), Duration::ZERO);
         }),
         ("discard is old", |config| config.discard = DiscardPolicy::Old),
         ("max_msgs_per_subject is 1", |config| config.max_messages_per_subject = 1),
