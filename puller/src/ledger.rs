@@ -230,18 +230,6 @@ impl Warehouse {
         self.select_one("SELECT toUnixTimestamp64Milli(now64(3))").await
     }
 
-    /// A text that changes with every attempt at the unit that ends, and with everything loaded of it.
-    pub(crate) async fn unit_state(&self, unit: &Unit, destination: &str) -> Result<String, WarehouseError> {
-        let unit = unit_condition(unit, true);
-        self.select_one(&format!(
-            "SELECT concat(ifNull(toString((SELECT max(loaded_at) FROM {{database}}.archives WHERE {unit})), ''), ' ', \
-             toString(max(finished_at)), ' ', toString(count())) FROM {{database}}.ingest_log \
-             WHERE destination = {} AND {unit}",
-            quoted(destination)
-        ))
-        .await
-    }
-
     pub(crate) async fn record_attempts(&self, attempts: &[Attempt<'_>]) -> Result<(), WarehouseError> {
         self.insert_lines(LOG, &[json_lines(attempts)]).await
     }
