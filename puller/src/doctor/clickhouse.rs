@@ -154,7 +154,6 @@ async fn try_statements(warehouse: &Warehouse) -> Result<(), WarehouseError> {
         warehouse.try_insert(table).await?;
     }
     warehouse.ledger(&unit).await?;
-    warehouse.unit_state(&unit, symbol).await?;
     warehouse.last_loaded().await?;
     warehouse.read_back(&[Sought { unit: &unit, archives: vec![expected()] }]).await?;
     warehouse.shown_otherwise(&unit, &expected()).await?;
