@@ -42,7 +42,6 @@ fn limits_of_the_account_are_waited_for_and_named() -> Result<()> {
         ("<max_bytes_to_read>300000</max_bytes_to_read>", "", "max_bytes_to_read"),
         ("<max_result_rows>3</max_result_rows>", "", "max_result_rows"),
         ("<max_memory_usage>100000</max_memory_usage>", "", "max_memory_usage"),
-        ("<max_partitions_per_insert_block>1</max_partitions_per_insert_block>", "", "max_partitions_per_insert_block"),
         ("<readonly>1</readonly>", "", "readonly"),
         (&fixed("use_query_cache", "1"), "", "use_query_cache"),
         (&fixed("async_insert", "1"), "", "async_insert"),
@@ -94,6 +93,7 @@ fn limits_that_larger_units_would_meet_are_named_before_they_do() -> Result<()> 
         ("max_rows_to_group_by", "100000"),
         ("max_rows_in_set", "1000"),
         ("max_ast_elements", "5000"),
+        ("max_partitions_per_insert_block", "10"),
         ("max_memory_usage", "500000000"),
     ];
     let profile: String = low.iter().map(|(name, value)| format!("<{name}>{value}</{name}>")).collect();
