@@ -165,6 +165,7 @@ impl<'p> Workers<'p> {
             // The first that are started are to die.
             let place = if self.deaths > 0 { DEATHS[dice.below(DEATHS.len())] } else { "none" };
             self.deaths = self.deaths.saturating_sub(1);
+            eprintln!("a worker starts that dies at {place}");
             self.running.push(self.project.start("puller", &["run"], &[("FERRY_FAILPOINT", place)])?);
         }
         Ok(())
@@ -268,7 +269,7 @@ fn random_histories_end_as_a_database_that_is_filled_anew() -> Result<()> {
         }
     }
     let started = Instant::now();
-    let mut workers = Workers { project: &project, running: Vec::new(), deaths: steps };
+    let mut workers = Workers { project: &project, running: Vec::new(), deaths: 0 };
     for step in 0..steps {
         // At first everybody has something; later a third of them in each step.
         for history in &mut all {
@@ -278,12 +279,14 @@ fn random_histories_end_as_a_database_that_is_filled_anew() -> Result<()> {
         }
         mark_all(project.data_dir())?;
         project.uploader(&["upload"])?.expect_code(0)?;
+        // In each step some die, not all in the first.
+        workers.deaths = dice.below(3);
         workers.replace_one(&mut dice)?;
         // Half of the time the next step comes while this one is being loaded.
         if dice.one_in(2) {
             workers.drain(&mut dice)?;
         }
-        eprintln!("step {step} after {:?}, {} deaths left", started.elapsed(), workers.deaths);
+        eprintln!("step {step} after {:?}", started.elapsed());
     }
     workers.drain(&mut dice)?;
     workers.stop()?;
