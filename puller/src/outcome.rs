@@ -123,10 +123,10 @@ fn blame_store(error: &StoreError) -> Blame<'static> {
 
 fn blame_warehouse(error: &WarehouseError) -> Blame<'static> {
     match error.kind {
-        // An account's limits are the same for every unit, and only a person can raise them.
-        WarehouseErrorKind::Denied | WarehouseErrorKind::MissingSchema | WarehouseErrorKind::AccountLimit => {
-            Blame::Server
-        }
+        WarehouseErrorKind::Denied | WarehouseErrorKind::MissingSchema => Blame::Server,
+        // An account's limits are the same for every unit, and only a person can raise them; but a unit may be the only one
+        // that meets one of them.
+        WarehouseErrorKind::AccountLimit => Blame::Doubtful(ErrorClass::TooHeavy),
         WarehouseErrorKind::Unavailable => Blame::Doubtful(ErrorClass::Transient),
         WarehouseErrorKind::TooHeavy => Blame::Doubtful(ErrorClass::TooHeavy),
         WarehouseErrorKind::Other => Blame::Unit(ErrorClass::Transient),
@@ -285,6 +285,7 @@ mod tests {
         check(&Err(warehouse(Warehouse::MissingSchema)), ["wait"; 3]);
         check_doubtful(warehouse(Warehouse::Unavailable), "transient");
         check_doubtful(warehouse(Warehouse::TooHeavy), "too_heavy");
+        check_doubtful(warehouse(Warehouse::AccountLimit), "too_heavy");
         check(&Err(warehouse(Warehouse::Other)), ["retry transient", "retry transient", "dead transient"]);
 
         let elsewhere = common::marker::Elsewhere::Bucket { marker: "a".into(), configured: "b".into() };

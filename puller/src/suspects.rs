@@ -45,7 +45,7 @@ impl Suspects {
     }
 
     /// Notes a failure that may be the unit's own. True: another unit was loaded since it failed first, and it failed
-    /// again and again all the same. Then it starts from nothing.
+    /// again and again all the same. That stays true until it is loaded.
     pub(crate) fn fails_alone(&self, consumer: &str, sequence: u64) -> bool {
         let mut state = self.state();
         let loaded_at = state.loaded_at;
@@ -54,15 +54,11 @@ impl Suspects {
             let oldest = state.suspects.iter().min_by_key(|(_, suspect)| suspect.failed_at).map(|(key, _)| key.clone());
             oldest.map(|oldest| state.suspects.remove(&oldest));
         }
-        let suspect = state.suspects.entry(key.clone()).or_insert(Suspect { failed_at: Instant::now(), strikes: 0 });
+        let suspect = state.suspects.entry(key).or_insert(Suspect { failed_at: Instant::now(), strikes: 0 });
         if loaded_at.is_some_and(|at| at > suspect.failed_at) {
             suspect.strikes += 1;
         }
-        let alone = suspect.strikes >= STRIKES_MAX;
-        if alone {
-            state.suspects.remove(&key);
-        }
-        alone
+        suspect.strikes >= STRIKES_MAX
     }
 }
 
@@ -89,7 +85,9 @@ mod tests {
         assert!(!suspects.fails_alone("backfill-a", 1), "it fails for the first time");
         assert!(suspects.fails_alone("ingest-a", 1));
         next().await;
-        assert!(!suspects.fails_alone("ingest-a", 1), "the others' success was before this");
+        assert!(suspects.fails_alone("ingest-a", 1), "also at its next attempt");
+        suspects.loaded("ingest-a", 1);
+        assert!(!suspects.fails_alone("ingest-a", 1), "it was loaded since");
     }
 
     #[tokio::test(start_paused = true)]

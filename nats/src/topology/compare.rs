@@ -186,7 +186,8 @@ pub(super) fn consumer_differences(is: &consumer::Config, want: &pull::Config) -
     if is.ack_wait != want.ack_wait && !want.ack_wait.is_zero() {
         found.add("ack_wait", &format!("{:?}", is.ack_wait), &format!("{:?}", want.ack_wait), Slows, CHANGED);
     }
-    if want.max_ack_pending > 0 {
+    // 0 leaves it to the server.
+    if want.max_ack_pending != 0 {
         found.at_least("max_ack_pending", is.max_ack_pending, want.max_ack_pending, Slows, CHANGED);
     }
     found.lasts("inactive_threshold", is.inactive_threshold, Duration::ZERO, Slows);
@@ -292,7 +293,7 @@ mod tests {
             ("headers_only is true, needed is false", true, true, |c| c.headers_only = true),
             ("backoff is set, needed is none", true, true, |c| c.backoff = vec![Duration::from_secs(1)]),
             ("ack_wait is 1s, needed is 60s", false, true, |c| c.ack_wait = Duration::from_secs(1)),
-            ("max_ack_pending is 1, needed is 4096", false, true, |c| c.max_ack_pending = 1),
+            ("max_ack_pending is 1, needed is unlimited", false, true, |c| c.max_ack_pending = 1),
         ];
         for (text, breaks, in_place, change) in changes {
             let mut is = as_found();

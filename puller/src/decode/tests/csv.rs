@@ -263,8 +263,8 @@ fn messages_quote_untrusted_text_safely() {
         b"1704067200000,\xff\x1b[31m\r,1",
         "line 1, column 2 (open): not a plain decimal number: '�\\u{1b}[31m\\r'",
     );
-    let error = decode("a\x1bb.zip", b"", &hourly()).expect_err("no zip");
-    assert_eq!(error.to_string(), "a\\u{1b}b.zip: not a zip file, or its end is missing");
+    let error = decode("a\x1bb.zip", b"none", &hourly()).expect_err("no zip");
+    assert_eq!(error.to_string(), "a\\u{1b}b.zip: not a zip file");
 }
 
 #[test]
