@@ -110,6 +110,9 @@ impl Truth {
         let (csv, stamp) = only_member(key, bytes)?;
         let generated_at = generated_at(stamp, modified);
         let rows = read_csv(key, &csv)?;
+        if rows.is_empty() {
+            return Err(Failure::new(format!("{key}: it has no rows")));
+        }
         let series = Series {
             exchange: "binance".to_owned(),
             market: located.market,
@@ -157,6 +160,13 @@ fn decide(candles: &mut BTreeMap<i64, Row>, open_time: i64, mut new: Row) {
 
 /// The CSV, and the time stamp as the zip has it.
 fn only_member(key: &str, bytes: &[u8]) -> Result<(Vec<u8>, Option<zip::DateTime>)> {
+    // The reader itself passes over what lies around the archive.
+    let end = bytes.windows(22).rposition(|window| window.starts_with(b"PK\x05\x06"));
+    let whole = end
+        .is_some_and(|at| at + 22 + usize::from(u16::from_le_bytes([bytes[at + 20], bytes[at + 21]])) == bytes.len());
+    if !bytes.starts_with(b"PK\x03\x04") || !whole {
+        return Err(Failure::new(format!("{key}: there are bytes around the zip archive, or it is none")));
+    }
     let mut archive = ZipArchive::new(Cursor::new(bytes)).context(key)?;
     if archive.len() != 1 {
         return Err(Failure::new(format!("{key}: {} members", archive.len())));
