@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use tests::Result;
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
 use tests::servers::Stack;
-use tests::{Result, http};
 
 use crate::handmade::Handmade;
 
@@ -79,11 +79,11 @@ fn an_older_publication_waits_until_somebody_accepts_it() -> Result<()> {
 fn the_service_names_it_once() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "rollback-watch")?;
     project.set("watch.rescan", "300ms")?;
+    project.set("watch.min_age", "100ms")?;
     rolled_back(&project)?;
     let mut watch = project.spawn_uploader(&["watch"])?;
-    project.wait_until("some passes", SOON, || {
-        Ok(http::get(watch.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
-    })?;
+    watch.wait_for_line("--accept-rollback", SOON)?;
+    // Some more passes.
     std::thread::sleep(Duration::from_secs(2));
     watch.sigterm()?;
     let ended = watch.wait(SOON)?.expect_code(0)?;

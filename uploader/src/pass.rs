@@ -80,6 +80,8 @@ pub(crate) async fn run(site: &Site, scope: &Scope, mode: Mode, memory: &mut Mem
     if let Err(error) = &outcome {
         match error {
             PassError::Stopped => tracing::info!("the pass was stopped by a signal"),
+            // The command ends with it, and says it.
+            PassError::Elsewhere { .. } => {}
             _ => tracing::error!(%error, "the pass ended early"),
         }
         pass.report.misconfigured = matches!(error, PassError::Elsewhere { .. });

@@ -7,7 +7,7 @@ use common::exit;
 use common::marker::Incomplete;
 use common::output::{self, Failure, FailureClass, Finding, Reply, list};
 use common::unit::{Unit, shorten};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::settle::{Outcome, Settled};
 use crate::strays::{self, Strays};
@@ -109,8 +109,13 @@ pub(crate) struct PlannedUnit {
 /// A unit of which archives at hand are older publications than the announced ones.
 #[derive(Debug, Serialize)]
 pub(crate) struct OlderUnit {
+    #[serde(serialize_with = "as_text")]
     unit: Unit,
     archives: Vec<OlderArchive>,
+}
+
+fn as_text<S: Serializer>(unit: &Unit, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(unit)
 }
 
 impl OlderUnit {
