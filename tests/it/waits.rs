@@ -262,6 +262,8 @@ fn an_ack_of_a_former_stream_settles_nothing_of_the_new_one() -> Result<()> {
     hand.publish_on(&markers[1].0, markers[1].1.to_string().as_bytes())?;
     // Somebody else has the second unit, under the number that the first one had.
     let held = hand.hold(BACKFILL, 1)?;
+    // A worker asks once a second whether its consumer is still the same.
+    thread::sleep(Duration::from_millis(1500));
     bucket.set(Fault::None);
     let recorded = |(_, marker): &(String, serde_json::Value)| {
         let day = marker["period"].as_str().unwrap_or_default();
