@@ -44,9 +44,10 @@ bench: setup ## Measure against the peers: QUICK=1 tries it out; ONLY=ingest/day
 build: ## Build both binaries for production: target/release/uploader and target/release/puller
 	$(CARGO) build --release --locked --workspace --bins
 
+# Binaries and tests in one build: built apart, the dependencies would be compiled twice, with other features.
 test: setup ## Run all tests on the real servers (they also need rsync and sshd, see tests/servers/setup.py)
 	$(PYTHON) tests/servers/setup.py --rsync
-	$(CARGO) build --locked --workspace
+	$(CARGO) build --locked --workspace --lib --bins --tests
 	$(CARGO) test --locked --workspace
 
 test-compose: ## Start, scale, break and upgrade the compose stacks; needs Docker, or root on Debian to install it
