@@ -44,6 +44,7 @@ mod servers;
 mod settings;
 mod storages;
 mod streams;
+mod terminal;
 mod transfer;
 mod uploaders;
 mod waits;

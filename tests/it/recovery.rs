@@ -7,7 +7,7 @@ use serde_json::Value;
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
 use tests::servers::{RunDir, Stack};
-use tests::{Context, Result};
+use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
 
@@ -141,11 +141,14 @@ fn a_lost_manifest_is_written_back_from_the_stream() -> Result<()> {
     ship(&project)?;
     let markers = hand.markers()?;
     let revision = |day: &str| -> Result<String> {
-        let found = markers.iter().find(|(subject, _)| subject.ends_with(day)).context_of(day)?;
+        let found = markers
+            .iter()
+            .find(|(subject, _)| subject.ends_with(day))
+            .ok_or_else(|| Failure::new(format!("no marker of {day}")))?;
         Ok(found.1["revision"].as_str().unwrap_or_default().to_owned())
     };
     let folder = |day: &str| format!("{}/_markers/{}", project.prefix(), unit(day));
-    let manifest = |day: &str| Ok::<_, tests::Failure>(format!("{}/{}.json", folder(day), revision(day)?));
+    let manifest = |day: &str| Ok::<_, Failure>(format!("{}/{}.json", folder(day), revision(day)?));
     let current = |day: &str| format!("{}/current.json", folder(day));
 
     // One unit has lost its manifest, one is gone from the bucket, one has a manifest that somebody wrote to.
@@ -500,14 +503,4 @@ fn replaced_rows_are_right() -> Result<()> {
     project.puller(&["verify", "--fix"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     project.puller(&["verify"])?.expect_code(0).map(drop)
-}
-
-trait ContextOf<T> {
-    fn context_of(self, what: &str) -> Result<T>;
-}
-
-impl<T> ContextOf<T> for Option<T> {
-    fn context_of(self, what: &str) -> Result<T> {
-        self.ok_or_else(|| tests::Failure::new(format!("no {what}")))
-    }
 }
