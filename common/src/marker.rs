@@ -3,7 +3,9 @@
 //! The same JSON is the message on the stream and the manifest in the bucket; only a list too long for a message
 //! is replaced there by a reference to the manifest.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod dates;
+
+use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::{Timestamp, ToSpan};
@@ -16,6 +18,8 @@ use crate::object_key::{KeyError, Prefix};
 use crate::output::is_seen;
 use crate::unit::{Unit, shorten};
 
+pub use dates::Dates;
+
 pub const SCHEMA: &str = "marketferry.marker/1";
 /// Longest message that carries its list of objects itself, in bytes.
 pub const INLINE_BYTES_MAX: usize = 256 * 1024;
@@ -23,6 +27,8 @@ pub const INLINE_BYTES_MAX: usize = 256 * 1024;
 pub const OBJECTS_MAX: usize = 20_000;
 /// Largest manifest that is read, in bytes.
 pub const MANIFEST_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Largest `current.json` that is read, in bytes: it may date every object of the largest unit.
+pub const CURRENT_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// Most names of missing symbols in a marker: they may not push the list of objects out of a message.
 const MISSING_NAMES_MAX: usize = 100;
 /// Largest object, in bytes. The exchange's largest archives have some gigabytes; a size that nothing can have is not to be
@@ -52,33 +58,6 @@ pub struct ManifestRef {
     /// Objects that are dated otherwise than the manifest says.
     #[serde(default, skip_serializing_if = "Dates::is_empty")]
     pub dates: Dates,
-}
-
-/// When objects count as generated, by key, where that is another time than their manifest says: a manifest is never
-/// rewritten, and a unit that goes back to a former revision is newer than it was then.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Dates(BTreeMap<String, Timestamp>);
-
-impl Dates {
-    /// Those of a revision whose objects are listed in a manifest, too.
-    pub fn between(manifest: &[Object], objects: &[Object]) -> Self {
-        let listed: BTreeMap<&str, Timestamp> =
-            manifest.iter().map(|object| (object.key.as_str(), object.generated_at)).collect();
-        let is_other = |object: &&Object| listed.get(object.key.as_str()).is_some_and(|at| *at != object.generated_at);
-        Self(objects.iter().filter(is_other).map(|object| (object.key.clone(), object.generated_at)).collect())
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Dates the objects of the manifest.
-    pub fn apply(&self, objects: &mut [Object]) {
-        for object in objects {
-            object.generated_at = self.0.get(&object.key).copied().unwrap_or(object.generated_at);
-        }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,6 +121,17 @@ pub struct Current {
     /// Objects that are dated otherwise than the manifest says.
     #[serde(default, skip_serializing_if = "Dates::is_empty")]
     pub dates: Dates,
+}
+
+impl Current {
+    /// The manifest that it names as it counts now: dated and published as is said here.
+    #[must_use]
+    pub fn applied_to(&self, mut manifest: Marker) -> Marker {
+        if let Content::Objects(objects) = &mut manifest.content {
+            self.dates.apply(objects);
+        }
+        Marker { published_at: self.published_at.unwrap_or(manifest.published_at), ..manifest }
+    }
 }
 
 /// The JSON form. Unknown fields are ignored, so that a newer uploader can add some.
@@ -401,20 +391,6 @@ mod tests {
         let now = "2026-02-16T00:00:00Z".parse().expect("a time");
         let error = marker.checked_objects(&Prefix::new("download"), now).expect_err(message).to_string();
         assert!(error.contains(message), "{error}");
-    }
-
-    #[test]
-    fn dates_say_what_a_manifest_does_not() {
-        let listed = [object("download/a"), object("download/b")];
-        let mut dated = listed.clone();
-        dated[1].generated_at = "2026-03-01T00:00:00Z".parse().expect("a time");
-        assert!(Dates::between(&listed, &listed).is_empty());
-        let dates = Dates::between(&listed, &dated);
-        let json = serde_json::to_string(&dates).expect("serialises");
-        assert_eq!(json, r#"{"download/b":"2026-03-01T00:00:00Z"}"#);
-        let mut objects = listed.clone();
-        dates.apply(&mut objects);
-        assert_eq!(objects, dated);
     }
 
     #[test]

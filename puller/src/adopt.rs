@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use common::config::{Config, Destination as DestinationConfig};
 use common::exit;
 use common::http::Readiness;
-use common::marker::{Current, MANIFEST_BYTES_MAX};
+use common::marker::{CURRENT_BYTES_MAX, Current, MANIFEST_BYTES_MAX, Marker};
 use common::output::{Finding, Reply, list};
 use common::unit::Unit;
 use futures::{StreamExt, stream};
@@ -33,7 +33,6 @@ use report::Report;
 
 /// Units looked at side by side.
 const UNITS_MAX: usize = 4;
-const CURRENT_BYTES_MAX: u64 = 64 * 1024;
 
 pub(crate) async fn run(
     args: &Adopt,
@@ -168,6 +167,9 @@ impl Adopter<'_> {
         let (store, prefix) = (&self.loader.fetcher.store, &self.shared.config.storage.prefix);
         let Some(json) = store.get_small(&prefix.current_key(unit), CURRENT_BYTES_MAX).await? else { return Ok(None) };
         let Ok(current) = serde_json::from_slice::<Current>(&json) else { return Ok(None) };
-        Ok(store.get_small(&prefix.manifest_key(unit, &current.revision), MANIFEST_BYTES_MAX).await?)
+        let key = prefix.manifest_key(unit, &current.revision);
+        let Some(json) = store.get_small(&key, MANIFEST_BYTES_MAX).await? else { return Ok(None) };
+        // What is no manifest is the caller's to tell.
+        Ok(Some(Marker::parse(&json).map_or(json, |manifest| current.applied_to(manifest).to_json().into())))
     }
 }

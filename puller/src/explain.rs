@@ -3,7 +3,7 @@
 use clap::Args;
 use common::config::{Config, Destination, DestinationKind};
 use common::exit;
-use common::marker::{Content, Current, Incomplete, MANIFEST_BYTES_MAX, Marker, Object};
+use common::marker::{CURRENT_BYTES_MAX, Content, Current, Incomplete, MANIFEST_BYTES_MAX, Marker, Object};
 use common::object_store::{End, ObjectStore};
 use common::output::{Finding, ListArgs, Reply, list, printable, wrap};
 use common::unit::Unit;
@@ -22,8 +22,6 @@ use crate::warehouse::Warehouse;
 
 /// How many of the last attempts are shown.
 const ATTEMPTS_MAX: u32 = 10;
-/// Longest `current.json`, in bytes.
-const CURRENT_BYTES_MAX: u64 = 64 * 1024;
 
 #[derive(Debug, Args)]
 pub struct Explain {
@@ -72,6 +70,8 @@ struct AtDestination {
     paused: bool,
     loaded: usize,
     missing: Vec<MissingArchive>,
+    /// Loaded from bytes that were generated later than the announced ones, which is right.
+    kept: Vec<MissingArchive>,
     messages: Vec<Sent>,
     in_hand_of: Vec<String>,
     dead_letters: Vec<Summary>,
@@ -81,6 +81,7 @@ struct AtDestination {
     tried: Vec<Tried>,
 }
 
+/// An archive that is not there as it is announced.
 #[derive(Debug, Serialize)]
 struct MissingArchive {
     symbol: String,
@@ -140,21 +141,24 @@ impl Newest {
 async fn newest(bus: &Bus, store: &ObjectStore, config: &Config, unit: &Unit) -> Result<Option<Newest>, Failure> {
     let prefix = &config.storage.prefix;
     let on_stream = bus.latest_marker(unit).await?.marker;
-    let (found, key) = match on_stream {
+    let (found, key, dates) = match on_stream {
         Some(marker) => {
-            if let Content::Objects(objects) = &marker.content {
-                let objects = objects.clone();
-                return Ok(Some(Newest { marker, objects, on_stream: true }));
-            }
+            let dates = match &marker.content {
+                Content::Objects(objects) => {
+                    let objects = objects.clone();
+                    return Ok(Some(Newest { marker, objects, on_stream: true }));
+                }
+                Content::Manifest(reference) => reference.dates.clone(),
+            };
             let key = prefix.manifest_key(unit, &marker.revision);
-            (Some(marker), key)
+            (Some(marker), key, dates)
         }
         None => {
             let current = small(store, &prefix.current_key(unit), CURRENT_BYTES_MAX).await?;
             let Some(current) = current.and_then(|json| serde_json::from_slice::<Current>(&json).ok()) else {
                 return Ok(None);
             };
-            (None, prefix.manifest_key(unit, &current.revision))
+            (None, prefix.manifest_key(unit, &current.revision), current.dates)
         }
     };
     let manifest = small(store, &key, MANIFEST_BYTES_MAX).await?;
@@ -162,10 +166,11 @@ async fn newest(bus: &Bus, store: &ObjectStore, config: &Config, unit: &Unit) ->
         let message = format!("{key}: the manifest is not in the bucket, or is not one");
         return Err(Failure::failed(message).advice("upload the unit again"));
     };
-    let objects = match &manifest.content {
+    let mut objects = match &manifest.content {
         Content::Objects(objects) => objects.clone(),
         Content::Manifest(_) => Vec::new(),
     };
+    dates.apply(&mut objects);
     let on_stream = found.is_some();
     Ok(Some(Newest { marker: found.unwrap_or(manifest), objects, on_stream }))
 }
@@ -183,13 +188,16 @@ async fn at(
 ) -> Result<AtDestination, Failure> {
     let name = destination.name.as_str();
     let objects = newest.map(|newest| newest.objects.as_slice()).unwrap_or_default();
-    let (missing, attempts) = match &destination.kind {
+    let (Lacks { missing, kept }, attempts) = match &destination.kind {
         DestinationKind::ClickHouse(server) => {
             let warehouse = Warehouse::to_look(server).await?;
             let attempts = tried(&warehouse, name, &unit_condition(unit, true), ATTEMPTS_MAX).await?;
-            (missing_rows(&warehouse, unit, objects).await?, attempts)
+            (lacking_rows(&warehouse, unit, objects).await?, attempts)
         }
-        DestinationKind::Directory { path } => (missing_files(config, path, objects).await?, Vec::new()),
+        DestinationKind::Directory { path } => {
+            let missing = missing_files(config, path, objects).await?;
+            (Lacks { missing, kept: Vec::new() }, Vec::new())
+        }
     };
     let mut dead_letters = Vec::new();
     let filter = UnitPrefix::from(unit);
@@ -229,6 +237,7 @@ async fn at(
         paused: bus.destination_progress(name).await?.paused,
         loaded: objects.len() - missing.len(),
         missing,
+        kept,
         messages,
         in_hand_of,
         dead_letters,
@@ -237,18 +246,26 @@ async fn at(
     })
 }
 
-async fn missing_rows(warehouse: &Warehouse, unit: &Unit, objects: &[Object]) -> Result<Vec<MissingArchive>, Failure> {
+/// What of a unit is not there as it is announced.
+struct Lacks {
+    missing: Vec<MissingArchive>,
+    kept: Vec<MissingArchive>,
+}
+
+async fn lacking_rows(warehouse: &Warehouse, unit: &Unit, objects: &[Object]) -> Result<Lacks, Failure> {
     let ledger = warehouse.ledger(unit).await?;
-    let missing = objects.iter().filter_map(|object| {
-        let why = match ledger.get(&object.key) {
+    let mut lacks = Lacks { missing: Vec::new(), kept: Vec::new() };
+    for object in objects {
+        let (list, why) = match ledger.get(&object.key) {
+            Some(entry) if entry.covers(object, unit.period) => continue,
             // The archive generated last decides: loading the announced one would change nothing.
-            Some(entry) if entry.covers(object, unit.period) || entry.outranks(object, unit.period) => return None,
-            Some(_) => "another revision of it is loaded",
-            None => "it is not loaded",
+            Some(entry) if entry.outranks(object, unit.period) => (&mut lacks.kept, entry.stays(object, unit)),
+            Some(_) => (&mut lacks.missing, "another revision of it is loaded".to_owned()),
+            None => (&mut lacks.missing, "it is not loaded".to_owned()),
         };
-        Some(MissingArchive { symbol: object.symbol.clone(), object_key: object.key.clone(), why: why.to_owned() })
-    });
-    Ok(missing.collect())
+        list.push(MissingArchive { symbol: object.symbol.clone(), object_key: object.key.clone(), why });
+    }
+    Ok(lacks)
 }
 
 async fn missing_files(
@@ -318,16 +335,17 @@ impl AtDestination {
 }
 
 impl AtDestination {
-    /// One for each archive that is not there.
+    /// One for each archive that is not there, or not as it is announced.
     fn findings(&self, unit: &Unit) -> Vec<Finding> {
-        let finding = |missing: &MissingArchive| {
-            Finding::of_unit(unit, "not_loaded", &missing.why)
-                .sign(" ")
-                .symbol(&missing.symbol)
+        let finding = |state, sign, archive: &MissingArchive| {
+            Finding::of_unit(unit, state, &archive.why)
+                .sign(sign)
+                .symbol(&archive.symbol)
                 .destination(&self.destination)
-                .field("object_key", &missing.object_key)
+                .field("object_key", &archive.object_key)
         };
-        self.missing.iter().map(finding).collect()
+        let missing = self.missing.iter().map(|archive| finding("not_loaded", " ", archive));
+        missing.chain(self.kept.iter().map(|archive| finding("older", "=", archive))).collect()
     }
 
     fn lines(&self, unit: &Unit, all: bool) -> Vec<String> {

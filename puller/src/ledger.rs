@@ -50,6 +50,16 @@ impl Entry {
     pub(crate) fn outranks(&self, object: &Object, period: Period) -> bool {
         !self.is(object) && self.version(period) > version(object.generated_at, period)
     }
+
+    /// What is to be said of an object of this unit that the recorded one outranks.
+    pub(crate) fn stays(&self, object: &Object, unit: &Unit) -> String {
+        let loaded = Timestamp::from_millisecond(self.generated_at).unwrap_or_default();
+        format!(
+            "what is loaded, of {loaded}, was generated later than what is announced, of {}: it stays; `uploader upload \
+             --accept-rollback {unit}` announces the earlier bytes as new",
+            object.generated_at
+        )
+    }
 }
 
 /// An archive of a series that is recorded, of any of its periods.

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-use tests::data::{ArchiveSpec, Market, mark_all};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tests::data::{ArchiveSpec, Market, mark_all, sha256};
 use tests::project::Project;
 use tests::servers::Stack;
 use tests::{Context, Result};
@@ -11,6 +12,8 @@ use tests::{Context, Result};
 use crate::handmade::Handmade;
 
 const SOON: Duration = Duration::from_secs(60);
+/// So many archives make a list too long for a marker.
+const LONG: usize = 1_200;
 
 fn day() -> ArchiveSpec {
     ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-10")
@@ -31,8 +34,8 @@ fn on_a_folder(label: &str) -> Result<Project> {
 
 /// How many seconds ago a time is, for a clock that stands there.
 fn back_to(time: &str) -> Result<String> {
-    let at: jiff::Timestamp = time.parse().context(time)?;
-    Ok((at.as_second() - jiff::Timestamp::now().as_second()).to_string())
+    let at: Timestamp = time.parse().context(time)?;
+    Ok((at.as_second() - Timestamp::now().as_second()).to_string())
 }
 
 /// The clock stands at 5 April, the corrected day was generated on the 20th. Dated by the clock it would lose against the
@@ -84,6 +87,56 @@ fn a_time_that_a_wrong_clock_gave_is_put_right() -> Result<()> {
     Ok(())
 }
 
+/// The same where the list of archives is too long for the marker: their times are in the bucket.
+#[test]
+fn times_that_a_wrong_clock_gave_are_put_right_in_a_long_list() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "long-list-dated")?;
+    let hand = Handmade::new(stack, &project)?;
+    let spec = |symbol: usize, period| ArchiveSpec::new(Market::Spot, &format!("S{symbol:04}USDT"), "1d", period);
+    spec(0, "2025-03").generated_at("2025-04-07T00:00:00Z").write(project.data_dir())?;
+    let days: Vec<ArchiveSpec> = (0..LONG).map(|symbol| spec(symbol, "2025-03-10").seed(3)).collect();
+    let days: Vec<_> = days.into_iter().map(|day| day.generated_at("2025-04-20T00:00:00Z")).collect();
+    for day in &days {
+        day.write_unchecked(project.data_dir(), &day.zip())?;
+    }
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+
+    let of_day = |(_, marker): &(String, Value)| marker["period"] == "2025-03-10";
+    let (_, mut wrong) = hand.markers()?.into_iter().find(of_day).expect("a day");
+    let key = wrong["manifest"]["key"].as_str().expect("a list in the bucket").to_owned();
+    let mut manifest: Value = serde_json::from_slice(&hand.get(&key)?).context(key.as_str())?;
+    for object in manifest["objects"].as_array_mut().expect("a list") {
+        object["generated_at"] = "2025-04-05T00:00:00Z".into();
+    }
+    let manifest = manifest.to_string();
+    hand.put(&key, manifest.as_bytes())?;
+    wrong["manifest"]["sha256"] = sha256(manifest.as_bytes()).into();
+    hand.purge_stream("MARKERS")?;
+    hand.publish(&days[0].unit(), wrong.to_string().as_bytes())?;
+    project.puller(&["pull"])?.expect_code(0)?;
+
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let (_, right) = hand.markers()?.into_iter().rfind(of_day).expect("a day");
+    assert_eq!(right["revision"], wrong["revision"]);
+    let symbols: Vec<&str> = days.iter().map(ArchiveSpec::symbol).collect();
+    assert_eq!(right["manifest"]["dates"], json!({ "2025-04-20T00:00:00Z": symbols }));
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables()?;
+    // Also for an uploader that remembers nothing.
+    std::fs::remove_dir_all(project.dir().join("state")).context("the cache")?;
+    let again = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+    // What the bucket says is enough to announce it again as it was.
+    hand.purge_stream("MARKERS")?;
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    let (_, restored) = hand.markers()?.into_iter().find(of_day).expect("a day");
+    assert_eq!(restored["manifest"], right["manifest"]);
+    Ok(())
+}
+
 /// No server compares the time of a request where the store is a folder: the folder's own clock does, and what NATS has
 /// stored.
 #[test]
@@ -113,7 +166,9 @@ fn a_later_revision_is_never_published_earlier() -> Result<()> {
         upload.expect_code(0)?;
     }
     let markers = hand.markers()?;
-    let times: Vec<_> = markers.iter().map(|(_, marker)| marker["published_at"].as_str()).collect();
+    // As times, for their texts leave out the zeros at the end of a second's fraction.
+    let time = |(_, marker): &(String, Value)| marker["published_at"].as_str()?.parse::<Timestamp>().ok();
+    let times = markers.iter().map(time).collect::<Option<Vec<_>>>().expect("times");
     assert!(times.len() == 2 && times[0] < times[1], "{times:?}");
     project.uploader(&["reconcile"])?.expect_code(0).map(drop)
 }

@@ -82,6 +82,26 @@ fn a_revision_comes_back_within_one_time_stamp() -> Result<()> {
     Ok(())
 }
 
+/// The same of a unit whose list of archives is too long for its marker. The manifest of the first revision stays as it
+/// was, and yet each of its archives is dated later than the second's.
+#[test]
+fn a_long_list_comes_back_within_one_time_stamp() -> Result<()> {
+    const LONG: usize = 1_200;
+    let project = Project::new(Stack::shared(), "long-back-at-once")?;
+    for seed in [0, 1, 0] {
+        for number in 0..LONG {
+            let spec = ArchiveSpec::new(Market::Spot, &format!("S{number:04}USDT"), "1d", "2025-03-01").seed(seed);
+            spec.write_unchecked(project.data_dir(), &spec.zip())?;
+        }
+        mark_all(project.data_dir())?;
+        project.uploader(&["upload"])?.expect_code(0)?;
+        project.puller(&["pull"])?.expect_code(0)?;
+        project.check_tables()?;
+    }
+    project.uploader(&["reconcile"])?.expect_code(0)?;
+    project.puller(&["verify"])?.expect_code(0).map(drop)
+}
+
 /// The one in between is in the table and not in the ledger, for its worker died.
 #[test]
 fn a_revision_comes_back_after_one_that_was_not_recorded() -> Result<()> {

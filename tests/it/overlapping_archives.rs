@@ -239,7 +239,10 @@ fn a_roll_back_by_the_exchange_changes_nothing_and_is_called_right() -> Result<(
         truth.compare_rows(project.sql(), project.database())?;
         let verified = project.puller(&["verify"])?.expect_code(0)?;
         assert!(verified.stdout.contains("generated later than what is announced"), "{}", verified.stdout);
-        project.puller(&["explain", &first.unit()])?.expect_code(0).map(drop)
+        let explained = project.puller(&["explain", &first.unit()])?.expect_code(0)?;
+        let named = "BTCUSDT  what is loaded, of 2025-03-12T00:00:00Z, was generated later than what is announced";
+        assert!(explained.stdout.contains(named), "{}", explained.stdout);
+        Ok(())
     };
     right()?;
     project.puller(&["verify", "--fix"])?.expect_code(0)?;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use tests::Result;
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
@@ -57,6 +58,22 @@ fn an_older_publication_waits_until_somebody_accepts_it() -> Result<()> {
     assert!(text.stdout.contains("before the announced archive of 2025-03-05T00:00:00Z"), "{}", text.stdout);
     let reconcile = project.uploader(&["reconcile"])?.expect_code(0)?;
     assert!(reconcile.stdout.contains(&format!("--accept-rollback {unit}")), "{}", reconcile.stdout);
+    let named = format!("{unit}: BTCUSDT in data_dir was generated at 2025-03-02T00:00:00Z");
+    let doctor = project.uploader(&["doctor", "--json"])?.expect_code(0)?.json()?;
+    let told = |doctor: &Value| -> Vec<Value> {
+        let checks = doctor["checks"].as_array().into_iter().flatten();
+        let older = checks.filter(|check| check["name"] == "older publications" && check["warning"] == true);
+        older.map(|check| check["found"].clone()).collect()
+    };
+    let found = told(&doctor);
+    assert!(found.len() == 1 && found[0].as_str().is_some_and(|text| text.contains(&named)), "{doctor:#}");
+    // What is announced is right, and stays right however it is looked at.
+    project.puller(&["verify"])?.expect_code(0)?;
+    project.puller(&["explain", &unit])?.expect_code(0)?;
+    project.puller(&["replay", "--unit", &unit, "--force"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.puller(&["doctor"])?.expect_code(0)?;
+    assert_eq!(rows(&project)?, "22");
     // Nothing goes from the disk that the bucket does not have.
     let cleanup = project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
     assert!(project.data_dir().join(first().path()).exists(), "{}", cleanup.stdout);
@@ -69,6 +86,7 @@ fn an_older_publication_waits_until_somebody_accepts_it() -> Result<()> {
     assert_eq!((&after["units"]["unchanged"], after["older"].as_array().map(Vec::len)), (&1.into(), Some(0)));
     let reconcile = project.uploader(&["reconcile"])?.expect_code(0)?;
     assert!(!reconcile.stdout.contains("--accept-rollback"), "{}", reconcile.stdout);
+    assert_eq!(told(&project.uploader(&["doctor", "--json"])?.expect_code(0)?.json()?), [] as [Value; 0]);
 
     // A unit of which nothing is at hand.
     project.uploader(&["upload", "--accept-rollback", "binance/spot/klines/1h/2025-03-09"])?.expect_code(4)?;

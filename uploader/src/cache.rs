@@ -44,6 +44,9 @@ pub(crate) struct Record {
     pub(crate) first_seen: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) settled: Option<SettledAs>,
+    /// Whether an older publication of one of its archives was at hand when it was last settled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) older: bool,
 }
 
 /// A set of archives that a message of the stream was found to say all of.
@@ -116,6 +119,29 @@ impl Cache {
         head.map(|head| head.record).unwrap_or_default()
     }
 
+    /// The units of which older publications were at hand when they were last settled. Blocks.
+    pub(crate) fn with_older(&self) -> Vec<Unit> {
+        let unit = |file: &Path| {
+            let names: Vec<&str> =
+                file.strip_prefix(self.root.as_ref()?).ok()?.iter().filter_map(|n| n.to_str()).collect();
+            names.join("/").parse::<Unit>().ok()
+        };
+        let mut units: Vec<Unit> = self.files().iter().filter_map(|file| unit(file)).collect();
+        units.retain(|unit| self.record(unit).older);
+        units.sort_unstable_by_key(|unit| std::cmp::Reverse(unit.period.end()));
+        units
+    }
+
+    /// The files of all units.
+    fn files(&self) -> Vec<PathBuf> {
+        // Exchange, market, dataset, interval; then the files.
+        let mut folders: Vec<PathBuf> = self.root.iter().cloned().collect();
+        for _ in 0..4 {
+            folders = folders.iter().flat_map(|folder| entries(folder)).collect();
+        }
+        folders.iter().flat_map(|folder| entries(folder)).collect()
+    }
+
     /// Notes when a unit was first seen; says whether that is kept. Blocks.
     pub(crate) fn note_first_seen(&self, unit: &Unit, at: Timestamp) -> bool {
         self.load(unit);
@@ -159,9 +185,9 @@ impl Cache {
         }
     }
 
-    /// Notes which message of the stream says all of a loaded unit, and forgets archives it no longer has. Whether the
-    /// note holds: not while an archive was written to so lately that another change could not be told.
-    pub(crate) fn settle(&self, local: &LocalUnit, settled: Option<SettledAs>) -> bool {
+    /// Notes which message of the stream says all of a loaded unit, and whether `older` publications are at hand, where that is
+    /// known, and forgets archives it no longer has. Whether the note holds: not while an archive was written to so lately that another change could not be told.
+    pub(crate) fn settle(&self, local: &LocalUnit, settled: Option<SettledAs>, older: Option<bool>) -> bool {
         let mut units = self.units();
         let Some(entry) = units.get_mut(&local.unit) else { return false };
         let here: HashMap<&str, Fingerprint> =
@@ -170,7 +196,9 @@ impl Cache {
         let all = entry.archives.iter().filter(|(symbol, archive)| known(symbol, archive)).count() == here.len();
         let before = entry.archives.len();
         entry.archives.retain(|symbol, _| here.contains_key(symbol.as_str()));
-        entry.changed |= entry.archives.len() != before;
+        let older = older.unwrap_or(entry.record.older);
+        entry.changed |= entry.archives.len() != before || entry.record.older != older;
+        entry.record.older = older;
         if all && settled.is_some() && entry.record.settled != settled {
             entry.record.settled = settled;
             entry.changed = true;
@@ -193,14 +221,8 @@ impl Cache {
 
     /// Forgets the units that are not among these. Blocks.
     pub(crate) fn retain(&self, units: &HashSet<Unit>) {
-        let Some(root) = &self.root else { return };
         let kept: HashSet<PathBuf> = units.iter().filter_map(|unit| self.file(unit)).collect();
-        // Exchange, market, dataset, interval; then the files.
-        let mut folders = vec![root.clone()];
-        for _ in 0..4 {
-            folders = folders.iter().flat_map(|folder| entries(folder)).collect();
-        }
-        for file in folders.iter().flat_map(|folder| entries(folder)).filter(|file| !kept.contains(file)) {
+        for file in self.files().into_iter().filter(|file| !kept.contains(file)) {
             if let Err(error) = fs::remove_file(&file) {
                 tracing::debug!(path = %file.display(), %error, "what is no longer needed stays");
             }
@@ -333,7 +355,7 @@ mod tests {
         cache.load(&unit());
         cache.insert(&unit(), "A", FINGERPRINT, known("a"));
         cache.insert(&unit(), "B", FINGERPRINT, known("b"));
-        assert!(cache.settle(&local(&["A", "B"]), Some(settled())));
+        assert!(cache.settle(&local(&["A", "B"]), Some(settled()), Some(false)));
         cache.close(&unit());
         cache
     }
@@ -347,8 +369,10 @@ mod tests {
         cache.load(&unit());
         assert_eq!(cache.get(&unit(), "A", FINGERPRINT), Some(known("a")));
         assert_eq!(cache.get(&unit(), "A", Fingerprint { ctime_ns: 3, ..FINGERPRINT }), None);
-        assert!(!cache.settle(&local(&["A", "C"]), None), "C was never checked");
+        assert_eq!(cache.with_older(), []);
+        assert!(!cache.settle(&local(&["A", "C"]), None, Some(true)), "C was never checked");
         cache.close(&unit());
+        assert_eq!(cache.with_older(), [unit()]);
         cache.load(&unit());
         assert_eq!(cache.get(&unit(), "B", FINGERPRINT), None, "it is no longer there");
         cache.close(&unit());
@@ -385,6 +409,6 @@ mod tests {
         cache.insert(&unit(), "A", fingerprint, known("a"));
         assert_eq!(cache.get(&unit(), "A", fingerprint), None);
         let archives = vec![LocalArchive { symbol: "A".into(), fingerprint }];
-        assert!(!cache.settle(&LocalUnit { archives, ..local(&[]) }, Some(settled())));
+        assert!(!cache.settle(&LocalUnit { archives, ..local(&[]) }, Some(settled()), None));
     }
 }

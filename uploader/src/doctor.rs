@@ -7,14 +7,21 @@ use common::doctor::machine::{self, ARCHIVES_BYTES, FILES_BYTES};
 use common::doctor::{Report, check_storage, describe_http, describe_storage};
 use common::object_store::{End, ObjectStore};
 use nats::{Bus, StreamUsage};
+use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::complete::Wanted;
 use crate::download;
 use crate::marks;
-use crate::site::blocking;
+use crate::metrics::Metrics;
+use crate::older;
+use crate::progress::Progress;
+use crate::site::{Site, blocking};
 use crate::standing;
 use crate::strays;
+
+/// Units with older publications that are named one by one.
+const OLDER_MAX: usize = 10;
 
 /// What is configured. Whatever is wrong with it was said before, and nothing else is looked at.
 pub(crate) fn configuration(config: &Config) -> Report {
@@ -150,6 +157,7 @@ async fn look_at_queue(report: &mut Report, config: &Config) {
         Err(error) => tracing::debug!(%error, "looking at how full the streams are"),
     }
     look_at_place(report, config, &bus).await;
+    look_at_older(report, config, &bus).await;
     bus.close().await;
 }
 
@@ -167,5 +175,25 @@ async fn look_at_place(report: &mut Report, config: &Config, bus: &Bus) {
         },
         // Of a stream that is not there, or may not be read, the line before tells.
         Err(error) => report.bad(NAME, error.to_string(), "make the streams first"),
+    }
+}
+
+/// Older publications that came back. That the announced ones stay is right, so nothing here is a fault.
+async fn look_at_older(report: &mut Report, config: &Config, bus: &Bus) {
+    const NAME: &str = "older publications";
+    let Some(data_dir) = &config.local.data_dir else { return };
+    let (metrics, stop) = (Metrics::new(&mut Registry::default()), CancellationToken::new());
+    let site = Site::new(config, data_dir.clone(), metrics, Progress::hidden(), stop);
+    match older::of_all_units(&site, bus).await {
+        Ok(found) if found.is_empty() => report.good(NAME, "the last pass has met none in data_dir"),
+        Ok(found) => {
+            found.iter().take(OLDER_MAX).for_each(|unit| report.warn(NAME, unit.to_string()));
+            let more = found.len().saturating_sub(OLDER_MAX);
+            if more > 0 {
+                report.warn(NAME, format!("{more} more units; `uploader reconcile` names all"));
+            }
+        }
+        // Of a stream or a bucket that does not answer other lines tell.
+        Err(error) => report.warn(NAME, format!("not compared with what is announced: {error}")),
     }
 }

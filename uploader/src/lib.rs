@@ -21,6 +21,7 @@ mod cache;
 mod check;
 mod digest;
 
+mod older;
 mod previous;
 mod unit_plan;
 

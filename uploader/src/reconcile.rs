@@ -8,7 +8,6 @@
 mod bucket;
 mod content;
 mod fix;
-mod local;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +23,7 @@ use nats::{Bus, StreamMarker};
 
 use crate::cli::Reconcile;
 use crate::error::{PassError, UnitError};
+use crate::older;
 use crate::site::Site;
 use crate::standing;
 
@@ -170,7 +170,7 @@ impl Run<'_> {
             if let InBucket::Whole(manifest) = &bucket
                 && self.fixer.data_dir
             {
-                finding.older = local::older(self.site, unit, manifest.objects()).await;
+                finding.older = older::of_unit(self.site, unit, manifest.objects()).await;
             }
             if self.args.fix {
                 self.fixer.repair(unit, &bucket, repair, &mut finding).await?;

@@ -192,12 +192,13 @@ async fn work(
     };
     let published_at = settled.published_at;
     // Older publications are named each time the unit is looked at.
-    let message = settled.message.filter(|_| settled.older.is_empty());
+    let older = !settled.older.is_empty();
+    let message = settled.message.filter(|_| !older);
     let record = message.map(|message| SettledAs { archives, message, place: site.place(), objects, published_at });
     let announced = matches!(settled.outcome, Outcome::Published { .. } | Outcome::Unchanged { .. });
     let (cache, dry_run) = (Arc::clone(&site.cache), mode.dry_run);
     let sure = blocking(move || {
-        let sure = cache.settle(&local, record);
+        let sure = cache.settle(&local, record, announced.then_some(older));
         if dry_run {
             cache.abandon(&unit);
         } else {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use common::marker::Object;
-use common::unit::Period;
+use common::unit::Unit;
 use futures::{StreamExt, stream};
 
 use crate::corrections::version;
@@ -26,7 +26,8 @@ const LOOKS_MAX: usize = 8;
 pub(super) enum Verdict {
     Right,
     /// Right, and the marker names bytes that were generated earlier than what is loaded: the archive generated last decides.
-    RolledBack,
+    /// What is to be said of that.
+    RolledBack(String),
     NotLoaded,
     /// Rows that are not shown as the archive has them.
     Wrong {
@@ -51,13 +52,12 @@ pub(super) enum Verdict {
 pub(super) async fn check(loader: &Loader, job: &Job) -> Result<Vec<Verdict>, WorkError> {
     spec(job)?;
     let ledger = loader.warehouse.ledger(&job.unit).await?;
-    let mut verdicts: Vec<Verdict> =
-        job.objects.iter().map(|object| by_ledger(object, &ledger, job.unit.period)).collect();
+    let mut verdicts: Vec<Verdict> = job.objects.iter().map(|object| by_ledger(object, &ledger, &job.unit)).collect();
     let loaded: Vec<(usize, &Object, &Entry)> = job
         .objects
         .iter()
         .enumerate()
-        .filter(|(index, _)| matches!(verdicts[*index], Verdict::Right | Verdict::RolledBack))
+        .filter(|(index, _)| matches!(verdicts[*index], Verdict::Right | Verdict::RolledBack(_)))
         .filter_map(|(index, object)| Some((index, object, ledger.get(&object.key)?)))
         .collect();
     for part in parts(&loaded) {
@@ -92,7 +92,7 @@ async fn of_former_revisions(
         let Some(WronglyShown { superseded, hidden, first_open_time, undecided }) = wrong.get(&object.symbol) else {
             continue;
         };
-        if !matches!(verdicts[*index], Verdict::Right | Verdict::RolledBack) {
+        if !matches!(verdicts[*index], Verdict::Right | Verdict::RolledBack(_)) {
             continue;
         }
         verdicts[*index] = match (first_open_time, undecided) {
@@ -109,10 +109,10 @@ async fn of_former_revisions(
 }
 
 /// `Right` means: as far as the ledger says.
-fn by_ledger(object: &Object, ledger: &Ledger, period: Period) -> Verdict {
+fn by_ledger(object: &Object, ledger: &Ledger, unit: &Unit) -> Verdict {
     match ledger.get(&object.key) {
-        Some(entry) if entry.covers(object, period) => Verdict::Right,
-        Some(entry) if entry.outranks(object, period) => Verdict::RolledBack,
+        Some(entry) if entry.covers(object, unit.period) => Verdict::Right,
+        Some(entry) if entry.outranks(object, unit.period) => Verdict::RolledBack(entry.stays(object, unit)),
         Some(_) | None => Verdict::NotLoaded,
     }
 }

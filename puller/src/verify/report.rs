@@ -83,11 +83,9 @@ impl DestinationReport {
                     }
                     bad.not_loaded.push(symbol);
                 }
-                Verdict::RolledBack => {
+                Verdict::RolledBack(what) => {
                     self.archives.verified += 1;
-                    let what = "what is loaded was generated later than what is announced, and stays; `uploader upload \
-                                --accept-rollback` announces the earlier bytes as new";
-                    self.find("=", unit, Some(&symbol), what.into());
+                    self.find("=", unit, Some(&symbol), what);
                 }
                 Verdict::FormerRevision { superseded, hidden, first } => {
                     self.archives.former_revision += 1;

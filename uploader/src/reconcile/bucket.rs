@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use common::checksum::Sha256Sum;
-use common::marker::{Content, Current, Dates, MANIFEST_BYTES_MAX, Marker, Object};
+use common::marker::{CURRENT_BYTES_MAX, Current, Dates, MANIFEST_BYTES_MAX, Marker, Object};
 use common::unit::Unit;
 use futures::{StreamExt, stream};
 
@@ -12,7 +12,6 @@ use crate::site::Site;
 use crate::upload::difference;
 
 const CURRENT: &str = "current.json";
-const CURRENT_BYTES_MAX: u64 = 64 * 1024;
 
 /// What the listing shows of a unit.
 #[derive(Debug, Default)]
@@ -99,9 +98,8 @@ pub(super) async fn read(
             Ok(current) => {
                 let mut found = manifest(site, unit, &current.revision, true).await?;
                 if let InBucket::Whole(manifest) = &mut found {
-                    manifest.marker.published_at = current.published_at.unwrap_or(manifest.marker.published_at);
                     current.dates.apply(&mut manifest.objects);
-                    manifest.marker.content = Content::Objects(manifest.objects.clone());
+                    manifest.marker = current.applied_to(manifest.marker.clone());
                     manifest.dates = current.dates;
                 }
                 Ok(found)
