@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Object;
 
@@ -12,9 +13,39 @@ use super::Object;
 ///
 /// All objects of a unit may be dated anew at once. By symbol and time a few thousand of them take a message as short as
 /// half a list of objects; by key they would be too long for one.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Dates(BTreeMap<Timestamp, BTreeSet<String>>);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    /// Of a time.
+    Symbols(BTreeSet<String>),
+    /// Of a key: streams and buckets keep what earlier versions wrote.
+    Time(Timestamp),
+}
+
+impl<'de> Deserialize<'de> for Dates {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut dates = BTreeMap::<_, BTreeSet<_>>::new();
+        for (name, entry) in BTreeMap::<String, Entry>::deserialize(deserializer)? {
+            match entry {
+                Entry::Symbols(symbols) => {
+                    dates.entry(name.parse().map_err(D::Error::custom)?).or_default().extend(symbols);
+                }
+                Entry::Time(at) => {
+                    // …/<symbol>/<interval>/<file>
+                    let symbol = name.rsplit('/').nth(2);
+                    let symbol =
+                        symbol.ok_or_else(|| D::Error::custom(format!("{name:?} is not the key of an archive")))?;
+                    dates.entry(at).or_default().insert(symbol.to_owned());
+                }
+            }
+        }
+        Ok(Self(dates))
+    }
+}
 
 impl Dates {
     /// Those of a revision whose objects are listed in a manifest, too.
@@ -69,6 +100,11 @@ mod tests {
         let json = serde_json::to_string(&dates).expect("serialises");
         assert_eq!(json, r#"{"2026-03-01T00:00:00Z":["B"]}"#);
         assert_eq!(serde_json::from_str::<Dates>(&json).expect("parses"), dates);
+        let by_key = format!(r#"{{"{}":"2026-03-01T00:00:00Z"}}"#, listed[1].key);
+        assert_eq!(serde_json::from_str::<Dates>(&by_key).expect("parses"), dates);
+        for wrong in [r#"{"B":"2026-03-01T00:00:00Z"}"#, r#"{"soon":["B"]}"#, r#"{"2026-03-01T00:00:00Z":"B"}"#] {
+            assert!(serde_json::from_str::<Dates>(wrong).is_err(), "{wrong}");
+        }
         let mut objects = listed.clone();
         dates.apply(&mut objects);
         assert_eq!(objects, dated);
