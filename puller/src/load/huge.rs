@@ -22,7 +22,8 @@ use crate::error::{FaultyObject, ObjectFault, WorkError};
 use crate::job::Job;
 use crate::ledger::Ledger;
 use crate::native::{Rows, Slice, blocks};
-use crate::read_back::{Expected, ExpectedRows, Sought};
+use crate::read_back::{Depth, Expected, ExpectedRows, Sought};
+use crate::warehouse::WarehouseError;
 
 /// What the outline keeps of a row: time and hash; doubled while a vector grows.
 const OUTLINE_ROW_BYTES: u64 = 2 * 16;
@@ -84,7 +85,7 @@ impl Loader {
         // See `inserted_before`.
         let mut found = None;
         if job.tried_before && !job.options.force {
-            found = Some(self.read_back_huge(job, object, &outline, activity, work).await?);
+            found = Some(self.read_back_huge(job, (object, &outline), Depth::Sums, activity, work).await?);
         }
         let (answer, other_versions) = match found.filter(|(answer, _)| answer.is_ok()) {
             Some(found) => found,
@@ -96,7 +97,7 @@ impl Loader {
                 write.answered();
                 failpoint("puller.inserted");
                 work.times.insert += started.elapsed();
-                self.read_back_huge(job, object, &outline, activity, work).await?
+                self.read_back_huge(job, (object, &outline), Depth::Rows, activity, work).await?
             }
         };
         failpoint("puller.read_back");
@@ -121,8 +122,8 @@ impl Loader {
     async fn read_back_huge(
         &self,
         job: &Job,
-        object: &Object,
-        outline: &Outline,
+        (object, outline): (&Object, &Outline),
+        depth: Depth,
         activity: &Activity,
         work: &mut Work,
     ) -> Result<(Result<(), String>, bool), WorkError> {
@@ -133,11 +134,12 @@ impl Loader {
             rows: ExpectedRows::Outline(outline),
             rows_hash: outline.hash(),
         };
-        let found = self.warehouse.read_back(&[Sought { unit: &job.unit, archives: vec![expected] }]).await?;
-        activity.bump();
+        let sought = Sought { unit: &job.unit, archives: vec![expected], depth };
+        let found = self.warehouse.read_back(&[sought], &|| activity.bump()).await?;
         work.times.read_back += started.elapsed();
         let other_versions = found.iter().any(|found| found.other_versions);
-        let answer = found.into_iter().flat_map(|found| found.answers).next().unwrap_or(Ok(()));
+        let answer = found.into_iter().flat_map(|found| found.answers).next();
+        let answer = answer.ok_or_else(|| WarehouseError::wrong("a read-back has no answer for an archive"))?;
         Ok((answer, other_versions))
     }
 

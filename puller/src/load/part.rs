@@ -18,7 +18,7 @@ use crate::destination::Work;
 use crate::error::{FaultyObject, ObjectFault, WorkError};
 use crate::job::Job;
 use crate::ledger::{Ledger, Loaded, json_lines};
-use crate::read_back::{Expected, ExpectedRows, Found};
+use crate::read_back::{Depth, Expected, ExpectedRows, Found};
 use crate::superseded_rows::EarlyLook;
 
 /// An archive of up to so many bytes is decoded in less time than it takes to hand it to another thread and back.
@@ -202,7 +202,7 @@ impl Loader {
             Some(found) => found,
             None => {
                 self.insert(part, work).await?;
-                self.read_back(part, look, work).await?
+                self.read_back(part, Depth::Rows, look, work).await?
             }
         };
         look.saw(other_versions, at);
@@ -244,7 +244,8 @@ impl Loader {
     }
 
     /// What is found of a part whose rows are all there, because an earlier attempt came so far: they are not inserted over
-    /// and over when what follows fails.
+    /// and over when what follows fails. Where sums do not prove that, the rows are inserted: comparing them one by one
+    /// would take longer, and find nothing of a unit that was interrupted before its insert.
     async fn inserted_before(
         &self,
         part: &Arc<Part>,
@@ -254,14 +255,20 @@ impl Loader {
         if !part.job.tried_before || part.job.options.force {
             return Ok(None);
         }
-        let found = self.read_back(part, look, work).await?;
+        let found = self.read_back(part, Depth::Sums, look, work).await?;
         Ok(Some(found).filter(|found| found.answers.iter().all(Result::is_ok)))
     }
 
-    async fn read_back(&self, part: &Arc<Part>, look: &EarlyLook, work: &mut Work) -> Result<Found, WorkError> {
+    async fn read_back(
+        &self,
+        part: &Arc<Part>,
+        depth: Depth,
+        look: &EarlyLook,
+        work: &mut Work,
+    ) -> Result<Found, WorkError> {
         let started = Instant::now();
         look.begins();
-        let found = self.statements.read_back(part).await?;
+        let found = self.statements.read_back(part, depth).await?;
         work.times.read_back += started.elapsed();
         Ok(found)
     }
