@@ -122,7 +122,7 @@ impl From<WarehouseError> for Failure {
             WarehouseErrorKind::Unavailable | WarehouseErrorKind::TooHeavy => FailureClass::Unreachable,
             WarehouseErrorKind::Denied | WarehouseErrorKind::AccountLimit => FailureClass::Denied,
             WarehouseErrorKind::MissingSchema => FailureClass::Missing,
-            WarehouseErrorKind::Other => FailureClass::Failed,
+            WarehouseErrorKind::Other | WarehouseErrorKind::Inconsistent => FailureClass::Failed,
         };
         Self::new(class, error.to_string()).advice(error.advice())
     }

@@ -184,8 +184,11 @@ pub(crate) enum WarehouseErrorKind {
     MissingSchema,
     /// The account's profile, quota or constraints do not allow what the work needs.
     AccountLimit,
-    /// Anything else the server says; another try may or may not help.
+    /// Anything else the server says. A server in trouble says a lot that no list of codes has, so it is not known whose
+    /// fault it is.
     Other,
+    /// Not the server's word: its answers do not make sense for this unit, or this worker has a defect.
+    Inconsistent,
 }
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -226,7 +229,7 @@ impl WarehouseError {
     }
 
     pub(crate) fn wrong(message: impl Into<String>) -> Self {
-        Self::of_kind(WarehouseErrorKind::Other, message)
+        Self::of_kind(WarehouseErrorKind::Inconsistent, message)
     }
 
     /// What was found out by asking.
@@ -240,6 +243,7 @@ impl WarehouseError {
             WarehouseErrorKind::Unavailable if self.code == Some(241) => {
                 "the account's max_memory_usage, or the server's memory, is too little: raise it"
             }
+            WarehouseErrorKind::Unavailable if self.code.is_some() => "see the message, and the server's log",
             WarehouseErrorKind::Unavailable => {
                 "check clickhouse.host and port (the HTTP port, 8123 or 8443), and the server"
             }
@@ -251,6 +255,7 @@ impl WarehouseError {
             WarehouseErrorKind::MissingSchema => "run `puller migrate`",
             WarehouseErrorKind::AccountLimit => limit_advice(self.code),
             WarehouseErrorKind::Other => "see the message, and the server's log",
+            WarehouseErrorKind::Inconsistent => "see the message, and the logs of the server and of the worker",
         }
     }
 }
@@ -287,13 +292,18 @@ fn kind_of(code: Option<u32>, message: &str) -> WarehouseErrorKind {
         Some(241) if message.contains("(total)") => WarehouseErrorKind::Unavailable,
         // TIMEOUT_EXCEEDED, TOO_SLOW, MEMORY_LIMIT_EXCEEDED
         Some(159 | 160 | 241) => WarehouseErrorKind::TooHeavy,
-        // TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR, NO_ZOOKEEPER, TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE, TOO_MANY_PARTS, ALL_CONNECTION_TRIES_FAILED,
-        // TOO_FEW_LIVE_REPLICAS, UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE, REPLICA_IS_NOT_IN_QUORUM,
-        // UNKNOWN_STATUS_OF_INSERT (read back, like any), QUERY_WAS_CANCELLED, CANNOT_SCHEDULE_TASK, SERVER_OVERLOADED,
-        // KEEPER_EXCEPTION
+        // TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR, NO_ZOOKEEPER, TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE,
+        // TOO_MANY_PARTS, ALL_CONNECTION_TRIES_FAILED, TOO_FEW_LIVE_REPLICAS, UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE,
+        // REPLICA_IS_NOT_IN_QUORUM, UNKNOWN_STATUS_OF_INSERT (read back, like any), QUERY_WAS_CANCELLED,
+        // CANNOT_SCHEDULE_TASK, SERVER_OVERLOADED, KEEPER_EXCEPTION
         Some(202 | 209 | 210 | 225 | 242 | 243 | 252 | 279 | 285 | 286 | 289 | 319 | 394 | 439 | 745 | 999) => {
             WarehouseErrorKind::Unavailable
         }
+        // Of the whole server too: CANNOT_ALLOCATE_MEMORY, DNS_ERROR, NO_FREE_CONNECTION, ABORTED, SYSTEM_ERROR,
+        // DEADLOCK_AVOIDED
+        Some(173 | 198 | 203 | 236 | 425 | 473) => WarehouseErrorKind::Unavailable,
+        // Also what a disk or a shared storage in trouble answers with (74 to 76, 499), and the exceptions of libraries (1000
+        // to 1002): a single file may be at fault, so what is refused together is tried one by one.
         Some(_) => WarehouseErrorKind::Other,
         // No exception of ClickHouse's: a proxy's 502 or 503, or a server that is starting.
         None if message.contains("DB::Exception") => WarehouseErrorKind::Other,
@@ -365,6 +375,12 @@ mod tests {
         check("Code: 159. DB::Exception: Timeout exceeded", WarehouseErrorKind::TooHeavy);
         check("Code: 516. DB::Exception: default: Authentication failed", WarehouseErrorKind::Denied);
         check("Code: 60. DB::Exception: Unknown table", WarehouseErrorKind::MissingSchema);
+        for code in [173, 198, 203, 236, 425, 473] {
+            check(&format!("Code: {code}. DB::Exception: of a server in trouble"), WarehouseErrorKind::Unavailable);
+        }
+        for code in [74, 75, 76, 226, 499, 1000, 1001, 1002] {
+            check(&format!("Code: {code}. DB::Exception: of a disk or a storage"), WarehouseErrorKind::Other);
+        }
         check("Code: 62. DB::Exception: Syntax error", WarehouseErrorKind::Other);
         check("<html>503 Service Unavailable</html>", WarehouseErrorKind::Unavailable);
         check("DB::Exception without a number", WarehouseErrorKind::Other);

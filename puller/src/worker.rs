@@ -24,7 +24,7 @@ use crate::fetch::Fetcher;
 use crate::job::{Job, is_superseded, resolve};
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
-use crate::outcome::{Disposition, Evidence, decide, decide_before, is_doubtful};
+use crate::outcome::{Disposition, Evidence, decide, decide_before, is_doubtful, may_be_its_own};
 use crate::suspects::Suspects;
 use crate::task_report::TaskReport;
 use crate::warehouse::WarehouseErrorKind;
@@ -357,7 +357,7 @@ impl Worker {
         }
         if let Err(error) = result
             && waits >= WAITS_MAX
-            && (is_doubtful(error) || matches!(error, WorkError::ClockBehind(_)))
+            && (may_be_its_own(error) || matches!(error, WorkError::ClockBehind(_)))
             && self.is_answered(in_hand, error).await
         {
             self.circuit.try_others();
