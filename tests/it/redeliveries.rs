@@ -10,7 +10,7 @@ use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
 use tests::proxy::{Fault, Proxy};
 use tests::servers::Stack;
-use tests::{Context, Result};
+use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
 
@@ -114,7 +114,8 @@ fn a_note_that_cannot_be_read_buries_nothing_and_stays() -> Result<()> {
     let behind = format!("nats://{}", queue.address());
     project.set("nats.url", url)?;
     let noted = Noted::new(stack, &project)?;
-    let key = noted.hand.keys()?.into_iter().find(|key| key.ends_with(".zip")).context("an archive")?;
+    let key = noted.hand.keys()?.into_iter().find(|key| key.ends_with(".zip"));
+    let key = key.ok_or_else(|| Failure::new("no archive"))?;
     let archive = noted.hand.get(&key)?;
     noted.hand.delete(&key)?;
 
