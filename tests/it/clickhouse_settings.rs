@@ -9,6 +9,8 @@ use tests::project::Project;
 use tests::proxy::{Act, Fault, Proxy};
 use tests::servers::Stack;
 
+const SOON: Duration = Duration::from_secs(60);
+
 /// As replicated and shared tables have it by default: blocks that were inserted before are dropped, deleted rows or not.
 #[test]
 fn rows_that_were_deleted_come_back_to_a_table_that_remembers_blocks() -> Result<()> {
@@ -41,8 +43,12 @@ fn a_worker_looks_at_the_engines_of_the_tables_that_it_has_made() -> Result<()> 
     project.set("clickhouse.port", clickhouse.address().port())?;
     // Counted, not held up.
     let questions = Fault::with_words(&["match(engine,"], u64::MAX, Act::Hold(Duration::ZERO));
-    clickhouse.set(questions.clone());
-    project.puller(&["pull"])?.expect_code(0)?;
+    clickhouse.set(questions);
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_until("a worker", SOON, || {
+        Ok(tests::http::get(worker.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
+    })?;
     assert_eq!(clickhouse.met(), 2, "once before there were tables, once after");
-    Ok(())
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0).map(drop)
 }
