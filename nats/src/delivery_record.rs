@@ -4,11 +4,11 @@
 //! one that failed. So a worker that hands one back, or lets it be retried, notes it in the stream `TASKS`, one small
 //! message a delivered marker, the newest only. A marker that is loaded at its first delivery costs nothing.
 
-use async_nats::jetstream::stream::DirectGetErrorKind;
+use async_nats::jetstream::stream::{InfoError, LastRawMessageErrorKind, Stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::connection::{Bus, BusError};
+use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::delivery::Delivery;
 use crate::subject::unit_tokens;
 use crate::topology::TASKS;
@@ -24,6 +24,18 @@ pub struct DeliveryRecord {
 }
 
 impl DeliveryRecord {
+    /// The record with one more attempt that failed.
+    #[must_use]
+    pub fn with_failure(self) -> Self {
+        Self { failed: self.failed.saturating_add(1), ..self }
+    }
+
+    /// The record with one more delivery that was handed back.
+    #[must_use]
+    pub fn with_hand_back(self) -> Self {
+        Self { handed_back: self.handed_back.saturating_add(1), ..self }
+    }
+
     /// Of the deliveries before the one with this number (from 1), those whose end nobody noted: the worker crashed, or
     /// lost its lease.
     pub fn lost(self, delivery: u32) -> u32 {
@@ -47,6 +59,9 @@ fn subject(delivery: &Delivery) -> String {
 
 impl Bus {
     /// What is noted of the earlier deliveries; nothing of a marker that is delivered for the first time.
+    ///
+    /// # Errors
+    /// It cannot be told. That is not the same as nothing noted, which is what a crash loop leaves.
     pub async fn delivery_record(&self, delivery: &Delivery) -> Result<DeliveryRecord, BusError> {
         if delivery.attempt <= 1 {
             return Ok(DeliveryRecord::default());
@@ -55,14 +70,21 @@ impl Bus {
         let doing = || format!("reading {subject}");
         let stream = self.context.get_stream_no_info(TASKS).await;
         let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
-        // The client's own time-out bounds it.
-        match stream.direct_get_last_for_subject(subject.as_str()).await {
+        // From the leader: what the former worker noted a moment ago may not have reached the server that would answer a
+        // direct get. The client's own time-out bounds it.
+        match stream.get_last_raw_message_by_subject(subject.as_str()).await {
             Ok(message) => {
-                let stored = serde_json::from_slice::<Stored>(&message.payload).ok();
-                let stored = stored.filter(|stored| stored.stored_at == delivery.stored_at);
-                Ok(stored.map(|stored| stored.record).unwrap_or_default())
+                let stored = serde_json::from_slice::<Stored>(&message.payload);
+                let stored = stored.map_err(|error| BusError::new(BusErrorKind::Refused, doing(), &error))?;
+                Ok(if stored.stored_at == delivery.stored_at { stored.record } else { DeliveryRecord::default() })
             }
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(DeliveryRecord::default()),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                if drops_messages(&stream).await.map_err(|error| BusError::unavailable(doing(), &error))? {
+                    let full = Dropped(TASKS);
+                    return Err(BusError::new(BusErrorKind::Missing, doing(), &full));
+                }
+                Ok(DeliveryRecord::default())
+            }
             Err(error) => Err(BusError::unavailable(doing(), &error)),
         }
     }
@@ -71,6 +93,17 @@ impl Bus {
         self.put(subject(delivery), &Stored { stored_at: delivery.stored_at, record }).await
     }
 }
+
+/// Whether the stream is so full that older messages make room for newer ones, as during a large replay.
+async fn drops_messages(stream: &Stream<()>) -> Result<bool, InfoError> {
+    let info = stream.get_info().await?;
+    let bytes_max = u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX);
+    Ok(info.state.bytes >= bytes_max - bytes_max / 10)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("nothing is noted, and stream {0} is full and drops its oldest messages: the note may have been one of them")]
+struct Dropped(&'static str);
 
 #[cfg(test)]
 mod tests {

@@ -233,9 +233,10 @@ async fn answer<I: Clone, O>(what: &'static str, run: Run<I, O>, requests: Vec<R
 fn is_of_one(error: &WarehouseError) -> bool {
     match error.kind {
         // A limit may be reached by all of them together only.
-        WarehouseErrorKind::Other | WarehouseErrorKind::TooHeavy | WarehouseErrorKind::AccountLimit => {
-            !error.unanswered
-        }
+        WarehouseErrorKind::Other
+        | WarehouseErrorKind::Inconsistent
+        | WarehouseErrorKind::TooHeavy
+        | WarehouseErrorKind::AccountLimit => !error.unanswered,
         WarehouseErrorKind::Unavailable | WarehouseErrorKind::Denied | WarehouseErrorKind::MissingSchema => false,
     }
 }

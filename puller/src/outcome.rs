@@ -79,6 +79,11 @@ pub(crate) fn is_doubtful(error: &WorkError) -> bool {
     matches!(blame(error), Blame::Doubtful(_))
 }
 
+/// Whether an error may be the unit's own; others may fare better then.
+pub(crate) fn may_be_its_own(error: &WorkError) -> bool {
+    !matches!(blame(error), Blame::Server)
+}
+
 /// What an error is a fault of.
 enum Blame<'e> {
     /// A server, an account, a disk or the configuration, for sure: nothing is wrong with the unit.
@@ -129,7 +134,9 @@ fn blame_warehouse(error: &WarehouseError) -> Blame<'static> {
         WarehouseErrorKind::AccountLimit => Blame::Doubtful(ErrorClass::TooHeavy),
         WarehouseErrorKind::Unavailable => Blame::Doubtful(ErrorClass::Transient),
         WarehouseErrorKind::TooHeavy => Blame::Doubtful(ErrorClass::TooHeavy),
-        WarehouseErrorKind::Other => Blame::Unit(ErrorClass::Transient),
+        // No list of codes is complete, and a server in trouble would bury its whole backlog: that others are loaded tells.
+        WarehouseErrorKind::Other => Blame::Doubtful(ErrorClass::Transient),
+        WarehouseErrorKind::Inconsistent => Blame::Unit(ErrorClass::Transient),
     }
 }
 
@@ -286,7 +293,10 @@ mod tests {
         check_doubtful(warehouse(Warehouse::Unavailable), "transient");
         check_doubtful(warehouse(Warehouse::TooHeavy), "too_heavy");
         check_doubtful(warehouse(Warehouse::AccountLimit), "too_heavy");
-        check(&Err(warehouse(Warehouse::Other)), ["retry transient", "retry transient", "dead transient"]);
+        check_doubtful(warehouse(Warehouse::Other), "transient");
+        check(&Err(warehouse(Warehouse::Inconsistent)), ["retry transient", "retry transient", "dead transient"]);
+        assert!(may_be_its_own(&warehouse(Warehouse::Inconsistent)) && may_be_its_own(&warehouse(Warehouse::Other)));
+        assert!(!may_be_its_own(&warehouse(Warehouse::Denied)));
 
         let elsewhere = common::marker::Elsewhere::Bucket { marker: "a".into(), configured: "b".into() };
         check_doubtful(elsewhere, "refused");

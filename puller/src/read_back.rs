@@ -3,8 +3,12 @@
 //! Per archive the rows of its version are counted and hashed by the server and compared with our own count and hash:
 //! first as they are stored, for many units in one query. Where that differs, because the same rows were inserted twice
 //! or a correction took some away, they are looked at as they are shown; and where that differs too, because other
-//! archives have rows among ours, each open_time by itself. Where a correction has written rows or tombstones that outrank
-//! what is loaded, [`crate::superseded_rows`] proves that what is shown is right.
+//! archives have rows among ours, each open_time by itself, for many archives in one query. Where a correction has written
+//! rows or tombstones that outrank what is loaded, [`crate::superseded_rows`] proves that what is shown is right.
+//!
+//! The number of queries follows the number of rows, not that of archives, and each query that ends is a sign of progress.
+
+mod hash_function;
 
 use std::collections::HashMap;
 
@@ -13,15 +17,32 @@ use common::unit::Unit;
 use serde::Deserialize;
 
 use crate::corrections::{OWN_VERSION, RANKED};
-use crate::decode::{Interval, Kline, Klines, Outline};
+use crate::decode::{Interval, Klines, Outline};
 use crate::ledger::unit_condition;
 use crate::series::{Window, between, by_series, range_of};
 use crate::warehouse::{Warehouse, WarehouseError, quoted};
+
+pub(crate) use hash_function::check_hash_function;
 
 /// The server's hash of a row. ClickHouse computes the same for the same column types in all versions since 1.1, since
 /// sharding depends on it; [`check_hash_function`] asks each server all the same.
 pub(crate) const ROW_HASH: &str = "cityHash64(open_time, close_time, open, high, low, close, volume, quote_volume, \
      taker_buy_volume, taker_buy_quote_volume, trades)";
+
+/// open_times that one query compares one by one, unless they are of a single archive.
+const ROWS_COMPARED_MAX: usize = 100_000;
+/// Symbols that such a query names, three times each.
+const SYMBOLS_COMPARED_MAX: usize = 1_000;
+
+/// How far archives are compared whose rows are not stored exactly as they were inserted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// By counts and hashes only, which takes a query or two a unit. Before an insert: what is not found is inserted, and
+    /// read back then.
+    Sums,
+    /// To every open_time.
+    Rows,
+}
 
 /// One archive's rows as they must be found.
 #[derive(Clone, Copy)]
@@ -65,6 +86,7 @@ impl<'a> ExpectedRows<'a> {
 pub(crate) struct Sought<'a> {
     pub unit: &'a Unit,
     pub archives: Vec<Expected<'a>>,
+    pub depth: Depth,
 }
 
 /// One answer an archive, `Err` saying what is not there.
@@ -103,6 +125,7 @@ pub(crate) struct Comparison {
 
 #[derive(Debug, Row, Deserialize)]
 struct Stored {
+    name: String,
     at: i64,
     newest: u64,
     deleted: u8,
@@ -121,23 +144,37 @@ struct StoredRows {
 }
 
 impl Warehouse {
-    /// Compares what is stored of these units with what they must have; answers in their order.
-    pub(crate) async fn read_back(&self, sought: &[Sought<'_>]) -> Result<Vec<Found>, WarehouseError> {
+    /// Compares what is stored of these units with what they must have; answers in their order. `progress` is called after
+    /// each query.
+    pub(crate) async fn read_back(
+        &self,
+        sought: &[Sought<'_>],
+        progress: &(impl Fn() + Sync),
+    ) -> Result<Vec<Found>, WarehouseError> {
         let mut found = vec![Found::default(); sought.len()];
         for series in by_series(sought, |sought| sought.unit) {
             let stored = self.stored(&series).await?;
+            progress();
             for (index, sought) in series {
-                let same = |archive: &Expected<'_>| stored.is(archive);
-                found[index].other_versions = stored.has_other_versions(sought);
-                found[index].at = stored.at;
-                found[index].answers = if sought.archives.iter().all(same) {
-                    sought.archives.iter().map(|_| Ok(())).collect()
-                } else {
-                    let doubtful = sought.archives.iter().filter(|archive| !same(archive)).collect::<Vec<_>>();
-                    let mut shown = self.shown(sought.unit, &doubtful).await?.into_iter();
-                    let answer = |archive| if same(archive) { Ok(()) } else { shown.next().unwrap_or(Ok(())) };
-                    sought.archives.iter().map(answer).collect()
+                let doubtful: Vec<&Expected<'_>> =
+                    sought.archives.iter().filter(|archive| !stored.is(archive)).collect();
+                let answers = match sought.depth {
+                    // Of a unit that was never inserted nothing is stored.
+                    Depth::Sums if doubtful.iter().any(|archive| stored.lacks_rows_of(archive)) => {
+                        doubtful.iter().map(|archive| Err(format!("{}: not all is stored", archive.symbol))).collect()
+                    }
+                    depth => self.shown(sought.unit, &doubtful, depth, progress).await?,
                 };
+                let mut answers = answers.into_iter();
+                let answer = |archive| if stored.is(archive) { Some(Ok(())) } else { answers.next() };
+                found[index] = Found {
+                    other_versions: stored.has_other_versions(sought),
+                    at: stored.at,
+                    answers: sought.archives.iter().map_while(answer).collect(),
+                };
+                if found[index].answers.len() != sought.archives.len() {
+                    return Err(WarehouseError::wrong("a read-back has no answer for an archive"));
+                }
             }
         }
         Ok(found)
@@ -177,59 +214,101 @@ impl Warehouse {
         Ok(StoredSums { window, sums, versions, at })
     }
 
-    /// Compares what is shown of a unit; rows of archives generated later may be among them.
-    async fn shown(&self, unit: &Unit, expected: &[&Expected<'_>]) -> Result<Answers, WarehouseError> {
+    /// Compares what is shown of a unit; rows of archives generated later may be among them. One answer an archive.
+    async fn shown(
+        &self,
+        unit: &Unit,
+        expected: &[&Expected<'_>],
+        depth: Depth,
+        progress: &(impl Fn() + Sync),
+    ) -> Result<Answers, WarehouseError> {
+        // An archive without a row is as it must be.
+        let mut answers: Answers = vec![Ok(()); expected.len()];
         let ranges = || expected.iter().filter_map(|archive| archive.rows.range());
         let (Some(first), Some(last)) = (ranges().map(|range| range.0).min(), ranges().map(|range| range.1).max())
         else {
-            return Ok(Vec::new());
+            return Ok(answers);
         };
         let groups = self.groups(unit, expected.iter().map(|e| e.symbol), (first, last)).await?;
-        let found: HashMap<(&str, u64), &Group> =
+        progress();
+        let groups: HashMap<(&str, u64), &Group> =
             groups.iter().map(|group| ((group.symbol.as_str(), group.version), group)).collect();
-        let mut answers = Vec::with_capacity(expected.len());
-        for archive in expected {
+        let same = |archive: &Expected<'_>| {
             let rows = archive.rows.open_times().len() as u64;
-            let same = found
-                .get(&(archive.symbol, archive.version))
-                .is_some_and(|group| group.rows == rows && group.hash == archive.rows_hash);
-            answers.push(if same { Ok(()) } else { self.row_by_row(unit, archive).await?.first.map_or(Ok(()), Err) });
+            let group = groups.get(&(archive.symbol, archive.version));
+            group.is_some_and(|group| group.rows == rows && group.hash == archive.rows_hash)
+        };
+        let differing: Vec<usize> = (0..expected.len()).filter(|&index| !same(expected[index])).collect();
+        if depth == Depth::Sums {
+            for index in differing {
+                answers[index] = Err(format!("{}: not all is shown", expected[index].symbol));
+            }
+            return Ok(answers);
+        }
+        let archives: Vec<&Expected<'_>> = differing.iter().map(|&index| expected[index]).collect();
+        let compared = self.compare_rows(unit, &archives, progress).await?;
+        for (index, comparison) in differing.into_iter().zip(compared) {
+            answers[index] = comparison.first.map_or(Ok(()), Err);
         }
         Ok(answers)
     }
 
-    /// Every open_time of the archive must show its own row, or what an archive generated later says of it. Where a
-    /// correction has written what outranks all that is loaded, nothing can be said here.
+    /// [`Warehouse::compare_rows`] of one archive.
     pub(crate) async fn row_by_row(&self, unit: &Unit, expected: &Expected<'_>) -> Result<Comparison, WarehouseError> {
-        let mut comparison = Comparison::default();
-        let Some((first, last)) = expected.rows.range() else { return Ok(comparison) };
+        Ok(self.compare_rows(unit, &[expected], &|| ()).await?.pop().unwrap_or_default())
+    }
+
+    /// Every open_time of an archive must show its own row, or what an archive generated later says of it. Where a
+    /// correction has written what outranks all that is loaded, nothing can be said here. One answer an archive.
+    async fn compare_rows(
+        &self,
+        unit: &Unit,
+        expected: &[&Expected<'_>],
+        progress: &(impl Fn() + Sync),
+    ) -> Result<Vec<Comparison>, WarehouseError> {
+        let mut comparisons = Vec::with_capacity(expected.len());
+        let mut rest = expected;
+        while !rest.is_empty() {
+            let archives;
+            (archives, rest) =
+                rest.split_at(compared_at_once(rest.iter().map(|archive| archive.rows.open_times().len())));
+            let ranges = || archives.iter().filter_map(|archive| archive.rows.range());
+            let range = ranges().map(|range| range.0).min().zip(ranges().map(|range| range.1).max());
+            let stored = match range {
+                Some(range) => self.stored_rows(unit, archives, range).await?,
+                None => Vec::new(),
+            };
+            progress();
+            let mut by_symbol: HashMap<&str, HashMap<i64, &Stored>> = HashMap::new();
+            for row in &stored {
+                by_symbol.entry(row.name.as_str()).or_default().insert(row.at, row);
+            }
+            let nothing = HashMap::new();
+            comparisons.extend(
+                archives.iter().map(|archive| compare(archive, by_symbol.get(archive.symbol).unwrap_or(&nothing))),
+            );
+        }
+        Ok(comparisons)
+    }
+
+    async fn stored_rows(
+        &self,
+        unit: &Unit,
+        archives: &[&Expected<'_>],
+        (first, last): (i64, i64),
+    ) -> Result<Vec<Stored>, WarehouseError> {
+        let symbols = archives.iter().map(|archive| quoted(archive.symbol)).collect::<Vec<_>>().join(", ");
+        let versions = archives.iter().map(|archive| archive.version.to_string()).collect::<Vec<_>>().join(", ");
         // Several rows may share the highest version, where two archives were generated in the same two seconds.
         let sql = format!(
-            "SELECT toUnixTimestamp64Micro(open_time) AS at, max(version) AS newest, argMax(is_deleted, version) AS deleted, \
-             groupUniqArrayIf({ROW_HASH}, version = {version} AND is_deleted = 0) AS hashes \
-             FROM {{database}}.klines WHERE {series} AND symbol = {symbol} AND {range} GROUP BY open_time",
-            version = expected.version,
+            "SELECT klines.symbol::String AS name, toUnixTimestamp64Micro(open_time) AS at, max(version) AS newest, \
+             argMax(is_deleted, version) AS deleted, groupUniqArrayIf({ROW_HASH}, is_deleted = 0 \
+             AND version = transform(klines.symbol::String, [{symbols}], [{versions}]::Array(UInt64), toUInt64(0))) AS hashes \
+             FROM {{database}}.klines WHERE {series} AND klines.symbol IN ({symbols}) AND {range} GROUP BY name, open_time",
             series = unit_condition(unit, false),
-            symbol = quoted(expected.symbol),
             range = between(first, last),
         );
-        let stored: Vec<Stored> = self.select(&sql).await?;
-        let stored: HashMap<i64, Stored> = stored.into_iter().map(|row| (row.at, row)).collect();
-        for (index, open_time) in expected.rows.open_times().iter().enumerate() {
-            let (count, wrong) = match stored.get(open_time) {
-                None => (&mut comparison.missing, "is not there"),
-                Some(row) if row.newest >= RANKED || row.newest > expected.version => continue,
-                Some(row) if row.deleted == 1 => (&mut comparison.missing, "was taken away"),
-                Some(row) if row.newest < expected.version => (&mut comparison.missing, "is that of an older archive"),
-                Some(row) if row.hashes.contains(&expected.rows.hash_of(index)) => continue,
-                Some(_) => (&mut comparison.differing, "has other values"),
-            };
-            *count += 1;
-            comparison
-                .first
-                .get_or_insert_with(|| format!("{}: the row of open_time {open_time} µs {wrong}", expected.symbol));
-        }
-        Ok(comparison)
+        self.select(&sql).await
     }
 
     /// Counts and hashes what ClickHouse shows of these symbols of a series in a range (µs).
@@ -301,14 +380,24 @@ struct StoredSums<'a> {
 impl StoredSums<'_> {
     /// Whether exactly the archive's rows are stored with its version, each once.
     fn is(&self, archive: &Expected<'_>) -> bool {
-        let Some((first, last)) = archive.rows.range() else { return true };
+        let Some((rows, tombstones, hash)) = self.sums_of(archive) else { return true };
+        rows == archive.rows.open_times().len() as u64 && tombstones == 0 && hash == archive.rows_hash
+    }
+
+    /// Whether fewer rows are stored with the archive's version than it has. More may be the same rows, inserted twice.
+    fn lacks_rows_of(&self, archive: &Expected<'_>) -> bool {
+        self.sums_of(archive).is_some_and(|(rows, ..)| rows < archive.rows.open_times().len() as u64)
+    }
+
+    /// Rows, tombstones and hash of what is stored with the archive's version; `None` of an archive without rows.
+    fn sums_of(&self, archive: &Expected<'_>) -> Option<(u64, u64, u64)> {
+        let (first, last) = archive.rows.range()?;
         let buckets = self.window.bucket_of(first)..=self.window.bucket_of(last);
         let stored = self.sums.get(&(archive.symbol.to_owned(), archive.version));
-        let mut stored = stored.into_iter().flatten().filter(|rows| buckets.contains(&rows.bucket));
-        let (rows, tombstones, hash) = stored.by_ref().fold((0, 0, 0_u64), |(rows, tombstones, hash), found| {
+        let stored = stored.into_iter().flatten().filter(|rows| buckets.contains(&rows.bucket));
+        Some(stored.fold((0, 0, 0), |(rows, tombstones, hash): (u64, u64, u64), found| {
             (rows + found.rows, tombstones + found.tombstones, hash.wrapping_add(found.hash))
-        });
-        rows == archive.rows.open_times().len() as u64 && tombstones == 0 && hash == archive.rows_hash
+        }))
     }
 
     fn has_other_versions(&self, sought: &Sought<'_>) -> bool {
@@ -324,61 +413,45 @@ impl StoredSums<'_> {
     }
 }
 
-/// Asks the server to hash two known rows, so that a server that hashes otherwise is noticed before it makes every
-/// load look wrong.
-pub(crate) async fn check_hash_function(warehouse: &Warehouse) -> Result<(), WarehouseError> {
-    let rows = [
-        Kline {
-            open_time: 1_735_689_600_000_000,
-            close_time: 1_735_689_659_999_999,
-            open: 9_357_600_000_000,
-            high: 9_361_098_000_000,
-            low: 9_353_745_000_000,
-            close: -1,
-            volume: 827_151_000,
-            quote_volume: 77_390_228_290_000_000_000_000_000,
-            taker_buy_volume: 0,
-            taker_buy_quote_volume: -77_390,
-            trades: 1_631,
-        },
-        Kline {
-            open_time: 0,
-            close_time: 0,
-            open: 0,
-            high: 0,
-            low: 0,
-            close: 0,
-            volume: 0,
-            quote_volume: 0,
-            taker_buy_volume: 0,
-            taker_buy_quote_volume: 0,
-            trades: 0,
-        },
-    ];
-    let mut klines = Klines::default();
-    rows.iter().for_each(|row| klines.push(row));
-    let literal = |row: &Kline| {
-        let price = |value: i64| format!("reinterpret(toInt64({value}), 'Decimal(18, 8)')");
-        let volume = |value: i128| format!("reinterpret(toInt128('{value}'), 'Decimal(38, 8)')");
-        format!(
-            "cityHash64(fromUnixTimestamp64Micro({}, 'UTC'), fromUnixTimestamp64Micro({}, 'UTC'), {}, {}, {}, {}, {}, {}, {}, {}, toUInt64({}))",
-            row.open_time,
-            row.close_time,
-            price(row.open),
-            price(row.high),
-            price(row.low),
-            price(row.close),
-            volume(row.volume),
-            volume(row.quote_volume),
-            volume(row.taker_buy_volume),
-            volume(row.taker_buy_quote_volume),
-            row.trades,
-        )
+/// How many of the next archives one query compares: as many as its limits allow, and at least one.
+fn compared_at_once(rows: impl Iterator<Item = usize>) -> usize {
+    let mut sum = 0_usize;
+    let fits = |rows: &usize| {
+        sum = sum.saturating_add(*rows);
+        sum <= ROWS_COMPARED_MAX
     };
-    let sql = format!("SELECT {} + {}", literal(&rows[0]), literal(&rows[1]));
-    let answer: u64 = warehouse.select_one(&sql).await?;
-    if answer == klines.hash() {
-        return Ok(());
+    rows.take(SYMBOLS_COMPARED_MAX).take_while(fits).count().max(1)
+}
+
+/// Compares an archive with the rows of its symbol, by open_time.
+fn compare(expected: &Expected<'_>, stored: &HashMap<i64, &Stored>) -> Comparison {
+    let mut comparison = Comparison::default();
+    for (index, open_time) in expected.rows.open_times().iter().enumerate() {
+        let (count, wrong) = match stored.get(open_time) {
+            None => (&mut comparison.missing, "is not there"),
+            Some(row) if row.newest >= RANKED || row.newest > expected.version => continue,
+            Some(row) if row.deleted == 1 => (&mut comparison.missing, "was taken away"),
+            Some(row) if row.newest < expected.version => (&mut comparison.missing, "is that of an older archive"),
+            Some(row) if row.hashes.contains(&expected.rows.hash_of(index)) => continue,
+            Some(_) => (&mut comparison.differing, "has other values"),
+        };
+        *count += 1;
+        comparison
+            .first
+            .get_or_insert_with(|| format!("{}: the row of open_time {open_time} µs {wrong}", expected.symbol));
     }
-    Err(WarehouseError::wrong("it computes cityHash64 of a row otherwise than known; rows could not be verified"))
+    comparison
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_compares_a_bounded_number_of_rows_and_symbols() {
+        assert_eq!(compared_at_once([24; 600].into_iter()), 600);
+        assert_eq!(compared_at_once([24; 2_000].into_iter()), SYMBOLS_COMPARED_MAX);
+        assert_eq!(compared_at_once([1_440; 600].into_iter()), 69);
+        assert_eq!(compared_at_once([2_678_400, 24].into_iter()), 1, "an archive is not cut");
+    }
 }

@@ -122,7 +122,7 @@ impl From<WarehouseError> for Failure {
             WarehouseErrorKind::Unavailable | WarehouseErrorKind::TooHeavy => FailureClass::Unreachable,
             WarehouseErrorKind::Denied | WarehouseErrorKind::AccountLimit => FailureClass::Denied,
             WarehouseErrorKind::MissingSchema => FailureClass::Missing,
-            WarehouseErrorKind::Other => FailureClass::Failed,
+            WarehouseErrorKind::Other | WarehouseErrorKind::Inconsistent => FailureClass::Failed,
         };
         Self::new(class, error.to_string()).advice(error.advice())
     }
@@ -188,6 +188,8 @@ impl Shared {
                 let mut warehouse = Warehouse::new(config);
                 warehouse.connect().await?;
                 warehouse.prepare_tables().await?;
+                // Whether several servers have the rows shows by the tables' engines, once there are tables.
+                warehouse.learn_overrides().await?;
                 Destination::ClickHouse(Box::new(Loader {
                     demand: Demand::new(&self.memory),
                     statements: Statements::new(&warehouse, &self.config.puller.group),
@@ -197,6 +199,7 @@ impl Shared {
                     decodings: self.decodings.clone(),
                     corrections: self.config.corrections.clone(),
                     decisions: crate::superseded_rows::Decisions::default(),
+                    preparing: tokio::sync::Mutex::default(),
                     worker: self.worker_name.clone(),
                 }))
             }

@@ -12,7 +12,7 @@ use crate::corrections;
 use crate::ledger::{ARCHIVES, LOG, Ledger};
 use crate::load::Part;
 use crate::native::{ROW_BYTES_ON_WIRE, Rows, Slice};
-use crate::read_back::{Expected, Found, Sought};
+use crate::read_back::{Depth, Found, Sought};
 use crate::superseded_rows::{Recorded, unproven_symbols};
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 
@@ -30,7 +30,7 @@ const LINES_BYTES_MAX: u64 = 4 << 20;
 pub(crate) struct Statements {
     ledgers: Batcher<Unit, Ledger>,
     inserts: Batcher<Arc<Part>, ()>,
-    read_backs: Batcher<Arc<Part>, Found>,
+    read_backs: Batcher<(Arc<Part>, Depth), Found>,
     archives: Batcher<Vec<u8>, i64>,
     unproven: Batcher<Arc<Recorded>, BTreeSet<String>>,
     attempts: Batcher<Vec<u8>, ()>,
@@ -60,7 +60,7 @@ impl Statements {
             }),
             read_backs: Batcher::start(limits("read back", rows, INSERTS), in_hand.clone(), {
                 let warehouse = warehouse.clone();
-                move |parts: Vec<Arc<Part>>| {
+                move |parts: Vec<(Arc<Part>, Depth)>| {
                     let warehouse = warehouse.clone();
                     async move { read_back(&warehouse, &parts).await }
                 }
@@ -102,8 +102,8 @@ impl Statements {
     }
 
     /// With one answer for each of the part's archives.
-    pub(crate) async fn read_back(&self, part: &Arc<Part>) -> Result<Found, WarehouseError> {
-        self.read_backs.ask(Arc::clone(part), part.rows(), &part.activity).await
+    pub(crate) async fn read_back(&self, part: &Arc<Part>, depth: Depth) -> Result<Found, WarehouseError> {
+        self.read_backs.ask((Arc::clone(part), depth), part.rows(), &part.activity).await
     }
 
     /// Rows of `archives`, from [`crate::ledger::json_lines`]; returns the server's clock after it has them, in ms.
@@ -153,30 +153,40 @@ async fn insert(warehouse: &Warehouse, parts: &[Arc<Part>]) -> Result<Vec<()>, W
     Ok(vec![(); parts.len()])
 }
 
+/// An archive's rows, and the part that they are of.
+type PartSlice<'p> = (&'p Part, Slice<'p>);
+
 /// In the order of the table's key, as far as archives are not of the same time: the server sorts what is in order sooner.
 async fn insert_at_once(warehouse: &Warehouse, parts: &[&Arc<Part>]) -> Result<(), WarehouseError> {
-    let mut slices: Vec<(i64, Slice<'_>)> = Vec::new();
+    let mut slices: Vec<(i64, PartSlice<'_>)> = Vec::new();
     for part in parts {
         let unit = corrections::columns(&part.job.unit);
         for archive in &part.archives {
             let klines = &archive.decoded.klines;
             let rows = Rows::Klines { klines, range: 0..klines.len() };
             let slice = Slice { unit, symbol: &archive.object.symbol, version: archive.version, rows };
-            slices.push((klines.first_open_time().unwrap_or_default(), slice));
+            slices.push((klines.first_open_time().unwrap_or_default(), (part.as_ref(), slice)));
         }
     }
-    slices.sort_by(|(a_first, a), (b_first, b)| (a.unit, a.symbol, a_first).cmp(&(b.unit, b.symbol, b_first)));
-    let slices: Vec<Slice<'_>> = slices.into_iter().map(|(_, slice)| slice).collect();
+    slices
+        .sort_by(|(a_first, (_, a)), (b_first, (_, b))| (a.unit, a.symbol, a_first).cmp(&(b.unit, b.symbol, b_first)));
+    let slices: Vec<PartSlice<'_>> = slices.into_iter().map(|(_, slice)| slice).collect();
     insert_in_halves(warehouse, &slices, &|| parts.iter().for_each(|part| part.activity.bump())).await
 }
 
-/// Inserts slices at once, or, where that is too much for the server, one half after the other.
+/// Inserts slices at once, or, where that is too much for the server, one half after the other. What nobody waits for any
+/// more when its insert begins is left out: see [`crate::writes::WRITES_LAND_WITHIN`].
 async fn insert_in_halves(
     warehouse: &Warehouse,
-    slices: &[Slice<'_>],
+    slices: &[PartSlice<'_>],
     progress: &(impl Fn() + Send + Sync),
 ) -> Result<(), WarehouseError> {
-    match corrections::insert(warehouse, slices, progress).await {
+    let awaited = slices.iter().filter(|(part, _)| part.is_awaited());
+    let awaited: Vec<Slice<'_>> = awaited.map(|(_, slice)| slice.clone()).collect();
+    if awaited.is_empty() {
+        return Ok(());
+    }
+    match corrections::insert(warehouse, &awaited, progress).await {
         Err(error) if is_too_much(&error) && slices.len() > 1 => {
             tracing::debug!(%error, archives = slices.len(), "inserting one half after the other");
             let (first, second) = slices.split_at(slices.len() / 2);
@@ -192,55 +202,52 @@ fn is_too_much(error: &WarehouseError) -> bool {
     error.kind == WarehouseErrorKind::TooHeavy && !error.unanswered
 }
 
-async fn read_back(warehouse: &Warehouse, parts: &[Arc<Part>]) -> Result<Vec<Found>, WarehouseError> {
+async fn read_back(warehouse: &Warehouse, parts: &[(Arc<Part>, Depth)]) -> Result<Vec<Found>, WarehouseError> {
     let sought: Vec<Sought<'_>> = parts
         .iter()
-        .map(|part| Sought {
+        .map(|(part, depth)| Sought {
             unit: &part.job.unit,
             archives: part.archives.iter().map(|archive| archive.expected()).collect(),
+            depth: *depth,
         })
         .collect();
-    let progress = || parts.iter().for_each(|part| part.activity.bump());
+    let progress = || parts.iter().for_each(|(part, _)| part.activity.bump());
     let mut found = Vec::with_capacity(sought.len());
-    match warehouse.read_back(&sought).await {
+    match warehouse.read_back(&sought, &progress).await {
         // Several are asked for one by one by whoever put them together.
         Err(error) if is_too_much(&error) && sought.len() == 1 => {
             tracing::debug!(%error, "reading back one half after the other");
             for sought in &sought {
-                found.push(
-                    read_back_in_halves(warehouse, sought.unit, &sought.archives, error.clone(), &progress).await?,
-                );
+                found.push(read_back_in_halves(warehouse, sought, error.clone(), &progress).await?);
             }
         }
         answered => found = answered?,
     }
-    progress();
     Ok(found)
 }
 
 /// Reads a unit's archives back, the first half and then the second, because all at once was too much for the server.
 async fn read_back_in_halves(
     warehouse: &Warehouse,
-    unit: &Unit,
-    archives: &[Expected<'_>],
+    whole: &Sought<'_>,
     too_much: WarehouseError,
     progress: &(impl Fn() + Send + Sync),
 ) -> Result<Found, WarehouseError> {
-    if archives.len() < 2 {
+    if whole.archives.len() < 2 {
         return Err(too_much);
     }
-    let (first, second) = archives.split_at(archives.len() / 2);
+    let (first, second) = whole.archives.split_at(whole.archives.len() / 2);
+    let Sought { unit, depth, .. } = *whole;
     let mut whole = Found::default();
     for half in [first, second] {
-        let sought = Sought { unit, archives: half.to_vec() };
-        let found = match warehouse.read_back(std::slice::from_ref(&sought)).await {
+        let sought = Sought { unit, archives: half.to_vec(), depth };
+        let found = match warehouse.read_back(std::slice::from_ref(&sought), progress).await {
             Ok(mut found) => found.pop().unwrap_or_default(),
             Err(error) if is_too_much(&error) => {
-                Box::pin(read_back_in_halves(warehouse, unit, half, error, progress)).await?
+                Box::pin(read_back_in_halves(warehouse, &sought, error, progress)).await?
             }
             Err(error) => return Err(error),
         };
-        progress();
         whole.answers.extend(found.answers);
         whole.other_versions |= found.other_versions;
         // The earlier look is the one that may have missed something.

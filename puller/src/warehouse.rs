@@ -8,12 +8,18 @@ use clickhouse::{Client, RowOwned, RowRead};
 use common::chain::chain;
 use common::config::{ClickHouse, Compression};
 
+use tokio::time::Instant;
+
 use crate::account::Overrides;
 
 /// Longest text of a query that ClickHouse takes unless it is told another `max_query_size`, in bytes.
 const QUERY_BYTES_MAX: usize = 256 << 10;
-/// Longest answer of a query, and longest silence in the middle of an insert.
+/// Longest answer of a query or an insert.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
+/// How long the rows of one insert may be on their way to the server. Over a slow line fewer rows an insert must do.
+pub(crate) const SENDING_MAX: Duration = Duration::from_secs(60);
+/// How long an insert may take: it is sent, then answered.
+pub(crate) const INSERT_MAX: Duration = SENDING_MAX.saturating_add(TIMEOUT);
 
 /// A connection to one ClickHouse database, shared by cloning.
 #[derive(Clone)]
@@ -125,7 +131,7 @@ impl Warehouse {
                 insert = insert.with_setting(name, value);
             }
         }
-        InsertStream { insert, address: self.address.clone() }
+        InsertStream { insert, begun: Instant::now(), sent: Instant::now(), address: self.address.clone() }
     }
 
     /// Whether the server answers, and whether it answers a question about our tables.
@@ -150,18 +156,39 @@ impl Warehouse {
 /// An insert under way. Dropped before [`InsertStream::end`] it is aborted; whole blocks may have been stored.
 pub(crate) struct InsertStream {
     insert: clickhouse::insert_formatted::InsertFormatted,
+    begun: Instant,
+    /// When the last block had been sent.
+    sent: Instant,
     address: String,
 }
 
 impl InsertStream {
+    /// Sends a block. The insert as a whole has [`SENDING_MAX`] for its blocks, not each of them.
     pub(crate) async fn send(&mut self, block: Vec<u8>) -> Result<(), WarehouseError> {
-        let sent = self.insert.send(Bytes::from(block)).await;
-        sent.map_err(|error| WarehouseError::new(&self.address, &error))
+        match tokio::time::timeout_at(self.begun + SENDING_MAX, self.insert.send(Bytes::from(block))).await {
+            Ok(sent) => {
+                self.sent = Instant::now();
+                sent.map_err(|error| WarehouseError::new(&self.address, &error))
+            }
+            Err(_) => Err(WarehouseError {
+                kind: WarehouseErrorKind::TooHeavy,
+                code: None,
+                // A slow line: without its end it is no insert to the server, and fewer rows may be sent in time.
+                unanswered: self.sent.elapsed() > SENDING_MAX / 2,
+                address: self.address.clone(),
+                message: format!("an insert was not sent within {} s", SENDING_MAX.as_secs()),
+            }),
+        }
+    }
+
+    /// Whether it is time to end this insert and begin another one, where the rows come one after the other.
+    pub(crate) fn is_long(&self) -> bool {
+        self.begun.elapsed() > SENDING_MAX / 2
     }
 
     /// Returns when the server has answered that everything is stored.
     pub(crate) async fn end(self) -> Result<(), WarehouseError> {
-        let Self { insert, address } = self;
+        let Self { insert, address, .. } = self;
         insert.end().await.map_err(|error| WarehouseError::new(&address, &error))
     }
 }
@@ -184,8 +211,11 @@ pub(crate) enum WarehouseErrorKind {
     MissingSchema,
     /// The account's profile, quota or constraints do not allow what the work needs.
     AccountLimit,
-    /// Anything else the server says; another try may or may not help.
+    /// Anything else the server says. A server in trouble says a lot that no list of codes has, so it is not known whose
+    /// fault it is.
     Other,
+    /// Not the server's word: its answers do not make sense for this unit, or this worker has a defect.
+    Inconsistent,
 }
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -226,7 +256,7 @@ impl WarehouseError {
     }
 
     pub(crate) fn wrong(message: impl Into<String>) -> Self {
-        Self::of_kind(WarehouseErrorKind::Other, message)
+        Self::of_kind(WarehouseErrorKind::Inconsistent, message)
     }
 
     /// What was found out by asking.
@@ -240,6 +270,7 @@ impl WarehouseError {
             WarehouseErrorKind::Unavailable if self.code == Some(241) => {
                 "the account's max_memory_usage, or the server's memory, is too little: raise it"
             }
+            WarehouseErrorKind::Unavailable if self.code.is_some() => "see the message, and the server's log",
             WarehouseErrorKind::Unavailable => {
                 "check clickhouse.host and port (the HTTP port, 8123 or 8443), and the server"
             }
@@ -251,6 +282,7 @@ impl WarehouseError {
             WarehouseErrorKind::MissingSchema => "run `puller migrate`",
             WarehouseErrorKind::AccountLimit => limit_advice(self.code),
             WarehouseErrorKind::Other => "see the message, and the server's log",
+            WarehouseErrorKind::Inconsistent => "see the message, and the logs of the server and of the worker",
         }
     }
 }
@@ -287,13 +319,18 @@ fn kind_of(code: Option<u32>, message: &str) -> WarehouseErrorKind {
         Some(241) if message.contains("(total)") => WarehouseErrorKind::Unavailable,
         // TIMEOUT_EXCEEDED, TOO_SLOW, MEMORY_LIMIT_EXCEEDED
         Some(159 | 160 | 241) => WarehouseErrorKind::TooHeavy,
-        // TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR, NO_ZOOKEEPER, TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE, TOO_MANY_PARTS, ALL_CONNECTION_TRIES_FAILED,
-        // TOO_FEW_LIVE_REPLICAS, UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE, REPLICA_IS_NOT_IN_QUORUM,
-        // UNKNOWN_STATUS_OF_INSERT (read back, like any), QUERY_WAS_CANCELLED, CANNOT_SCHEDULE_TASK, SERVER_OVERLOADED,
-        // KEEPER_EXCEPTION
+        // TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR, NO_ZOOKEEPER, TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE,
+        // TOO_MANY_PARTS, ALL_CONNECTION_TRIES_FAILED, TOO_FEW_LIVE_REPLICAS, UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE,
+        // REPLICA_IS_NOT_IN_QUORUM, UNKNOWN_STATUS_OF_INSERT (read back, like any), QUERY_WAS_CANCELLED,
+        // CANNOT_SCHEDULE_TASK, SERVER_OVERLOADED, KEEPER_EXCEPTION
         Some(202 | 209 | 210 | 225 | 242 | 243 | 252 | 279 | 285 | 286 | 289 | 319 | 394 | 439 | 745 | 999) => {
             WarehouseErrorKind::Unavailable
         }
+        // Of the whole server too: CANNOT_ALLOCATE_MEMORY, DNS_ERROR, NO_FREE_CONNECTION, ABORTED, SYSTEM_ERROR,
+        // DEADLOCK_AVOIDED
+        Some(173 | 198 | 203 | 236 | 425 | 473) => WarehouseErrorKind::Unavailable,
+        // Also what a disk or a shared storage in trouble answers with (74 to 76, 499), and the exceptions of libraries (1000
+        // to 1002): a single file may be at fault, so what is refused together is tried one by one.
         Some(_) => WarehouseErrorKind::Other,
         // No exception of ClickHouse's: a proxy's 502 or 503, or a server that is starting.
         None if message.contains("DB::Exception") => WarehouseErrorKind::Other,
@@ -365,9 +402,58 @@ mod tests {
         check("Code: 159. DB::Exception: Timeout exceeded", WarehouseErrorKind::TooHeavy);
         check("Code: 516. DB::Exception: default: Authentication failed", WarehouseErrorKind::Denied);
         check("Code: 60. DB::Exception: Unknown table", WarehouseErrorKind::MissingSchema);
+        for code in [173, 198, 203, 236, 425, 473] {
+            check(&format!("Code: {code}. DB::Exception: of a server in trouble"), WarehouseErrorKind::Unavailable);
+        }
+        for code in [74, 75, 76, 226, 499, 1000, 1001, 1002] {
+            check(&format!("Code: {code}. DB::Exception: of a disk or a storage"), WarehouseErrorKind::Other);
+        }
         check("Code: 62. DB::Exception: Syntax error", WarehouseErrorKind::Other);
         check("<html>503 Service Unavailable</html>", WarehouseErrorKind::Unavailable);
         check("DB::Exception without a number", WarehouseErrorKind::Other);
+    }
+
+    /// Sends blocks without end to a server that reads as `reading` says; returns what comes of it.
+    async fn endless_insert<F: Future<Output = ()> + Send + 'static>(
+        reading: impl FnOnce(tokio::net::TcpStream) -> F + Send + 'static,
+    ) -> WarehouseError {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move { reading(listener.accept().await.expect("a connection").0).await });
+        let warehouse = Warehouse::new(&ClickHouse {
+            host: "127.0.0.1".into(),
+            port,
+            database: "d".into(),
+            user: "u".into(),
+            password: common::config::Secret::new(""),
+            secure: false,
+            compression: Compression::None,
+        });
+        let begun = Instant::now();
+        let mut insert = warehouse.insert("klines", "Native");
+        loop {
+            if let Err(error) = insert.send(vec![0; 1 << 20]).await {
+                assert_eq!(begun.elapsed().as_secs(), SENDING_MAX.as_secs(), "{error}");
+                assert_eq!(error.kind, WarehouseErrorKind::TooHeavy, "{error}");
+                return error;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_insert_is_sent_within_a_minute_however_its_blocks_trickle() {
+        let silent = endless_insert(async |connection| {
+            std::future::pending::<()>().await;
+            drop(connection);
+        });
+        assert!(silent.await.unanswered, "a server that reads nothing may be at work");
+        let slow = endless_insert(async |mut connection| {
+            let mut chunk = vec![0; 1 << 20];
+            while tokio::io::AsyncReadExt::read(&mut connection, &mut chunk).await.is_ok_and(|count| count > 0) {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
+        assert!(!slow.await.unanswered, "half of it may do");
     }
 
     #[test]

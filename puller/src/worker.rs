@@ -1,5 +1,7 @@
 //! One delivery, from the queue to the destination and back to the queue.
 
+mod attempt_log;
+mod earlier_deliveries;
 mod ending;
 
 use std::sync::Arc;
@@ -20,21 +22,18 @@ use crate::destination::{Destination, Work};
 use crate::error::{ObjectFault, WorkError};
 use crate::fetch::Fetcher;
 use crate::job::{Job, is_superseded, resolve};
-use crate::ledger::{Attempt, json_lines};
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
-use crate::outcome::{Disposition, Evidence, decide, decide_before, is_doubtful};
+use crate::outcome::{Evidence, decide, decide_before, is_doubtful, may_be_its_own};
 use crate::suspects::Suspects;
 use crate::task_report::TaskReport;
 use crate::warehouse::WarehouseErrorKind;
 use crate::writes::Writes;
-use ending::{Ending, Finished, Stopped, describe};
+use ending::{Ending, Finished, Settlement, Stopped, describe};
 
 /// Tries, 30 s in all, after which a unit is put off whose error may be its own: others shall have its place.
 const WAITS_MAX: u32 = 6;
 const PUT_OFF: Duration = Duration::from_secs(30);
-/// How long reading or writing the record of a delivery may take: a worker that ends has 5 s for it and the nak.
-const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long it is tried to hand a unit back whose lease is lost: it may be another worker's already.
 const LOST_HAND_BACK: Duration = Duration::from_secs(5);
 
@@ -69,7 +68,8 @@ struct InHand<'w> {
     held: &'w Held,
     unit: Option<&'w Unit>,
     report: Option<&'w TaskReport<'w>>,
-    record: DeliveryRecord,
+    /// How the earlier deliveries ended; `None` where that cannot be read.
+    record: Option<DeliveryRecord>,
     writes: Writes,
     stop: &'w CancellationToken,
 }
@@ -77,7 +77,7 @@ struct InHand<'w> {
 impl InHand<'_> {
     /// Counted by failures, from 1: deliveries that were handed back are no attempts.
     fn attempt(&self) -> u32 {
-        self.record.failed.saturating_add(1)
+        self.record.unwrap_or_default().failed.saturating_add(1)
     }
 
     fn name(&self) -> String {
@@ -126,7 +126,8 @@ impl Worker {
     }
 
     async fn deliver_in_span(&self, held: &Held, unit: Option<&Unit>, report: Option<&TaskReport<'_>>, ends: &Ends) {
-        let record = self.read_record(&held.delivery).await;
+        // Where the worker is to end, the delivery is handed back below.
+        let record = ends.abort.run_until_cancelled(self.read_record(&held.delivery)).await.flatten();
         let in_hand = InHand { held, unit, report, record, writes: Writes::default(), stop: &ends.stop };
         tokio::select! {
             back = self.work_and_settle(&in_hand) => if let Some(back) = back {
@@ -153,34 +154,11 @@ impl Worker {
         }
     }
 
-    /// How the earlier deliveries ended. What cannot be read counts as not noted: see [`DeliveryRecord::lost`].
-    async fn read_record(&self, delivery: &Delivery) -> DeliveryRecord {
-        for _ in 0..3 {
-            match tokio::time::timeout(RECORD_TIMEOUT, self.bus.delivery_record(delivery)).await {
-                Ok(Ok(record)) => return record,
-                Ok(Err(error)) => tracing::debug!(%error, "how earlier deliveries ended"),
-                Err(_) => tracing::debug!("how earlier deliveries ended: no answer"),
-            }
-        }
-        tracing::warn!("how earlier deliveries ended is not known");
-        DeliveryRecord::default()
-    }
-
-    /// Notes how this delivery ends, before it does: whoever gets the next one must find it.
-    async fn write_record(&self, delivery: &Delivery, record: DeliveryRecord) {
-        match tokio::time::timeout(RECORD_TIMEOUT, self.bus.put_delivery_record(delivery, record)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the end of this delivery is not noted"),
-            Err(_) => tracing::warn!("the end of this delivery is not noted: no answer"),
-        }
-    }
-
     async fn hand_back(&self, in_hand: &InHand<'_>, HandBack { after, why }: HandBack) {
         let delivery = &in_hand.held.delivery;
         let after = in_hand.delay(after);
         tracing::info!(why, after_s = after.as_secs(), "handed back");
-        let record = DeliveryRecord { handed_back: in_hand.record.handed_back.saturating_add(1), ..in_hand.record };
-        self.write_record(delivery, record).await;
+        self.note_end(in_hand, DeliveryRecord::with_hand_back).await;
         if !after.is_zero() {
             self.board.park(&in_hand.name(), why, after);
         }
@@ -209,22 +187,21 @@ impl Worker {
                 attempted = attempt => attempted,
                 () = waited_for_nothing => return Some(HandBack::at_the_end()),
             };
-            let disposition = match stopped {
-                Some(_) => None,
-                None => Some(decide(&result, in_hand.attempt(), &self.retry, self.evidence(in_hand, &result).await)),
+            let settlement = match stopped {
+                Some(stopped) => Some(Settlement::Stopped(stopped)),
+                None => {
+                    let evidence = self.evidence(in_hand, &result).await;
+                    Settlement::of(decide(&result, in_hand.attempt(), &self.retry, evidence))
+                }
             };
-            if disposition == Some(Disposition::Wait) {
+            let Some(settlement) = settlement else {
                 match self.wait(in_hand, &result, waits).await {
                     Some(back) => return Some(back),
                     None => continue,
                 }
-            }
-            let finished = Finished { job: job.as_deref(), unit, started_at, result: &result, disposition, stopped };
-            // What was sent before and not answered may land after this. Where all of this revision is recorded, that changes
-            // nothing.
-            if matches!(finished.ending(), Ending::Superseded | Ending::DeadLetter | Ending::Cancelled)
-                && let Some(after) = in_hand.writes.may_still_land()
-            {
+            };
+            let finished = Finished { job: job.as_deref(), unit, started_at, result: &result, settlement };
+            if let Some(after) = finished.must_wait(&in_hand.writes) {
                 return Some(HandBack { after, why: "a write of it may still be under way" });
             }
             // Before the ack. When it cannot be written the server is away: the unit is gone through again, and what is
@@ -259,7 +236,9 @@ impl Worker {
         {
             return (None, Ok(Work::default()), Some(Stopped::Cancelled));
         }
-        if let Err(error) = decide_before(held.delivery.attempt, record, &self.retry) {
+        if let Some(record) = record
+            && let Err(error) = decide_before(held.delivery.attempt, record, &self.retry)
+        {
             return (None, Err(error), None);
         }
         let mut job = match self.resolve(held).await {
@@ -371,13 +350,14 @@ impl Worker {
         self.circuit.open(&reason);
         if let (Destination::ClickHouse(loader), Err(WorkError::Warehouse(error))) = (&self.destination, result)
             && error.kind == WarehouseErrorKind::MissingSchema
+            && let Ok(_only_one) = loader.preparing.try_lock()
             && let Err(error) = loader.warehouse.prepare_tables().await
         {
             tracing::warn!(%error, "creating the tables");
         }
         if let Err(error) = result
             && waits >= WAITS_MAX
-            && (is_doubtful(error) || matches!(error, WorkError::ClockBehind(_)))
+            && (may_be_its_own(error) || matches!(error, WorkError::ClockBehind(_)))
             && self.is_answered(in_hand, error).await
         {
             self.circuit.try_others();
@@ -390,7 +370,7 @@ impl Worker {
     }
 
     async fn settle(&self, in_hand: &InHand<'_>, finished: &Finished<'_>, took: Duration) {
-        let InHand { held, report, record, .. } = *in_hand;
+        let InHand { held, report, .. } = *in_hand;
         let delivery = &held.delivery;
         let ending = finished.ending();
         let error = finished.error();
@@ -398,17 +378,16 @@ impl Worker {
         if let Some(report) = report {
             report.say(ending.task_state(), finished.result.as_ref().ok(), &error).await;
         }
-        let settled = match &finished.disposition {
-            None | Some(Disposition::Ack | Disposition::Wait) => delivery.ack().await,
-            Some(Disposition::Retry { after, .. }) => {
-                let after = in_hand.delay(*after);
+        let settled = match finished.settlement {
+            Settlement::Done | Settlement::Stopped(_) => delivery.ack().await,
+            Settlement::Retry { after, .. } => {
+                let after = in_hand.delay(after);
                 tracing::warn!(class, error, after_s = after.as_secs(), "failed, will be delivered again");
-                let record = DeliveryRecord { failed: record.failed.saturating_add(1), ..record };
-                self.write_record(delivery, record).await;
+                self.note_end(in_hand, DeliveryRecord::with_failure).await;
                 self.board.park(&in_hand.name(), &format!("{class}: {error}"), after);
                 delivery.nak(after).await
             }
-            Some(Disposition::DeadLetter { .. }) => {
+            Settlement::DeadLetter { .. } => {
                 let letter = DeadLetter { destination: &self.destination_name, class, error: &error };
                 // A stream that was made anew has its own word on the unit.
                 if !delivery.is_current().await {
@@ -467,45 +446,5 @@ impl Worker {
         if waiting.take().is_some() {
             self.circuit.readiness().ready(&part);
         }
-    }
-
-    /// Writes the attempt to `ingest_log`, where the destination has one.
-    async fn record(&self, in_hand: &InHand<'_>, finished: &Finished<'_>) -> Result<(), WorkError> {
-        let held = in_hand.held;
-        let (Destination::ClickHouse(loader), Some(unit)) = (&self.destination, finished.unit) else { return Ok(()) };
-        let (delivery, nothing) = (&held.delivery, Work::default());
-        let work = finished.result.as_ref().unwrap_or(&nothing);
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let error = finished.error();
-        let attempt = Attempt {
-            finished_at: common::clock::now(),
-            started_at: finished.started_at,
-            destination: &self.destination_name,
-            unit,
-            revision: finished.job.map(|job| job.revision.to_string()).unwrap_or_default(),
-            marker_id: finished.job.map(|job| job.marker_id.as_str()).unwrap_or_default(),
-            stream_sequence: delivery.stream_sequence,
-            // Of a crash loop the deliveries are what counts.
-            attempt: match finished.result {
-                Err(WorkError::Exhausted { deliveries, .. }) => *deliveries,
-                _ => in_hand.attempt(),
-            },
-            worker: &self.name,
-            outcome: finished.ending().as_str(),
-            error_class: finished.class(),
-            error: &error,
-            archives: finished.job.map_or(0, |job| job.objects.len() as u64),
-            archives_loaded: work.loaded,
-            archives_skipped: work.skipped,
-            archives_failed: work.faults.len() as u64,
-            rows: work.rows,
-            bytes: work.bytes,
-            fetch_ms: ms(work.times.fetch),
-            decode_ms: ms(work.times.decode),
-            insert_ms: ms(work.times.insert),
-            read_back_ms: ms(work.times.read_back),
-            trace_id: "",
-        };
-        Ok(loader.statements.record_attempts(json_lines(&[attempt]), &held.lease.activity).await?)
     }
 }

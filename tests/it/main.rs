@@ -37,6 +37,7 @@ mod places;
 mod power_cut;
 mod progress;
 mod recovery;
+mod redeliveries;
 mod replay;
 mod rollbacks;
 mod schema_repair;

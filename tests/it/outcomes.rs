@@ -43,6 +43,12 @@ const NO_SPACE: Act = Act::Answer {
     body: "Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space. (NOT_ENOUGH_SPACE)",
 };
 
+const STORAGE_AWAY: Act = Act::Answer {
+    status: "500 Internal Server Error",
+    headers: "X-ClickHouse-Exception-Code: 499\r\n",
+    body: "Code: 499. DB::Exception: Service Unavailable: while writing to S3. (S3_ERROR)",
+};
+
 fn spec(symbol: &str, day: usize) -> ArchiveSpec {
     ArchiveSpec::new(Market::Spot, symbol, "1h", &format!("2025-03-{day:02}"))
 }
@@ -167,6 +173,28 @@ fn a_unit_that_clickhouse_gives_up_stops_no_other() -> Result<()> {
         assert_eq!(project.archives_loaded()?, 5);
     }
     Ok(())
+}
+
+/// A ClickHouse whose storage is away answers small questions, and refuses every insert with a code of its own.
+#[test]
+fn a_clickhouse_in_trouble_buries_nothing() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "trouble")?;
+    let clickhouse = proxy_of(&mut project, stack, Server::ClickHouse)?;
+    let hand = Handmade::new(stack, &project)?;
+    announce(&hand, 6, &[])?;
+    clickhouse.set(Fault::with_words(&["INSERT", ".klines"], u64::MAX, STORAGE_AWAY));
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_until("the reason", SOON, || Ok(not_ready(&worker, &["S3_ERROR"])))?;
+    // In this time three attempts would have been spent.
+    std::thread::sleep(Duration::from_secs(15));
+    assert_eq!(hand.dead_letters()?.len(), 0, "{:#?}", hand.dead_letters()?);
+    clickhouse.set(Fault::None);
+    project.wait_until("the rest", SOON, || Ok(project.archives_loaded()? == 6))?;
+    good_ones_are_loaded(&project, 6)?;
+    assert_eq!(ask(&project, "SELECT max(attempt), countIf(outcome != 'loaded') FROM {db}.ingest_log")?, "1\t0");
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0).map(drop)
 }
 
 /// What cannot be a file below this folder, each beside good units.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::corrections::version;
 use crate::decode::{Kline, Klines};
 use crate::ledger::{ARCHIVES, LOG};
-use crate::read_back::{Expected, ExpectedRows, Sought};
+use crate::read_back::{Depth, Expected, ExpectedRows, Sought};
 use crate::schema::{Defect, describe};
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind, quoted};
 
@@ -155,7 +155,8 @@ async fn try_statements(warehouse: &Warehouse) -> Result<(), WarehouseError> {
     }
     warehouse.ledger(&unit).await?;
     warehouse.last_loaded().await?;
-    warehouse.read_back(&[Sought { unit: &unit, archives: vec![expected()] }]).await?;
+    let sought = Sought { unit: &unit, archives: vec![expected()], depth: Depth::Rows };
+    warehouse.read_back(&[sought], &|| ()).await?;
     warehouse.shown_otherwise(&unit, &expected()).await?;
     warehouse.symbols_with_rows(&unit, [symbol].into_iter(), (open_time, open_time)).await?;
     warehouse.select::<String>("SELECT symbol::String FROM {database}.klines_latest LIMIT 1").await?;

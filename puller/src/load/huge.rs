@@ -3,6 +3,7 @@
 //! It is decoded twice. The first time nothing is kept of a row but its time and hash, so that an archive that is damaged
 //! at its end is refused before any row of it is inserted; the second time rows go to the server as they come.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use common::failpoint::failpoint;
 use common::marker::Object;
 use common::unit::Unit;
 use nats::Activity;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::part::Facts;
 use super::{Loader, PART_ROWS_MAX};
@@ -22,12 +23,28 @@ use crate::error::{FaultyObject, ObjectFault, WorkError};
 use crate::job::Job;
 use crate::ledger::Ledger;
 use crate::native::{Rows, Slice, blocks};
-use crate::read_back::{Expected, ExpectedRows, Sought};
+use crate::read_back::{Depth, Expected, ExpectedRows, Sought};
+use crate::warehouse::WarehouseError;
+use crate::writes::Written;
 
 /// What the outline keeps of a row: time and hash; doubled while a vector grows.
 const OUTLINE_ROW_BYTES: u64 = 2 * 16;
 /// Chunks of rows on their way from the decoder to the server: one being filled, one waiting, one being sent.
 const CHUNKS: u64 = 3;
+
+/// An outline and the memory that it takes.
+pub(crate) struct HeldOutline {
+    outline: Outline,
+    _memory: OwnedSemaphorePermit,
+}
+
+impl Deref for HeldOutline {
+    type Target = Outline;
+
+    fn deref(&self) -> &Outline {
+        &self.outline
+    }
+}
 
 impl Loader {
     pub(super) async fn load_huge(
@@ -84,19 +101,19 @@ impl Loader {
         // See `inserted_before`.
         let mut found = None;
         if job.tried_before && !job.options.force {
-            found = Some(self.read_back_huge(job, object, &outline, activity, work).await?);
+            found = Some(self.read_back_huge(job, (object, &outline), Depth::Sums, activity, work).await?);
         }
         let (answer, other_versions) = match found.filter(|(answer, _)| answer.is_ok()) {
             Some(found) => found,
             None => {
                 let started = Instant::now();
                 failpoint("puller.decoded");
-                let write = job.writes.begin();
+                let write = job.writes.begin(Written::Archives);
                 self.insert_huge(job, spec, object, (&name, bytes), activity).await?;
                 write.answered();
                 failpoint("puller.inserted");
                 work.times.insert += started.elapsed();
-                self.read_back_huge(job, object, &outline, activity, work).await?
+                self.read_back_huge(job, (object, &outline), Depth::Rows, activity, work).await?
             }
         };
         failpoint("puller.read_back");
@@ -121,8 +138,8 @@ impl Loader {
     async fn read_back_huge(
         &self,
         job: &Job,
-        object: &Object,
-        outline: &Outline,
+        (object, outline): (&Object, &Outline),
+        depth: Depth,
         activity: &Activity,
         work: &mut Work,
     ) -> Result<(Result<(), String>, bool), WorkError> {
@@ -133,11 +150,12 @@ impl Loader {
             rows: ExpectedRows::Outline(outline),
             rows_hash: outline.hash(),
         };
-        let found = self.warehouse.read_back(&[Sought { unit: &job.unit, archives: vec![expected] }]).await?;
-        activity.bump();
+        let sought = Sought { unit: &job.unit, archives: vec![expected], depth };
+        let found = self.warehouse.read_back(&[sought], &|| activity.bump()).await?;
         work.times.read_back += started.elapsed();
         let other_versions = found.iter().any(|found| found.other_versions);
-        let answer = found.into_iter().flat_map(|found| found.answers).next().unwrap_or(Ok(()));
+        let answer = found.into_iter().flat_map(|found| found.answers).next();
+        let answer = answer.ok_or_else(|| WarehouseError::wrong("a read-back has no answer for an archive"))?;
         Ok((answer, other_versions))
     }
 
@@ -147,15 +165,16 @@ impl Loader {
         unit: &Unit,
         object: &Object,
         spec: &Spec,
-    ) -> Result<Result<Outline, ObjectFault>, WorkError> {
-        let _memory = self.memory.take(outline_footprint(object, spec)).await;
+    ) -> Result<Result<HeldOutline, ObjectFault>, WorkError> {
+        let memory = self.memory.take(outline_footprint(object, spec)).await;
         let bytes = match self.fetcher.fetch(unit, object, &Activity::default()).await? {
             Ok(bytes) => bytes,
             Err(fault) => return Ok(Err(fault)),
         };
         let _place = self.decodings.acquire().await.expect("the semaphore is never closed");
         let name = object.key.rsplit('/').next().unwrap_or_default().into();
-        Ok(outlined(&name, &bytes, spec).await?.map_err(ObjectFault::Damaged))
+        let outline = outlined(&name, &bytes, spec).await?;
+        Ok(outline.map(|outline| HeldOutline { outline, _memory: memory }).map_err(ObjectFault::Damaged))
     }
 
     /// Decodes again and inserts as rows come, in inserts that the server stores as one block each.
@@ -177,7 +196,7 @@ impl Loader {
         let mut insert = self.warehouse.insert("klines", "Native");
         let mut rows_sent = 0;
         while let Some(klines) = decoded.recv().await {
-            if rows_sent + klines.len() as u64 > PART_ROWS_MAX {
+            if rows_sent + klines.len() as u64 > PART_ROWS_MAX || insert.is_long() {
                 let full = std::mem::replace(&mut insert, self.warehouse.insert("klines", "Native"));
                 full.end().await?;
                 rows_sent = 0;
