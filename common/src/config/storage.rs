@@ -38,7 +38,8 @@ pub struct Bucket {
     pub bucket: String,
     pub endpoint: String,
     pub region: String,
-    pub access_key_id: String,
+    /// It identifies the account and opens nothing by itself; logs are passed on all the same.
+    pub access_key_id: Secret,
     pub secret_access_key: Secret,
     pub path_style: bool,
 }
@@ -93,7 +94,9 @@ impl Storage {
             r.problem("storage.r2.endpoint", &problem);
         }
         let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-        if !bucket.chars().all(named) {
+        if bucket.contains('@') {
+            r.problem("storage.r2.bucket", "holds an @: write the name of the bucket alone");
+        } else if !bucket.chars().all(named) {
             let problem =
                 format!("'{}' is not the name of a bucket (letters, digits, '.', '-', '_')", shorten(&bucket));
             r.problem("storage.r2.bucket", &problem);
@@ -105,7 +108,7 @@ impl Storage {
                 r.token_part(key).unwrap_or_else(|| Secret::new(""))
             }
         };
-        let access_key_id = of_token("storage.r2.access_key_id").reveal().to_owned();
+        let access_key_id = of_token("storage.r2.access_key_id");
         let secret_access_key = of_token("storage.r2.secret_access_key");
         let bucket = Bucket {
             bucket,
@@ -172,7 +175,9 @@ impl Rsync {
             let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') || more.contains(&c);
             !text.starts_with('-') && text.chars().all(good)
         };
-        if !plain(&host, &[':']) {
+        if host.contains('@') {
+            r.problem("storage.rsync.host", "holds an @: write the host alone, and storage.rsync.user");
+        } else if !plain(&host, &[':']) {
             r.problem("storage.rsync.host", &format!("'{host}' is no name or address of a host"));
         }
         if let Some(user) = user.as_deref().filter(|user| !plain(user, &[])) {
