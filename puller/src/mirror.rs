@@ -56,7 +56,7 @@ impl Mirror {
             Ok(path) => self.root.join(path),
             Err(error) => return Ok(Kept::Faulty(ObjectFault::Refused(error.to_string()))),
         };
-        if let Err(fault) = acceptable(job, object, &self.memory) {
+        if let Err(fault) = acceptable(job, object, &self.fetcher.prefix, &self.memory) {
             return Ok(Kept::Faulty(fault));
         }
         // Memory first, as the loader does: the other order could leave each waiting for what the other holds.

@@ -19,6 +19,7 @@ mod disks;
 mod download;
 mod faults;
 mod fleet;
+mod foreign_keys;
 mod histories;
 mod ingested;
 mod kills;
