@@ -4,6 +4,7 @@
 //! (crate `nats`). Only [`object_store`] names S3 types.
 
 pub mod catalogue;
+pub mod layout;
 pub mod unit;
 pub mod unit_filter;
 

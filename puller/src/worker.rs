@@ -1,15 +1,19 @@
 //! One delivery, from the queue to the destination and back to the queue.
 
+<<<<<<< HEAD
 mod attempt_log;
 mod earlier_deliveries;
+=======
+mod clock;
+>>>>>>> puller-side
 mod ending;
+mod evidence;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::config::Retry;
 use common::failpoint::failpoint;
-use common::object_store::StoreErrorKind;
 use common::unit::Unit;
 use jiff::SignedDuration;
 use nats::{Bus, DeadLetter, Delivery, DeliveryRecord, Held, Lane, MarkerSubject, SettleError, TaskState};
@@ -29,7 +33,13 @@ use crate::suspects::Suspects;
 use crate::task_report::TaskReport;
 use crate::warehouse::WarehouseErrorKind;
 use crate::writes::Writes;
+<<<<<<< HEAD
 use ending::{Ending, Finished, Settlement, Stopped, describe};
+=======
+use clock::ClockFault;
+pub(crate) use clock::ClockWatch;
+use ending::{Ending, Finished, Stopped, describe};
+>>>>>>> puller-side
 
 /// Tries, 30 s in all, after which a unit is put off whose error may be its own: others shall have its place.
 const WAITS_MAX: u32 = 6;
@@ -48,6 +58,7 @@ pub(crate) struct Worker {
     pub suspects: Suspects,
     pub retry: Retry,
     pub circuit: Circuit,
+    pub clock_watch: ClockWatch,
     pub metrics: Metrics,
     pub board: Board,
     /// See [`common::config::Destination::initial_days`].
@@ -94,13 +105,19 @@ impl InHand<'_> {
 struct HandBack {
     after: Duration,
     why: &'static str,
+    /// Some: until this has passed nothing is pulled.
+    clock: Option<ClockFault>,
 }
 
 impl HandBack {
     /// Of what only waits. Another worker may have more luck, or the same, once it is started again: it is not made to wait
     /// for either.
     fn at_the_end() -> Self {
-        Self { after: Duration::ZERO, why: "the worker ends, and the unit only waits" }
+        Self::after(Duration::ZERO, "the worker ends, and the unit only waits")
+    }
+
+    fn after(after: Duration, why: &'static str) -> Self {
+        Self { after, why, clock: None }
     }
 }
 
@@ -110,7 +127,7 @@ impl Worker {
         let delivery = &held.delivery;
         let unit = MarkerSubject::parse(&delivery.subject).map(|subject| subject.unit).ok();
         let name = unit.as_ref().map_or_else(|| delivery.subject.clone(), Unit::to_string);
-        let _in_hand = self.board.enter(&name);
+        let in_hand = self.board.enter(&name);
         self.metrics.in_hand(&self.destination_name, self.board.in_hand_count());
         let span = tracing::info_span!(
             "delivery",
@@ -120,18 +137,36 @@ impl Worker {
             destination = self.destination_name,
         );
         let report = TaskReport::of(&self.bus, &self.name, delivery);
-        self.deliver_in_span(&held, unit.as_ref(), report.as_ref(), &ends).instrument(span).await;
-        drop(_in_hand);
+        let clock = self.deliver_in_span(&held, unit.as_ref(), report.as_ref(), &ends).instrument(span).await;
+        drop(in_hand);
+        drop(report);
+        drop(held);
         self.metrics.in_hand(&self.destination_name, self.board.in_hand_count());
+        if let Some(fault) = clock {
+            self.wait_for_the_clock(fault, unit.as_ref(), &ends.stop).await;
+        }
     }
 
+<<<<<<< HEAD
     async fn deliver_in_span(&self, held: &Held, unit: Option<&Unit>, report: Option<&TaskReport<'_>>, ends: &Ends) {
         // Where the worker is to end, the delivery is handed back below.
         let record = ends.abort.run_until_cancelled(self.read_record(&held.delivery)).await.flatten();
+=======
+    async fn deliver_in_span(
+        &self,
+        held: &Held,
+        unit: Option<&Unit>,
+        report: Option<&TaskReport<'_>>,
+        ends: &Ends,
+    ) -> Option<ClockFault> {
+        let record = self.read_record(&held.delivery).await;
+>>>>>>> puller-side
         let in_hand = InHand { held, unit, report, record, writes: Writes::default(), stop: &ends.stop };
         tokio::select! {
             back = self.work_and_settle(&in_hand) => if let Some(back) = back {
+                let clock = back.clock;
                 self.hand_back(&in_hand, back).await;
+                return clock;
             },
             () = held.lease.lost() => {
                 tracing::warn!("lease lost, leaving the unit to another worker");
@@ -149,12 +184,39 @@ impl Worker {
                 }
             }
             () = ends.abort.cancelled() => {
-                self.hand_back(&in_hand, HandBack { after: Duration::ZERO, why: "the worker ends" }).await;
+                self.hand_back(&in_hand, HandBack::after(Duration::ZERO, "the worker ends")).await;
             }
+        }
+        None
+    }
+
+<<<<<<< HEAD
+    async fn hand_back(&self, in_hand: &InHand<'_>, HandBack { after, why }: HandBack) {
+=======
+    /// How the earlier deliveries ended. What cannot be read counts as not noted: see [`DeliveryRecord::lost`].
+    async fn read_record(&self, delivery: &Delivery) -> DeliveryRecord {
+        for _ in 0..3 {
+            match tokio::time::timeout(RECORD_TIMEOUT, self.bus.delivery_record(delivery)).await {
+                Ok(Ok(record)) => return record,
+                Ok(Err(error)) => tracing::debug!(%error, "how earlier deliveries ended"),
+                Err(_) => tracing::debug!("how earlier deliveries ended: no answer"),
+            }
+        }
+        tracing::warn!("how earlier deliveries ended is not known");
+        DeliveryRecord::default()
+    }
+
+    /// Notes how this delivery ends, before it does: whoever gets the next one must find it.
+    async fn write_record(&self, delivery: &Delivery, record: DeliveryRecord) {
+        match tokio::time::timeout(RECORD_TIMEOUT, self.bus.put_delivery_record(delivery, record)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the end of this delivery is not noted"),
+            Err(_) => tracing::warn!("the end of this delivery is not noted: no answer"),
         }
     }
 
-    async fn hand_back(&self, in_hand: &InHand<'_>, HandBack { after, why }: HandBack) {
+    async fn hand_back(&self, in_hand: &InHand<'_>, HandBack { after, why, .. }: HandBack) {
+>>>>>>> puller-side
         let delivery = &in_hand.held.delivery;
         let after = in_hand.delay(after);
         tracing::info!(why, after_s = after.as_secs(), "handed back");
@@ -171,8 +233,9 @@ impl Worker {
 
     /// Some: it is not settled, and is to be handed back.
     async fn work_and_settle(&self, in_hand: &InHand<'_>) -> Option<HandBack> {
-        let InHand { unit, report, .. } = *in_hand;
+        let InHand { held, unit, report, .. } = *in_hand;
         self.report(report, TaskState::Running, "").await;
+        let mut others_worked = false;
         for waits in 1.. {
             let (started, started_at) = (Instant::now(), common::clock::now());
             let attempt = self.attempt(in_hand, waits > 1);
@@ -187,6 +250,7 @@ impl Worker {
                 attempted = attempt => attempted,
                 () = waited_for_nothing => return Some(HandBack::at_the_end()),
             };
+<<<<<<< HEAD
             let settlement = match stopped {
                 Some(stopped) => Some(Settlement::Stopped(stopped)),
                 None => {
@@ -195,14 +259,49 @@ impl Worker {
                 }
             };
             let Some(settlement) = settlement else {
+=======
+            let evidence = match stopped {
+                Some(_) => Evidence::None,
+                None => self.evidence(in_hand, &result).await,
+            };
+            // What was wrong with the server may have passed between the unit's question and the small one. Only what fails
+            // after that is the unit's own.
+            let failed_before = std::mem::replace(&mut others_worked, evidence == Evidence::OthersWork);
+            if others_worked && !failed_before {
+                held.lease.activity.bump();
+                continue;
+            }
+            let disposition = match stopped {
+                Some(_) => None,
+                None => Some(decide(&result, in_hand.attempt(), &self.retry, evidence)),
+            };
+            if disposition == Some(Disposition::Leave)
+                && let Err(error) = &result
+            {
+                self.circuit.open(&describe(error));
+                return Some(HandBack::for_the_clock(error));
+            }
+            if disposition == Some(Disposition::Wait) {
+>>>>>>> puller-side
                 match self.wait(in_hand, &result, waits).await {
                     Some(back) => return Some(back),
                     None => continue,
                 }
+<<<<<<< HEAD
             };
             let finished = Finished { job: job.as_deref(), unit, started_at, result: &result, settlement };
             if let Some(after) = finished.must_wait(&in_hand.writes) {
                 return Some(HandBack { after, why: "a write of it may still be under way" });
+=======
+            }
+            let finished = Finished { job: job.as_deref(), unit, started_at, result: &result, disposition, stopped };
+            // What was sent before and not answered may land after this. Where all of this revision is recorded, that changes
+            // nothing.
+            if matches!(finished.ending(), Ending::Superseded | Ending::DeadLetter | Ending::Cancelled)
+                && let Some(after) = in_hand.writes.may_still_land()
+            {
+                return Some(HandBack::after(after, "a write of it may still be under way"));
+>>>>>>> puller-side
             }
             // Before the ack. When it cannot be written the server is away: the unit is gone through again, and what is
             // loaded is skipped.
@@ -276,41 +375,6 @@ impl Worker {
         (None, Err(error), None)
     }
 
-    /// What speaks for a failure being the unit's own.
-    async fn evidence(&self, in_hand: &InHand<'_>, result: &Result<Work, WorkError>) -> Evidence {
-        let Err(error) = result else { return Evidence::None };
-        if !is_doubtful(error) {
-            return Evidence::None;
-        }
-        let delivery = &in_hand.held.delivery;
-        let alone = self.suspects.fails_alone(&delivery.consumer, delivery.stream_sequence);
-        // For most of these a small question of the same kind tells.
-        let telling = match error {
-            WorkError::Warehouse(error) => error.kind == WarehouseErrorKind::TooHeavy,
-            // Bucket and prefix are right for the others.
-            WorkError::Elsewhere(_) => self.suspects.any_loaded(),
-            WorkError::Store(error) => {
-                matches!(error.kind, StoreErrorKind::Denied | StoreErrorKind::Other)
-            }
-            _ => false,
-        };
-        if (alone || telling) && self.is_answered(in_hand, error).await { Evidence::OthersWork } else { Evidence::None }
-    }
-
-    /// Whether the server that an error is of answers a small question now.
-    async fn is_answered(&self, in_hand: &InHand<'_>, error: &WorkError) -> bool {
-        let activity = &in_hand.held.lease.activity;
-        match (error, &self.destination, in_hand.unit) {
-            (WorkError::Warehouse(_), Destination::ClickHouse(loader), _) => {
-                activity.while_waiting(loader.warehouse.answers()).await
-            }
-            (WorkError::Store(_), _, Some(unit)) => activity.while_waiting(self.fetcher.answers(unit)).await,
-            // No server is asked.
-            (WorkError::Elsewhere(_) | WorkError::ClockBehind(_), _, _) => true,
-            _ => false,
-        }
-    }
-
     /// Whether a marker was there before the destination, and its period lies further back than the destination wants.
     fn is_before_this_destination(&self, delivery: &Delivery, unit: Option<&Unit>) -> bool {
         let (Some(days), Some(unit)) = (self.initial_days, unit) else { return false };
@@ -357,11 +421,15 @@ impl Worker {
         }
         if let Err(error) = result
             && waits >= WAITS_MAX
+<<<<<<< HEAD
             && (may_be_its_own(error) || matches!(error, WorkError::ClockBehind(_)))
+=======
+            && is_doubtful(error)
+>>>>>>> puller-side
             && self.is_answered(in_hand, error).await
         {
             self.circuit.try_others();
-            return Some(HandBack { after: PUT_OFF, why: "it failed again and again, and others may not" });
+            return Some(HandBack::after(PUT_OFF, "it failed again and again, and others may not"));
         }
         let paused = in_hand.stop.run_until_cancelled(tokio::time::sleep(Circuit::pause(waits))).await;
         // Waiting for a server is no stall of this unit.
@@ -378,10 +446,17 @@ impl Worker {
         if let Some(report) = report {
             report.say(ending.task_state(), finished.result.as_ref().ok(), &error).await;
         }
+<<<<<<< HEAD
         let settled = match finished.settlement {
             Settlement::Done | Settlement::Stopped(_) => delivery.ack().await,
             Settlement::Retry { after, .. } => {
                 let after = in_hand.delay(after);
+=======
+        let settled = match &finished.disposition {
+            None | Some(Disposition::Ack | Disposition::Wait | Disposition::Leave) => delivery.ack().await,
+            Some(Disposition::Retry { after, .. }) => {
+                let after = in_hand.delay(*after);
+>>>>>>> puller-side
                 tracing::warn!(class, error, after_s = after.as_secs(), "failed, will be delivered again");
                 self.note_end(in_hand, DeliveryRecord::with_failure).await;
                 self.board.park(&in_hand.name(), &format!("{class}: {error}"), after);

@@ -136,7 +136,7 @@ fn a_worker_dead_letters_bad_markers() -> Result<()> {
         (4, "refused", "claims revision"),
         (5, "refused", "is not that of its subject"),
         (6, "refused", "generated_at"),
-        (7, "refused", "its file name is not OTHERUSDT-1h-2025-03-08.zip"),
+        (7, "refused", "its key is not that of the unit's archive of this symbol"),
         (8, "unsupported", "aggTrades"),
         (9, "missing", "not in the bucket"),
         (10, "mismatch", "the marker says"),

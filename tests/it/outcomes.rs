@@ -203,8 +203,9 @@ fn a_file_that_cannot_be_stops_no_other() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "files")?;
     let copy = project.dir().join("copy");
-    std::fs::create_dir_all(copy.join("data")).context("a folder")?;
-    std::fs::write(copy.join("data/blocked"), "a file where a folder belongs").context("a file")?;
+    let symbols = copy.join("data/spot/daily/klines");
+    std::fs::create_dir_all(&symbols).context("a folder")?;
+    std::fs::write(symbols.join("BLOCKEDUSDT"), "a file where a folder belongs").context("a file")?;
     project.set("clickhouse", json!({}))?;
     project.set("destinations", json!([{ "name": "files", "type": "directory", "path": copy }]))?;
     let hand = Handmade::new(stack, &project)?;
@@ -216,7 +217,7 @@ fn a_file_that_cannot_be_stops_no_other() -> Result<()> {
         hand.publish_marker(&spec("GOODUSDT", day).unit(), &[Placed { key, ..good.clone() }])
     };
     moved(11, &"a".repeat(300))?;
-    moved(12, "blocked")?;
+    hand.publish_marker(&spec("BLOCKEDUSDT", 12).unit(), &[place(&hand, "BLOCKEDUSDT", 12)?])?;
     // Nothing has such a size, and nobody makes room for it.
     let large = place(&hand, "GOODUSDT", 13)?;
     hand.publish_marker(&spec("GOODUSDT", 13).unit(), &[Placed { size: 1 << 45, ..large }])?;

@@ -1,41 +1,14 @@
-//! Binance's own tree: where the archive of a unit and symbol lies below `data_dir`.
+//! What the names in Binance's own tree say: the reverse of [`common::layout`].
 
 use common::output::is_seen;
 use common::unit::{Period, Unit};
 
-/// The exchange whose tree this is.
-pub(crate) const EXCHANGE: &str = "binance";
+pub(crate) use common::layout::{EXCHANGE, MARKETS, archive_path, market_folder, span, symbols_folder};
+
 /// The dataset of a mark that names none.
 pub(crate) const DATASET: &str = "klines";
 
 const SYMBOL_BYTES_MAX: usize = 64;
-
-/// The markets, each with its folder below `data/`.
-pub(crate) const MARKETS: [(&str, &str); 3] = [("spot", "spot"), ("um", "futures/um"), ("cm", "futures/cm")];
-
-/// The folder of a market below `data/`.
-pub(crate) fn market_folder(market: &str) -> Option<&'static str> {
-    MARKETS.into_iter().find(|(name, _)| *name == market).map(|(_, folder)| folder)
-}
-
-/// The folder of archives that cover a day, or a month.
-pub(crate) fn span(monthly: bool) -> &'static str {
-    if monthly { "monthly" } else { "daily" }
-}
-
-/// The folder that holds one folder a symbol, e.g. `data/futures/um/daily/klines`.
-pub(crate) fn symbols_folder(unit: &Unit) -> String {
-    // Units come from marks, whose markets are these; another one would lead to a folder that is not there.
-    let market = market_folder(unit.market.as_str()).unwrap_or(unit.market.as_str());
-    let span = span(unit.period.is_month());
-    format!("data/{market}/{span}/{}", unit.dataset)
-}
-
-/// The archive's path below `data_dir`, with `/`.
-pub(crate) fn archive_path(unit: &Unit, symbol: &str) -> String {
-    let (folder, interval, period) = (symbols_folder(unit), &unit.interval, unit.period);
-    format!("{folder}/{symbol}/{interval}/{symbol}-{interval}-{period}.zip")
-}
 
 /// The unit and symbol of an archive by its path below `data_dir`; `None` for any other file.
 pub(crate) fn parse(path: &str) -> Option<(Unit, &str)> {

@@ -102,7 +102,7 @@ async fn with_rows_of_their_version<'j>(
 /// Fetches, verifies and decodes the archive, and compares; with what the ledger is to say of it if all is there.
 async fn look(loader: &Loader, job: &Job, object: &Object, spec: &Spec) -> Result<(Verdict, Option<Facts>), WorkError> {
     let unchecked = |why: &dyn std::fmt::Display| Ok((Verdict::Unchecked(format!("{}: {why}", object.key)), None));
-    if let Err(fault) = acceptable(job, object, &loader.memory) {
+    if let Err(fault) = acceptable(job, object, &loader.fetcher.prefix, &loader.memory) {
         return unchecked(&fault);
     }
     let outline = match loader.fetch_outline(&job.unit, object, spec).await? {

@@ -103,6 +103,7 @@ impl Finished<'_> {
             (Settlement::Retry { .. }, _) => Ending::Retry,
             (Settlement::DeadLetter { .. }, _) => Ending::DeadLetter,
         }
+<<<<<<< HEAD
     }
 
     /// How long it must not be settled, because what was written for it and not answered may still land and be wrong then.
@@ -113,13 +114,28 @@ impl Finished<'_> {
             Ending::Loaded | Ending::Skipped => writes.may_still_outrank(),
             // Nothing was written; and it is delivered again late enough.
             Ending::TooOld | Ending::Retry => None,
+=======
+        match &self.disposition {
+            None | Some(Disposition::Ack | Disposition::Wait | Disposition::Leave) => match self.result {
+                Ok(work) if work.loaded == 0 => Ending::Skipped,
+                _ => Ending::Loaded,
+            },
+            Some(Disposition::Retry { .. }) => Ending::Retry,
+            Some(Disposition::DeadLetter { .. }) => Ending::DeadLetter,
+>>>>>>> puller-side
         }
     }
 
     pub(super) fn class(&self) -> &'static str {
+<<<<<<< HEAD
         match self.settlement {
             Settlement::Retry { class, .. } | Settlement::DeadLetter { class } => class.as_str(),
             Settlement::Done | Settlement::Stopped(_) => "",
+=======
+        match &self.disposition {
+            Some(Disposition::Retry { class, .. } | Disposition::DeadLetter { class }) => ErrorClass::as_str(*class),
+            None | Some(Disposition::Ack | Disposition::Wait | Disposition::Leave) => "",
+>>>>>>> puller-side
         }
     }
 
