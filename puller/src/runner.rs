@@ -77,8 +77,10 @@ impl Runner {
 
     async fn open_or_create(&self) -> Result<Intake, BusError> {
         match Intake::open(&self.worker.bus, &self.settings, self.stall_timeout).await {
-            Err(error) if error.kind == BusErrorKind::Missing && self.manage => {
-                self.worker.bus.create_streams().await?;
+            Err(error) if self.manage && matches!(error.kind, BusErrorKind::Missing | BusErrorKind::Refused) => {
+                if error.kind == BusErrorKind::Missing {
+                    self.worker.bus.create_streams().await?;
+                }
                 self.worker.bus.create_consumers(&self.settings).await?;
                 Intake::open(&self.worker.bus, &self.settings, self.stall_timeout).await
             }

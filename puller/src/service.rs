@@ -179,7 +179,10 @@ impl Shared {
             }
             self.bus.check_destination(&settings).await
         };
-        within(OPEN_MAX, "preparing streams and consumers", preparing).await
+        for fault in within(OPEN_MAX, "preparing streams and consumers", preparing).await? {
+            tracing::warn!("{} ({})", fault.what, fault.advice);
+        }
+        Ok(())
     }
 
     /// A runner for a destination whose server answers and has its tables.
