@@ -4,15 +4,21 @@ pub mod machine;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::config::{Bucket, Place, Rsync, Storage};
 use crate::exit;
-use crate::object_store::{End, ObjectStore};
+use crate::object_store::{End, ObjectStore, Probe};
 use crate::output::{Finding, Reply, printable, wrap};
 use crate::unit::shorten;
 
+/// How long a program may take to say its version.
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(10);
+/// The check whether a bucket can be reached.
+const BUCKET: &str = "bucket";
 const NOT_SET: &str = "set it in the configuration or the environment";
 
 /// One thing that was looked at.
@@ -102,7 +108,32 @@ pub fn describe_http(report: &mut Report, listen: Option<SocketAddr>) {
     report.good("http", listen.map_or_else(|| "not served".to_owned(), |listen| listen.to_string()));
 }
 
-/// Whether the store can be used as configured from this end; part of both binaries' `doctor`.
+/// What the stream says of the configured bucket and prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Announced {
+    /// The newest unit is announced from there; the key of an object that it should have there.
+    Here { key: Option<String> },
+    /// No unit is announced yet.
+    Nothing,
+    /// The newest unit is announced from another bucket or prefix.
+    Elsewhere,
+    /// The queue does not say.
+    Unknown,
+}
+
+impl Announced {
+    /// Why nothing may be written to the configured prefix; `None` where it may.
+    fn objection(&self) -> Option<&'static str> {
+        match self {
+            Self::Here { .. } | Self::Nothing => None,
+            Self::Elsewhere => Some("units are announced from another bucket or prefix than the configured one"),
+            Self::Unknown => Some("the queue does not say whether units are announced from this bucket and prefix"),
+        }
+    }
+}
+
+/// Whether the store can be reached as configured from this end; part of both binaries' `doctor`. Writes nothing below the
+/// prefix.
 pub async fn check_storage(report: &mut Report, storage: &Storage, end: End) {
     match &storage.place {
         Place::S3(bucket) => check_bucket(report, storage, bucket, end).await,
@@ -112,7 +143,7 @@ pub async fn check_storage(report: &mut Report, storage: &Storage, end: End) {
 }
 
 async fn check_bucket(report: &mut Report, storage: &Storage, bucket: &Bucket, end: End) {
-    const NAME: &str = "bucket";
+    const NAME: &str = BUCKET;
     let (name, endpoint) = (&bucket.bucket, &bucket.endpoint);
     for (value, key) in [(name, "storage.r2.bucket"), (endpoint, "storage.r2.endpoint")] {
         if value.is_empty() {
@@ -129,17 +160,34 @@ async fn check_bucket(report: &mut Report, storage: &Storage, bucket: &Bucket, e
     let store = ObjectStore::new(storage, end);
     match store.probe(&storage.prefix.to_string()).await {
         Ok(()) => report.good(NAME, format!("{name} at {endpoint} is reachable, credentials accepted")),
-        Err(error) => return report.bad(NAME, format!("{name} at {endpoint}: {error}"), error.advice()),
+        Err(error) => report.bad(NAME, format!("{name} at {endpoint}: {error}"), error.advice()),
     }
-    const REQUESTS: &str = "bucket requests";
-    match store.rehearse(&storage.prefix, end).await {
-        Ok(()) if end == End::Puller => report.good(REQUESTS, "GET is answered as the work needs it"),
-        Ok(()) => {
-            let found =
-                format!("HEAD, GET, PUT, conditional PUT, COPY and parts work (on {})", storage.prefix.probe_key());
-            report.good(REQUESTS, found);
+}
+
+/// Whether a bucket answers each kind of request that the work makes. The uploader's write an object, so they are made only
+/// where no unit is known to be announced from elsewhere. Says nothing where [`check_storage`] found fault.
+pub async fn check_requests(report: &mut Report, storage: &Storage, end: End, announced: &Announced) {
+    const NAME: &str = "bucket requests";
+    let Place::S3(_) = &storage.place else { return };
+    if report.checks.iter().any(|check| check.name == BUCKET && !check.ok) {
+        return;
+    }
+    if let Some(objection) = announced.objection() {
+        return report.warn(NAME, format!("not tried: {objection}"));
+    }
+    let known = match announced {
+        Announced::Here { key } => key.as_deref(),
+        Announced::Nothing | Announced::Elsewhere | Announced::Unknown => None,
+    };
+    let probe_key = storage.prefix.probe_key();
+    let works = "HEAD, GET, PUT, conditional PUT, COPY and parts work";
+    match ObjectStore::new(storage, end).rehearse(&storage.prefix, end, known).await {
+        Ok(Probe::NotWritten) => report.good(NAME, "GET is answered as the work needs it"),
+        Ok(Probe::Removed) => report.good(NAME, format!("{works}; {probe_key} was written for it and removed")),
+        Ok(Probe::Stays(why)) => {
+            report.good(NAME, format!("{works}; {probe_key} was written for it and stays, which does no harm: {why}"));
         }
-        Err(unfit) => report.bad(REQUESTS, unfit.to_string(), unfit.advice),
+        Err(unfit) => report.bad(NAME, unfit.to_string(), unfit.advice),
     }
 }
 
@@ -193,7 +241,10 @@ async fn check_rsync(report: &mut Report, storage: &Storage, rsync: &Rsync, end:
 }
 
 async fn check_program(report: &mut Report, name: &str, version: &str) {
-    match tokio::process::Command::new(name).arg(version).kill_on_drop(true).output().await {
+    let mut command = tokio::process::Command::new(name);
+    let output = command.arg(version).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(PROGRAM_TIMEOUT, output).await;
+    match output.unwrap_or_else(|elapsed| Err(elapsed.into())) {
         Ok(output) => {
             let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
             let said = String::from_utf8_lossy(&said);

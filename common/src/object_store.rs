@@ -27,7 +27,7 @@ use crate::config::{Place, Storage};
 use error::StoreType;
 
 pub use error::{StoreError, StoreErrorKind};
-pub use rehearsal::Unfit;
+pub use rehearsal::{Probe, Unfit};
 
 /// How far clocks may be apart before archives would be dated wrongly by one of them.
 const SKEW_MAX: SignedDuration = SignedDuration::from_hours(24);

@@ -261,6 +261,18 @@ impl BusError {
     }
 }
 
+/// An answer, or that there was none in this time.
+///
+/// The library's own time-outs begin when the connection has taken the question. It takes none while it is lost and its
+/// queue is full, so whoever runs for long needs this around them.
+pub async fn within<T>(
+    time: Duration,
+    doing: &str,
+    answer: impl Future<Output = Result<T, BusError>>,
+) -> Result<T, BusError> {
+    tokio::time::timeout(time, answer).await.unwrap_or_else(|_| Err(BusError::unanswered(doing, time)))
+}
+
 impl fmt::Display for BusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "NATS: {}: {}", self.doing, self.why)

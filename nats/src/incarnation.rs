@@ -31,16 +31,18 @@ pub(crate) struct OpenConsumer {
     replaced: CancellationToken,
 }
 
-/// When the server was last asked, and over which connection.
-#[derive(Clone, Copy)]
+/// What the server last said.
 struct Checked {
+    /// When it confirmed the consumer, and over which connection.
     at: Instant,
     connects: u64,
+    /// When a question failed after that, and why.
+    failed: Option<(Instant, BusError)>,
 }
 
 impl Checked {
     fn now(bus: &Bus) -> Self {
-        Self { at: Instant::now(), connects: bus.connects() }
+        Self { at: Instant::now(), connects: bus.connects(), failed: None }
     }
 }
 
@@ -71,22 +73,36 @@ impl OpenConsumer {
         if self.replaced.is_cancelled() {
             return Err(BusError::plain(BusErrorKind::Refused, doing(), REPLACED));
         }
-        // Held while one asks: the others use its answer, or ask after its ANSWER_MAX.
+        // Held while one asks, for ANSWER_MAX at most. The others use its answer, and its error too: if each of them asked a
+        // server that is silent after the other, the last one would wait for as many times ANSWER_MAX as there are
+        // deliveries, and would not notice in time that its lease is lost.
+        let waits_from = Instant::now();
         let mut checked = self.checked.lock().await;
+        if let Some((failed_at, error)) = &checked.failed
+            && *failed_at >= waits_from
+        {
+            return Err(error.clone());
+        }
         let now = Checked::now(&self.bus);
         if checked.connects == now.connects && checked.at.elapsed() < answer_holds {
             return Ok(());
         }
-        let info = match tokio::time::timeout(ANSWER_MAX, self.consumer.get_info()).await {
-            Ok(Ok(info)) => info,
-            Ok(Err(error)) => {
+        let asked = tokio::time::timeout(ANSWER_MAX, self.consumer.get_info()).await;
+        let answer = asked.map_err(|elapsed| BusError::unavailable(doing(), &elapsed)).and_then(|answer| {
+            answer.map_err(|error| {
                 let kind = match error.kind() {
                     ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => BusErrorKind::Missing,
                     _ => BusErrorKind::Unavailable,
                 };
-                return Err(BusError::new(kind, doing(), &error));
+                BusError::new(kind, doing(), &error)
+            })
+        });
+        let info = match answer {
+            Ok(info) => info,
+            Err(error) => {
+                checked.failed = Some((Instant::now(), error.clone()));
+                return Err(error);
             }
-            Err(elapsed) => return Err(BusError::unavailable(doing(), &elapsed)),
         };
         if created_at(&info.created)? != self.created_at {
             self.replaced.cancel();

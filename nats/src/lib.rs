@@ -30,7 +30,7 @@ mod survey;
 mod sweeper;
 mod task;
 
-pub use connection::{Bus, BusError, BusErrorKind, public_urls};
+pub use connection::{Bus, BusError, BusErrorKind, public_urls, within};
 pub use consumer::{Held, Intake};
 pub use dead_letter::DeadLetter;
 pub use delivery::{Delivery, SettleError};

@@ -7,7 +7,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::connection::{Bus, BusError, BusErrorKind, within};
+
+/// How long the connection may take to accept a question or a subscription.
+const HAND_OVER_MAX: Duration = Duration::from_secs(5);
 
 /// What one worker says of itself for one destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,10 +40,15 @@ impl Bus {
         state: impl Fn() -> WorkerState + Send + 'static,
         stop: CancellationToken,
     ) -> Result<(), BusError> {
-        let subscribed = self.client.subscribe(subject(destination)).await;
-        let mut asked = subscribed.map_err(|error| BusError::new(BusErrorKind::Refused, "subscribing", &error))?;
+        const DOING: &str = "subscribing to questions";
+        let subscribing = async {
+            let subscribed = self.client.subscribe(subject(destination)).await;
+            subscribed.map_err(|error| BusError::new(BusErrorKind::Refused, DOING, &error))
+        };
+        let mut asked = within(HAND_OVER_MAX, DOING, subscribing).await?;
         let client = self.client.clone();
         tokio::spawn(stop.run_until_cancelled_owned(async move {
+            // No time-out: questions may come at any time, and nobody waits for this task. It ends with `stop`.
             while let Some(question) = asked.next().await {
                 let Some(reply) = question.reply else { continue };
                 let answer = serde_json::to_vec(&state()).expect("strings and numbers always serialise");
@@ -54,11 +62,15 @@ impl Bus {
 
     /// Asks every worker of a destination and waits this long for answers.
     pub async fn roster(&self, destination: &str, wait: Duration) -> Result<Roster, BusError> {
-        let unavailable = |error: &dyn std::error::Error| BusError::unavailable("asking the workers", error);
-        let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| unavailable(&error))?;
-        let asked = self.client.publish_with_reply(subject(destination), inbox, "".into()).await;
-        asked.map_err(|error| unavailable(&error))?;
+        const DOING: &str = "asking the workers";
+        let unavailable = |error: &dyn std::error::Error| BusError::unavailable(DOING, error);
+        let asking = async {
+            let inbox = self.client.new_inbox();
+            let answers = self.client.subscribe(inbox.clone()).await.map_err(|error| unavailable(&error))?;
+            let asked = self.client.publish_with_reply(subject(destination), inbox, "".into()).await;
+            asked.map(|()| answers).map_err(|error| unavailable(&error))
+        };
+        let mut answers = within(HAND_OVER_MAX, DOING, asking).await?;
         let mut roster = Roster::default();
         let collecting = async {
             while let Some(answer) = answers.next().await {

@@ -2,9 +2,11 @@
 
 mod clickhouse;
 
+use std::path::Path;
+
 use common::config::{Config, DestinationKind};
 use common::doctor::machine::{self, ARCHIVES_BYTES, FILES_BYTES};
-use common::doctor::{Report, check_storage, describe_http, describe_storage};
+use common::doctor::{Announced, Report, check_requests, check_storage, describe_http, describe_storage};
 use common::object_store::{End, ObjectStore};
 use common::output::Reply;
 use nats::{Bus, ConsumerSettings, StaleConsumer, StreamUsage};
@@ -39,7 +41,8 @@ async fn examine(config: &Config) -> Report {
     let mut report = Report::default();
     check_storage(&mut report, &config.storage, End::Puller).await;
     machine::check_store_clock(&mut report, &config.storage).await;
-    check_queue(&mut report, config).await;
+    let announced = check_queue(&mut report, config).await;
+    check_requests(&mut report, &config.storage, End::Puller, &announced).await;
     if config.destinations.is_empty() {
         report.bad("destinations", "none is configured", "set clickhouse.host, or list some under destinations");
     }
@@ -47,14 +50,14 @@ async fn examine(config: &Config) -> Report {
         let name = format!("destination {}", destination.name);
         match &destination.kind {
             DestinationKind::ClickHouse(server) => clickhouse::check(&mut report, &name, server).await,
-            DestinationKind::Directory { path } => check_directory(&mut report, &name, path),
+            DestinationKind::Directory { path } => check_directory(&mut report, &name, path).await,
         }
     }
     if let Some(path) = &config.local.data_dir {
-        check_directory(&mut report, "local.data_dir", path);
+        check_directory(&mut report, "local.data_dir", path).await;
     }
     if let Some(path) = config.local.state_dir.as_deref().filter(|path| path.exists()) {
-        machine::check_space(&mut report, "local.state_dir, space", path, FILES_BYTES);
+        machine::check_space(&mut report, "local.state_dir, space", path, FILES_BYTES).await;
     }
     machine::check_open_files(&mut report, open_files_needed(config));
     report
@@ -66,16 +69,14 @@ pub(crate) fn open_files_needed(config: &Config) -> u64 {
     (config.storage.transfers as u64).saturating_mul(config.puller.slots as u64).saturating_add(BESIDE)
 }
 
-async fn check_queue(report: &mut Report, config: &Config) {
+async fn check_queue(report: &mut Report, config: &Config) -> Announced {
     let bus = match Bus::connect(&config.nats, &worker_name()).await {
         Ok(bus) => bus,
         Err(error) => {
             let failure = Failure::from(error);
-            return report.bad(
-                "nats",
-                failure.text,
-                failure.advice.unwrap_or_else(|| "the server must run, and accept these credentials".into()),
-            );
+            let advice = failure.advice.unwrap_or_else(|| "the server must run, and accept these credentials".into());
+            report.bad("nats", failure.text, advice);
+            return Announced::Unknown;
         }
     };
     report.good("nats", "reachable, credentials accepted");
@@ -96,7 +97,7 @@ async fn check_queue(report: &mut Report, config: &Config) {
             report.bad(NAME, error.to_string(), "is JetStream enabled, and are you allowed to look?");
         }
     }
-    check_place(report, config, &bus).await;
+    let announced = check_place(report, config, &bus).await;
     let mut names: Vec<String> = config.destinations.iter().map(|destination| destination.name.clone()).collect();
     names.push(common::config::MIRROR.into());
     match bus.stale_consumers(&names).await {
@@ -122,6 +123,7 @@ async fn check_queue(report: &mut Report, config: &Config) {
         }
     }
     bus.close().await;
+    announced
 }
 
 fn names_of(stale: &[StaleConsumer]) -> String {
@@ -129,35 +131,49 @@ fn names_of(stale: &[StaleConsumer]) -> String {
 }
 
 /// Whether what was announced last lies where this configuration looks for it.
-async fn check_place(report: &mut Report, config: &Config, bus: &Bus) {
-    let newest = match bus.newest_announcement().await {
-        Ok(newest) => newest,
-        // Said above, of streams and consumers.
-        Err(error) => return tracing::debug!(%error, "reading the newest marker"),
+async fn check_place(report: &mut Report, config: &Config, bus: &Bus) -> Announced {
+    let found = match bus.has_stream().await {
+        Ok(true) => bus.newest_announcement().await,
+        Ok(false) => Ok(None),
+        Err(error) => Err(error),
     };
-    let Some(marker) = newest.and_then(|newest| newest.marker) else { return };
-    let store = ObjectStore::new(&config.storage, End::Puller);
-    match marker.elsewhere(store.bucket(), &config.storage.prefix) {
-        None => report.good("newest marker", format!("{} is of this bucket and prefix", marker.unit)),
-        Some(elsewhere) => report.bad(
-            "newest marker",
-            format!("{}: {elsewhere}", marker.unit),
-            "bucket and prefix must be those of the uploader",
-        ),
+    let marker = match found {
+        Ok(None) => return Announced::Nothing,
+        Ok(Some(newest)) => newest.marker,
+        Err(error) => {
+            // Said above, of streams and consumers.
+            tracing::debug!(%error, "reading the newest marker");
+            return Announced::Unknown;
+        }
+    };
+    let Some(marker) = marker else { return Announced::Unknown };
+    let (store, prefix) = (ObjectStore::new(&config.storage, End::Puller), &config.storage.prefix);
+    match marker.elsewhere(store.bucket(), prefix) {
+        None => {
+            report.good("newest marker", format!("{} is of this bucket and prefix", marker.unit));
+            Announced::Here { key: Some(prefix.current_key(&marker.unit)) }
+        }
+        Some(elsewhere) => {
+            let advice = "bucket and prefix must be those of the uploader";
+            report.bad("newest marker", format!("{}: {elsewhere}", marker.unit), advice);
+            Announced::Elsewhere
+        }
     }
 }
 
-fn check_directory(report: &mut Report, name: &str, path: &std::path::Path) {
+async fn check_directory(report: &mut Report, name: &str, path: &Path) {
     // A real write: mode bits do not tell of read-only mounts or of other users' folders.
-    match tempfile::Builder::new().prefix(".ferry-doctor-").tempfile_in(path) {
-        Ok(_) => {
+    let folder = path.to_owned();
+    let written = move || tempfile::Builder::new().prefix(".ferry-doctor-").tempfile_in(folder).map(drop);
+    match machine::on_disk(written).await {
+        Ok(()) => {
             report.good(name, format!("{} can be written to", path.display()));
-            machine::check_space(report, &format!("{name}, space"), path, ARCHIVES_BYTES);
+            machine::check_space(report, &format!("{name}, space"), path, ARCHIVES_BYTES).await;
         }
         Err(error) => report.bad(
             name,
             format!("{}: {error}", path.display()),
-            "the folder must exist and this user must be allowed to write to it",
+            "the folder must exist, answer, and let this user write to it",
         ),
     }
 }

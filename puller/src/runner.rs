@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nats::{BusError, BusErrorKind, ConsumerSettings, Held, Intake, WorkerState};
+use nats::{BusError, BusErrorKind, ConsumerSettings, Held, Intake, WorkerState, within};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::service::OPEN_MAX;
 use crate::worker::{Ends, Worker};
 
 /// Pause after the queue failed us.
@@ -18,8 +19,6 @@ const HAND_BACK: Duration = Duration::from_secs(5);
 /// A worker that has a free slot and whose pulls are not answered for so long says so, and opens its consumers anew. Every
 /// pull ends within a quarter of it, so this is also what becomes of a pull that does not.
 const UNANSWERED_MAX: Duration = Duration::from_secs(60);
-/// How long looking the consumers up, or making them, may take.
-const OPEN_MAX: Duration = Duration::from_secs(30);
 
 pub(crate) struct Runner {
     pub worker: Arc<Worker>,
@@ -63,14 +62,12 @@ impl Runner {
     async fn open(&self) -> Intake {
         let part = format!("consumers of {}", self.settings.destination);
         loop {
-            let opened = tokio::time::timeout(OPEN_MAX, self.open_or_create()).await;
-            let reason = match opened {
-                Ok(Ok(intake)) => {
+            let reason = match within(OPEN_MAX, "opening the consumers", self.open_or_create()).await {
+                Ok(intake) => {
                     self.worker.circuit.readiness().ready(&part);
                     return intake;
                 }
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("NATS does not answer for {} s", OPEN_MAX.as_secs()),
+                Err(error) => error.to_string(),
             };
             tracing::warn!(reason, "the consumers cannot be opened");
             self.worker.circuit.readiness().not_ready(&part, reason);
@@ -80,8 +77,10 @@ impl Runner {
 
     async fn open_or_create(&self) -> Result<Intake, BusError> {
         match Intake::open(&self.worker.bus, &self.settings, self.stall_timeout).await {
-            Err(error) if error.kind == BusErrorKind::Missing && self.manage => {
-                self.worker.bus.create_streams().await?;
+            Err(error) if self.manage && matches!(error.kind, BusErrorKind::Missing | BusErrorKind::Refused) => {
+                if error.kind == BusErrorKind::Missing {
+                    self.worker.bus.create_streams().await?;
+                }
                 self.worker.bus.create_consumers(&self.settings).await?;
                 Intake::open(&self.worker.bus, &self.settings, self.stall_timeout).await
             }

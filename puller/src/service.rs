@@ -11,7 +11,7 @@ use common::http::{Readiness, serve};
 use common::object_store::{End, ObjectStore};
 pub(crate) use common::output::Failure;
 use common::output::{FailureClass, Reply, count};
-use nats::{Bus, BusError, ConsumerSettings};
+use nats::{Bus, BusError, ConsumerSettings, within};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -57,6 +57,9 @@ impl Command {
         }
     }
 }
+
+/// How long it may take to look the streams and consumers up, or to make them.
+pub(crate) const OPEN_MAX: Duration = Duration::from_secs(30);
 
 /// What a command that was told to stop may still take, beside the grace of those that drain.
 const STOP_SLACK: Duration = Duration::from_secs(15);
@@ -169,11 +172,17 @@ impl Shared {
     /// nothing announced can be lost or skipped on its way through them.
     pub(crate) async fn prepare_queue(&self, destination: &str) -> Result<(), BusError> {
         let settings = self.consumer_settings(destination);
-        if self.config.nats.manage {
-            self.bus.create_streams().await?;
-            self.bus.create_consumers(&settings).await?;
+        let preparing = async {
+            if self.config.nats.manage {
+                self.bus.create_streams().await?;
+                self.bus.create_consumers(&settings).await?;
+            }
+            self.bus.check_destination(&settings).await
+        };
+        for fault in within(OPEN_MAX, "preparing streams and consumers", preparing).await? {
+            tracing::warn!("{} ({})", fault.what, fault.advice);
         }
-        self.bus.check_destination(&settings).await
+        Ok(())
     }
 
     /// A runner for a destination whose server answers and has its tables.
@@ -353,7 +362,11 @@ async fn serve_destination(shared: Arc<Shared>, destination: DestinationConfig, 
     };
     if let Some(Some(runner)) = stop.run_until_cancelled(opening).await {
         shared.readiness.ready(&part);
-        lost_stream::say(&shared.bus, &destination).await;
+        // Worth a line, and not worth a wait: a database that is slow to say may not keep units from being pulled.
+        let said = tokio::time::timeout(OPEN_MAX, lost_stream::say(&shared.bus, &destination));
+        if let Some(Err(_)) = stop.run_until_cancelled(said).await {
+            tracing::debug!("the ledger was not compared with the stream in time");
+        }
         tracing::info!(destination = destination.name, worker = shared.worker_name, "working");
         runner.run(stop, true).await;
     }

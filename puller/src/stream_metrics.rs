@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nats::within;
 use tokio_util::sync::CancellationToken;
 
 use crate::service::Shared;
@@ -13,7 +14,7 @@ const EVERY: Duration = Duration::from_secs(30);
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let asking = async {
         loop {
-            match shared.bus.stream_usage().await {
+            match within(EVERY, "asking how full the streams are", shared.bus.stream_usage()).await {
                 Ok(usage) => usage.iter().for_each(|stream| shared.metrics.stream(stream)),
                 // Whoever needs the server notices by itself.
                 Err(error) => tracing::debug!(%error, "asking how full the streams are"),

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::backoff::{Backoff, Growth};
-use nats::{BusError, BusErrorKind, MarkerSubject, Sweeper, Swept};
+use nats::{BusError, BusErrorKind, MarkerSubject, Sweeper, Swept, within};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{ErrorClass, WorkError};
 use crate::journal::{Journal, Note};
-use crate::service::Shared;
+use crate::service::{OPEN_MAX, Shared};
 
 /// Nothing that anybody waits for.
 const RETRY: Backoff = Backoff {
@@ -17,6 +17,9 @@ const RETRY: Backoff = Backoff {
     growth: Growth::Exponential { factor: 2.0 },
     max: Duration::from_secs(60),
 };
+
+/// How long one advisory may take: the pull, some reads, the letter, and the ack, which is tried for a minute.
+const SWEEP_MAX: Duration = Duration::from_secs(180);
 
 /// Sweeps until `stop`.
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
@@ -26,7 +29,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 async fn sweep(shared: &Shared) {
     let mut failures: u32 = 0;
     loop {
-        let error = match open(shared).await {
+        let error = match within(OPEN_MAX, "opening the consumer of advisories", open(shared)).await {
             Ok(sweeper) => serve(shared, &sweeper, &mut failures).await,
             Err(error) => error,
         };
@@ -56,7 +59,7 @@ async fn serve(shared: &Shared, sweeper: &Sweeper, failures: &mut u32) -> BusErr
     let class = ErrorClass::Exhausted.as_str();
     let explain = |deliveries| WorkError::Exhausted { deliveries, lost: deliveries }.to_string();
     loop {
-        match sweeper.next(class, explain).await {
+        match within(SWEEP_MAX, "sweeping", sweeper.next(class, explain)).await {
             Ok(None) => {}
             Ok(Some(Swept::Stored { destination, subject, stream_sequence, deliveries })) => {
                 tracing::error!(destination, subject, stream_sequence, deliveries, class, "dead letter");

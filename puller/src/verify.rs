@@ -17,6 +17,7 @@ use common::unit_filter::UnitFilter;
 use futures::{StreamExt, stream};
 use nats::{Bus, BusErrorKind, Lane, MarkerSubject, ReplayOptions};
 use prometheus_client::registry::Registry;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Verify;
@@ -25,7 +26,7 @@ use crate::error::WorkError;
 use crate::job::{self, Job};
 use crate::load::Loader;
 use crate::metrics::Metrics;
-use crate::pull::progress_bar;
+use crate::pull::{GIVE_UP, progress_bar};
 use crate::service::{Failure, Shared, connect_to_stream, named_or_served, worker_name};
 
 use check::Verdict;
@@ -226,11 +227,15 @@ impl Verifier<'_> {
     /// Waits until the workers have settled what was sent.
     async fn wait(&self, last_sent: u64, stop: &CancellationToken) -> Result<(), Failure> {
         tracing::info!(destination = self.name, "waiting for running workers to load what was sent");
+        let mut answered_at = Instant::now();
+        // No time-out for the workers, which somebody asked to wait for; but one for the queue that tells of them.
         loop {
             match self.shared.bus.replays_settled(self.name, last_sent).await {
                 Ok(true) => return Ok(()),
-                Ok(false) => {}
-                Err(error) if error.kind == BusErrorKind::Unavailable => tracing::warn!(%error, "asking again"),
+                Ok(false) => answered_at = Instant::now(),
+                Err(error) if error.kind == BusErrorKind::Unavailable && answered_at.elapsed() < GIVE_UP => {
+                    tracing::warn!(%error, "asking again");
+                }
                 Err(error) => return Err(error.into()),
             }
             if stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_none() {

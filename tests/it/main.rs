@@ -17,6 +17,7 @@ mod dead_letters;
 mod destinations;
 mod disks;
 mod download;
+mod durables;
 mod faults;
 mod fleet;
 mod foreign_keys;

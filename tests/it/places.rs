@@ -1,12 +1,15 @@
 //! A wrong bucket or prefix is noticed before anything is uploaded or replaced.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::other_client::OtherClient;
+use tests::process::Finished;
 use tests::project::Project;
+use tests::proxy::{Fate, Fault, Proxy};
 use tests::servers::Stack;
-use tests::{Result, process::Finished};
+use tests::{Context, Result};
 
 use crate::handmade::Handmade;
 
@@ -46,12 +49,17 @@ fn a_wrong_prefix_stops_the_uploader_with_one_message() -> Result<()> {
         }
         assert!(!stopped.stderr.contains("WARN"), "{}", stopped.stderr);
     }
-    assert_eq!((client.list()?, hand.markers()?), (bucket, markers.clone()));
-    // It makes its requests on an object of its own there, and says what is wrong.
+    // Doctor says what is wrong, and leaves no object of its own there either.
     let doctor = moved(&project, &["doctor"], &wrong)?.expect_code(4)?;
-    assert!(doctor.stdout.contains("FAIL  place: "), "{}", doctor.stdout);
-    assert!(doctor.stdout.contains(&wrong), "{}", doctor.stdout);
-    assert_eq!(hand.markers()?, markers);
+    for said in ["FAIL  place: ", &wrong, "WARN  bucket requests: not tried: units are announced from another"] {
+        assert!(doctor.stdout.contains(said), "{said}: {}", doctor.stdout);
+    }
+    let env = [("FERRY__STORAGE__R2__PREFIX", wrong.as_str())];
+    let doctor = project.start("puller", &["doctor"], &env)?.wait(SOON)?.expect_code(4)?;
+    for said in ["FAIL  newest marker: ", "WARN  bucket requests: not tried: "] {
+        assert!(doctor.stdout.contains(said), "{said}: {}", doctor.stdout);
+    }
+    assert_eq!((client.list()?, hand.markers()?), (bucket, markers));
     assert_eq!(tests::data::archives(project.data_dir())?.len(), 4);
 
     // With the right one it goes on as if nothing had been.
@@ -59,6 +67,33 @@ fn a_wrong_prefix_stops_the_uploader_with_one_message() -> Result<()> {
     assert!(upload.stdout.contains("1 published, 3 unchanged"), "{}", upload.stdout);
     let doctor = project.uploader(&["doctor"])?.expect_code(0)?;
     assert!(doctor.stdout.contains("ok    place: "), "{}", doctor.stdout);
+    Ok(())
+}
+
+/// The object that doctor makes its requests on goes again, and stays where the bucket deletes nothing.
+#[test]
+fn doctor_removes_its_object_where_it_may() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "probe")?;
+    let endpoint: SocketAddr = stack.s3.endpoint().trim_start_matches("http://").parse().context("an address")?;
+    let bucket = Proxy::start(endpoint)?;
+    project.set("storage.r2.endpoint", format!("http://{}", bucket.address()))?;
+    let client = OtherClient::new(stack, &project);
+    project.puller(&["migrate"])?.expect_code(0)?;
+    std::fs::create_dir_all(project.data_dir().join("data")).context("a tree")?;
+    bucket.set(Fault::aimed("x-id=DeleteObject", u64::MAX, Fate::NotImplemented));
+    let doctor = project.uploader(&["doctor"])?.expect_code(0)?;
+    assert!(doctor.stdout.contains("/_doctor/probe was written for it and stays"), "{}", doctor.stdout);
+    let left: Vec<String> = client.list()?.into_keys().collect();
+    assert!(left.len() == 1 && left[0].ends_with("/_doctor/probe"), "{left:?}");
+    // Nothing is announced yet, and what another run left is no obstacle.
+    bucket.set(Fault::None);
+    let doctor = project.uploader(&["doctor"])?.expect_code(0)?;
+    assert!(doctor.stdout.contains("was written for it and removed"), "{}", doctor.stdout);
+    // A request that fails after the object is there leaves nothing behind either.
+    bucket.set(Fault::aimed("partNumber=", u64::MAX, Fate::NotImplemented));
+    project.uploader(&["doctor"])?.expect_code(4)?;
+    assert_eq!(client.list()?.len(), 0);
     Ok(())
 }
 

@@ -1,8 +1,7 @@
-//! Streams and durable consumers: bounded, as they must be, and what is said when they are not.
+//! Streams: bounded, as they must be, and what is said when they are not.
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use serde_json::{Value, json};
 use tests::data::{ArchiveSpec, Market, mark_all};
@@ -10,15 +9,16 @@ use tests::project::{Project, Service};
 use tests::servers::{Nats, RunDir, Stack};
 use tests::{Context, Result, http};
 
+use crate::durables::{durable, remake_consumer};
 use crate::handmade::Handmade;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn spec(day: &str) -> ArchiveSpec {
+pub(crate) fn spec(day: &str) -> ArchiveSpec {
     ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day)
 }
 
-fn upload(project: &Project, days: std::ops::RangeInclusive<u32>, code: i32) -> Result<String> {
+pub(crate) fn upload(project: &Project, days: std::ops::RangeInclusive<u32>, code: i32) -> Result<String> {
     for day in days {
         spec(&format!("2025-03-{day:02}")).write(project.data_dir())?;
     }
@@ -26,36 +26,14 @@ fn upload(project: &Project, days: std::ops::RangeInclusive<u32>, code: i32) -> 
     Ok(project.uploader(&["upload"])?.expect_code(code)?.stderr)
 }
 
-fn letters(project: &Project) -> Result<Vec<Value>> {
+pub(crate) fn letters(project: &Project) -> Result<Vec<Value>> {
     let list = project.puller(&["dead", "ls", "--json"])?.expect_code(0)?.json()?;
     Ok(list["findings"].as_array().cloned().unwrap_or_default())
 }
 
 /// What `/readyz` says; nothing while the worker does not serve it.
-fn readiness(worker: &Service) -> String {
+pub(crate) fn readiness(worker: &Service) -> String {
     http::get(worker.http(), "/readyz").and_then(http::Response::text).unwrap_or_default()
-}
-
-/// The settings of a durable consumer of `primary`, as `migrate` makes them.
-fn durable(project: &Project, lane: &str) -> pull::Config {
-    let ack_wait = project.config()["puller"]["ack_wait"].as_str().unwrap_or_default();
-    let seconds = ack_wait.trim_end_matches('s').parse().unwrap_or(60);
-    let filter = if lane == "ingest" { "marker.ready.>" } else { "marker.backfill.>" };
-    pull::Config {
-        durable_name: Some(format!("{lane}-primary")),
-        filter_subject: filter.to_owned(),
-        ack_wait: Duration::from_secs(seconds),
-        max_deliver: 25,
-        ..pull::Config::default()
-    }
-}
-
-fn remake_consumer(hand: &Handmade<'_>, config: pull::Config) -> Result<()> {
-    hand.act(async |jetstream| {
-        let name = config.durable_name.clone().unwrap_or_default();
-        jetstream.delete_consumer_from_stream(&name, "MARKERS").await.context("deleting the consumer")?;
-        jetstream.create_consumer_on_stream(config, "MARKERS").await.map(drop).context("making the consumer")
-    })
 }
 
 #[test]
@@ -200,52 +178,6 @@ fn no_dead_letter_is_lost_while_their_stream_is_full() -> Result<()> {
 }
 
 #[test]
-fn a_durable_that_would_skip_markers_is_refused_until_it_is_made_anew() -> Result<()> {
-    let stack = Stack::shared();
-    let project = Project::new(stack, "durables")?;
-    let hand = Handmade::new(stack, &project)?;
-    upload(&project, 1..=1, 0)?;
-    type Change = fn(&mut pull::Config);
-    let changes: [(&str, Change); 5] = [
-        ("deliver_policy is new", |config| config.deliver_policy = DeliverPolicy::New),
-        ("deliver_policy is last_per_subject", |config| config.deliver_policy = DeliverPolicy::LastPerSubject),
-        ("ack_policy is none", |config| config.ack_policy = AckPolicy::None),
-        ("filter_subjects is [\"marker.backfill.*.um.>\"]", |config| {
-            config.filter_subject = "marker.backfill.*.um.>".into();
-        }),
-        ("headers_only is true", |config| config.headers_only = true),
-    ];
-    for (text, change) in changes {
-        let mut config = durable(&project, "backfill");
-        change(&mut config);
-        remake_consumer(&hand, config)?;
-        let pull = project.puller(&["pull"])?.expect_code(2)?;
-        assert!(pull.stderr.contains(text) && pull.stderr.contains("puller migrate"), "{}", pull.stderr);
-        assert!(!pull.stdout.contains("nothing to do"), "{}", pull.stdout);
-        let doctor = project.puller(&["doctor"])?.expect_code(4)?;
-        assert!(doctor.stdout.contains(text), "{}", doctor.stdout);
-        let status = project.puller(&["status"])?;
-        assert!(status.stdout.contains(text), "{}", status.stdout);
-        project.puller(&["migrate"])?.expect_code(0)?;
-        project.puller(&["doctor"])?.expect_code(0)?;
-        project.puller(&["pull"])?.expect_code(0)?;
-    }
-    project.check_tables()?;
-    // Once loaded, and skipped after that.
-    assert_eq!(project.query("SELECT sum(archives_loaded) FROM {db}.ingest_log")?.trim(), "1");
-
-    // A service says so, and goes on once it is mended. It pulls nothing meanwhile.
-    remake_consumer(&hand, pull::Config { headers_only: true, ..durable(&project, "backfill") })?;
-    upload(&project, 2..=2, 0)?;
-    let worker = project.spawn_puller(&["run"])?;
-    project.wait_until("a reason", PATIENCE, || Ok(readiness(&worker).contains("headers_only is true")))?;
-    assert_eq!(project.archives_loaded()?, 1);
-    project.puller(&["migrate"])?.expect_code(0)?;
-    project.wait_for_archives(2, PATIENCE)?;
-    project.check_tables()
-}
-
-#[test]
 fn a_stream_that_would_drop_markers_is_refused() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "stream-settings")?;
@@ -291,35 +223,6 @@ fn a_stream_that_would_drop_markers_is_refused() -> Result<()> {
     project.puller(&["pull"])?.expect_code(0)?;
     project.puller(&["doctor"])?.expect_code(0)?;
     project.check_tables()
-}
-
-/// What was done is not done again by a consumer that starts from the beginning.
-#[test]
-fn a_consumer_made_anew_repeats_no_replay() -> Result<()> {
-    let stack = Stack::shared();
-    let project = Project::new(stack, "anew")?;
-    let hand = Handmade::new(stack, &project)?;
-    upload(&project, 1..=3, 0)?;
-    project.puller(&["pull"])?.expect_code(0)?;
-    project.puller(&["replay", "--force"])?.expect_code(0)?;
-    project.puller(&["pull"])?.expect_code(0)?;
-    let sent = project.puller(&["replay", "--force", "--json"])?.expect_code(0)?.json()?;
-    let task = sent["destinations"][0]["task"].as_str().unwrap_or_default().to_owned();
-    project.puller(&["tasks", "cancel", &task])?.expect_code(0)?;
-    project.puller(&["pull"])?.expect_code(0)?;
-    let loaded = "SELECT sum(archives_loaded) FROM {db}.ingest_log";
-    assert_eq!(project.query(loaded)?.trim(), "6");
-    for (stream, lane) in [("MARKERS", "ingest"), ("MARKERS", "backfill"), ("REPLAYS", "replay")] {
-        hand.act(async |jetstream| {
-            let deleted = jetstream.delete_consumer_from_stream(&format!("{lane}-primary"), stream).await;
-            deleted.map(drop).context(lane)
-        })?;
-    }
-    project.puller(&["pull"])?.expect_code(0)?;
-    assert_eq!(project.query(loaded)?.trim(), "6");
-    let skipped = "SELECT count() FROM {db}.ingest_log WHERE outcome = 'skipped'";
-    assert_eq!(project.query(skipped)?.trim(), "3");
-    Ok(())
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn commands_are_not_answered() -> Result<()> {
 /// What looks healthy and does nothing is not ready, says why, and tries anew.
 #[test]
 fn a_worker_whose_pulls_are_not_answered_says_so() -> Result<()> {
-    side_by_side(&[pulls_are_not_answered, idle_workers_behind_a_bad_line])
+    side_by_side(&[pulls_are_not_answered, idle_workers_behind_a_bad_line, a_queue_that_goes_away_ends_verify])
 }
 
 fn pulls_are_not_answered() -> Result<()> {
@@ -170,6 +170,18 @@ fn pulls_are_not_answered() -> Result<()> {
     project.wait_until("a worker that is ready again", GOES_ON, || is_ready(&worker))?;
     worker.sigterm()?;
     worker.wait(SOON)?.expect_code(0).map(drop)
+}
+
+/// It waits for workers as long as they take, and not for a queue that cannot tell of them.
+fn a_queue_that_goes_away_ends_verify() -> Result<()> {
+    let (project, queue, direct) = behind_a_proxy(Stack::shared(), "verify-waits")?;
+    announce(&project, &direct, 1..=1)?;
+    let mut verify = project.start("puller", &["verify", "--fix", "--wait", "--verbose"], &[])?;
+    verify.wait_for_line("waiting for running workers", SOON)?;
+    queue.set(Fault::Away);
+    let ended = verify.wait(Duration::from_secs(90))?.expect_code(3)?;
+    assert!(ended.stderr.contains("asking again"), "{}", ended.stderr);
+    Ok(())
 }
 
 /// Six idle workers behind 80 ms, their connections cut every few seconds: for `FERRY_TEST_BAD_LINE_S` seconds, 300 by hand.
@@ -277,6 +289,33 @@ fn an_ack_of_a_former_stream_settles_nothing_of_the_new_one() -> Result<()> {
     project.wait_until("the second unit", GOES_ON, || recorded(&markers[1]))?;
     worker.sigterm()?;
     worker.wait(SOON)?.expect_code(0).map(drop)
+}
+
+/// One answer, or its absence, is for all deliveries of a consumer: if each asked for itself, the last of them would learn of
+/// its lost lease when another worker has long had its unit.
+#[test]
+fn leases_of_many_units_are_given_up_in_time() -> Result<()> {
+    const UNITS: u32 = 20;
+    let (mut project, queue, direct) = behind_a_proxy(Stack::shared(), "many-leases")?;
+    let bucket = project.config()["storage"]["r2"]["endpoint"].as_str().unwrap_or_default().to_owned();
+    let bucket = Proxy::start(bucket.trim_start_matches("http://").parse().context(bucket.clone())?)?;
+    project.set("puller.ack_wait", "6s")?;
+    project.set("puller.slots", UNITS)?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    announce(&project, &direct, 1..=UNITS)?;
+    bucket.set(Fault::Hang);
+    let through = format!("http://{}", bucket.address());
+    let worker = project.spawn("puller", &["run"], &[("FERRY__STORAGE__R2__ENDPOINT", &through)])?;
+    let in_hand = "puller_in_flight_jobs{destination=\"primary\"}";
+    project.wait_until("all units in hand", SOON, || {
+        Ok(worker.metric(in_hand).is_ok_and(|units| units == f64::from(UNITS)))
+    })?;
+    queue.set(Fault::Unanswered("CONSUMER.INFO.MARKERS."));
+    let lost = "puller_leases_lost_total{destination=\"primary\"}";
+    // Six seconds, a question of two, and a pause.
+    project.wait_until("all leases given up", GOES_ON, || {
+        Ok(worker.metric(lost).is_ok_and(|leases| leases == f64::from(UNITS)))
+    })
 }
 
 /// What is on its way to a worker when it is told to stop comes back at once, not when its lease ends.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use common::config::{Config, Place, When};
 use common::doctor::machine::{self, ARCHIVES_BYTES, FILES_BYTES};
-use common::doctor::{Report, check_storage, describe_http, describe_storage};
+use common::doctor::{Announced, Report, check_requests, check_storage, describe_http, describe_storage};
 use common::object_store::{End, ObjectStore};
 use nats::{Bus, StreamUsage};
 use prometheus_client::registry::Registry;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::complete::Wanted;
 use crate::download;
+use crate::error::PassError;
 use crate::marks;
 use crate::metrics::Metrics;
 use crate::older;
@@ -35,7 +36,7 @@ pub(crate) fn configuration(config: &Config) -> Report {
     report
 }
 
-/// Looks at everything; changes nothing.
+/// Looks at everything. Changes nothing, but for one object in a bucket, which it removes again where it may.
 pub(crate) async fn examine(config: &Config) -> Report {
     let mut report = Report::default();
     match &config.local.data_dir {
@@ -48,21 +49,22 @@ pub(crate) async fn examine(config: &Config) -> Report {
     download::look_at_exchange(&mut report, config).await;
     check_storage(&mut report, &config.storage, End::Uploader).await;
     machine::check_store_clock(&mut report, &config.storage).await;
-    look_at_queue(&mut report, config).await;
-    look_at_machine(&mut report, config);
+    let announced = look_at_queue(&mut report, config).await;
+    check_requests(&mut report, &config.storage, End::Uploader, &announced).await;
+    look_at_machine(&mut report, config).await;
     report
 }
 
 /// Where something is written: archives that are downloaded, objects of a shared folder, and what is remembered.
-fn look_at_machine(report: &mut Report, config: &Config) {
+async fn look_at_machine(report: &mut Report, config: &Config) {
     if let Some(data_dir) = config.local.data_dir.as_deref().filter(|_| config.download.every.is_some()) {
-        machine::check_space(report, "data_dir, space", data_dir, ARCHIVES_BYTES);
+        machine::check_space(report, "data_dir, space", data_dir, ARCHIVES_BYTES).await;
     }
     if let Place::Folder { path } = &config.storage.place {
-        machine::check_space(report, "shared folder, space", path, ARCHIVES_BYTES);
+        machine::check_space(report, "shared folder, space", path, ARCHIVES_BYTES).await;
     }
     if let Some(state_dir) = config.local.state_dir.as_deref().filter(|path| path.exists()) {
-        machine::check_space(report, "local.state_dir, space", state_dir, FILES_BYTES);
+        machine::check_space(report, "local.state_dir, space", state_dir, FILES_BYTES).await;
     }
     machine::check_open_files(report, open_files_needed(config));
 }
@@ -125,7 +127,7 @@ async fn look_at_archives(report: &mut Report, data_dir: &Path, config: &Config)
     }
 }
 
-async fn look_at_queue(report: &mut Report, config: &Config) {
+async fn look_at_queue(report: &mut Report, config: &Config) -> Announced {
     let bus = match Bus::connect(&config.nats, "uploader-doctor").await {
         Ok(bus) => {
             report.good("nats", "a server answers and accepts the credentials");
@@ -138,7 +140,7 @@ async fn look_at_queue(report: &mut Report, config: &Config) {
                 error.to_string(),
                 "check nats.url, the network, and the user, nkey or credentials file",
             );
-            return;
+            return Announced::Unknown;
         }
     };
     match bus.queue_faults(&[]).await {
@@ -156,25 +158,42 @@ async fn look_at_queue(report: &mut Report, config: &Config) {
         Ok(usage) => usage.iter().filter_map(StreamUsage::warning).for_each(|text| report.warn("room", text)),
         Err(error) => tracing::debug!(%error, "looking at how full the streams are"),
     }
-    look_at_place(report, config, &bus).await;
+    let announced = look_at_place(report, config, &bus).await;
     look_at_older(report, config, &bus).await;
     bus.close().await;
+    announced
 }
 
 /// Whether the stream's units are announced from the configured bucket and prefix, and not in the future.
-async fn look_at_place(report: &mut Report, config: &Config, bus: &Bus) {
+async fn look_at_place(report: &mut Report, config: &Config, bus: &Bus) -> Announced {
     const NAME: &str = "place";
     let here = standing::Place::new(&ObjectStore::new(&config.storage, End::Uploader), &config.storage.prefix);
-    match bus.newest_announcement().await {
-        Ok(None) => report.good(NAME, format!("nothing is announced yet; it will be from {here}")),
+    let found = match bus.has_stream().await {
+        Ok(true) => bus.newest_announcement().await,
+        Ok(false) => Ok(None),
+        Err(error) => Err(error),
+    };
+    match found {
+        Ok(None) => {
+            report.good(NAME, format!("nothing is announced yet; it will be from {here}"));
+            Announced::Nothing
+        }
         Ok(Some(newest)) => match standing::check(&here, &newest, false) {
-            Ok(()) => report.good(NAME, format!("units are announced from {here}")),
+            Ok(()) => {
+                report.good(NAME, format!("units are announced from {here}"));
+                let key = newest.marker.map(|marker| config.storage.prefix.current_key(&marker.unit));
+                Announced::Here { key }
+            }
             Err(error) => {
                 report.bad(NAME, error.to_string(), "correct the configuration or the clock; see the message");
+                if matches!(error, PassError::Elsewhere { .. }) { Announced::Elsewhere } else { Announced::Unknown }
             }
         },
-        // Of a stream that is not there, or may not be read, the line before tells.
-        Err(error) => report.bad(NAME, error.to_string(), "make the streams first"),
+        // Of a stream that may not be read, the line before tells.
+        Err(error) => {
+            report.bad(NAME, error.to_string(), "this user must be allowed to read the stream MARKERS");
+            Announced::Unknown
+        }
     }
 }
 

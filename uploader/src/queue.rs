@@ -8,7 +8,7 @@ use common::checksum::Sha256Sum;
 use common::config::Nats;
 use common::output::Failure;
 use common::unit::Unit;
-use nats::{Bus, BusError, BusErrorKind, Latest, Newest, Published, Stamp};
+use nats::{Bus, BusError, BusErrorKind, Latest, Newest, Published, Stamp, within};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -156,12 +156,14 @@ impl Queue {
         latest: &Latest,
     ) -> Result<bool, QueueError> {
         let bus = self.bus().await?;
-        self.answered(bus.other_lane_moved(unit, backfill, latest).await)
+        self.answered(
+            within(ANSWER_MAX, "asking for the other lane", bus.other_lane_moved(unit, backfill, latest)).await,
+        )
     }
 
     pub(crate) async fn newest(&self) -> Result<Option<Newest>, QueueError> {
         let bus = self.bus().await?;
-        self.answered(bus.newest_announcement().await)
+        self.answered(within(ANSWER_MAX, "asking for the newest marker", bus.newest_announcement()).await)
     }
 
     fn answered<T>(&self, answer: Result<T, BusError>) -> Result<T, QueueError> {
@@ -183,13 +185,4 @@ impl Queue {
             bus.close().await;
         }
     }
-}
-
-/// An answer, or that there was none: also where the connection does not even take the question.
-async fn within<T>(
-    time: Duration,
-    doing: &str,
-    answer: impl Future<Output = Result<T, BusError>>,
-) -> Result<T, BusError> {
-    tokio::time::timeout(time, answer).await.unwrap_or_else(|_| Err(BusError::unanswered(doing, time)))
 }

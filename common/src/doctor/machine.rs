@@ -1,5 +1,6 @@
 //! What of this machine the work depends on: its clock against the servers', free space, open files.
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ pub const FILES_BYTES: u64 = 64 << 20;
 /// Synchronised clocks differ by less than a second. A bucket refuses requests at 15 minutes, and a marker's times are
 /// trusted to a day.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(30);
-/// What a server may be silent for that is only asked for its time.
+/// What a server may be silent for that is only asked for its time, and a disk that is asked for its free space.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Compares this machine's clock with a server's; says nothing where the server does not tell its own.
@@ -56,11 +57,20 @@ async fn date_of(endpoint: &str) -> Option<Timestamp> {
 }
 
 /// Free space of the file system that a folder is on, against what is needed there at least.
-pub fn check_space(report: &mut Report, name: &str, path: &Path, needed_bytes: u64) {
-    match rustix::fs::statvfs(path) {
+pub async fn check_space(report: &mut Report, name: &str, path: &Path, needed_bytes: u64) {
+    let folder = path.to_owned();
+    match on_disk(move || rustix::fs::statvfs(&folder).map_err(Into::into)).await {
         Ok(found) => say_space(report, name, found.f_bavail.saturating_mul(found.f_frsize), needed_bytes),
         // That it cannot be used is another check's word.
         Err(error) => tracing::debug!(path = %path.display(), %error, "asking for free space"),
+    }
+}
+
+/// Asks a disk something that takes no time where it answers; a share that hangs is an error.
+pub async fn on_disk<T: Send + 'static>(ask: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    match tokio::time::timeout(TIMEOUT, tokio::task::spawn_blocking(ask)).await {
+        Ok(answer) => answer?,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer for {} s", TIMEOUT.as_secs()))),
     }
 }
 
@@ -114,12 +124,12 @@ mod tests {
         check(-101, Some("100 s ahead of it"));
     }
 
-    #[test]
-    fn a_disk_without_room_is_named() {
+    #[tokio::test]
+    async fn a_disk_without_room_is_named() {
         let mut report = Report::default();
         let dir = tempfile::tempdir().expect("a folder");
-        check_space(&mut report, "here", dir.path(), 1);
-        check_space(&mut report, "here", dir.path(), u64::MAX);
+        check_space(&mut report, "here", dir.path(), 1).await;
+        check_space(&mut report, "here", dir.path(), u64::MAX).await;
         assert_eq!(report.checks.iter().map(|check| check.ok).collect::<Vec<_>>(), [true, false]);
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::error::{StoreError, StoreErrorKind, StoreType};
-use super::folder::{Fault, FileDownload, Folder, absent_is_none, open_root, stored, unblocked};
+use super::folder::{Fault, FileDownload, Folder, absent_is_none, answered, open_root, stored, unblocked};
 use super::{Page, Stored, path};
 use crate::bwlimit::{Bandwidth, BwLimit};
 use crate::checksum::Sha256Sum;
@@ -62,7 +62,7 @@ impl DataDir {
         if Prefix::is_manifest(path) {
             return self.folder.get(path).await;
         }
-        let file = self.with_archive("GET", key, path, Ok).await?;
+        let file = answered(STORE, "GET", key, self.with_archive("GET", key, path, Ok)).await?;
         Ok(FileDownload::new(STORE, key, file))
     }
 
@@ -82,8 +82,8 @@ impl DataDir {
         if Prefix::is_manifest(path) {
             return self.folder.exists(path).await;
         }
-        let outcome = self.with_archive("HEAD", key, path, |_| Ok(())).await;
-        Ok(absent_is_none(outcome)?.is_some())
+        let opened = self.with_archive("HEAD", key, path, |_| Ok(()));
+        Ok(absent_is_none(answered(STORE, "HEAD", key, opened).await)?.is_some())
     }
 
     pub(super) async fn server_time(&self) -> Result<Timestamp, StoreError> {

@@ -29,7 +29,7 @@ use crate::same_file::is_same_file;
 const CHUNK_BYTES: usize = 1 << 20;
 /// Read at once where there is a limit.
 const PACED_BYTES: usize = 64 << 10;
-/// Longest silence of a share between two chunks of a file.
+/// Longest silence of a share between two chunks of a file, and before it has opened one.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
@@ -65,8 +65,8 @@ impl Folder {
 
     pub(super) async fn exists(&self, key: &str) -> Result<bool, StoreError> {
         let path = key.to_owned();
-        let found = self.run("HEAD", key, move |root| Ok(root.metadata(&path)?.is_file())).await;
-        Ok(absent_is_none(found)?.unwrap_or(false))
+        let found = self.run("HEAD", key, move |root| Ok(root.metadata(&path)?.is_file()));
+        Ok(absent_is_none(answered(self.store, "HEAD", key, found).await)?.unwrap_or(false))
     }
 
     pub(super) async fn is_this_file(&self, key: &str, file: &Path) -> Result<bool, StoreError> {
@@ -75,19 +75,21 @@ impl Folder {
             let stored = open_file(&root, &path)?.metadata()?;
             Ok(is_same_file(&stored, &std::fs::metadata(&file)?))
         };
-        Ok(absent_is_none(self.run("HEAD", key, compared).await)?.unwrap_or(false))
+        let compared = answered(self.store, "HEAD", key, self.run("HEAD", key, compared));
+        Ok(absent_is_none(compared.await)?.unwrap_or(false))
     }
 
     /// The modification time of a file written now: a file server's own.
     pub(super) async fn server_time(&self) -> Result<Timestamp, StoreError> {
-        self.blocking("PUT", &self.root.to_string_lossy(), |root| {
+        let shown = self.root.to_string_lossy();
+        let written = self.blocking("PUT", &shown, |root| {
             let mut temporary = Temporary::new(&root)?;
             temporary.file.write_all(b"time")?;
             temporary.file.sync_all()?;
             let modified = temporary.file.metadata()?.modified()?.into_std();
             Timestamp::try_from(modified).map_err(|error| Fault::unavailable(error.to_string()))
-        })
-        .await
+        });
+        answered(self.store, "PUT", &shown, written).await
     }
 
     /// Writes beside the final name, makes it durable and renames: a reader sees the old object or the new one.
@@ -117,7 +119,8 @@ impl Folder {
     /// Begins to read an object.
     pub(super) async fn get(&self, key: &str) -> Result<FileDownload, StoreError> {
         let path = key.to_owned();
-        let file = self.run("GET", key, move |root| open_file(&root, &path)).await?;
+        let opened = self.run("GET", key, move |root| open_file(&root, &path));
+        let file = answered(self.store, "GET", key, opened).await?;
         Ok(FileDownload::new(self.store, key, file))
     }
 
@@ -130,17 +133,19 @@ impl Folder {
 
     /// Looks whether the folder is there and can be read.
     pub(super) async fn probe(&self, prefix: &str) -> Result<(), StoreError> {
-        self.blocking("LIST", prefix, |root| Ok(root.read_dir(".")?.next().transpose().map(drop)?)).await
+        let looked = self.blocking("LIST", prefix, |root| Ok(root.read_dir(".")?.next().transpose().map(drop)?));
+        answered(self.store, "LIST", prefix, looked).await
     }
 
     /// A real write: mode bits do not tell of a read-only mount or of another user's folder.
     pub(super) async fn probe_writing(&self) -> Result<(), StoreError> {
-        self.blocking("PUT", &self.root.to_string_lossy(), |root| {
+        let shown = self.root.to_string_lossy();
+        let written = self.blocking("PUT", &shown, |root| {
             let temporary = Temporary::new(&root)?;
             temporary.file.sync_all()?;
             Ok(())
-        })
-        .await
+        });
+        answered(self.store, "PUT", &shown, written).await
     }
 
     /// Runs what blocks beneath the folder, for a key that may come from anybody.
@@ -170,11 +175,27 @@ impl Folder {
 }
 
 /// Runs what blocks on a thread for it.
+///
+/// No time-out: what reads, writes or lists takes as long as the file or the folder is large. Who waits for it has a bound:
+/// a worker its lease, a pass of the service its signs of progress, a command SIGTERM. See [`answered`] for the rest.
 pub(super) async fn unblocked<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
 ) -> Result<T, Fault> {
     let ended = tokio::task::spawn_blocking(work).await;
     ended.unwrap_or_else(|error| Err(Fault { kind: StoreErrorKind::Other, message: error.to_string() }))
+}
+
+/// Waits for what takes no time on a disk that answers: opening a file, asking for its metadata, writing a few bytes.
+pub(super) async fn answered<T>(
+    store: StoreType,
+    operation: &'static str,
+    key: &str,
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(READ_TIMEOUT, asked).await.unwrap_or_else(|_| {
+        let message = format!("no answer for {} s", READ_TIMEOUT.as_secs());
+        Err(StoreError::new(store, StoreErrorKind::Unavailable, operation, key, message))
+    })
 }
 
 pub(super) fn absent_is_none<T>(outcome: Result<T, StoreError>) -> Result<Option<T>, StoreError> {

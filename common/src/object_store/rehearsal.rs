@@ -7,7 +7,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::{End, Given, ObjectStore, StoreError, StoreErrorKind, Stored};
+use super::{Backend, End, Given, ObjectStore, StoreError, StoreErrorKind, Stored};
 use crate::checksum::{Md5Sum, Sha256Sum, parts_etag};
 use crate::object_key::Prefix;
 
@@ -15,6 +15,18 @@ const FIRST: &[u8] = b"marketferry doctor: this object may be removed\n";
 const SECOND: &[u8] = b"marketferry doctor: this object may be removed, its second content\n";
 /// Larger than both.
 const BYTES_MAX: u64 = 1024;
+/// Larger than any `current.json`.
+const KNOWN_BYTES_MAX: u64 = 64 * 1024;
+
+/// What became of the object that the requests were made on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// Nothing was written.
+    NotWritten,
+    Removed,
+    /// The work deletes nothing in a bucket, so a token need not be allowed to.
+    Stays(String),
+}
 
 /// A request that did not do what the work relies on.
 #[derive(Debug)]
@@ -41,12 +53,24 @@ fn unfit(request: &'static str, why: impl Into<String>) -> Unfit {
 }
 
 impl ObjectStore {
-    /// Makes each kind of request that the work at this end makes. The uploader's leave one object, [`Prefix::probe_key`].
+    /// Makes each kind of request that the work at this end makes. The uploader's are made on [`Prefix::probe_key`], which is
+    /// removed again where the token may do that. The puller's read an object, if one is known that should be there.
     ///
     /// # Errors
     /// The first request that failed, or did something else than it should.
-    pub async fn rehearse(&self, prefix: &Prefix, end: End) -> Result<(), Unfit> {
+    pub async fn rehearse(&self, prefix: &Prefix, end: End, known: Option<&str>) -> Result<Probe, Unfit> {
         let key = prefix.probe_key();
+        self.rehearse_reading(&key, end, known).await?;
+        if end == End::Puller {
+            return Ok(Probe::NotWritten);
+        }
+        let written = self.rehearse_writing(&key).await;
+        // Also after a request that failed.
+        let probe = self.remove_probe(&key).await;
+        written.map(|()| probe)
+    }
+
+    async fn rehearse_reading(&self, key: &str, end: End, known: Option<&str>) -> Result<(), Unfit> {
         let absent = format!("{key}-absent");
         match self.get_small(&absent, BYTES_MAX).await {
             Ok(None) => {}
@@ -54,28 +78,45 @@ impl ObjectStore {
             Err(error) => return Err(absent_is_denied("GET", &error)),
         }
         if end == End::Puller {
-            // Whatever the uploader's doctor left there.
-            return self.get_small(&key, BYTES_MAX).await.map(drop).map_err(|error| failed("GET", &error));
+            // That something is missing is not for here to say.
+            let known = known.unwrap_or(key);
+            return self.get_small(known, KNOWN_BYTES_MAX).await.map(drop).map_err(|error| failed("GET", &error));
         }
         match self.head(&absent).await {
-            Ok(None) => {}
-            Ok(Some(_)) => return Err(unfit("HEAD", format!("'{absent}' is there, and should not be"))),
-            Err(error) => return Err(absent_is_denied("HEAD", &error)),
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => Err(unfit("HEAD", format!("'{absent}' is there, and should not be"))),
+            Err(error) => Err(absent_is_denied("HEAD", &error)),
         }
-        self.put(&key, Bytes::from_static(FIRST), Sha256Sum::of(FIRST)).await.map_err(|error| failed("PUT", &error))?;
-        self.expect_stored("PUT", &key, FIRST).await?;
+    }
+
+    async fn rehearse_writing(&self, key: &str) -> Result<(), Unfit> {
+        self.put(key, Bytes::from_static(FIRST), Sha256Sum::of(FIRST)).await.map_err(|error| failed("PUT", &error))?;
+        self.expect_stored("PUT", key, FIRST).await?;
         // The answer does not tell a refusal from a failure; what is stored does.
-        if self.put_new(&key, Bytes::from_static(SECOND), Sha256Sum::of(SECOND)).await {
+        if self.put_new(key, Bytes::from_static(SECOND), Sha256Sum::of(SECOND)).await {
             return Err(unfit("PUT with If-None-Match", "it stored over an object that was there"));
         }
-        let stored = self.expect_stored("PUT with If-None-Match", &key, FIRST).await?;
-        match self.give_sha256(&key, &stored.etag, Sha256Sum::of(FIRST)).await {
+        let stored = self.expect_stored("PUT with If-None-Match", key, FIRST).await?;
+        match self.give_sha256(key, &stored.etag, Sha256Sum::of(FIRST)).await {
             // Only `adopt` needs copies, and says so itself.
             Ok(Given::Done | Given::Refused(_)) => {}
             Ok(Given::Changed) => return Err(unfit("COPY", format!("'{key}' was changed meanwhile"))),
             Err(error) => return Err(failed("COPY", &error)),
         }
-        self.rehearse_parts(&key).await
+        self.rehearse_parts(key).await
+    }
+
+    /// Nothing else is ever deleted from a bucket, and this only because `doctor` has just written it.
+    async fn remove_probe(&self, key: &str) -> Probe {
+        let Backend::S3(bucket) = &self.backend else { return Probe::NotWritten };
+        if let Err(error) = bucket.delete(key).await {
+            return Probe::Stays(error.to_string());
+        }
+        match self.head(key).await {
+            Ok(None) => Probe::Removed,
+            Ok(Some(_)) => Probe::Stays("it is there after a DELETE that was accepted".to_owned()),
+            Err(error) => Probe::Stays(error.to_string()),
+        }
     }
 
     /// An object of one part, which may be of any size.

@@ -180,6 +180,11 @@ impl S3 {
         Ok(Page { keys: page.contents.unwrap_or_default().into_iter().filter_map(|object| object.key).collect(), next })
     }
 
+    /// Removes an object; also where there is none.
+    pub(super) async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        retried("DELETE", key, || self.client.delete_object().bucket(&self.bucket).key(key).send()).await.map(drop)
+    }
+
     /// Asks for one key, which tells whether endpoint, bucket and credentials work: a missing bucket and a
     /// missing permission answer differently.
     pub(super) async fn probe(&self, prefix: &str) -> Result<(), StoreError> {

@@ -6,7 +6,7 @@ use async_nats::jetstream::context::{CreateStreamErrorKind, UpdateStreamErrorKin
 use async_nats::jetstream::stream::{Config, ConsumerErrorKind, Stream};
 
 use super::check::QueueFault;
-use super::compare::{consumer_differences, merged, merged_consumer, stream_differences};
+use super::compare::{Difference, consumer_differences, merged, merged_consumer, stream_differences};
 use super::{
     ADVISORIES, ConsumerSettings, MARKERS, REPLAYS, SWEEPER, consumers, destination_of, is_missing, limit_of, streams,
     sweeper,
@@ -23,7 +23,8 @@ pub struct StaleConsumer {
 }
 
 impl Bus {
-    /// Creates the streams that are not there, and the consumers that read what is announced.
+    /// Creates the streams that are not there. The same for the consumers that read what is announced, of which those that
+    /// differ are changed back, where the server lets it.
     pub async fn create_streams(&self) -> Result<(), BusError> {
         for want in streams(self.replicas, &self.limits) {
             if self.stream(&want.name).await?.is_none() {
@@ -31,7 +32,7 @@ impl Bus {
             }
         }
         for reader in readers() {
-            self.create_missing(MARKERS, reader).await?;
+            self.ensure_consumer(MARKERS, reader).await?;
         }
         Ok(())
     }
@@ -52,8 +53,7 @@ impl Bus {
                 left.extend(QueueFault::of_stream(&want.name, &differences));
             } else if !differences.is_empty() {
                 self.update_stream(is, &want).await?;
-                let changed: Vec<&str> = differences.iter().map(|difference| difference.text.as_str()).collect();
-                tracing::info!(stream = want.name, was = changed.join("; "), "changed");
+                tracing::info!(stream = want.name, was = texts(&differences), "changed");
             }
         }
         for reader in readers() {
@@ -62,10 +62,11 @@ impl Bus {
         Ok(left)
     }
 
-    /// Creates the durable consumers of a destination that are not there.
+    /// Creates the durable consumers of a destination that are not there, and changes those back that differ, where the server
+    /// lets it.
     pub async fn create_consumers(&self, settings: &ConsumerSettings) -> Result<(), BusError> {
         for (stream, want) in consumers(settings) {
-            self.create_missing(stream, want).await?;
+            self.ensure_consumer(stream, want).await?;
         }
         Ok(())
     }
@@ -79,9 +80,9 @@ impl Bus {
         Ok(())
     }
 
-    /// Creates the consumer of the advisories if it is not there.
+    /// The same as [`Bus::create_consumers`] for the consumer of the advisories.
     pub async fn create_sweeper(&self) -> Result<(), BusError> {
-        self.create_missing(ADVISORIES, sweeper()).await
+        self.ensure_consumer(ADVISORIES, sweeper()).await
     }
 
     /// The same as [`Bus::migrate_consumers`] for the consumer of the advisories.
@@ -89,11 +90,24 @@ impl Bus {
         self.migrate_consumer(ADVISORIES, sweeper()).await
     }
 
-    async fn create_missing(&self, stream: &str, want: pull::Config) -> Result<(), BusError> {
-        match self.consumer_on(stream, &name_of(&want)).await {
-            Err(error) if error.kind == BusErrorKind::Missing => self.create_consumer(stream, want).await,
-            found => found.map(drop),
+    /// Creates a consumer that is not there, and changes back what the server lets it change.
+    ///
+    /// One that would have to be made anew stays as it is: all is delivered again then, which is for a person to begin. So
+    /// does `ack_wait`, unless a list of backoffs has taken its place: workers that run extend their leases by the one they
+    /// found.
+    async fn ensure_consumer(&self, stream: &str, want: pull::Config) -> Result<(), BusError> {
+        let name = name_of(&want);
+        let Some(is) = self.consumer_config(stream, &name).await? else {
+            return self.create_consumer(stream, want).await;
+        };
+        let ack_wait = if is.backoff.is_empty() { is.ack_wait } else { want.ack_wait };
+        let want = pull::Config { ack_wait, ..want };
+        let differences = consumer_differences(&is, &want, self.replicas);
+        if differences.is_empty() || differences.iter().any(|difference| !difference.in_place) {
+            return Ok(());
         }
+        tracing::warn!(consumer = name, was = texts(&differences), "changed back");
+        self.create_consumer(stream, merged_consumer(&is, want)).await
     }
 
     async fn migrate_consumer(&self, stream: &str, want: pull::Config) -> Result<(), BusError> {
@@ -101,12 +115,11 @@ impl Bus {
         let Some(is) = self.consumer_config(stream, &name).await? else {
             return self.create_consumer(stream, want).await;
         };
-        let differences = consumer_differences(&is, &want);
+        let differences = consumer_differences(&is, &want, self.replicas);
         if differences.is_empty() {
             return Ok(());
         }
-        let was: Vec<&str> = differences.iter().map(|difference| difference.text.as_str()).collect();
-        let was = was.join("; ");
+        let was = texts(&differences);
         let want = if differences.iter().any(|difference| !difference.in_place) {
             self.delete_durable(stream, &name).await?;
             tracing::warn!(
@@ -274,6 +287,11 @@ impl Bus {
             BusError::new(BusErrorKind::Refused, format!("deleting consumer {name} of stream {stream}"), &error)
         })
     }
+}
+
+/// What is different, in one line.
+fn texts(differences: &[Difference]) -> String {
+    differences.iter().map(|difference| difference.text.as_str()).collect::<Vec<_>>().join("; ")
 }
 
 fn name_of(config: &pull::Config) -> String {

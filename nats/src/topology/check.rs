@@ -126,20 +126,26 @@ impl Bus {
         for (stream, want) in durables {
             let name = want.durable_name.clone().unwrap_or_else(|| SWEEPER.to_owned());
             match self.consumer_config(stream, &name).await? {
-                Some(is) => faults.extend(QueueFault::of_consumer(stream, &name, &consumer_differences(&is, &want))),
+                Some(is) => faults.extend(QueueFault::of_consumer(
+                    stream,
+                    &name,
+                    &consumer_differences(&is, &want, self.replicas),
+                )),
                 None => faults.push(QueueFault::absent(format!("consumer {name} of stream {stream}"))),
             }
         }
         Ok(faults)
     }
 
-    /// Makes sure that nothing announced to a destination can be lost, skipped or left undelivered.
+    /// Makes sure that nothing announced to a destination can be lost, skipped or left undelivered; returns what is not as it
+    /// should be and does no such harm.
     ///
     /// # Errors
     /// `Missing`: a stream or consumer is not there. `Refused`: one has a setting that breaks the promise.
-    pub async fn check_destination(&self, settings: &ConsumerSettings) -> Result<(), BusError> {
+    pub async fn check_destination(&self, settings: &ConsumerSettings) -> Result<Vec<QueueFault>, BusError> {
+        let mut harmless = Vec::new();
         for name in [MARKERS, REPLAYS, DEAD] {
-            self.check_stream(name).await?;
+            harmless.extend(self.check_stream(name).await?);
         }
         for (stream, want) in consumers(settings) {
             let name = want.durable_name.clone().unwrap_or_default();
@@ -147,9 +153,10 @@ impl Bus {
                 let doing = format!("consumer {name} of stream {stream}");
                 return Err(BusError::plain(BusErrorKind::Missing, doing, "it is not there"));
             };
-            refuse(QueueFault::of_consumer(stream, &name, &consumer_differences(&is, &want)))?;
+            let fault = QueueFault::of_consumer(stream, &name, &consumer_differences(&is, &want, self.replicas));
+            harmless.extend(refuse(fault)?);
         }
-        Ok(())
+        Ok(harmless)
     }
 
     /// Makes sure that what is published on MARKERS stays there until it is delivered.
@@ -157,10 +164,10 @@ impl Bus {
     /// # Errors
     /// As for [`Bus::check_destination`].
     pub async fn check_markers(&self) -> Result<(), BusError> {
-        self.check_stream(MARKERS).await
+        self.check_stream(MARKERS).await.map(drop)
     }
 
-    async fn check_stream(&self, name: &str) -> Result<(), BusError> {
+    async fn check_stream(&self, name: &str) -> Result<Option<QueueFault>, BusError> {
         let Some(stream) = self.stream(name).await? else {
             return Err(BusError::plain(BusErrorKind::Missing, format!("stream {name}"), "it is not there"));
         };
@@ -193,10 +200,11 @@ impl Bus {
     }
 }
 
-fn refuse(fault: Option<QueueFault>) -> Result<(), BusError> {
+/// The fault, unless nothing may work with it.
+fn refuse(fault: Option<QueueFault>) -> Result<Option<QueueFault>, BusError> {
     match fault {
         Some(fault) if fault.breaks => Err(BusError::from(&fault)),
-        _ => Ok(()),
+        fault => Ok(fault),
     }
 }
 

@@ -32,6 +32,9 @@ enum Effect {
 
 use Effect::{Breaks, Slows};
 
+/// Pulls of one consumer that may be open at the same time: what the server gives unless told otherwise.
+const PULLS_WAITING: i64 = 512;
+
 const CHANGED: bool = true;
 const MADE_ANEW: bool = false;
 
@@ -158,7 +161,8 @@ pub(super) fn merged(is: &Config, want: &Config) -> Config {
     }
 }
 
-pub(super) fn consumer_differences(is: &consumer::Config, want: &pull::Config) -> Vec<Difference> {
+/// `replicas`: how many copies the stream should have, and with it the consumer.
+pub(super) fn consumer_differences(is: &consumer::Config, want: &pull::Config, replicas: usize) -> Vec<Difference> {
     let mut found = Differences::default();
     let policy = |policy: &DeliverPolicy| json(&serde_json::to_value(policy).unwrap_or_default()["deliver_policy"]);
     if is.deliver_policy != want.deliver_policy {
@@ -175,7 +179,9 @@ pub(super) fn consumer_differences(is: &consumer::Config, want: &pull::Config) -
     };
     let (filtered, needed) =
         (filters(&is.filter_subject, &is.filter_subjects), filters(&want.filter_subject, &want.filter_subjects));
-    found.same("filter_subjects", &filtered, &needed, Breaks, CHANGED);
+    // The server would change them, but go on from where the consumer is: what the former filters passed over before would
+    // never be delivered.
+    found.same("filter_subjects", &filtered, &needed, Breaks, MADE_ANEW);
     // What runs out at the server is a dead letter all the same.
     found.at_least("max_deliver", is.max_deliver, want.max_deliver, Slows, CHANGED);
     found.same("headers_only", &is.headers_only, &want.headers_only, Breaks, CHANGED);
@@ -189,6 +195,12 @@ pub(super) fn consumer_differences(is: &consumer::Config, want: &pull::Config) -
     // 0 leaves it to the server.
     if want.max_ack_pending != 0 {
         found.at_least("max_ack_pending", is.max_ack_pending, want.max_ack_pending, Slows, CHANGED);
+    }
+    // Each worker has a pull open; the server refuses those beyond this.
+    found.at_least("max_waiting", is.max_waiting, PULLS_WAITING, Slows, MADE_ANEW);
+    // 0 is as many as the stream has.
+    if (1..replicas).contains(&is.num_replicas) {
+        found.add("num_replicas", &is.num_replicas.to_string(), &replicas.to_string(), Slows, CHANGED);
     }
     found.lasts("inactive_threshold", is.inactive_threshold, Duration::ZERO, Slows);
     found.at_least("max_batch", is.max_batch, 0, Slows, CHANGED);
@@ -212,7 +224,7 @@ pub(super) fn merged_consumer(is: &consumer::Config, want: pull::Config) -> pull
 
 #[cfg(test)]
 mod tests {
-    use async_nats::jetstream::consumer::AckPolicy;
+    use async_nats::jetstream::consumer::{AckPolicy, IntoConsumerConfig, ReplayPolicy};
     use async_nats::jetstream::stream::{DiscardPolicy, StorageType};
     use common::config::StreamLimits;
 
@@ -281,12 +293,12 @@ mod tests {
             max_ack_pending: want.max_ack_pending,
             ..consumer::Config::default()
         };
-        assert_eq!(consumer_differences(&as_found(), &want), []);
+        assert_eq!(consumer_differences(&as_found(), &want, 3), []);
         type Change = fn(&mut consumer::Config);
-        let changes: [(&str, bool, bool, Change); 8] = [
+        let changes: [(&str, bool, bool, Change); 11] = [
             ("deliver_policy is new, needed is all", true, false, |c| c.deliver_policy = DeliverPolicy::New),
             ("ack_policy is none, needed is explicit", true, false, |c| c.ack_policy = AckPolicy::None),
-            (r#"filter_subjects is ["marker.ready.a.>"], needed is ["marker.ready.>"]"#, true, true, |c| {
+            (r#"filter_subjects is ["marker.ready.a.>"], needed is ["marker.ready.>"]"#, true, false, |c| {
                 c.filter_subject = "marker.ready.a.>".into();
             }),
             ("max_deliver is 1, needed is 100000", false, true, |c| c.max_deliver = 1),
@@ -294,11 +306,18 @@ mod tests {
             ("backoff is set, needed is none", true, true, |c| c.backoff = vec![Duration::from_secs(1)]),
             ("ack_wait is 1s, needed is 60s", false, true, |c| c.ack_wait = Duration::from_secs(1)),
             ("max_ack_pending is 1, needed is unlimited", false, true, |c| c.max_ack_pending = 1),
+            ("max_waiting is 1, needed is 512", false, false, |c| c.max_waiting = 1),
+            ("num_replicas is 1, needed is 3", false, true, |c| c.num_replicas = 1),
+            ("replay_policy is original, needed is instant", true, false, |c| c.replay_policy = ReplayPolicy::Original),
         ];
         for (text, breaks, in_place, change) in changes {
             let mut is = as_found();
             change(&mut is);
-            assert_eq!(consumer_differences(&is, &want), [Difference { text: text.to_owned(), breaks, in_place }]);
+            assert_eq!(consumer_differences(&is, &want, 3), [Difference { text: text.to_owned(), breaks, in_place }]);
+            if in_place {
+                let merged = merged_consumer(&is, want.clone()).into_consumer_config();
+                assert_eq!(consumer_differences(&merged, &want, 3), [], "{text}");
+            }
         }
     }
 }
