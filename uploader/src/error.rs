@@ -21,7 +21,7 @@ pub(crate) enum PassError {
     Queue(BusError),
     #[error(
         "the units on the stream are announced from {announced}, and this uploader is configured with {configured}; \
-         nothing was uploaded"
+         nothing is announced from there"
     )]
     Elsewhere { announced: String, configured: String },
     #[error(

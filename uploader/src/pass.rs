@@ -116,11 +116,11 @@ impl Pass<'_> {
         hang("uploader.pass").await;
         let interrupt = &watching.interrupt;
         // Wrong credentials are told before anything is uploaded; a server that is away is waited for afterwards.
-        let Some(bus) = site.shutdown.run_until_cancelled(site.queue.bus()).await else {
+        let Some(confirmed) = site.shutdown.run_until_cancelled(site.standing.confirm(site)).await else {
             return Err(PassError::Stopped);
         };
-        let (connects, away) = match bus {
-            Ok(bus) => (Some(bus.connects()), None),
+        let (connects, away) = match confirmed? {
+            Ok(connects) => (Some(connects), None),
             Err(QueueError::Refused(error)) => return Err(PassError::Queue(error)),
             Err(error @ (QueueError::Away(_) | QueueError::Lost)) => {
                 if self.memory.is_news(&error.to_string()) {
@@ -130,9 +130,6 @@ impl Pass<'_> {
             }
         };
         self.report.queue = away.clone().map(Failure::from);
-        if let Some(connects) = connects {
-            site.standing.check(site, connects).await?;
-        }
         let everything = matches!(scope, Scope::Everything(_));
         let asking = everything && connects.is_some_and(|connects| self.memory.is_to_ask(connects));
         let units: HashSet<Unit> = found.iter().map(|(unit, ..)| unit.clone()).collect();
