@@ -145,12 +145,12 @@ async fn carry_out(
         }
         Command::Mark(args) => {
             let data_dir = data_dir(config)?;
-            let args = args.clone();
+            let (args, when) = (args.clone(), config.publish.when);
             // Walks the tree.
-            site::blocking(move || mark::run(&data_dir, &args, &shutdown)).await
+            site::blocking(move || mark::run(&data_dir, &args, when, &shutdown)).await
         }
         Command::Doctor { config_only: true } => Ok(doctor::configuration(config).into_reply()),
-        Command::Doctor { config_only: false } => Ok(doctor::examine(config).await.into_reply()),
+        Command::Doctor { config_only: false } => Ok(doctor::examine(config, &shutdown).await.into_reply()),
         Command::Healthcheck { .. } => unreachable!("answered before a configuration is loaded"),
     }
 }

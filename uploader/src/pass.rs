@@ -272,24 +272,30 @@ impl Pass<'_> {
             self.look_for_strays().await?;
         }
         self.report.problems = found.problems;
-        let units = found.units.into_iter().filter_map(|(unit, seen)| {
-            let marked = marked.contains(&unit);
-            let is_there = marked || seen.archives > 0 || !seen.unreadable.is_empty();
-            (is_there && filter.matches(&unit)).then_some((unit, seen, marked))
-        });
-        Ok(units.collect())
+        self.report.take_unreadable(unreadable);
+        Ok(units)
     }
 
-    /// Finds what looks like an archive and is not taken; a service does so once.
+    /// Finds files that look like archives and are not taken; a service does so once.
     async fn look_for_strays(&mut self) -> Result<(), PassError> {
-        const ONCE: &str = "files that are not taken";
         let site = self.site;
-        if self.mode.service && !self.memory.is_news(ONCE) {
+        if self.mode.service && self.memory.strays_reported {
             return Ok(());
         }
         let (data_dir, wanted, stop) = (site.data_dir.clone(), Arc::clone(&site.wanted), site.shutdown.clone());
-        let found = blocking(move || strays::find(&data_dir, &wanted, &stop)).await;
-        let found = found.map_err(|error| PassError::data_dir(site.data_dir.clone(), &error))?;
+        let walk = Arc::clone(&site.walks).acquire_owned();
+        let Some(walk) = site.shutdown.run_until_cancelled(walk).await else { return Err(PassError::Stopped) };
+        hang("uploader.strays").await;
+        let search = move || {
+            let _walk = walk;
+            strays::find(&data_dir, &wanted, &stop)
+        };
+        let found = blocking(search).await.map_err(|error| PassError::data_dir(site.data_dir.clone(), &error))?;
+        if site.shutdown.is_cancelled() {
+            return Err(PassError::Stopped);
+        }
+        // Not before: a pass that was given up has reported nothing.
+        self.memory.strays_reported = true;
         for strays in &found.strays {
             tracing::warn!("{strays}");
         }
@@ -305,7 +311,7 @@ impl Pass<'_> {
         match self.site.queue.stamps().await {
             Ok(stamps) => Some(stamps),
             Err(error) => {
-                // Also where this login may not make a consumer.
+                // Also where nobody made the consumers reader-1 to reader-3.
                 if self.memory.is_news("stamps") {
                     tracing::info!(%error, "asking the stream unit by unit");
                 }
