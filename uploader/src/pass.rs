@@ -137,6 +137,7 @@ impl Pass<'_> {
         if let Scope::Everything(filter) = scope
             && found.is_empty()
             && !filter.is_empty()
+            && self.report.unreadable.is_empty()
         {
             return Err(PassError::NoMatch(Box::new(filter.clone())));
         }
@@ -263,7 +264,23 @@ impl Pass<'_> {
             }
         }
         self.report.bad_marks = bad;
-        for problem in &found.problems {
+        let mut unreadable = found.unreadable;
+        let mut units = Vec::new();
+        for (unit, seen) in found.units {
+            let marked = marked.contains(&unit);
+            if !marked && seen.archives == 0 && seen.unreadable.is_empty() {
+                continue;
+            }
+            if filter.matches(&unit) {
+                units.push((unit, seen, marked));
+            } else {
+                // The folder may hold archives of units that the filter takes.
+                unreadable.extend(seen.unreadable.iter().map(ToString::to_string));
+            }
+        }
+        unreadable.sort_unstable();
+        unreadable.dedup();
+        for problem in found.problems.iter().chain(&unreadable) {
             if self.memory.is_news(problem) {
                 tracing::warn!("{problem}");
             }
