@@ -109,7 +109,7 @@ async fn carry_out(
 ) -> Result<Reply, Failure> {
     match &cli.command {
         Command::Upload(upload) => {
-            upload.filter.check()?;
+            upload.check()?;
             let mode = upload.mode(&config.publish);
             cleanup::allowed(&config.storage, mode.cleanup).map_err(Failure::usage)?;
             let mut site = site(config, &mut Registry::default(), progress, shutdown)?;
@@ -133,7 +133,7 @@ async fn carry_out(
             Ok(report.into_reply(args.list.all))
         }
         Command::Adopt(args) => {
-            args.filter.check()?;
+            args.check()?;
             let metrics = Metrics::new(&mut Registry::default());
             // Only `--marked` looks there, and is refused without one.
             let data_dir = config.local.data_dir.clone().unwrap_or_default();

@@ -157,11 +157,10 @@ impl Pass<'_> {
             }
         }
         if let Scope::Units(asked) = scope {
-            for unit in asked.iter().filter(|unit| !units.contains(unit)) {
-                self.memory.forget(unit);
-                if !self.mode.service {
-                    self.report.fail(PassError::NoUnit(unit.clone()).into());
-                }
+            let absent: Vec<Unit> = asked.iter().filter(|unit| !units.contains(unit)).cloned().collect();
+            absent.iter().for_each(|unit| self.memory.forget(unit));
+            if !self.mode.service && !absent.is_empty() {
+                self.report.fail(PassError::NoUnit(absent).into());
             }
         }
         let bytes = candidates.iter().map(|candidate| candidate.seen.bytes).sum();
