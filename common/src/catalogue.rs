@@ -1,5 +1,6 @@
 //! The words of Binance's archives: closed sets, which the command line checks.
 
+pub const EXCHANGES: [&str; 1] = ["binance"];
 /// Of the exchange's archives: spot, USD-margined and coin-margined futures.
 pub const MARKETS: [&str; 3] = ["spot", "um", "cm"];
 pub const DATASETS: [&str; 4] = ["klines", "markPriceKlines", "indexPriceKlines", "premiumIndexKlines"];

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use clap::Args;
 use jiff::civil::Date;
 
-use crate::catalogue::{DATASETS, INTERVALS, MARKETS, one_of};
+use crate::catalogue::{DATASETS, EXCHANGES, INTERVALS, MARKETS, one_of};
 use crate::output::Failure;
 use crate::unit::{Period, Token, Unit, UnitError, shorten};
 
@@ -209,8 +209,9 @@ impl UnitPrefix {
     /// # Errors
     /// The first word that is none.
     pub fn check_words(&self) -> Result<(), String> {
-        let sets: [(&str, &[&str]); 3] = [("market", &MARKETS), ("dataset", &DATASETS), ("interval", &INTERVALS)];
-        for ((name, values), word) in sets.iter().zip(self.0.iter().skip(1)) {
+        let sets: [(&str, &[&str]); 4] =
+            [("exchange", &EXCHANGES), ("market", &MARKETS), ("dataset", &DATASETS), ("interval", &INTERVALS)];
+        for ((name, values), word) in sets.iter().zip(&self.0) {
             one_of(word, values).map_err(|problem| format!("'{word}' is no {name}: {problem}"))?;
         }
         Ok(())

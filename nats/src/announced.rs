@@ -50,15 +50,16 @@ pub(crate) fn readers() -> impl Iterator<Item = pull::Config> {
 }
 
 impl Bus {
-    /// The newest message of every ready and backfill subject, in the order of the stream.
+    /// The newest message of every ready and backfill subject, in the order of the stream. `heard` is called at each answer
+    /// and message of the server.
     ///
     /// # Errors
     /// `Missing`: there is no stream, or no reader.
-    pub(crate) async fn announced(&self) -> Result<Vec<Announced>, BusError> {
+    pub(crate) async fn announced(&self, heard: impl Fn()) -> Result<Vec<Announced>, BusError> {
         for attempt in 1..=ATTEMPTS {
             // At random, so that two that disturbed each other are likely to part.
             let number = rand::random_range(1..=READERS);
-            if let Some(newest) = self.read(&format!("reader-{number}")).await? {
+            if let Some(newest) = self.read(&format!("reader-{number}"), &heard).await? {
                 let mut newest: Vec<Announced> = newest.into_values().collect();
                 newest.sort_unstable_by_key(|message| message.sequence);
                 return Ok(newest);
@@ -71,12 +72,14 @@ impl Bus {
     }
 
     /// Reads everything with one reader; `None` if another process used it meanwhile.
-    async fn read(&self, reader: &str) -> Result<Option<HashMap<String, Announced>>, BusError> {
+    async fn read(&self, reader: &str, heard: &impl Fn()) -> Result<Option<HashMap<String, Announced>>, BusError> {
         let unavailable = |error: &dyn std::error::Error| {
             BusError::unavailable(format!("reading stream {MARKERS} with {reader}"), error)
         };
         let mut consumer = self.consumer_on(MARKERS, reader).await?;
+        heard();
         consumer.reset(Some(1)).await.map_err(|error| unavailable(&error))?;
+        heard();
         let mut newest = HashMap::new();
         let mut left = consumer.cached_info().num_pending;
         let mut read = 0;
@@ -84,6 +87,7 @@ impl Bus {
             let before = read;
             let mut pull = Pull::open(self, &consumer, Ask::Now(BATCH)).await?;
             while let Some(message) = pull.next().await? {
+                heard();
                 let info = message.info().map_err(|error| unavailable(error.as_ref()))?;
                 // The server counts from one since the reader was set back, whoever is sent the messages.
                 if info.consumer_sequence != read + 1 {

@@ -43,14 +43,15 @@ fn revision_of(message_id: &str) -> Option<Sha256Sum> {
 
 impl Bus {
     /// The newest message of every unit, for the size of its headers: a unit of thousands of archives costs no more
-    /// than one of a single archive. Units whose message does not say its revision are left out.
+    /// than one of a single archive. Units whose message does not say its revision are left out. Calls `heard` at each
+    /// answer and message of the server: a large stream over a slow link takes minutes.
     ///
     /// # Errors
     /// `Missing`: there is no stream, or nobody made the consumers that read it.
-    pub async fn stamps(&self) -> Result<HashMap<Unit, Stamp>, BusError> {
+    pub async fn stamps(&self, heard: impl Fn()) -> Result<HashMap<Unit, Stamp>, BusError> {
         let mut newest: HashMap<Unit, (u64, Option<Sha256Sum>)> = HashMap::new();
         // In the order of the stream, so the later of a unit's two subjects is what stays.
-        for message in self.announced().await? {
+        for message in self.announced(heard).await? {
             let Ok(subject) = MarkerSubject::parse(&message.subject) else { continue };
             newest.insert(subject.unit, (message.sequence, message.message_id.as_deref().and_then(revision_of)));
         }
@@ -76,7 +77,7 @@ impl Bus {
     }
 
     async fn survey_once(&self, visit: &mut impl FnMut(StreamMarker)) -> Result<(), BusError> {
-        let announced = self.announced().await?;
+        let announced = self.announced(|| {}).await?;
         let mut messages = stream::iter(announced).map(|newest| self.whole(newest)).buffered(SURVEYED_AT_ONCE);
         while let Some(message) = messages.try_next().await? {
             // It was there a moment ago, and somebody removed it.

@@ -80,3 +80,49 @@ fn archives_at_other_places_are_counted_and_shown() -> Result<()> {
     assert_eq!((&upload["units"]["published"], not_taken(&upload).len()), (&1.into(), 0));
     Ok(())
 }
+
+/// A folder that cannot be read may hold archives: nothing says "nothing to do" of it.
+#[test]
+fn a_folder_that_cannot_be_read_is_a_failure() -> Result<()> {
+    let mut project = Project::new(Stack::shared(), "unreadable-folder")?;
+    let data_dir = project.data_dir().to_owned();
+    project.set("publish.when", "complete")?;
+    project.set("publish.settle", "0s")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    let folder = "data/spot/daily/klines/BTCUSDT/1h";
+    fs::create_dir_all(data_dir.join(folder).parent().unwrap_or(&data_dir)).context(folder)?;
+    // Tests may run as root, who may read every folder; nobody follows such a name.
+    std::os::unix::fs::symlink("x".repeat(300), data_dir.join(folder)).context(folder)?;
+
+    for args in [&["upload", "--json"][..], &["upload", "--json", "--unit", "binance/spot/klines/1h/2025-03-01"]] {
+        let report = project.uploader(args)?.expect_code(1)?.json()?;
+        let told = report["unreadable"][0].as_str().unwrap_or_default();
+        assert!(told.starts_with(&format!("{folder} cannot be read")), "{report:#}");
+        assert_eq!(report["findings"][0]["state"], "unreadable", "{report:#}");
+    }
+    let upload = project.uploader(&["upload"])?.expect_code(1)?;
+    assert!(!upload.stdout.contains("nothing to do"), "{}", upload.stdout);
+    let doctor = project.uploader(&["doctor"])?.expect_code(4)?;
+    assert!(doctor.stdout.contains(&format!("{folder} cannot be read")), "{}", doctor.stdout);
+    project.uploader(&["mark", "--market", "spot"])?.expect_code(1)?;
+
+    // Beside units that are found it is one, too.
+    ArchiveSpec::new(Market::Um, "BTCUSDT", "1h", "2025-03-01").write(&data_dir)?;
+    let report = project.uploader(&["upload", "--json"])?.expect_code(1)?.json()?;
+    assert_eq!((&report["units"]["published"], report["unreadable"].as_array().map(Vec::len)), (&1.into(), Some(1)));
+    fs::remove_file(data_dir.join(folder)).context("the link")?;
+    project.uploader(&["upload"])?.expect_code(0).map(drop)
+}
+
+/// What is configured not to be collected may lie there.
+#[test]
+fn archives_that_are_not_collected_are_no_failure() -> Result<()> {
+    let mut project = Project::new(Stack::shared(), "not-collected")?;
+    project.set("publish.when", "complete")?;
+    project.set("download.intervals", serde_json::json!(["1m"]))?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    day("BTCUSDT").write(project.data_dir())?;
+    let doctor = project.uploader(&["doctor"])?.expect_code(0)?;
+    assert!(doctor.stdout.contains("WARN  archives: 1 file looks like an archive"), "{}", doctor.stdout);
+    Ok(())
+}

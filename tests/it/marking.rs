@@ -1,9 +1,13 @@
 //! Completion marks made by hand: they say what is there, and nothing else.
 
+use std::time::Duration;
+
 use tests::Result;
 use tests::data::{ArchiveSpec, Market};
 use tests::project::Project;
 use tests::servers::Stack;
+
+const SOON: Duration = Duration::from_secs(60);
 
 fn marks(project: &Project) -> Result<Vec<String>> {
     let mut names: Vec<String> = std::fs::read_dir(project.data_dir())
@@ -33,6 +37,13 @@ fn units_with_archives_are_marked_and_published_and_others_refused() -> Result<(
     let refused = project.uploader(&["mark", "binance/spot/klines/1h/2025-03-09", "--json"])?.expect_code(1)?.json()?;
     assert_eq!((&refused["refused"], &refused["findings"][0]["state"]), (&1.into(), &"refused".into()), "{refused}");
 
+    // A word that does not exist is not taken for the nearest one.
+    for unit in ["kraken/spot/klines/1h/2025-03-01", "binance/swap/klines/1h/2025-03-01"] {
+        let refused = project.uploader(&["mark", unit, "binance/spot/klines/1h/2025-03-01"])?.expect_code(2)?;
+        assert!(refused.stderr.contains("did you mean"), "{}", refused.stderr);
+    }
+    assert!(marks(&project)?.is_empty());
+
     let both = ["mark", "binance/spot/klines/1h/2025-03-01", "binance/um/klines/1h/2025-03-01", "--json"];
     let marked = project.uploader(&both)?.expect_code(0)?.json()?;
     assert_eq!(marked["marked"], 2, "{marked}");
@@ -45,5 +56,14 @@ fn units_with_archives_are_marked_and_published_and_others_refused() -> Result<(
 
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables()?;
+
+    // Where archives alone count, nobody reads the marks.
+    let when = [("FERRY__PUBLISH__WHEN", "complete")];
+    let args = ["mark", "--market", "um", "--json"];
+    let marked = project.start("uploader", &args, &when)?.wait(SOON)?.expect_code(0)?;
+    assert_eq!(marked.json()?["ignored"], true);
+    let marked = project.start("uploader", &args[..3], &when)?.wait(SOON)?.expect_code(0)?;
+    assert!(marked.stdout.contains("publish.when is complete"), "{}", marked.stdout);
+    Ok(())
 }

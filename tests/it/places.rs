@@ -7,7 +7,11 @@ use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::other_client::OtherClient;
 use tests::process::Finished;
 use tests::project::Project;
+<<<<<<< HEAD
 use tests::proxy::{Fate, Fault, Proxy};
+=======
+use tests::proxy::{Fault, Proxy};
+>>>>>>> uploader-edges
 use tests::servers::Stack;
 use tests::{Context, Result};
 
@@ -118,5 +122,36 @@ fn archives_that_have_moved_are_announced_from_there() -> Result<()> {
     mark_all(project.data_dir())?;
     let upload = project.uploader(&["upload"])?.expect_code(0)?;
     assert!(upload.stdout.contains("1 published, 1 unchanged"), "{}", upload.stdout);
+    Ok(())
+}
+
+/// NATS is away when the pass begins and comes back before its end; or it comes back and does not say what was announced last.
+#[test]
+fn a_wrong_prefix_is_noticed_by_a_pass_that_began_without_the_queue() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "wrong-prefix-late")?;
+    spec("BTCUSDT", "2025-03-01").write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    spec("BTCUSDT", "2025-03-02").write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    let queue = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.nats.port())))?;
+    let markers = Handmade::new(stack, &project)?.markers()?;
+    let wrong = format!("{}/mistyped", project.prefix());
+    let through = format!("nats://{}", queue.address());
+    let env = [("FERRY__STORAGE__R2__PREFIX", wrong.as_str()), ("FERRY__NATS__URL", &through)];
+
+    queue.set(Fault::Away);
+    let mut upload = project.start("uploader", &["upload"], &env)?;
+    upload.wait_for_line("uploading without the queue", SOON)?;
+    queue.set(Fault::None);
+    let stopped = upload.wait(SOON)?.expect_code(2)?;
+    assert!(stopped.stderr.contains("are announced from"), "{}", stopped.stderr);
+
+    project.set("publish.timeout", "1s")?;
+    queue.set(Fault::Unanswered("STREAM.MSG.GET.MARKERS"));
+    let upload = project.start("uploader", &["upload"], &env)?.wait(SOON)?.expect_code(3)?;
+    assert!(upload.stdout.contains("0 published"), "{}", upload.stdout);
+    assert_eq!(Handmade::new(stack, &project)?.markers()?, markers);
     Ok(())
 }

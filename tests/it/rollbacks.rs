@@ -88,8 +88,16 @@ fn an_older_publication_waits_until_somebody_accepts_it() -> Result<()> {
     assert!(!reconcile.stdout.contains("--accept-rollback"), "{}", reconcile.stdout);
     assert_eq!(told(&project.uploader(&["doctor", "--json"])?.expect_code(0)?.json()?), [] as [Value; 0]);
 
-    // A unit of which nothing is at hand.
-    project.uploader(&["upload", "--accept-rollback", "binance/spot/klines/1h/2025-03-09"])?.expect_code(4)?;
+    // Units of which nothing is at hand are named, all of them; and filters are not ignored.
+    let absent = ["binance/spot/klines/1h/2025-03-08", "binance/spot/klines/1h/2025-03-09"];
+    for command in ["upload", "adopt"] {
+        let accept = [command, "--accept-rollback", absent[0], "--accept-rollback", absent[1]];
+        let refused = project.uploader(&accept)?.expect_code(4)?;
+        assert!(absent.iter().all(|unit| refused.stderr.contains(unit)), "{}", refused.stderr);
+        let refused = project.uploader(&[command, "--accept-rollback", "binance/usd/klines/1h/2025-03-09"])?;
+        assert!(refused.expect_code(2)?.stderr.contains("did you mean"));
+    }
+    project.uploader(&["upload", "--accept-rollback", &unit, "--market", "um"])?.expect_code(2)?;
     Ok(())
 }
 

@@ -402,3 +402,54 @@ fn live_work_has_room_beside_scheduled_retries() -> Result<()> {
     worker.sigterm()?;
     worker.wait(SOON)?.expect_code(0).map(drop)
 }
+
+/// The headers of the stream take longer to read than a pass may be silent.
+#[test]
+fn a_long_stream_over_a_slow_line_is_read_to_its_end() -> Result<()> {
+    let stack = Stack::shared();
+    let (mut project, queue, _) = behind_a_proxy(stack, "slow-stream")?;
+    project.set("nats.manage", false)?;
+    // So many that the stream is read as a whole.
+    for day in 1..=17 {
+        ArchiveSpec::new(Market::Spot, "AAAUSDT", "1h", &format!("2025-03-{day:02}")).write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    let hand = Handmade::new(stack, &project)?;
+    hand.act(async |jetstream| {
+        for number in 0..250 {
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Padding", "x".repeat(4096));
+            let subject = format!("marker.backfill.other.spot.klines.1h.{number}");
+            let ack = jetstream.publish_with_headers(subject, headers, "{}".into()).await.context("published")?;
+            ack.await.context("stored")?;
+        }
+        Ok(())
+    })?;
+
+    // A megabyte of headers, 16 KiB at a time.
+    queue.set(Fault::Slow(Duration::from_millis(200)));
+    let env = [("FERRY_SILENCE_SHOWN_S", "3"), ("FERRY_SILENCE_MAX_S", "6")];
+    let mut service = project.spawn("uploader", &["watch"], &env)?;
+    let published = "uploader_units_total{outcome=\"published\"}";
+    project
+        .wait_until("a unit on the stream", SOON, || Ok(service.metric(published).is_ok_and(|count| count > 0.0)))?;
+    assert_eq!(service.metric("uploader_pass_restarts_total")?, 0.0);
+    service.sigterm()?;
+    service.wait(SOON)?.expect_code(0).map(drop)
+}
+
+/// A pass is given up while it looks for files that are not taken: the next one names them.
+#[test]
+fn files_that_are_not_taken_are_named_after_a_pass_that_was_given_up() -> Result<()> {
+    let project = Project::new(Stack::shared(), "hanging-strays")?;
+    let archive = ArchiveSpec::new(Market::Spot, "AAAUSDT", "1h", "2025-03-01").zip();
+    let folder = project.data_dir().join("data/spot/klines");
+    std::fs::create_dir_all(&folder).context("a folder")?;
+    std::fs::write(folder.join("AAAUSDT-1h-2025-03-01.zip"), archive).context("an archive")?;
+    let env = [("FERRY_HANG", "uploader.strays"), ("FERRY_SILENCE_SHOWN_S", "2"), ("FERRY_SILENCE_MAX_S", "4")];
+    let mut service = project.spawn("uploader", &["watch"], &env)?;
+    service.wait_for_line("beginning it anew", SOON)?;
+    service.wait_for_line("looks like an archive and is not taken", SOON)?;
+    service.sigterm()?;
+    service.wait(GOES_ON)?.expect_code(0).map(drop)
+}

@@ -76,6 +76,14 @@ async fn every_unit(site: &Site, config: &Config, args: &Adopt, report: &mut Rep
         report.units.not_marked = before - listed.units.len();
     }
     report.found(&listed);
+    let found: HashSet<&Unit> = listed.units.iter().map(|(unit, _)| unit).collect();
+    let accepted = site.accepted.rollbacks.iter();
+    let mut absent: Vec<Unit> = accepted.filter(|unit| !found.contains(unit)).cloned().collect();
+    absent.sort();
+    if !absent.is_empty() {
+        // The other units are adopted all the same.
+        report.fail(PassError::NotAdopted(absent).into());
+    }
     if listed.units.is_empty() && !args.filter.is_empty() {
         return Err(PassError::NoMatch(Box::new(args.filter.clone())));
     }

@@ -7,9 +7,9 @@ use clap::{Args, Parser, Subcommand};
 use common::bwlimit::BwLimit;
 use common::catalogue::{DATASETS, INTERVALS, MARKETS};
 use common::config::{self, Need, Publish, Symbols};
-use common::output::{ListArgs, OutputArgs};
+use common::output::{Failure, ListArgs, OutputArgs};
 use common::unit::{Period, Unit};
-use common::unit_filter::UnitFilter;
+use common::unit_filter::{UnitFilter, UnitPrefix};
 
 use crate::cleanup::Policy;
 use crate::mark::Mark;
@@ -109,8 +109,8 @@ pub enum Command {
     /// Check, upload and announce what is complete, then exit
     ///
     /// What the bucket and the stream already have is not sent again. A unit with a damaged archive is held back, the
-    /// others go on. One that waits for more archives is named with what it waits for and until when. Does not wait for
-    /// watch.min_age: an archive that is being written is no whole zip file, or changes while it is read.
+    /// others go on. A unit that waits for more archives is listed with its reason and the time when the wait ends. Does not
+    /// wait for watch.min_age: an archive that is still being written fails the check, and its unit is held back.
     #[command(after_help = UPLOAD_EXAMPLES)]
     Upload(Upload),
     /// Fetch archives and their .CHECKSUMs from the exchange into local.data_dir, then exit
@@ -143,8 +143,8 @@ pub enum Command {
     /// Mark units as complete, by their names or by filters
     ///
     /// Writes _SUCCESS__<period>__<market>__<interval>[__<dataset>] into local.data_dir for each unit that has an archive there:
-    /// for a downloader that makes no marks, or units that it left unmarked. Whether a unit is whole only you know. A unit
-    /// without an archive is refused (exit 1), the others are marked.
+    /// for a downloader that makes no marks, or units that it left unmarked. This command cannot check that no archive is
+    /// missing. A unit without an archive is refused (exit 1), the others are marked.
     #[command(after_help = MARK_EXAMPLES)]
     Mark(Mark),
     /// Check everything the uploader depends on, and say what is wrong
@@ -185,8 +185,8 @@ pub struct Upload {
     /// Publish the archives of this unit that are older than the announced ones, dated as published now; only this unit
     ///
     /// The archive that the exchange generated last keeps winning: one that comes back as it was before is named and not
-    /// taken, until somebody says here that it is right. May be given several times.
-    #[arg(long, value_name = "UNIT")]
+    /// taken, until somebody says here that it is right. May be given several times, and not with filters.
+    #[arg(long, value_name = "UNIT", conflicts_with = "UnitFilter")]
     accept_rollback: Vec<Unit>,
     /// Announce units from this bucket and prefix that are announced from another one
     ///
@@ -326,7 +326,19 @@ impl Cli {
     }
 }
 
+/// Whether units named on the command line can exist.
+fn check_words(units: &[Unit]) -> Result<(), Failure> {
+    units.iter().try_for_each(|unit| UnitPrefix::from(unit).check_words().map_err(Failure::usage))
+}
+
 impl Upload {
+    /// # Errors
+    /// Arguments that are wrong in themselves.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.filter.check()?;
+        check_words(&self.accept_rollback)
+    }
+
     pub(crate) fn scope(&self) -> Scope {
         if self.accept_rollback.is_empty() {
             Scope::Everything(self.filter.clone())
@@ -345,6 +357,13 @@ impl Upload {
 }
 
 impl Adopt {
+    /// # Errors
+    /// Arguments that are wrong in themselves.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.filter.check()?;
+        check_words(&self.accept_rollback)
+    }
+
     /// To announce what lies in this bucket is what it is run for.
     pub(crate) fn accepted(&self) -> Accepted {
         Accepted { move_here: true, rollbacks: self.accept_rollback.iter().cloned().collect() }
@@ -404,5 +423,11 @@ mod tests {
         assert_eq!(upload.filter.days().0.map(|date| date.to_string()).as_deref(), Some("2026-02-01"));
         assert!(Cli::try_parse_from(["uploader", "upload", "--from", "yesterday"]).is_err());
         assert!(Cli::try_parse_from(["uploader", "upload", "--interval", "1h/x"]).is_err());
+        let rollback = ["uploader", "upload", "--accept-rollback", "binance/um/klines/1h/2026-02-14"];
+        assert!(Cli::try_parse_from(rollback).is_ok());
+        // They would be ignored without a word.
+        for filter in [["--market", "um"], ["--from", "2026-02"], ["--unit", "binance/um"]] {
+            assert!(Cli::try_parse_from(rollback.into_iter().chain(filter)).is_err(), "{filter:?}");
+        }
     }
 }

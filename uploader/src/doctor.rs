@@ -6,6 +6,7 @@ use common::config::{Config, Place, When};
 use common::doctor::machine::{self, ARCHIVES_BYTES, FILES_BYTES};
 use common::doctor::{Announced, Report, check_requests, check_storage, describe_http, describe_storage};
 use common::object_store::{End, ObjectStore};
+use common::output::Failure;
 use nats::{Bus, StreamUsage};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -36,13 +37,18 @@ pub(crate) fn configuration(config: &Config) -> Report {
     report
 }
 
+<<<<<<< HEAD
 /// Looks at everything. Changes nothing, but for one object in a bucket, which it removes again where it may.
 pub(crate) async fn examine(config: &Config) -> Report {
+=======
+/// Looks at everything; changes nothing.
+pub(crate) async fn examine(config: &Config, stop: &CancellationToken) -> Report {
+>>>>>>> uploader-edges
     let mut report = Report::default();
     match &config.local.data_dir {
         Some(data_dir) => {
             look_at_data_dir(&mut report, data_dir, config.publish.when).await;
-            look_at_archives(&mut report, data_dir, config).await;
+            look_at_archives(&mut report, data_dir, config, stop.clone()).await;
         }
         None => report.bad("data_dir", "local.data_dir is not set", "set it to the folder with the archives"),
     }
@@ -112,17 +118,22 @@ async fn look_at_data_dir(report: &mut Report, data_dir: &Path, when: When) {
 }
 
 /// How many archives lie where they belong, and what looks like one and does not.
-async fn look_at_archives(report: &mut Report, data_dir: &Path, config: &Config) {
+async fn look_at_archives(report: &mut Report, data_dir: &Path, config: &Config, stop: CancellationToken) {
     const NAME: &str = "archives";
     let (folder, wanted) = (data_dir.to_owned(), Wanted::new(config));
-    // A folder that cannot be read was told of.
-    let look = move || strays::find(&folder, &wanted, &CancellationToken::new());
+    // That the folder itself cannot be read was told before.
+    let look = move || strays::find(&folder, &wanted, &stop);
     let Ok(found) = blocking(look).await else { return };
-    let advice = "move or rename them, or configure what is to be collected; docs/MIGRATING.md says what is taken";
-    for strays in &found.strays {
-        report.bad(NAME, strays.to_string(), advice);
+    for why in &found.unreadable {
+        report.bad(NAME, why, "let this user read it: archives that lie there are not uploaded");
     }
-    if found.strays.is_empty() && !report.checks.iter().any(|check| check.name == NAME) {
+    let (left_out, strays): (Vec<_>, Vec<_>) = found.strays.iter().partition(|strays| strays.are_left_out());
+    for strays in strays {
+        report.bad(NAME, strays.to_string(), "move or rename them; docs/MIGRATING.md says what is taken");
+    }
+    // As it is configured: somebody may keep them here for another purpose.
+    left_out.iter().for_each(|strays| report.warn(NAME, strays.to_string()));
+    if !report.checks.iter().any(|check| check.name == NAME && !check.ok) {
         report.good(NAME, format!("{} lie where they belong", found.in_place));
     }
 }
@@ -189,6 +200,7 @@ async fn look_at_place(report: &mut Report, config: &Config, bus: &Bus) -> Annou
                 if matches!(error, PassError::Elsewhere { .. }) { Announced::Elsewhere } else { Announced::Unknown }
             }
         },
+<<<<<<< HEAD
         // Of a stream that may not be read, the line before tells.
         Err(error) => {
             report.bad(NAME, error.to_string(), "this user must be allowed to read the stream MARKERS");
@@ -214,5 +226,11 @@ async fn look_at_older(report: &mut Report, config: &Config, bus: &Bus) {
         }
         // Of a stream or a bucket that does not answer other lines tell.
         Err(error) => report.warn(NAME, format!("not compared with what is announced: {error}")),
+=======
+        Err(error) => {
+            let Failure { text, advice, .. } = Failure::from(error);
+            report.bad(NAME, text, advice.unwrap_or_else(|| "see the server's log".into()));
+        }
+>>>>>>> uploader-edges
     }
 }

@@ -21,7 +21,7 @@ pub(crate) enum PassError {
     Queue(BusError),
     #[error(
         "the units on the stream are announced from {announced}, and this uploader is configured with {configured}; \
-         nothing was uploaded"
+         nothing is announced from there"
     )]
     Elsewhere { announced: String, configured: String },
     #[error(
@@ -29,8 +29,10 @@ pub(crate) enum PassError {
          both agree"
     )]
     ClockBehind { stored_at: Timestamp, now: Timestamp },
-    #[error("{0}: no archive of it lies in data_dir, or it is neither marked nor collected")]
-    NoUnit(Unit),
+    #[error("{}: no archive lies in data_dir, or the unit is neither marked nor collected", listed(.0))]
+    NoUnit(Vec<Unit>),
+    #[error("--accept-rollback {}: the bucket has no archive of the unit, or the filters leave it out", listed(.0))]
+    NotAdopted(Vec<Unit>),
     #[error("stopped by a signal")]
     Stopped,
     #[error("the filters match no unit")]
@@ -39,6 +41,10 @@ pub(crate) enum PassError {
         "nowhere to keep archives while they are checked: {0}; set local.state_dir to a folder that can be written"
     )]
     Scratch(String),
+}
+
+fn listed(units: &[Unit]) -> String {
+    units.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl PassError {
@@ -62,7 +68,7 @@ impl From<PassError> for Failure {
                  --accept-move` announces them from here",
             ),
             PassError::ClockBehind { .. } => Self::config(error.to_string()).advice("synchronise the clocks (NTP)"),
-            PassError::NoUnit(_) => Self::no_match(error.to_string()),
+            PassError::NoUnit(_) | PassError::NotAdopted(_) => Self::no_match(error.to_string()),
             PassError::Queue(error) => error.into(),
             PassError::Stopped => Self::stopped("stopped by a signal"),
             PassError::NoMatch(filter) => filter.no_match("unit"),

@@ -110,7 +110,7 @@ async fn carry_out(
 ) -> Result<Reply, Failure> {
     match &cli.command {
         Command::Upload(upload) => {
-            upload.filter.check()?;
+            upload.check()?;
             let mode = upload.mode(&config.publish);
             cleanup::allowed(&config.storage, mode.cleanup).map_err(Failure::usage)?;
             let mut site = site(config, &mut Registry::default(), progress, shutdown)?;
@@ -134,7 +134,7 @@ async fn carry_out(
             Ok(report.into_reply(args.list.all))
         }
         Command::Adopt(args) => {
-            args.filter.check()?;
+            args.check()?;
             let metrics = Metrics::new(&mut Registry::default());
             // Only `--marked` looks there, and is refused without one.
             let data_dir = config.local.data_dir.clone().unwrap_or_default();
@@ -146,12 +146,12 @@ async fn carry_out(
         }
         Command::Mark(args) => {
             let data_dir = data_dir(config)?;
-            let args = args.clone();
+            let (args, when) = (args.clone(), config.publish.when);
             // Walks the tree.
-            site::blocking(move || mark::run(&data_dir, &args, &shutdown)).await
+            site::blocking(move || mark::run(&data_dir, &args, when, &shutdown)).await
         }
         Command::Doctor { config_only: true } => Ok(doctor::configuration(config).into_reply()),
-        Command::Doctor { config_only: false } => Ok(doctor::examine(config).await.into_reply()),
+        Command::Doctor { config_only: false } => Ok(doctor::examine(config, &shutdown).await.into_reply()),
         Command::Healthcheck { .. } => unreachable!("answered before a configuration is loaded"),
     }
 }

@@ -6,10 +6,11 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use clap::Args;
+use common::config::When;
 use common::exit;
 use common::output::{Failure, Finding, ListArgs, Reply, count, list};
 use common::unit::Unit;
-use common::unit_filter::UnitFilter;
+use common::unit_filter::{UnitFilter, UnitPrefix};
 use tokio_util::sync::CancellationToken;
 
 use crate::arrivals::Told;
@@ -36,12 +37,15 @@ pub struct Mark {
 ///
 /// # Errors
 /// Nothing was asked for, the filters match nothing, or `data_dir` cannot be written to.
-pub(crate) fn run(data_dir: &Path, args: &Mark, stop: &CancellationToken) -> Result<Reply, Failure> {
+pub(crate) fn run(data_dir: &Path, args: &Mark, when: When, stop: &CancellationToken) -> Result<Reply, Failure> {
     args.filter.check()?;
     if args.units.is_empty() && args.filter.is_empty() {
         let failure = Failure::usage("no unit is named, and no filter given");
         return Err(failure
-            .advice("a mark says that a unit is whole, so say which: uploader mark --market um --from 2026-02-01"));
+            .advice("a mark says that no archive of its unit is missing, so name units or filters: uploader mark --market um --from 2026-02-01"));
+    }
+    for unit in &args.units {
+        UnitPrefix::from(unit).check_words().map_err(Failure::usage)?;
     }
     let (wanted, told) = (Wanted::default(), Told::default());
     let walk = Walk { data_dir, wanted: &wanted, told: &told, folders: None, puts_back: false, stop };
@@ -52,31 +56,42 @@ pub(crate) fn run(data_dir: &Path, args: &Mark, stop: &CancellationToken) -> Res
         walk.everything(args.units.clone(), &args.filter)
     };
     let mut units: Vec<(Unit, Seen)> = found.units;
-    units.retain(|(unit, seen)| named.contains(unit) || seen.archives > 0 && args.filter.matches(unit));
-    if units.is_empty() {
+    let is_there = |seen: &Seen| seen.archives > 0 || !seen.unreadable.is_empty();
+    let takes = |unit: &Unit| !args.filter.is_empty() && args.filter.matches(unit);
+    units.retain(|(unit, seen)| named.contains(unit) || is_there(seen) && takes(unit));
+    if stop.is_cancelled() {
+        return Err(Failure::stopped("stopped by a signal before any unit was marked"));
+    }
+    if units.is_empty() && found.unreadable.is_empty() {
         return Err(Failure::no_match(format!(
             "no unit in {} has archives that these filters take",
             data_dir.display()
         )));
     }
-    let mut tally = Tally::default();
-    for (unit, seen) in &units {
+    let mut tally = Tally { ignored: when == When::Complete, ..Tally::default() };
+    for (at, (unit, seen)) in units.iter().enumerate() {
+        if stop.is_cancelled() {
+            return Err(Failure::stopped(format!(
+                "stopped by a signal after {at} of {}",
+                count(units.len() as u64, "unit")
+            )));
+        }
         let finding = mark(data_dir, unit, seen, args.dry_run)?;
         tally.add(&finding);
         tally.findings.push(finding);
     }
-    tally.problems = found.problems;
+    tally.problems = found.problems.into_iter().chain(found.unreadable).collect();
     Ok(tally.into_reply(args))
 }
 
 /// Marks one unit.
 fn mark(data_dir: &Path, unit: &Unit, seen: &Seen, dry_run: bool) -> Result<Finding, Failure> {
     let archives = count(seen.archives as u64, "archive");
+    if let Some(unreadable) = seen.unreadable.first() {
+        return Ok(Finding::of_unit(unit, "refused", format!("its archives cannot all be read: {unreadable}")));
+    }
     if seen.archives == 0 {
         return Ok(Finding::of_unit(unit, "refused", "no archive of it is in local.data_dir"));
-    }
-    if let Some(unreadable) = seen.unreadable.first() {
-        return Ok(Finding::of_unit(unit, "refused", format!("an archive cannot be read: {unreadable}")));
     }
     if marks::is_marked(data_dir, unit) {
         return Ok(Finding::of_unit(unit, "already_marked", archives).sign("="));
@@ -107,6 +122,8 @@ struct Tally {
     refused: u64,
     findings: Vec<Finding>,
     problems: Vec<String>,
+    /// Whether the configuration says that marks do not count.
+    ignored: bool,
 }
 
 impl Tally {
@@ -127,8 +144,14 @@ impl Tally {
         let would = if args.dry_run { "would be " } else { "" };
         let (marked, already) = (count(self.marked, "unit"), self.already_marked);
         lines.push(format!("{marked} {would}marked, {already} marked before, {} refused", self.refused));
+        if self.ignored {
+            lines.push(
+                "publish.when is complete, so no other command reads these marks: set it to marked or both".into(),
+            );
+        }
         Reply::new(code)
             .field("dry_run", &args.dry_run)
+            .field("ignored", &self.ignored)
             .field("marked", &self.marked)
             .field("already_marked", &self.already_marked)
             .field("refused", &self.refused)

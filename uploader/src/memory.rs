@@ -32,6 +32,8 @@ pub(crate) struct Memory {
     /// When all units were last compared with the stream, and how often the queue had been connected to by then.
     asked: Option<(Instant, u64)>,
     said: HashSet<String>,
+    /// Whether files that look like archives and are not taken were reported.
+    pub(crate) strays_reported: bool,
 }
 
 pub(crate) struct Known {

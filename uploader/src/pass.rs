@@ -116,11 +116,11 @@ impl Pass<'_> {
         hang("uploader.pass").await;
         let interrupt = &watching.interrupt;
         // Wrong credentials are told before anything is uploaded; a server that is away is waited for afterwards.
-        let Some(bus) = site.shutdown.run_until_cancelled(site.queue.bus()).await else {
+        let Some(confirmed) = site.shutdown.run_until_cancelled(site.standing.confirm(site)).await else {
             return Err(PassError::Stopped);
         };
-        let (connects, away) = match bus {
-            Ok(bus) => (Some(bus.connects()), None),
+        let (connects, away) = match confirmed? {
+            Ok(connects) => (Some(connects), None),
             Err(QueueError::Refused(error)) => return Err(PassError::Queue(error)),
             Err(error @ (QueueError::Away(_) | QueueError::Lost)) => {
                 if self.memory.is_news(&error.to_string()) {
@@ -130,9 +130,6 @@ impl Pass<'_> {
             }
         };
         self.report.queue = away.clone().map(Failure::from);
-        if let Some(connects) = connects {
-            site.standing.check(site, connects).await?;
-        }
         let everything = matches!(scope, Scope::Everything(_));
         let asking = everything && connects.is_some_and(|connects| self.memory.is_to_ask(connects));
         let units: HashSet<Unit> = found.iter().map(|(unit, ..)| unit.clone()).collect();
@@ -140,6 +137,7 @@ impl Pass<'_> {
         if let Scope::Everything(filter) = scope
             && found.is_empty()
             && !filter.is_empty()
+            && self.report.unreadable.is_empty()
         {
             return Err(PassError::NoMatch(Box::new(filter.clone())));
         }
@@ -159,11 +157,10 @@ impl Pass<'_> {
             }
         }
         if let Scope::Units(asked) = scope {
-            for unit in asked.iter().filter(|unit| !units.contains(unit)) {
-                self.memory.forget(unit);
-                if !self.mode.service {
-                    self.report.fail(PassError::NoUnit(unit.clone()).into());
-                }
+            let absent: Vec<Unit> = asked.iter().filter(|unit| !units.contains(unit)).cloned().collect();
+            absent.iter().for_each(|unit| self.memory.forget(unit));
+            if !self.mode.service && !absent.is_empty() {
+                self.report.fail(PassError::NoUnit(absent).into());
             }
         }
         let bytes = candidates.iter().map(|candidate| candidate.seen.bytes).sum();
@@ -266,7 +263,23 @@ impl Pass<'_> {
             }
         }
         self.report.bad_marks = bad;
-        for problem in &found.problems {
+        let mut unreadable = found.unreadable;
+        let mut units = Vec::new();
+        for (unit, seen) in found.units {
+            let marked = marked.contains(&unit);
+            if !marked && seen.archives == 0 && seen.unreadable.is_empty() {
+                continue;
+            }
+            if filter.matches(&unit) {
+                units.push((unit, seen, marked));
+            } else {
+                // The folder may hold archives of units that the filter takes.
+                unreadable.extend(seen.unreadable.iter().map(ToString::to_string));
+            }
+        }
+        unreadable.sort_unstable();
+        unreadable.dedup();
+        for problem in found.problems.iter().chain(&unreadable) {
             if self.memory.is_news(problem) {
                 tracing::warn!("{problem}");
             }
@@ -275,24 +288,30 @@ impl Pass<'_> {
             self.look_for_strays().await?;
         }
         self.report.problems = found.problems;
-        let units = found.units.into_iter().filter_map(|(unit, seen)| {
-            let marked = marked.contains(&unit);
-            let is_there = marked || seen.archives > 0 || !seen.unreadable.is_empty();
-            (is_there && filter.matches(&unit)).then_some((unit, seen, marked))
-        });
-        Ok(units.collect())
+        self.report.take_unreadable(unreadable);
+        Ok(units)
     }
 
-    /// Finds what looks like an archive and is not taken; a service does so once.
+    /// Finds files that look like archives and are not taken; a service does so once.
     async fn look_for_strays(&mut self) -> Result<(), PassError> {
-        const ONCE: &str = "files that are not taken";
         let site = self.site;
-        if self.mode.service && !self.memory.is_news(ONCE) {
+        if self.mode.service && self.memory.strays_reported {
             return Ok(());
         }
         let (data_dir, wanted, stop) = (site.data_dir.clone(), Arc::clone(&site.wanted), site.shutdown.clone());
-        let found = blocking(move || strays::find(&data_dir, &wanted, &stop)).await;
-        let found = found.map_err(|error| PassError::data_dir(site.data_dir.clone(), &error))?;
+        let walk = Arc::clone(&site.walks).acquire_owned();
+        let Some(walk) = site.shutdown.run_until_cancelled(walk).await else { return Err(PassError::Stopped) };
+        hang("uploader.strays").await;
+        let search = move || {
+            let _walk = walk;
+            strays::find(&data_dir, &wanted, &stop)
+        };
+        let found = blocking(search).await.map_err(|error| PassError::data_dir(site.data_dir.clone(), &error))?;
+        if site.shutdown.is_cancelled() {
+            return Err(PassError::Stopped);
+        }
+        // Not before: a pass that was given up has reported nothing.
+        self.memory.strays_reported = true;
         for strays in &found.strays {
             tracing::warn!("{strays}");
         }
@@ -308,7 +327,7 @@ impl Pass<'_> {
         match self.site.queue.stamps().await {
             Ok(stamps) => Some(stamps),
             Err(error) => {
-                // Also where this login may not make a consumer.
+                // Also where nobody made the consumers reader-1 to reader-3.
                 if self.memory.is_news("stamps") {
                     tracing::info!(%error, "asking the stream unit by unit");
                 }

@@ -126,10 +126,9 @@ impl Queue {
     /// Which message of the stream is the newest, of every unit.
     pub(crate) async fn stamps(&self) -> Result<HashMap<Unit, Stamp>, QueueError> {
         let bus = self.bus().await?;
-        // A message or an answer every few seconds, or an error: see nats/design.md.
-        let stamps = bus.stamps().await;
-        signs::bump();
-        Ok(stamps?)
+        // A message or an answer every few seconds, or an error: see nats/design.md. All of them together may take longer
+        // than a pass may be silent.
+        Ok(bus.stamps(signs::bump).await?)
     }
 
     pub(crate) async fn latest(&self, unit: &Unit) -> Result<Latest, QueueError> {

@@ -36,8 +36,10 @@ pub(crate) struct Report {
     /// Whether that is all there is.
     #[serde(skip)]
     nothing_in_place: bool,
-    /// What in `data_dir` was left out or could not be read, and belongs to no unit.
+    /// What in `data_dir` was left out and belongs to no unit.
     pub(crate) problems: Vec<String>,
+    /// Folders that could not be read, and may hold archives of units that nothing else tells of.
+    pub(crate) unreadable: Vec<String>,
     /// Why the pass ended early.
     #[serde(skip)]
     pub(crate) error: Option<Failure>,
@@ -231,6 +233,7 @@ impl Report {
         let parts = [
             (units.held_back, count(units.held_back, "unit") + " held back"),
             (usize::from(self.is_misplaced()), "no archive lies where it belongs".to_owned()),
+            (self.unreadable.len(), self.unreadable.join("; ")),
             (self.bad_marks.len(), format!("marks not understood: {}", self.bad_marks.join(", "))),
             (archives.not_removed.len(), format!("not removed from disk: {}", archives.not_removed.join(", "))),
         ];
@@ -242,6 +245,11 @@ impl Report {
         self.nothing_in_place = found.in_place == 0;
         self.findings.extend(found.strays.iter().map(|strays| Finding::new("not_taken", strays.to_string())));
         self.not_taken = found.strays;
+    }
+
+    pub(crate) fn take_unreadable(&mut self, unreadable: Vec<String>) {
+        self.findings.extend(unreadable.iter().map(|why| Finding::new("unreadable", why)));
+        self.unreadable = unreadable;
     }
 
     /// Why no other pass would fare better before the configuration is changed.
@@ -266,6 +274,7 @@ impl Report {
         self.units.left = units.total.saturating_sub(ended + self.planned.len());
         let some_failed = self.is_misplaced()
             || self.units.held_back > 0
+            || !self.unreadable.is_empty()
             || !self.bad_marks.is_empty()
             || !self.archives.not_removed.is_empty();
         self.exit_code = match &self.error {

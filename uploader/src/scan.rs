@@ -10,7 +10,7 @@ use common::checksum::Sha256Sum;
 use common::unit::Unit;
 use serde::{Deserialize, Serialize};
 
-use crate::layout;
+use crate::{layout, signs};
 
 /// What changes when a file does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +107,7 @@ pub(crate) fn list(data_dir: &Path, unit: Unit, marked: bool) -> LocalUnit {
             }
         };
         let Some(symbol) = name.to_str().filter(|name| layout::is_symbol(name)) else { continue };
+        signs::bump();
         let path = layout::archive_path(&found.unit, symbol);
         match look_at(&data_dir.join(&path)) {
             Ok(Some(fingerprint)) => found.archives.push(LocalArchive { symbol: symbol.to_owned(), fingerprint }),
@@ -144,7 +145,7 @@ pub(crate) fn list_folder(folder: &Path) -> io::Result<Option<fs::ReadDir>> {
     }
 }
 
-fn is_absent(error: &io::Error) -> bool {
+pub(crate) fn is_absent(error: &io::Error) -> bool {
     /// "Too many levels of symbolic links": a link that leads to itself is nothing that could be read.
     const ELOOP: i32 = 40;
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) || error.raw_os_error() == Some(ELOOP)

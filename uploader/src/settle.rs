@@ -210,7 +210,11 @@ async fn gave_way(site: &Site, unit: &Unit, latest: &Result<Latest, QueueError>)
 
 /// The stream's newest marker, or why it cannot be asked now.
 pub(crate) async fn latest(site: &Site, unit: &Unit) -> Result<Result<Latest, QueueError>, UnitError> {
-    let latest = site.queue.latest(unit).await;
+    // Also where the queue came back after the pass began.
+    let latest = match site.standing.confirm(site).await? {
+        Ok(_) => site.queue.latest(unit).await,
+        Err(error) => Err(error),
+    };
     match &latest {
         Ok(found) if found.marker.is_none() && found.ready_sequence.max(found.backfill_sequence) > 0 => {
             tracing::warn!(%unit, "the last message of the unit on the stream is no marker this version reads");
@@ -304,7 +308,12 @@ async fn step(
         Ok(latest) => latest,
         Err(away) => return unannounced(away.to_string()),
     };
-    match publish::announce(site, &stored, latest).await {
+    // The connection may have been made anew while the archives were sent.
+    let announced = match site.standing.confirm(site).await? {
+        Ok(_) => publish::announce(site, &stored, latest).await,
+        Err(error) => Err(error),
+    };
+    match announced {
         Ok((subject, how @ (Published::Stored { .. } | Published::AlreadyThere))) => {
             let revision = stored.marker.revision;
             let message = match how {

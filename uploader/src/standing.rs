@@ -16,6 +16,7 @@ use nats::Newest;
 
 use crate::check::is_ahead;
 use crate::error::PassError;
+use crate::queue::QueueError;
 use crate::site::Site;
 
 /// How long what was found holds for one connection.
@@ -54,22 +55,27 @@ impl Place {
 }
 
 impl Standing {
-    /// Compares with the stream, once a connection and then now and then. While that cannot be asked, nothing can be
-    /// announced either.
-    pub(crate) async fn check(&self, site: &Site, connects: u64) -> Result<(), PassError> {
+    /// Compares with the stream, once for each connection and then once in [`HOLDS_FOR`]. Returns how often the queue was
+    /// connected to.
+    ///
+    /// A pass may begin while the queue is away and connect later, so every unit asks this before its archives are stored
+    /// by what the stream says, and again before it is announced. A stream that cannot be asked counts as a queue that is
+    /// away: nothing is announced.
+    pub(crate) async fn confirm(&self, site: &Site) -> Result<Result<u64, QueueError>, PassError> {
+        let connects = match site.queue.bus().await {
+            Ok(bus) => bus.connects(),
+            Err(error) => return Ok(Err(error)),
+        };
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if lock().is_some_and(|(at, of)| of == connects && at.elapsed() < HOLDS_FOR) {
-            return Ok(());
+            return Ok(Ok(connects));
         }
         match site.queue.newest().await {
             Ok(newest) => newest.map_or(Ok(()), |newest| compare(site, &newest))?,
-            Err(error) => {
-                tracing::debug!(%error, "what was announced last cannot be asked for now");
-                return Ok(());
-            }
+            Err(error) => return Ok(Err(error)),
         }
         *lock() = Some((Instant::now(), connects));
-        Ok(())
+        Ok(Ok(connects))
     }
 }
 

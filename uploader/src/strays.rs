@@ -14,10 +14,13 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::complete::Wanted;
-use crate::layout;
+use crate::scan::is_absent;
+use crate::{layout, signs};
 
 /// Folders above an archive, with some to spare: a loop of links ends here.
 const DEPTH_MAX: usize = 12;
+/// Most lines that are kept of folders that cannot be read.
+const UNREADABLE_MAX: usize = 20;
 
 /// Why files that look like archives are not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -45,6 +48,13 @@ pub(crate) struct Strays {
     place: Option<String>,
 }
 
+impl Strays {
+    /// Whether they lie where they belong, and somebody has said that they are not to be collected.
+    pub(crate) fn are_left_out(&self) -> bool {
+        self.why == Why::NotCollected
+    }
+}
+
 impl fmt::Display for Strays {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (example, files) = (shorten(&self.example), if self.count == 1 { "file looks" } else { "files look" });
@@ -69,21 +79,31 @@ pub(crate) struct Found {
     /// Archives where they belong, whether or not their unit is complete.
     pub(crate) in_place: usize,
     pub(crate) strays: Vec<Strays>,
+    /// Folders of the exchange's tree that cannot be read.
+    pub(crate) unreadable: Vec<String>,
 }
 
 /// Looks through all of `data_dir` by names. Blocks.
 ///
 /// # Errors
-/// The folder itself cannot be read. What is below it and cannot be read is told by whoever needs it.
+/// The folder itself cannot be read.
 pub(crate) fn find(data_dir: &Path, wanted: &Wanted, stop: &CancellationToken) -> io::Result<Found> {
     let mut found = Found::default();
     let mut linked = HashSet::new();
     let mut folders = vec![(PathBuf::new(), 0)];
     while let Some((folder, depth)) = folders.pop() {
+        // A slow disk answers one folder after another.
+        signs::bump();
         let entries = match fs::read_dir(data_dir.join(&folder)) {
             Ok(entries) => entries,
             Err(error) if depth == 0 => return Err(error),
-            Err(_) => continue,
+            Err(error) => {
+                // Elsewhere it may be anything, such as the lost+found of a disk.
+                if depth > 1 && folder.starts_with("data") && found.unreadable.len() < UNREADABLE_MAX {
+                    found.unreadable.push(format!("{} cannot be read: {error}", folder.display()));
+                }
+                continue;
+            }
         };
         for entry in entries.flatten() {
             if stop.is_cancelled() {
@@ -112,8 +132,11 @@ pub(crate) fn find(data_dir: &Path, wanted: &Wanted, stop: &CancellationToken) -
 /// Whether an entry is a folder to look into; one that a link leads to is looked into once.
 fn is_folder(entry: &DirEntry, linked: &mut HashSet<(u64, u64)>) -> bool {
     match entry.file_type() {
-        Ok(kind) if kind.is_symlink() => fs::metadata(entry.path())
-            .is_ok_and(|metadata| metadata.is_dir() && linked.insert((metadata.dev(), metadata.ino()))),
+        Ok(kind) if kind.is_symlink() => match fs::metadata(entry.path()) {
+            Ok(metadata) => metadata.is_dir() && linked.insert((metadata.dev(), metadata.ino())),
+            // Reading it gives the reason.
+            Err(error) => !is_absent(&error),
+        },
         Ok(kind) => kind.is_dir(),
         Err(_) => false,
     }
@@ -214,6 +237,29 @@ fn interval(text: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_folder_that_is_read_shows_that_the_pass_gets_on() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for symbol in 0..200 {
+            fs::create_dir_all(dir.path().join(format!("data/spot/daily/klines/S{symbol}/1h"))).expect("made");
+        }
+        let before = signs::count();
+        find(dir.path(), &Wanted::default(), &CancellationToken::new()).expect("read");
+        // Other tests of the process may count too.
+        assert!(signs::count() - before >= 400);
+    }
+
+    #[test]
+    fn folders_of_the_tree_that_cannot_be_read_are_told() {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::create_dir_all(dir.path().join("data/spot/daily/klines/BTCUSDT")).expect("made");
+        let unreadable = Path::new("data/spot/daily/klines/BTCUSDT/1h");
+        // root may read every folder, and so may a test; nobody follows such a name.
+        std::os::unix::fs::symlink("x".repeat(300), dir.path().join(unreadable)).expect("linked");
+        let found = find(dir.path(), &Wanted::default(), &CancellationToken::new()).expect("read");
+        assert_eq!(found.unreadable.len(), 1, "{found:?}");
+    }
 
     #[test]
     fn the_place_of_a_file_is_told_by_its_name_and_folders() {

@@ -4,7 +4,7 @@
 //! a hundred thousand archives. Nothing is opened here.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::DirEntry;
+use std::fs::{DirEntry, ReadDir};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -63,8 +63,10 @@ impl Seen {
 pub(crate) struct Found {
     /// The newest periods first.
     pub(crate) units: Vec<(Unit, Seen)>,
-    /// What could not be read, or was left out, and belongs to no unit.
+    /// What was left out and belongs to no unit.
     pub(crate) problems: Vec<String>,
+    /// Folders that could not be read and of which no unit tells: archives may lie there.
+    pub(crate) unreadable: Vec<String>,
 }
 
 /// How to walk.
@@ -89,7 +91,7 @@ impl Walk<'_> {
     /// Looks at these units, and finds those of configured markets, datasets and intervals. Blocks.
     pub(crate) fn everything(&self, units: Vec<Unit>, filter: &UnitFilter) -> Found {
         let mut branches = branches_of(units);
-        let mut problems = Vec::new();
+        let mut unreadable = Vec::new();
         for (market, folder) in layout::MARKETS {
             if !self.wanted.takes_market(market) || !filter.takes_market(market) {
                 continue;
@@ -97,7 +99,13 @@ impl Walk<'_> {
             for monthly in [false, true] {
                 let folder = format!("data/{folder}/{}", layout::span(monthly));
                 self.chain(&folder);
-                let datasets = self.names(&folder, &mut problems);
+                let datasets = match list_folder(&self.data_dir.join(&folder)) {
+                    Ok(entries) => names(&folder, entries, |why| keep(&mut unreadable, why)),
+                    Err(error) => {
+                        keep(&mut unreadable, format!("{folder} cannot be read: {error}"));
+                        continue;
+                    }
+                };
                 for dataset in datasets.iter().filter_map(|name| name.parse::<Token>().ok()) {
                     if self.wanted.takes_dataset(dataset.as_str()) && filter.takes_dataset(dataset.as_str()) {
                         let folder = format!("{folder}/{dataset}");
@@ -108,7 +116,7 @@ impl Walk<'_> {
             }
         }
         let mut found = self.branches(branches, filter);
-        found.problems.extend(problems);
+        found.unreadable.extend(unreadable);
         found
     }
 
@@ -117,7 +125,7 @@ impl Walk<'_> {
         for (folder, mut branch) in branches {
             self.chain(&folder);
             self.symbols(&folder, &mut branch, filter, &mut found.problems);
-            branch.finish(&mut found.units);
+            branch.finish(&mut found);
         }
         found.units.sort_by_cached_key(|(unit, _)| std::cmp::Reverse(unit.period.end()));
         found
@@ -165,8 +173,8 @@ impl Walk<'_> {
         if branch.any {
             match list_folder(&self.data_dir.join(path)) {
                 Ok(Some(entries)) => {
-                    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-                    for interval in names.filter_map(|name| name.parse::<Token>().ok()) {
+                    let names = names(path, Some(entries), |why| note(&mut branch.unreadable, why));
+                    for interval in names.iter().filter_map(|name| name.parse::<Token>().ok()) {
                         if self.wanted.takes_interval(interval.as_str()) && filter.takes_interval(interval.as_str()) {
                             branch.intervals.entry(interval).or_default().any = true;
                         }
@@ -268,6 +276,7 @@ impl Walk<'_> {
     }
 
     fn take(&self, at: &Leaf<'_>, name: &str, fingerprint: Fingerprint, seen: &mut Seen) {
+        signs::bump();
         seen.archives += 1;
         seen.bytes += fingerprint.size;
         seen.listed += usize::from(at.listed);
@@ -282,18 +291,6 @@ impl Walk<'_> {
         }
         if let Some(path) = path.filter(|path| told.written.contains(path)) {
             seen.open = Some(path.into());
-        }
-    }
-
-    fn names(&self, folder: &str, problems: &mut Vec<String>) -> Vec<String> {
-        match list_folder(&self.data_dir.join(folder)) {
-            Ok(entries) => {
-                entries.into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok()).collect()
-            }
-            Err(error) => {
-                keep(problems, format!("{folder} cannot be read: {error}"));
-                Vec::new()
-            }
         }
     }
 
@@ -345,15 +342,23 @@ impl Branch {
         Self { market, dataset, monthly, any: false, intervals: BTreeMap::new(), unreadable: Vec::new() }
     }
 
-    /// What cannot be read counts for every unit it may hold archives of.
-    fn finish(self, units: &mut Vec<(Unit, Seen)>) {
+    /// A folder that cannot be read counts for every unit it may hold archives of. One that may hold archives of no unit
+    /// that was found is reported by itself.
+    fn finish(self, found: &mut Found) {
         let token = |text: &str| text.parse::<Token>().expect("names of our own");
         let (exchange, market) = (token(layout::EXCHANGE), token(self.market));
+        let text = |why: &Arc<str>| why.to_string();
+        if self.intervals.values().all(|interval| interval.periods.is_empty()) {
+            found.unreadable.extend(self.unreadable.iter().map(text));
+        }
         for (interval, Interval { periods, unreadable, .. }) in self.intervals {
+            if periods.is_empty() {
+                found.unreadable.extend(unreadable.iter().map(text));
+            }
             for (period, mut seen) in periods {
                 seen.unreadable.extend(self.unreadable.iter().chain(&unreadable).cloned());
                 let (exchange, market, dataset) = (exchange.clone(), market.clone(), self.dataset.clone());
-                units.push((Unit { exchange, market, dataset, interval: interval.clone(), period }, seen));
+                found.units.push((Unit { exchange, market, dataset, interval: interval.clone(), period }, seen));
             }
         }
     }
@@ -362,15 +367,29 @@ impl Branch {
 fn branches_of(units: Vec<Unit>) -> BTreeMap<String, Branch> {
     let mut branches = BTreeMap::new();
     for unit in units {
-        let Some((market, _)) = layout::MARKETS.into_iter().find(|(market, _)| *market == unit.market.as_str()) else {
-            continue;
-        };
+        let market = layout::MARKETS.into_iter().find(|(market, _)| *market == unit.market.as_str());
+        let Some((market, _)) = market.filter(|_| unit.exchange.as_str() == layout::EXCHANGE) else { continue };
         let folder = layout::symbols_folder(&unit);
         let branch =
             branches.entry(folder).or_insert_with(|| Branch::new(market, unit.dataset, unit.period.is_month()));
         branch.intervals.entry(unit.interval).or_default().periods.entry(unit.period).or_default();
     }
     branches
+}
+
+/// The names in a folder; `told` gets why they may not be all.
+fn names(folder: &str, entries: Option<ReadDir>, mut told: impl FnMut(String)) -> Vec<String> {
+    let mut names = Vec::new();
+    for entry in entries.into_iter().flatten() {
+        match entry {
+            Ok(entry) => names.extend(entry.file_name().into_string().ok()),
+            Err(error) => {
+                told(format!("{folder} cannot be read to its end: {error}"));
+                break;
+            }
+        }
+    }
+    names
 }
 
 /// Nothing is lost where that does not work: the archive was announced, or stays for the next walk.
