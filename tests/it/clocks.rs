@@ -34,6 +34,15 @@ fn on_a_folder(label: &str) -> Result<Project> {
     Ok(project)
 }
 
+/// Lets the uploader remember nothing. Of archives that it read within 100 ms of their writing it does not, and then there
+/// is no cache.
+fn forget(project: &Project) -> Result<()> {
+    match std::fs::remove_dir_all(project.dir().join("state")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.context("the cache"),
+    }
+}
+
 /// How many seconds ago a time is, for a clock that stands there.
 fn back_to(time: &str) -> Result<String> {
     let at: Timestamp = time.parse().context(time)?;
@@ -78,7 +87,7 @@ fn a_time_that_a_wrong_clock_gave_is_put_right() -> Result<()> {
     hand.publish(&day().unit(), wrong.to_string().as_bytes())?;
     project.puller(&["pull"])?.expect_code(0)?;
 
-    std::fs::remove_dir_all(project.dir().join("state")).context("the cache")?;
+    forget(&project)?;
     project.uploader(&["upload"])?.expect_code(0)?;
     let times = |marker: &(String, Value)| generated_at(&marker.1).map(str::to_owned);
     assert!(hand.markers()?.iter().filter_map(times).any(|at| at == "2025-04-20T00:00:00Z"), "{:#?}", hand.markers()?);
@@ -127,7 +136,7 @@ fn times_that_a_wrong_clock_gave_are_put_right_in_a_long_list() -> Result<()> {
     project.puller(&["pull"])?.expect_code(0)?;
     project.check_tables()?;
     // Also for an uploader that remembers nothing.
-    std::fs::remove_dir_all(project.dir().join("state")).context("the cache")?;
+    forget(&project)?;
     let again = project.uploader(&["upload"])?.expect_code(0)?;
     assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
     project.uploader(&["reconcile"])?.expect_code(0)?;
