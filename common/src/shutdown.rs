@@ -30,6 +30,7 @@ pub fn on_signals() -> std::io::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let cancelled = token.clone();
     tokio::spawn(async move {
+        // No time-out: there may be no signal at all.
         for forced in [false, true] {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -39,8 +40,9 @@ pub fn on_signals() -> std::io::Result<CancellationToken> {
                 tracing::warn!("second signal, stopping at once; what is in hand will be delivered again");
                 std::process::exit(FORCED);
             }
-            tracing::info!("signal received, draining");
+            // First: the line waits for whoever reads stderr.
             cancelled.cancel();
+            tracing::info!("signal received, draining");
         }
     });
     Ok(token)

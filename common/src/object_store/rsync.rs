@@ -108,6 +108,7 @@ impl Rsync {
     }
 
     async fn process(&self) -> OwnedSemaphorePermit {
+        // No time-out: whoever holds one runs an rsync, which has its own.
         let processes = Arc::clone(&self.shared.processes);
         processes.acquire_owned().await.expect("the semaphore is never closed")
     }

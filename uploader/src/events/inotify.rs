@@ -60,7 +60,7 @@ impl Events {
         }
     }
 
-    /// Waits for the next hint.
+    /// Waits for the next hint. No time-out: there may be none, and everything is looked at every `watch.rescan` anyway.
     pub(crate) async fn next(&mut self) -> Hint {
         loop {
             if let Some(hint) = self.hints.pop_front() {
