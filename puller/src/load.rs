@@ -76,13 +76,8 @@ impl Loader {
             let is_loaded = !job.options.force && entry.is_some_and(|entry| entry.covers(object, job.unit.period));
             if is_loaded || entry.is_some_and(|entry| entry.outranks(object, job.unit.period)) {
                 work.skipped += 1;
-<<<<<<< HEAD
-            } else if let Err(fault) = acceptable(job, object, &self.memory) {
-                work.faults.push(FaultyObject { key: object.key.clone(), fault });
-=======
             } else if let Err(fault) = acceptable(job, object, &self.fetcher.prefix, &self.memory) {
-                work.faults.push(FaultyObject { key: shorten(&object.key), fault });
->>>>>>> puller-side
+                work.faults.push(FaultyObject { key: object.key.clone(), fault });
             } else {
                 open.push(object);
             }

@@ -84,7 +84,7 @@ pub(crate) fn is_doubtful(error: &WorkError) -> bool {
 
 /// Whether an error may be the unit's own; others may fare better then.
 pub(crate) fn may_be_its_own(error: &WorkError) -> bool {
-    !matches!(blame(error), Blame::Server)
+    !matches!(blame(error), Blame::Server | Blame::Clock)
 }
 
 /// What an error is a fault of.

@@ -1,11 +1,8 @@
 //! One delivery, from the queue to the destination and back to the queue.
 
-<<<<<<< HEAD
 mod attempt_log;
-mod earlier_deliveries;
-=======
 mod clock;
->>>>>>> puller-side
+mod earlier_deliveries;
 mod ending;
 mod evidence;
 
@@ -28,18 +25,14 @@ use crate::fetch::Fetcher;
 use crate::job::{Job, is_superseded, resolve};
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
-use crate::outcome::{Evidence, decide, decide_before, is_doubtful, may_be_its_own};
+use crate::outcome::{Disposition, Evidence, decide, decide_before, is_doubtful, may_be_its_own};
 use crate::suspects::Suspects;
 use crate::task_report::TaskReport;
 use crate::warehouse::WarehouseErrorKind;
 use crate::writes::Writes;
-<<<<<<< HEAD
-use ending::{Ending, Finished, Settlement, Stopped, describe};
-=======
 use clock::ClockFault;
 pub(crate) use clock::ClockWatch;
-use ending::{Ending, Finished, Stopped, describe};
->>>>>>> puller-side
+use ending::{Ending, Finished, Settlement, Stopped, describe};
 
 /// Tries, 30 s in all, after which a unit is put off whose error may be its own: others shall have its place.
 const WAITS_MAX: u32 = 6;
@@ -147,11 +140,6 @@ impl Worker {
         }
     }
 
-<<<<<<< HEAD
-    async fn deliver_in_span(&self, held: &Held, unit: Option<&Unit>, report: Option<&TaskReport<'_>>, ends: &Ends) {
-        // Where the worker is to end, the delivery is handed back below.
-        let record = ends.abort.run_until_cancelled(self.read_record(&held.delivery)).await.flatten();
-=======
     async fn deliver_in_span(
         &self,
         held: &Held,
@@ -159,8 +147,8 @@ impl Worker {
         report: Option<&TaskReport<'_>>,
         ends: &Ends,
     ) -> Option<ClockFault> {
-        let record = self.read_record(&held.delivery).await;
->>>>>>> puller-side
+        // Where the worker is to end, the delivery is handed back below.
+        let record = ends.abort.run_until_cancelled(self.read_record(&held.delivery)).await.flatten();
         let in_hand = InHand { held, unit, report, record, writes: Writes::default(), stop: &ends.stop };
         tokio::select! {
             back = self.work_and_settle(&in_hand) => if let Some(back) = back {
@@ -190,33 +178,7 @@ impl Worker {
         None
     }
 
-<<<<<<< HEAD
-    async fn hand_back(&self, in_hand: &InHand<'_>, HandBack { after, why }: HandBack) {
-=======
-    /// How the earlier deliveries ended. What cannot be read counts as not noted: see [`DeliveryRecord::lost`].
-    async fn read_record(&self, delivery: &Delivery) -> DeliveryRecord {
-        for _ in 0..3 {
-            match tokio::time::timeout(RECORD_TIMEOUT, self.bus.delivery_record(delivery)).await {
-                Ok(Ok(record)) => return record,
-                Ok(Err(error)) => tracing::debug!(%error, "how earlier deliveries ended"),
-                Err(_) => tracing::debug!("how earlier deliveries ended: no answer"),
-            }
-        }
-        tracing::warn!("how earlier deliveries ended is not known");
-        DeliveryRecord::default()
-    }
-
-    /// Notes how this delivery ends, before it does: whoever gets the next one must find it.
-    async fn write_record(&self, delivery: &Delivery, record: DeliveryRecord) {
-        match tokio::time::timeout(RECORD_TIMEOUT, self.bus.put_delivery_record(delivery, record)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the end of this delivery is not noted"),
-            Err(_) => tracing::warn!("the end of this delivery is not noted: no answer"),
-        }
-    }
-
     async fn hand_back(&self, in_hand: &InHand<'_>, HandBack { after, why, .. }: HandBack) {
->>>>>>> puller-side
         let delivery = &in_hand.held.delivery;
         let after = in_hand.delay(after);
         tracing::info!(why, after_s = after.as_secs(), "handed back");
@@ -250,16 +212,6 @@ impl Worker {
                 attempted = attempt => attempted,
                 () = waited_for_nothing => return Some(HandBack::at_the_end()),
             };
-<<<<<<< HEAD
-            let settlement = match stopped {
-                Some(stopped) => Some(Settlement::Stopped(stopped)),
-                None => {
-                    let evidence = self.evidence(in_hand, &result).await;
-                    Settlement::of(decide(&result, in_hand.attempt(), &self.retry, evidence))
-                }
-            };
-            let Some(settlement) = settlement else {
-=======
             let evidence = match stopped {
                 Some(_) => Evidence::None,
                 None => self.evidence(in_hand, &result).await,
@@ -271,37 +223,23 @@ impl Worker {
                 held.lease.activity.bump();
                 continue;
             }
-            let disposition = match stopped {
-                Some(_) => None,
-                None => Some(decide(&result, in_hand.attempt(), &self.retry, evidence)),
+            let settlement = match (stopped, decide(&result, in_hand.attempt(), &self.retry, evidence), &result) {
+                (Some(stopped), _, _) => Some(Settlement::Stopped(stopped)),
+                (None, Disposition::Leave, Err(error)) => {
+                    self.circuit.open(&describe(error));
+                    return Some(HandBack::for_the_clock(error));
+                }
+                (None, disposition, _) => Settlement::of(disposition),
             };
-            if disposition == Some(Disposition::Leave)
-                && let Err(error) = &result
-            {
-                self.circuit.open(&describe(error));
-                return Some(HandBack::for_the_clock(error));
-            }
-            if disposition == Some(Disposition::Wait) {
->>>>>>> puller-side
+            let Some(settlement) = settlement else {
                 match self.wait(in_hand, &result, waits).await {
                     Some(back) => return Some(back),
                     None => continue,
                 }
-<<<<<<< HEAD
             };
             let finished = Finished { job: job.as_deref(), unit, started_at, result: &result, settlement };
             if let Some(after) = finished.must_wait(&in_hand.writes) {
-                return Some(HandBack { after, why: "a write of it may still be under way" });
-=======
-            }
-            let finished = Finished { job: job.as_deref(), unit, started_at, result: &result, disposition, stopped };
-            // What was sent before and not answered may land after this. Where all of this revision is recorded, that changes
-            // nothing.
-            if matches!(finished.ending(), Ending::Superseded | Ending::DeadLetter | Ending::Cancelled)
-                && let Some(after) = in_hand.writes.may_still_land()
-            {
                 return Some(HandBack::after(after, "a write of it may still be under way"));
->>>>>>> puller-side
             }
             // Before the ack. When it cannot be written the server is away: the unit is gone through again, and what is
             // loaded is skipped.
@@ -421,11 +359,7 @@ impl Worker {
         }
         if let Err(error) = result
             && waits >= WAITS_MAX
-<<<<<<< HEAD
-            && (may_be_its_own(error) || matches!(error, WorkError::ClockBehind(_)))
-=======
-            && is_doubtful(error)
->>>>>>> puller-side
+            && may_be_its_own(error)
             && self.is_answered(in_hand, error).await
         {
             self.circuit.try_others();
@@ -446,17 +380,10 @@ impl Worker {
         if let Some(report) = report {
             report.say(ending.task_state(), finished.result.as_ref().ok(), &error).await;
         }
-<<<<<<< HEAD
         let settled = match finished.settlement {
             Settlement::Done | Settlement::Stopped(_) => delivery.ack().await,
             Settlement::Retry { after, .. } => {
                 let after = in_hand.delay(after);
-=======
-        let settled = match &finished.disposition {
-            None | Some(Disposition::Ack | Disposition::Wait | Disposition::Leave) => delivery.ack().await,
-            Some(Disposition::Retry { after, .. }) => {
-                let after = in_hand.delay(*after);
->>>>>>> puller-side
                 tracing::warn!(class, error, after_s = after.as_secs(), "failed, will be delivered again");
                 self.note_end(in_hand, DeliveryRecord::with_failure).await;
                 self.board.park(&in_hand.name(), &format!("{class}: {error}"), after);

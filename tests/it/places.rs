@@ -7,11 +7,7 @@ use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::other_client::OtherClient;
 use tests::process::Finished;
 use tests::project::Project;
-<<<<<<< HEAD
 use tests::proxy::{Fate, Fault, Proxy};
-=======
-use tests::proxy::{Fault, Proxy};
->>>>>>> uploader-edges
 use tests::servers::Stack;
 use tests::{Context, Result};
 

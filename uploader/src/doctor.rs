@@ -37,13 +37,8 @@ pub(crate) fn configuration(config: &Config) -> Report {
     report
 }
 
-<<<<<<< HEAD
 /// Looks at everything. Changes nothing, but for one object in a bucket, which it removes again where it may.
-pub(crate) async fn examine(config: &Config) -> Report {
-=======
-/// Looks at everything; changes nothing.
 pub(crate) async fn examine(config: &Config, stop: &CancellationToken) -> Report {
->>>>>>> uploader-edges
     let mut report = Report::default();
     match &config.local.data_dir {
         Some(data_dir) => {
@@ -200,10 +195,9 @@ async fn look_at_place(report: &mut Report, config: &Config, bus: &Bus) -> Annou
                 if matches!(error, PassError::Elsewhere { .. }) { Announced::Elsewhere } else { Announced::Unknown }
             }
         },
-<<<<<<< HEAD
-        // Of a stream that may not be read, the line before tells.
         Err(error) => {
-            report.bad(NAME, error.to_string(), "this user must be allowed to read the stream MARKERS");
+            let Failure { text, advice, .. } = Failure::from(error);
+            report.bad(NAME, text, advice.unwrap_or_else(|| "see the server's log".into()));
             Announced::Unknown
         }
     }
@@ -226,11 +220,5 @@ async fn look_at_older(report: &mut Report, config: &Config, bus: &Bus) {
         }
         // Of a stream or a bucket that does not answer other lines tell.
         Err(error) => report.warn(NAME, format!("not compared with what is announced: {error}")),
-=======
-        Err(error) => {
-            let Failure { text, advice, .. } = Failure::from(error);
-            report.bad(NAME, text, advice.unwrap_or_else(|| "see the server's log".into()));
-        }
->>>>>>> uploader-edges
     }
 }

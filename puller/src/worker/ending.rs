@@ -72,13 +72,13 @@ pub(super) enum Settlement {
 }
 
 impl Settlement {
-    /// `None`: it is waited, and tried again here.
+    /// `None`: it is waited, and tried again here, or by another worker.
     pub(super) fn of(disposition: Disposition) -> Option<Self> {
         match disposition {
             Disposition::Ack => Some(Self::Done),
             Disposition::Retry { after, class } => Some(Self::Retry { after, class }),
             Disposition::DeadLetter { class } => Some(Self::DeadLetter { class }),
-            Disposition::Wait => None,
+            Disposition::Wait | Disposition::Leave => None,
         }
     }
 }
@@ -103,7 +103,6 @@ impl Finished<'_> {
             (Settlement::Retry { .. }, _) => Ending::Retry,
             (Settlement::DeadLetter { .. }, _) => Ending::DeadLetter,
         }
-<<<<<<< HEAD
     }
 
     /// How long it must not be settled, because what was written for it and not answered may still land and be wrong then.
@@ -114,28 +113,13 @@ impl Finished<'_> {
             Ending::Loaded | Ending::Skipped => writes.may_still_outrank(),
             // Nothing was written; and it is delivered again late enough.
             Ending::TooOld | Ending::Retry => None,
-=======
-        match &self.disposition {
-            None | Some(Disposition::Ack | Disposition::Wait | Disposition::Leave) => match self.result {
-                Ok(work) if work.loaded == 0 => Ending::Skipped,
-                _ => Ending::Loaded,
-            },
-            Some(Disposition::Retry { .. }) => Ending::Retry,
-            Some(Disposition::DeadLetter { .. }) => Ending::DeadLetter,
->>>>>>> puller-side
         }
     }
 
     pub(super) fn class(&self) -> &'static str {
-<<<<<<< HEAD
         match self.settlement {
             Settlement::Retry { class, .. } | Settlement::DeadLetter { class } => class.as_str(),
             Settlement::Done | Settlement::Stopped(_) => "",
-=======
-        match &self.disposition {
-            Some(Disposition::Retry { class, .. } | Disposition::DeadLetter { class }) => ErrorClass::as_str(*class),
-            None | Some(Disposition::Ack | Disposition::Wait | Disposition::Leave) => "",
->>>>>>> puller-side
         }
     }
 
@@ -180,6 +164,7 @@ mod tests {
         check(Disposition::Retry { after, class }, Work::default(), Ending::Retry, "missing");
         check(Disposition::DeadLetter { class }, Work::default(), Ending::DeadLetter, "missing");
         assert_eq!(Settlement::of(Disposition::Wait), None);
+        assert_eq!(Settlement::of(Disposition::Leave), None);
     }
 
     #[tokio::test(start_paused = true)]
