@@ -227,6 +227,7 @@ impl Config {
         for name in source::required_and_not_set(environment) {
             r.problem(&name, "is not set (put it into .env)");
         }
+        let (all_destinations, unlisted) = destinations(&mut r);
         let config = Self {
             local: Local { data_dir: r.path("local.data_dir"), state_dir: r.path("local.state_dir") },
             storage: Storage::read(&mut r, needs.contains(&Need::Storage)),
@@ -250,7 +251,7 @@ impl Config {
                 min_age: r.duration("watch.min_age", Duration::from_secs(3)),
             },
             nats: Nats::read(&mut r),
-            destinations: destinations(&mut r),
+            destinations: all_destinations,
             puller: Puller {
                 destinations: r.strings("puller.destinations"),
                 slots: r.integer("puller.slots", 128, 1, 1024),
@@ -273,7 +274,7 @@ impl Config {
             },
             http_listen: http_listen(&mut r),
         };
-        for (key, problem) in overlap::problems(&config.local, &config.storage, &config.destinations) {
+        for (key, problem) in overlap::problems(&config.local, &config.storage, &config.destinations[unlisted..]) {
             r.problem(&key, &problem);
         }
         if config.puller.ack_wait < Duration::from_secs(1) {
@@ -384,7 +385,8 @@ fn http_listen(r: &mut Reader) -> Option<SocketAddr> {
     r.parsed("http.listen", "an address and a port, e.g. 127.0.0.1:9100")
 }
 
-fn destinations(r: &mut Reader) -> Vec<Destination> {
+/// All destinations, and how many of them, at the beginning, are not from the list.
+fn destinations(r: &mut Reader) -> (Vec<Destination>, usize) {
     let mut all = Vec::new();
     // Read also without a host, so that every key of the section is known.
     let host = r.text("clickhouse.host");
@@ -392,6 +394,7 @@ fn destinations(r: &mut Reader) -> Vec<Destination> {
     if host.is_some() {
         all.push(Destination { name: PRIMARY.into(), kind: DestinationKind::ClickHouse(primary), initial_days: None });
     }
+    let unlisted = all.len();
     for index in 0..r.list_len("destinations") {
         let section = format!("destinations.{index}");
         let name = r.token(&format!("{section}.name"), "the destination's name, e.g. backup");
@@ -409,7 +412,7 @@ fn destinations(r: &mut Reader) -> Vec<Destination> {
         }
         all.push(Destination { name, kind, initial_days });
     }
-    all
+    (all, unlisted)
 }
 
 #[cfg(test)]

@@ -39,6 +39,13 @@ pub(crate) enum ObjectFault {
     Unreadable(String),
     #[error("it cannot be written, and others can: {0}")]
     Unwritable(String),
+    /// In a directory destination.
+    #[error(
+        "another file lies where it belongs, {}, which did not come from the stream and may be the only copy of what it \
+         holds; it stays: move it away, then retry",
+        .0.display()
+    )]
+    NotOurs(PathBuf),
 }
 
 impl ObjectFault {
@@ -53,7 +60,7 @@ impl ObjectFault {
             Self::NotReadBack(_) => ErrorClass::ReadBack,
             Self::Needed { fault, .. } => fault.class(),
             Self::Unreadable(_) => ErrorClass::Unreadable,
-            Self::Unwritable(_) => ErrorClass::Unwritable,
+            Self::Unwritable(_) | Self::NotOurs(_) => ErrorClass::Unwritable,
         }
     }
 }

@@ -1,4 +1,10 @@
 //! A directory destination: keeps the verified archives as files, in the tree they came from.
+//!
+//! A file is replaced only by those who know where it comes from: one whose bytes the stream never brought here may be the
+//! only copy of what it holds, in the `data_dir` of an uploader, say. It stays, and the unit says so.
+
+mod delivered;
+mod file;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +14,7 @@ use common::checksum::Sha256Sum;
 use common::marker::Object;
 use futures::StreamExt;
 use nats::Activity;
-use tokio::io::AsyncWriteExt;
+use tokio::sync::OnceCell;
 
 use crate::destination::Work;
 use crate::error::{FaultyObject, ObjectFault, WorkError};
@@ -16,6 +22,11 @@ use crate::fetch::Fetcher;
 use crate::job::Job;
 use crate::load::{FETCHES_MAX, acceptable};
 use crate::memory::MemoryBudget;
+use delivered::Delivered;
+use file::{Staged, There};
+
+/// Another worker with the same unit is done at once; who keeps writing there is none of ours.
+const PUTS_MAX: usize = 3;
 
 pub(crate) struct Mirror {
     pub root: PathBuf,
@@ -33,7 +44,12 @@ impl Mirror {
     pub(crate) async fn keep(&self, job: &Job, activity: &Activity) -> Result<Work, WorkError> {
         let started = Instant::now();
         let mut work = Work::default();
-        let keepings: Vec<_> = job.objects.iter().map(|object| self.keep_one(job, object, activity)).collect();
+        delivered::note(&self.root, &job.unit, &job.objects, &self.fetcher.prefix)
+            .await
+            .map_err(|source| self.no_record(source))?;
+        let delivered = OnceCell::new();
+        let keepings: Vec<_> =
+            job.objects.iter().map(|object| self.keep_one(job, object, &delivered, activity)).collect();
         let mut keeping = futures::stream::iter(keepings).buffered(FETCHES_MAX);
         let mut objects = job.objects.iter();
         while let (Some(outcome), Some(object)) = (keeping.next().await, objects.next()) {
@@ -51,67 +67,108 @@ impl Mirror {
         Ok(work)
     }
 
-    async fn keep_one(&self, job: &Job, object: &Object, activity: &Activity) -> Result<Kept, WorkError> {
-        let path = match self.fetcher.prefix.archive_path(&object.key) {
-            Ok(path) => self.root.join(path),
-            Err(error) => return Ok(Kept::Faulty(ObjectFault::Refused(error.to_string()))),
-        };
+    async fn keep_one(
+        &self,
+        job: &Job,
+        object: &Object,
+        delivered: &OnceCell<Delivered>,
+        activity: &Activity,
+    ) -> Result<Kept, WorkError> {
         if let Err(fault) = acceptable(job, object, &self.fetcher.prefix, &self.memory) {
             return Ok(Kept::Faulty(fault));
         }
+        let name = match self.fetcher.prefix.archive_path(&object.key) {
+            Ok(name) => name,
+            Err(error) => return Ok(Kept::Faulty(ObjectFault::Refused(error.to_string()))),
+        };
+        let path = self.root.join(name);
         // Memory first, as the loader does: the other order could leave each waiting for what the other holds.
         let _memory = activity.while_waiting(self.memory.take(object.size)).await;
         if tokio::fs::metadata(&path).await.is_ok_and(|there| there.is_dir()) {
             let why = format!("a folder lies where it belongs: {}", path.display());
             return Ok(Kept::Faulty(ObjectFault::Refused(why)));
         }
-        match holds(&path, object).await {
+        match self.twice(|| holds(&path, object)).await? {
             Ok(true) => {
                 activity.bump();
                 return Ok(Kept::Already);
             }
             Ok(false) => {}
-            Err(error) => return self.blame(error).await.map(Kept::Faulty),
+            Err(fault) => return Ok(Kept::Faulty(fault)),
         }
         let bytes = match self.fetcher.fetch(&job.unit, object, activity).await? {
             Ok(bytes) => bytes,
             Err(fault) => return Ok(Kept::Faulty(fault)),
         };
-        match write(&path, &bytes).await {
-            Ok(()) => {
+        match self.twice(|| self.put(&path, name, &bytes, (job, object), delivered)).await? {
+            Ok(None) => {
                 activity.bump();
                 Ok(Kept::Fetched { bytes: object.size })
             }
-            Err(error) => self.blame(error).await.map(Kept::Faulty),
+            Ok(Some(fault)) | Err(fault) => Ok(Kept::Faulty(fault)),
         }
     }
 
-    /// The object's fault, where it is not the whole folder's.
-    async fn blame(&self, error: WorkError) -> Result<ObjectFault, WorkError> {
-        let WorkError::Disk { source, .. } = &error else { return Err(error) };
-        let fault: fn(String) -> ObjectFault = match nature(source) {
-            DiskFault::Disk => return Err(error),
-            DiskFault::Name => ObjectFault::Refused,
-            DiskFault::File => ObjectFault::Unwritable,
-        };
-        if self.can_be_written().await { Ok(fault(error.to_string())) } else { Err(error) }
+    /// Puts the bytes of an object where nothing is, or what the stream brought before. Some: what is there instead.
+    async fn put(
+        &self,
+        path: &Path,
+        name: &str,
+        bytes: &[u8],
+        (job, object): (&Job, &Object),
+        delivered: &OnceCell<Delivered>,
+    ) -> Result<Option<ObjectFault>, WorkError> {
+        let failed = |source| WorkError::Disk { path: path.to_owned(), source };
+        for _ in 0..PUTS_MAX {
+            let there = file::look(path).await.map_err(failed)?;
+            if let There::Something(seen) = &there {
+                if seen.sha256 == Some(object.sha256) {
+                    return Ok(None);
+                }
+                let delivered = delivered.get_or_try_init(|| Delivered::read(&self.root, &job.unit));
+                let delivered = delivered.await.map_err(|source| self.no_record(source))?;
+                if !seen.sha256.is_some_and(|sha256| delivered.has(name, sha256)) {
+                    return Ok(Some(ObjectFault::NotOurs(path.to_owned())));
+                }
+            }
+            let staged = Staged::write(path, bytes).await.map_err(failed)?;
+            if staged.replace_seen(&there).await.map_err(failed)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(ObjectFault::Unwritable(format!("{} changes again and again", path.display()))))
     }
 
-    /// A real file that is written and read: then nothing is wrong with the disk, or with this user's rights to the folder.
-    async fn can_be_written(&self) -> bool {
-        let root = self.root.clone();
-        let tried = tokio::task::spawn_blocking(move || {
-            use std::io::{Read, Seek, Write};
-            let mut file = tempfile::Builder::new().prefix(".ferry-").suffix(".tmp").tempfile_in(root)?;
-            file.write_all(b"probe")?;
-            file.as_file().sync_all()?;
-            file.rewind()?;
-            let mut text = String::new();
-            file.read_to_string(&mut text)?;
-            Ok::<_, io::Error>(text == "probe")
-        });
-        // No time-out: a disk that hangs holds up the write before this as well, and the lease ends with it.
-        matches!(tried.await, Ok(Ok(true)))
+    fn no_record(&self, source: io::Error) -> WorkError {
+        WorkError::Disk { path: self.root.join(delivered::FOLDER), source }
+    }
+
+    /// Does something to a file. An error is the file's own where another file could be written meanwhile and it comes again
+    /// after that; what was wrong with the disk may have passed between the two.
+    async fn twice<T, F>(&self, step: impl Fn() -> F) -> Result<Result<T, ObjectFault>, WorkError>
+    where
+        F: Future<Output = Result<T, WorkError>>,
+    {
+        let fault_of = |error: &WorkError| -> Option<fn(String) -> ObjectFault> {
+            let WorkError::Disk { source, .. } = error else { return None };
+            match nature(source) {
+                DiskFault::Disk => None,
+                DiskFault::Name => Some(ObjectFault::Refused),
+                DiskFault::File => Some(ObjectFault::Unwritable),
+            }
+        };
+        match step().await {
+            Ok(done) => return Ok(Ok(done)),
+            Err(error) if fault_of(&error).is_none() || !file::can_be_written(&self.root).await => return Err(error),
+            Err(_) => {}
+        }
+        match step().await {
+            Ok(done) => Ok(Ok(done)),
+            Err(error) => match fault_of(&error) {
+                Some(fault) => Ok(Err(fault(error.to_string()))),
+                None => Err(error),
+            },
+        }
     }
 }
 
@@ -165,43 +222,50 @@ pub(crate) async fn holds(path: &Path, object: &Object) -> Result<bool, WorkErro
     }
 }
 
-/// Writes beside the final name, makes it durable and renames: a reader sees the old file or the new one.
-async fn write(path: &Path, bytes: &[u8]) -> Result<(), WorkError> {
-    let failed = |source| WorkError::Disk { path: path.to_owned(), source };
-    let folder = path.parent().unwrap_or(path);
-    let made = folder.ancestors().take_while(|ancestor| !is_here(ancestor) && !ancestor.exists()).count();
-    tokio::fs::create_dir_all(folder).await.map_err(failed)?;
-    // Removed when dropped, so a full disk leaves nothing behind.
-    let temporary = tempfile::Builder::new().prefix(".ferry-").suffix(".tmp").tempfile_in(folder).map_err(failed)?;
-    let (file, temporary) = temporary.into_parts();
-    let mut file = tokio::fs::File::from_std(file);
-    file.write_all(bytes).await.map_err(failed)?;
-    file.flush().await.map_err(failed)?;
-    file.sync_all().await.map_err(failed)?;
-    make_readable(&temporary).map_err(failed)?;
-    temporary.persist(path).map_err(|error| failed(error.error))?;
-    // The name too, and those of the folders that were made for it.
-    for folder in folder.ancestors().take(made + 1) {
-        let folder = if is_here(folder) { Path::new(".") } else { folder };
-        tokio::fs::File::open(folder).await.map_err(failed)?.sync_all().await.map_err(failed)?;
-    }
-    Ok(())
-}
-
-/// The last ancestor of a relative path.
-fn is_here(folder: &Path) -> bool {
-    folder.as_os_str().is_empty()
-}
-
-/// Temporary files are private; archives are for everyone who may enter the folder.
-fn make_readable(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
-}
-
 #[cfg(test)]
 mod tests {
+    use common::object_store::{End, ObjectStore};
+
     use super::*;
+
+    fn mirror(root: &Path) -> Mirror {
+        let yaml = format!("storage: {{type: fs, fs: {{path: {}}}}}", root.join("store").display());
+        let file = root.join("config.yaml");
+        std::fs::write(&file, yaml).expect("written");
+        let config = common::config::Config::load(Some(&file), &[]).expect("reads");
+        let store = ObjectStore::new(&config.storage, End::Puller);
+        Mirror {
+            root: root.to_owned(),
+            fetcher: Fetcher::new(store, config.storage.prefix.clone(), 1),
+            memory: MemoryBudget::new(16 << 20),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_passed_when_another_file_could_be_written_is_no_fault_of_the_file() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mirror = mirror(dir.path());
+        // Fails so many times, with this error.
+        let failing = async |mirror: &Mirror, times: u32, number: i32| {
+            let left = std::cell::Cell::new(times);
+            mirror
+                .twice(|| {
+                    let fails = left.get() > 0;
+                    left.set(left.get().saturating_sub(1));
+                    let source = io::Error::from_raw_os_error(number);
+                    let error = WorkError::Disk { path: "/x".into(), source };
+                    std::future::ready(if fails { Err(error) } else { Ok(()) })
+                })
+                .await
+        };
+        assert!(matches!(failing(&mirror, 0, 5).await, Ok(Ok(()))));
+        assert!(matches!(failing(&mirror, 1, 5).await, Ok(Ok(()))), "it has passed");
+        assert!(matches!(failing(&mirror, 2, 5).await, Ok(Err(ObjectFault::Unwritable(_)))));
+        assert!(matches!(failing(&mirror, 2, 36).await, Ok(Err(ObjectFault::Refused(_)))));
+        assert!(failing(&mirror, 1, 28).await.is_err(), "a full disk is waited for");
+        let gone = Mirror { root: dir.path().join("nowhere"), ..mirror };
+        assert!(failing(&gone, 1, 5).await.is_err(), "no file can be written");
+    }
 
     #[test]
     fn errors_of_the_system_are_told_apart() {

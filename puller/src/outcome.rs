@@ -147,7 +147,9 @@ fn retry_fault(faulty: &FaultyObject, attempt: u32, retry: &Retry) -> Option<Dis
         | ObjectFault::NotReadBack(_)
         | ObjectFault::Needed { .. }
         | ObjectFault::Unreadable(_)
-        | ObjectFault::Unwritable(_) => attempts(class, attempt, retry),
+        | ObjectFault::Unwritable(_)
+        // Whoever put it there may announce it.
+        | ObjectFault::NotOurs(_) => attempts(class, attempt, retry),
         ObjectFault::Damaged(_) | ObjectFault::Refused(_) | ObjectFault::Shrunk { .. } => return None,
     };
     matches!(disposition, Disposition::Retry { .. }).then_some(disposition)
@@ -265,6 +267,8 @@ mod tests {
         check(&with_faults(vec![unreadable]), ["retry unreadable", "retry unreadable", "dead unreadable"]);
         let unwritable = ObjectFault::Unwritable("EIO".into());
         check(&with_faults(vec![unwritable]), ["retry unwritable", "retry unwritable", "dead unwritable"]);
+        let not_ours = ObjectFault::NotOurs("/srv/a.zip".into());
+        check(&with_faults(vec![not_ours]), ["retry unwritable", "retry unwritable", "dead unwritable"]);
         check(&Err(WorkError::ClockBehind(jiff::SignedDuration::from_hours(72))), ["wait"; 3]);
     }
 

@@ -27,6 +27,7 @@ mod layouts;
 mod machine;
 mod many_symbols;
 mod marking;
+mod mirrors;
 mod moving;
 mod only_copies;
 mod operations;

@@ -1,7 +1,9 @@
-//! Folders that must not be one: where a site's archives lie, and where their stored copies lie.
+//! Folders that must not be one: where a site's archives lie, where their stored copies lie, and where destinations keep
+//! theirs.
 //!
 //! An archive that is its own stored copy would be found "stored" wherever it is looked for, and removing one would
-//! remove the other.
+//! remove the other. A destination that keeps its archives where an uploader has its own could replace what the uploader
+//! has not announced yet. (Only the destination `mirror` is `local.data_dir` itself, and puts there what is missing.)
 
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
@@ -9,22 +11,21 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use super::{Destination, DestinationKind, Local, Place, Storage};
+use super::{Destination, DestinationKind, Local, MIRROR, Place, Storage};
 use crate::same_file::is_same_file;
 
 /// How long the disks are waited for: a share that hangs must not keep a command from saying so.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is wrong with the folders of a configuration: the key, and why.
-pub(super) fn problems(local: &Local, storage: &Storage, destinations: &[Destination]) -> Vec<(String, String)> {
-    let Place::Folder { path } = &storage.place else { return Vec::new() };
-    if path.as_os_str().is_empty() {
-        return Vec::new();
-    }
-    let objects = path.join(storage.prefix.to_string());
+/// What is wrong with the folders of a configuration: the key, and why. `listed` are those of `destinations`.
+pub(super) fn problems(local: &Local, storage: &Storage, listed: &[Destination]) -> Vec<(String, String)> {
+    let store = match &storage.place {
+        Place::Folder { path } if !path.as_os_str().is_empty() => Some(path.join(storage.prefix.to_string())),
+        Place::Folder { .. } | Place::S3(_) | Place::Rsync(_) => None,
+    };
     let mut problems = Vec::new();
-    if let Some(data_dir) = &local.data_dir
-        && overlap(&objects, data_dir)
+    if let (Some(objects), Some(data_dir)) = (&store, &local.data_dir)
+        && overlap(objects, data_dir)
     {
         let why = format!(
             "with storage.r2.prefix '{}' keeps objects in {}, which is where local.data_dir {} keeps its archives: each \
@@ -35,17 +36,22 @@ pub(super) fn problems(local: &Local, storage: &Storage, destinations: &[Destina
         );
         problems.push(("storage.fs.path".to_owned(), why));
     }
-    for (index, destination) in destinations.iter().enumerate() {
-        if let DestinationKind::Directory { path } = &destination.kind
-            && overlap(&objects, path)
-        {
-            let why = format!(
-                "'{}' keeps its archives in {}, which is where storage.fs.path keeps the objects: each would be written \
-                 over itself; choose another folder",
-                destination.name,
-                path.display()
-            );
+    for (index, destination) in listed.iter().enumerate() {
+        let DestinationKind::Directory { path } = &destination.kind else { continue };
+        let mut problem = |why: &str| {
+            let why = format!("'{}' keeps its archives in {}, {why}", destination.name, path.display());
             problems.push((format!("destinations.{index}.path"), why));
+        };
+        if store.as_ref().is_some_and(|objects| overlap(objects, path)) {
+            problem(
+                "which is where storage.fs.path keeps the objects: each would be written over itself; choose another folder",
+            );
+        }
+        if destination.name != MIRROR && local.data_dir.as_ref().is_some_and(|data_dir| overlap(data_dir, path)) {
+            problem(
+                "which is where local.data_dir has those of this site: what is there and not announced yet could be \
+                 replaced; choose another folder",
+            );
         }
     }
     problems
