@@ -53,27 +53,31 @@ impl Fetcher {
         object: &Object,
         activity: &Activity,
     ) -> Result<Result<Bytes, ObjectFault>, WorkError> {
-        let slots = Arc::clone(&self.slots);
-        let slot = activity.while_waiting(slots.acquire_owned()).await;
-        let slot = slot.expect("the semaphore is never closed");
-        let error = match fetch(&self.store, object, activity).await {
-            Ok(bytes) => {
-                self.remember(object);
-                return Ok(Ok(bytes));
-            }
-            Err(FetchError::Object(fault)) => return Ok(Err(fault)),
-            Err(FetchError::Store(error)) => error,
+        let error = match self.fetch_in_turn(object, activity).await {
+            Err(FetchError::Store(error)) if is_doubtful(error.kind) => error,
+            other => return told_apart(other),
         };
-        drop(slot);
-        match error.kind {
-            StoreErrorKind::BadKey => Ok(Err(ObjectFault::Refused(error.to_string()))),
-            StoreErrorKind::Denied | StoreErrorKind::Unavailable | StoreErrorKind::Other
-                if activity.while_waiting(self.others_can_be_read(unit, object, error.kind)).await =>
-            {
+        if !activity.while_waiting(self.others_can_be_read(unit, object, error.kind)).await {
+            return Err(error.into());
+        }
+        // What was wrong with the store may have passed between the two questions. Only what fails now, while others can be
+        // read, is the object's own.
+        match self.fetch_in_turn(object, activity).await {
+            Err(FetchError::Store(error)) if is_doubtful(error.kind) => {
                 Ok(Err(ObjectFault::Unreadable(format!("{error} ({})", error.advice()))))
             }
-            _ => Err(error.into()),
+            other => told_apart(other),
         }
+    }
+
+    /// One go at an object, when there is a transfer free for it.
+    async fn fetch_in_turn(&self, object: &Object, activity: &Activity) -> Result<Bytes, FetchError> {
+        let slots = Arc::clone(&self.slots);
+        let slot = activity.while_waiting(slots.acquire_owned()).await;
+        let _slot = slot.expect("the semaphore is never closed");
+        let bytes = fetch(&self.store, object, activity).await?;
+        self.remember(object);
+        Ok(bytes)
     }
 
     fn remember(&self, object: &Object) {
@@ -147,6 +151,23 @@ enum FetchError {
     Object(ObjectFault),
     #[error(transparent)]
     Store(StoreError),
+}
+
+/// The outer error stops the unit, the inner one is the object's own.
+fn told_apart(fetched: Result<Bytes, FetchError>) -> Result<Result<Bytes, ObjectFault>, WorkError> {
+    match fetched {
+        Ok(bytes) => Ok(Ok(bytes)),
+        Err(FetchError::Object(fault)) => Ok(Err(fault)),
+        Err(FetchError::Store(error)) if error.kind == StoreErrorKind::BadKey => {
+            Ok(Err(ObjectFault::Refused(error.to_string())))
+        }
+        Err(FetchError::Store(error)) => Err(error.into()),
+    }
+}
+
+/// Whether an answer may be to one object only, or to all of them.
+fn is_doubtful(kind: StoreErrorKind) -> bool {
+    matches!(kind, StoreErrorKind::Denied | StoreErrorKind::Unavailable | StoreErrorKind::Other)
 }
 
 /// Fetches the whole object into memory. The caller has set aside `object.size` bytes; more are never read.

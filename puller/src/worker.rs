@@ -1,13 +1,13 @@
 //! One delivery, from the queue to the destination and back to the queue.
 
 mod ending;
+mod evidence;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::config::Retry;
 use common::failpoint::failpoint;
-use common::object_store::StoreErrorKind;
 use common::unit::Unit;
 use jiff::SignedDuration;
 use nats::{Bus, DeadLetter, Delivery, DeliveryRecord, Held, Lane, MarkerSubject, SettleError, TaskState};
@@ -193,8 +193,9 @@ impl Worker {
 
     /// Some: it is not settled, and is to be handed back.
     async fn work_and_settle(&self, in_hand: &InHand<'_>) -> Option<HandBack> {
-        let InHand { unit, report, .. } = *in_hand;
+        let InHand { held, unit, report, .. } = *in_hand;
         self.report(report, TaskState::Running, "").await;
+        let mut others_worked = false;
         for waits in 1.. {
             let (started, started_at) = (Instant::now(), common::clock::now());
             let attempt = self.attempt(in_hand, waits > 1);
@@ -209,9 +210,20 @@ impl Worker {
                 attempted = attempt => attempted,
                 () = waited_for_nothing => return Some(HandBack::at_the_end()),
             };
+            let evidence = match stopped {
+                Some(_) => Evidence::None,
+                None => self.evidence(in_hand, &result).await,
+            };
+            // What was wrong with the server may have passed between the unit's question and the small one. Only what fails
+            // after that is the unit's own.
+            let failed_before = std::mem::replace(&mut others_worked, evidence == Evidence::OthersWork);
+            if others_worked && !failed_before {
+                held.lease.activity.bump();
+                continue;
+            }
             let disposition = match stopped {
                 Some(_) => None,
-                None => Some(decide(&result, in_hand.attempt(), &self.retry, self.evidence(in_hand, &result).await)),
+                None => Some(decide(&result, in_hand.attempt(), &self.retry, evidence)),
             };
             if disposition == Some(Disposition::Wait) {
                 match self.wait(in_hand, &result, waits).await {
@@ -295,41 +307,6 @@ impl Worker {
             }
         }
         (None, Err(error), None)
-    }
-
-    /// What speaks for a failure being the unit's own.
-    async fn evidence(&self, in_hand: &InHand<'_>, result: &Result<Work, WorkError>) -> Evidence {
-        let Err(error) = result else { return Evidence::None };
-        if !is_doubtful(error) {
-            return Evidence::None;
-        }
-        let delivery = &in_hand.held.delivery;
-        let alone = self.suspects.fails_alone(&delivery.consumer, delivery.stream_sequence);
-        // For most of these a small question of the same kind tells.
-        let telling = match error {
-            WorkError::Warehouse(error) => error.kind == WarehouseErrorKind::TooHeavy,
-            // Bucket and prefix are right for the others.
-            WorkError::Elsewhere(_) => self.suspects.any_loaded(),
-            WorkError::Store(error) => {
-                matches!(error.kind, StoreErrorKind::Denied | StoreErrorKind::Other)
-            }
-            _ => false,
-        };
-        if (alone || telling) && self.is_answered(in_hand, error).await { Evidence::OthersWork } else { Evidence::None }
-    }
-
-    /// Whether the server that an error is of answers a small question now.
-    async fn is_answered(&self, in_hand: &InHand<'_>, error: &WorkError) -> bool {
-        let activity = &in_hand.held.lease.activity;
-        match (error, &self.destination, in_hand.unit) {
-            (WorkError::Warehouse(_), Destination::ClickHouse(loader), _) => {
-                activity.while_waiting(loader.warehouse.answers()).await
-            }
-            (WorkError::Store(_), _, Some(unit)) => activity.while_waiting(self.fetcher.answers(unit)).await,
-            // No server is asked.
-            (WorkError::Elsewhere(_) | WorkError::ClockBehind(_), _, _) => true,
-            _ => false,
-        }
     }
 
     /// Whether a marker was there before the destination, and its period lies further back than the destination wants.

@@ -33,6 +33,7 @@ mod only_copies;
 mod operations;
 mod outcomes;
 mod overlapping_archives;
+mod passing_faults;
 mod permissions;
 mod pipeline;
 mod places;

@@ -1,0 +1,45 @@
+//! Whose fault it is: what speaks for a failure being the unit's own.
+
+use common::object_store::StoreErrorKind;
+
+use super::{InHand, Worker};
+use crate::destination::{Destination, Work};
+use crate::error::WorkError;
+use crate::outcome::{Evidence, is_doubtful};
+use crate::warehouse::WarehouseErrorKind;
+
+impl Worker {
+    pub(super) async fn evidence(&self, in_hand: &InHand<'_>, result: &Result<Work, WorkError>) -> Evidence {
+        let Err(error) = result else { return Evidence::None };
+        if !is_doubtful(error) {
+            return Evidence::None;
+        }
+        let delivery = &in_hand.held.delivery;
+        let alone = self.suspects.fails_alone(&delivery.consumer, delivery.stream_sequence);
+        // For most of these a small question of the same kind tells.
+        let telling = match error {
+            WorkError::Warehouse(error) => error.kind == WarehouseErrorKind::TooHeavy,
+            // Bucket and prefix are right for the others.
+            WorkError::Elsewhere(_) => self.suspects.any_loaded(),
+            WorkError::Store(error) => {
+                matches!(error.kind, StoreErrorKind::Denied | StoreErrorKind::Other)
+            }
+            _ => false,
+        };
+        if (alone || telling) && self.is_answered(in_hand, error).await { Evidence::OthersWork } else { Evidence::None }
+    }
+
+    /// Whether the server that an error is of answers a small question now.
+    pub(super) async fn is_answered(&self, in_hand: &InHand<'_>, error: &WorkError) -> bool {
+        let activity = &in_hand.held.lease.activity;
+        match (error, &self.destination, in_hand.unit) {
+            (WorkError::Warehouse(_), Destination::ClickHouse(loader), _) => {
+                activity.while_waiting(loader.warehouse.answers()).await
+            }
+            (WorkError::Store(_), _, Some(unit)) => activity.while_waiting(self.fetcher.answers(unit)).await,
+            // No server is asked.
+            (WorkError::Elsewhere(_) | WorkError::ClockBehind(_), _, _) => true,
+            _ => false,
+        }
+    }
+}
