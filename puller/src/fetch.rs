@@ -139,9 +139,18 @@ impl Fetcher {
 
     /// Whether the store says of the unit's `current.json` what it has, or that it has none: then it accepts our keys.
     pub(crate) async fn answers(&self, unit: &Unit) -> bool {
+        self.refusal(unit).await.is_none()
+    }
+
+    /// What the store has against a GET of the unit's `current.json`.
+    pub(crate) async fn refusal(&self, unit: &Unit) -> Option<StoreErrorKind> {
         let key = self.prefix.current_key(unit);
         let asked = self.store.get_small(&key, CURRENT_BYTES_MAX);
-        matches!(tokio::time::timeout(PROBE_TIMEOUT, asked).await, Ok(Ok(_)))
+        match tokio::time::timeout(PROBE_TIMEOUT, asked).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.kind),
+            Err(_) => Some(StoreErrorKind::Unavailable),
+        }
     }
 }
 

@@ -13,8 +13,9 @@ use crate::error::{FaultyObject, ObjectFault, WorkError};
 use crate::memory::MemoryBudget;
 use crate::writes::Writes;
 
-/// How far this machine's clock may be behind the time at which the NATS server stored a marker.
-const CLOCK_BEHIND_MAX: SignedDuration = SignedDuration::from_mins(5);
+/// How far this machine's clock may be behind the NATS server's. A marker's times are compared with the later of the two, so
+/// hours do no harm; beyond, nothing is left of what the log says of when.
+const CLOCK_BEHIND_MAX: SignedDuration = SignedDuration::from_hours(24);
 /// Memory for a manifest while it is read: its text, which may have twice its size set aside while it grows, and its list.
 const MANIFEST_FOOTPRINT: u64 = 3 * MANIFEST_BYTES_MAX;
 
@@ -42,10 +43,7 @@ pub(crate) async fn resolve(
     delivery: &Delivery,
     activity: &Activity,
 ) -> Result<Job, WorkError> {
-    let now = common::clock::now();
-    // The server's clock has the last word: a worker whose own one is behind would refuse what is generated today.
-    let behind = delivery.stored_at.duration_since(now);
-    if behind > CLOCK_BEHIND_MAX {
+    if let Some(behind) = is_behind(delivery.stored_at) {
         return Err(WorkError::ClockBehind(behind));
     }
     let marker = Marker::parse(&delivery.payload)?;
@@ -56,8 +54,15 @@ pub(crate) async fn resolve(
         Content::Manifest(_) => Some(activity.while_waiting(memory.take(MANIFEST_FOOTPRINT)).await),
         Content::Objects(_) => None,
     };
-    let now = now.max(delivery.stored_at);
+    // The server's clock has the last word: a worker whose own one is behind would refuse what is generated today.
+    let now = common::clock::now().max(delivery.stored_at);
     checked(store, prefix, marker, &delivery.subject, delivery.options.clone(), now).await
+}
+
+/// By how much this machine's clock is behind a time by the server's, if that is too much.
+pub(crate) fn is_behind(server_time: Timestamp) -> Option<SignedDuration> {
+    let behind = server_time.duration_since(common::clock::now());
+    (behind > CLOCK_BEHIND_MAX).then_some(behind)
 }
 
 /// Reads and checks a marker that came on this subject.

@@ -21,6 +21,8 @@ pub(crate) enum Disposition {
     DeadLetter { class: ErrorClass },
     /// Something everything depends on is away, or set up wrongly. Keep the delivery and try again here; spends no attempt.
     Wait,
+    /// This machine's clock is off. Hand the delivery back, for others' may be right, and pull none; spends no attempt.
+    Leave,
 }
 
 /// Whose fault an error is that a server which refuses everything would give, too.
@@ -62,6 +64,7 @@ pub(crate) fn decide(result: &Result<Work, WorkError>, attempt: u32, retry: &Ret
     };
     match blame(error) {
         Blame::Server => Disposition::Wait,
+        Blame::Clock => Disposition::Leave,
         Blame::Doubtful(class) => match evidence {
             Evidence::None => Disposition::Wait,
             Evidence::OthersWork => attempts(class, attempt, retry),
@@ -83,7 +86,9 @@ pub(crate) fn is_doubtful(error: &WorkError) -> bool {
 enum Blame<'e> {
     /// A server, an account, a disk or the configuration, for sure: nothing is wrong with the unit.
     Server,
-    /// The same, or this unit; then of this class.
+    /// This machine's clock.
+    Clock,
+    /// A server's or the like, or this unit's; then of this class.
     Doubtful(ErrorClass),
     /// The unit; another try may help.
     Unit(ErrorClass),
@@ -101,7 +106,8 @@ fn blame(error: &WorkError) -> Blame<'_> {
         WorkError::Warehouse(error) => blame_warehouse(error),
         // What is wrong with a single file is a fault of its object. A full disk or a mount that is gone needs somebody.
         WorkError::Disk { .. } => Blame::Server,
-        WorkError::Queue(_) | WorkError::ClockBehind(_) => Blame::Server,
+        WorkError::Queue(_) => Blame::Server,
+        WorkError::ClockBehind(_) => Blame::Clock,
         // The worker is set up for another place, or the marker is a stranger among others.
         WorkError::Elsewhere(_) => Blame::Doubtful(ErrorClass::Refused),
         WorkError::Panicked(_) => Blame::Unit(ErrorClass::Internal),
@@ -112,7 +118,8 @@ fn blame(error: &WorkError) -> Blame<'_> {
 fn blame_store(error: &StoreError) -> Blame<'static> {
     match error.kind {
         // These concern every unit alike: stop and say so rather than bury all of them.
-        StoreErrorKind::NoSuchBucket | StoreErrorKind::ClockSkew => Blame::Server,
+        StoreErrorKind::NoSuchBucket => Blame::Server,
+        StoreErrorKind::ClockSkew => Blame::Clock,
         StoreErrorKind::Denied | StoreErrorKind::Other => Blame::Doubtful(ErrorClass::Unreadable),
         StoreErrorKind::Unavailable => Blame::Doubtful(ErrorClass::Transient),
         StoreErrorKind::NotFound => Blame::Unit(ErrorClass::Missing),
@@ -223,6 +230,7 @@ mod tests {
         [1, 2, 3].map(|attempt| match decide(result, attempt, &retry(), evidence) {
             Disposition::Ack => "ack".to_owned(),
             Disposition::Wait => "wait".to_owned(),
+            Disposition::Leave => "leave".to_owned(),
             Disposition::Retry { class, .. } => format!("retry {}", class.as_str()),
             Disposition::DeadLetter { class } => format!("dead {}", class.as_str()),
         })
@@ -269,14 +277,14 @@ mod tests {
         check(&with_faults(vec![unwritable]), ["retry unwritable", "retry unwritable", "dead unwritable"]);
         let not_ours = ObjectFault::NotOurs("/srv/a.zip".into());
         check(&with_faults(vec![not_ours]), ["retry unwritable", "retry unwritable", "dead unwritable"]);
-        check(&Err(WorkError::ClockBehind(jiff::SignedDuration::from_hours(72))), ["wait"; 3]);
+        check(&Err(WorkError::ClockBehind(jiff::SignedDuration::from_hours(72))), ["leave"; 3]);
     }
 
     #[test]
     fn a_server_that_is_away_is_waited_for_and_a_unit_that_fails_alone_is_not() {
         use StoreErrorKind as Store;
         check(&Err(store(Store::NoSuchBucket)), ["wait"; 3]);
-        check(&Err(store(Store::ClockSkew)), ["wait"; 3]);
+        check(&Err(store(Store::ClockSkew)), ["leave"; 3]);
         check_doubtful(store(Store::Denied), "unreadable");
         check_doubtful(store(Store::Other), "unreadable");
         check_doubtful(store(Store::Unavailable), "transient");

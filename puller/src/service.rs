@@ -32,7 +32,7 @@ use crate::schema::describe;
 use crate::statements::Statements;
 use crate::suspects::Suspects;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
-use crate::worker::Worker;
+use crate::worker::{ClockWatch, Worker};
 use crate::{
     adopt, cli, dead, doctor, explain, gaps, history, lost_stream, pause, pull, replay, status, stream_metrics, sweep,
     tasks, verify,
@@ -214,6 +214,7 @@ impl Shared {
                 suspects: Suspects::default(),
                 retry: self.config.retry.clone(),
                 circuit: Circuit::new(&destination.name, self.readiness.clone()),
+                clock_watch: ClockWatch::default(),
                 metrics: self.metrics.clone(),
                 board: Board::default(),
                 initial_days: destination.initial_days,

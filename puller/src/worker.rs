@@ -1,5 +1,6 @@
 //! One delivery, from the queue to the destination and back to the queue.
 
+mod clock;
 mod ending;
 mod evidence;
 
@@ -28,6 +29,8 @@ use crate::suspects::Suspects;
 use crate::task_report::TaskReport;
 use crate::warehouse::WarehouseErrorKind;
 use crate::writes::Writes;
+use clock::ClockFault;
+pub(crate) use clock::ClockWatch;
 use ending::{Ending, Finished, Stopped, describe};
 
 /// Tries, 30 s in all, after which a unit is put off whose error may be its own: others shall have its place.
@@ -49,6 +52,7 @@ pub(crate) struct Worker {
     pub suspects: Suspects,
     pub retry: Retry,
     pub circuit: Circuit,
+    pub clock_watch: ClockWatch,
     pub metrics: Metrics,
     pub board: Board,
     /// See [`common::config::Destination::initial_days`].
@@ -94,13 +98,19 @@ impl InHand<'_> {
 struct HandBack {
     after: Duration,
     why: &'static str,
+    /// Some: until this has passed nothing is pulled.
+    clock: Option<ClockFault>,
 }
 
 impl HandBack {
     /// Of what only waits. Another worker may have more luck, or the same, once it is started again: it is not made to wait
     /// for either.
     fn at_the_end() -> Self {
-        Self { after: Duration::ZERO, why: "the worker ends, and the unit only waits" }
+        Self::after(Duration::ZERO, "the worker ends, and the unit only waits")
+    }
+
+    fn after(after: Duration, why: &'static str) -> Self {
+        Self { after, why, clock: None }
     }
 }
 
@@ -110,7 +120,7 @@ impl Worker {
         let delivery = &held.delivery;
         let unit = MarkerSubject::parse(&delivery.subject).map(|subject| subject.unit).ok();
         let name = unit.as_ref().map_or_else(|| delivery.subject.clone(), Unit::to_string);
-        let _in_hand = self.board.enter(&name);
+        let in_hand = self.board.enter(&name);
         self.metrics.in_hand(&self.destination_name, self.board.in_hand_count());
         let span = tracing::info_span!(
             "delivery",
@@ -120,17 +130,30 @@ impl Worker {
             destination = self.destination_name,
         );
         let report = TaskReport::of(&self.bus, &self.name, delivery);
-        self.deliver_in_span(&held, unit.as_ref(), report.as_ref(), &ends).instrument(span).await;
-        drop(_in_hand);
+        let clock = self.deliver_in_span(&held, unit.as_ref(), report.as_ref(), &ends).instrument(span).await;
+        drop(in_hand);
+        drop(report);
+        drop(held);
         self.metrics.in_hand(&self.destination_name, self.board.in_hand_count());
+        if let Some(fault) = clock {
+            self.wait_for_the_clock(fault, unit.as_ref(), &ends.stop).await;
+        }
     }
 
-    async fn deliver_in_span(&self, held: &Held, unit: Option<&Unit>, report: Option<&TaskReport<'_>>, ends: &Ends) {
+    async fn deliver_in_span(
+        &self,
+        held: &Held,
+        unit: Option<&Unit>,
+        report: Option<&TaskReport<'_>>,
+        ends: &Ends,
+    ) -> Option<ClockFault> {
         let record = self.read_record(&held.delivery).await;
         let in_hand = InHand { held, unit, report, record, writes: Writes::default(), stop: &ends.stop };
         tokio::select! {
             back = self.work_and_settle(&in_hand) => if let Some(back) = back {
+                let clock = back.clock;
                 self.hand_back(&in_hand, back).await;
+                return clock;
             },
             () = held.lease.lost() => {
                 tracing::warn!("lease lost, leaving the unit to another worker");
@@ -148,9 +171,10 @@ impl Worker {
                 }
             }
             () = ends.abort.cancelled() => {
-                self.hand_back(&in_hand, HandBack { after: Duration::ZERO, why: "the worker ends" }).await;
+                self.hand_back(&in_hand, HandBack::after(Duration::ZERO, "the worker ends")).await;
             }
         }
+        None
     }
 
     /// How the earlier deliveries ended. What cannot be read counts as not noted: see [`DeliveryRecord::lost`].
@@ -175,7 +199,7 @@ impl Worker {
         }
     }
 
-    async fn hand_back(&self, in_hand: &InHand<'_>, HandBack { after, why }: HandBack) {
+    async fn hand_back(&self, in_hand: &InHand<'_>, HandBack { after, why, .. }: HandBack) {
         let delivery = &in_hand.held.delivery;
         let after = in_hand.delay(after);
         tracing::info!(why, after_s = after.as_secs(), "handed back");
@@ -225,6 +249,12 @@ impl Worker {
                 Some(_) => None,
                 None => Some(decide(&result, in_hand.attempt(), &self.retry, evidence)),
             };
+            if disposition == Some(Disposition::Leave)
+                && let Err(error) = &result
+            {
+                self.circuit.open(&describe(error));
+                return Some(HandBack::for_the_clock(error));
+            }
             if disposition == Some(Disposition::Wait) {
                 match self.wait(in_hand, &result, waits).await {
                     Some(back) => return Some(back),
@@ -237,7 +267,7 @@ impl Worker {
             if matches!(finished.ending(), Ending::Superseded | Ending::DeadLetter | Ending::Cancelled)
                 && let Some(after) = in_hand.writes.may_still_land()
             {
-                return Some(HandBack { after, why: "a write of it may still be under way" });
+                return Some(HandBack::after(after, "a write of it may still be under way"));
             }
             // Before the ack. When it cannot be written the server is away: the unit is gone through again, and what is
             // loaded is skipped.
@@ -354,11 +384,11 @@ impl Worker {
         }
         if let Err(error) = result
             && waits >= WAITS_MAX
-            && (is_doubtful(error) || matches!(error, WorkError::ClockBehind(_)))
+            && is_doubtful(error)
             && self.is_answered(in_hand, error).await
         {
             self.circuit.try_others();
-            return Some(HandBack { after: PUT_OFF, why: "it failed again and again, and others may not" });
+            return Some(HandBack::after(PUT_OFF, "it failed again and again, and others may not"));
         }
         let paused = in_hand.stop.run_until_cancelled(tokio::time::sleep(Circuit::pause(waits))).await;
         // Waiting for a server is no stall of this unit.
@@ -376,7 +406,7 @@ impl Worker {
             report.say(ending.task_state(), finished.result.as_ref().ok(), &error).await;
         }
         let settled = match &finished.disposition {
-            None | Some(Disposition::Ack | Disposition::Wait) => delivery.ack().await,
+            None | Some(Disposition::Ack | Disposition::Wait | Disposition::Leave) => delivery.ack().await,
             Some(Disposition::Retry { after, .. }) => {
                 let after = in_hand.delay(*after);
                 tracing::warn!(class, error, after_s = after.as_secs(), "failed, will be delivered again");

@@ -75,7 +75,7 @@ impl Finished<'_> {
             None => {}
         }
         match &self.disposition {
-            None | Some(Disposition::Ack | Disposition::Wait) => match self.result {
+            None | Some(Disposition::Ack | Disposition::Wait | Disposition::Leave) => match self.result {
                 Ok(work) if work.loaded == 0 => Ending::Skipped,
                 _ => Ending::Loaded,
             },
@@ -87,7 +87,7 @@ impl Finished<'_> {
     pub(super) fn class(&self) -> &'static str {
         match &self.disposition {
             Some(Disposition::Retry { class, .. } | Disposition::DeadLetter { class }) => ErrorClass::as_str(*class),
-            None | Some(Disposition::Ack | Disposition::Wait) => "",
+            None | Some(Disposition::Ack | Disposition::Wait | Disposition::Leave) => "",
         }
     }
 

@@ -38,7 +38,7 @@ impl Worker {
             }
             (WorkError::Store(_), _, Some(unit)) => activity.while_waiting(self.fetcher.answers(unit)).await,
             // No server is asked.
-            (WorkError::Elsewhere(_) | WorkError::ClockBehind(_), _, _) => true,
+            (WorkError::Elsewhere(_), _, _) => true,
             _ => false,
         }
     }

@@ -1,0 +1,86 @@
+//! A worker whose clock is off: it leaves the units to others, and pulls none until the clock is right.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::object_store::StoreErrorKind;
+use common::unit::Unit;
+use tokio_util::sync::CancellationToken;
+
+use super::{HandBack, Worker};
+use crate::circuit::Circuit;
+use crate::error::WorkError;
+use crate::job::is_behind;
+
+/// A unit that is handed back may come to an open pull of this worker: not at once again and again.
+const LEFT_FOR: Duration = Duration::from_secs(1);
+
+/// Who says that the clock is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClockFault {
+    /// The NATS server has stored a marker later.
+    Behind,
+    /// The store refuses requests for their time.
+    Refused,
+}
+
+/// Whether a task of a worker asks for the time already.
+#[derive(Default)]
+pub(crate) struct ClockWatch(AtomicBool);
+
+impl ClockFault {
+    fn of(error: &WorkError) -> Self {
+        if matches!(error, WorkError::ClockBehind(_)) { Self::Behind } else { Self::Refused }
+    }
+}
+
+impl HandBack {
+    /// For this machine's clock: others have a better one.
+    pub(super) fn for_the_clock(error: &WorkError) -> Self {
+        let clock = Some(ClockFault::of(error));
+        Self { after: LEFT_FOR, why: "this machine's clock is off, and others' may not be", clock }
+    }
+}
+
+impl Worker {
+    /// Waits until the clock is right, and then has units pulled again. Nothing is held meanwhile.
+    pub(super) async fn wait_for_the_clock(&self, fault: ClockFault, unit: Option<&Unit>, stop: &CancellationToken) {
+        if self.clock_watch.0.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        for tries in 1.. {
+            if stop.run_until_cancelled(tokio::time::sleep(Circuit::pause(tries))).await.is_none() {
+                break;
+            }
+            match stop.run_until_cancelled(self.is_clock_right(fault, unit)).await {
+                Some(Some(false)) => {}
+                Some(Some(true)) => {
+                    self.circuit.close();
+                    break;
+                }
+                // A delivery will tell.
+                Some(None) => {
+                    self.circuit.try_others();
+                    break;
+                }
+                None => break,
+            }
+        }
+        self.clock_watch.0.store(false, Ordering::SeqCst);
+    }
+
+    /// `None`: nobody says.
+    async fn is_clock_right(&self, fault: ClockFault, unit: Option<&Unit>) -> Option<bool> {
+        match (fault, unit) {
+            (ClockFault::Refused, Some(unit)) => {
+                let refusal = self.fetcher.refusal(unit).await;
+                Some(!matches!(refusal, Some(StoreErrorKind::ClockSkew | StoreErrorKind::Unavailable)))
+            }
+            (ClockFault::Refused, None) => None,
+            (ClockFault::Behind, _) => {
+                let stored_at = self.bus.server_time().await.ok()??;
+                Some(is_behind(stored_at).is_none())
+            }
+        }
+    }
+}
