@@ -1,7 +1,7 @@
 //! Files that are replaced as a whole, and only by those who know what they replace.
 
 use std::fs::{File, Metadata};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use common::checksum::Sha256Sum;
 use common::same_file::is_same_file;
 use sha2::{Digest, Sha256};
 use tempfile::TempPath;
+use tokio::io::AsyncWriteExt;
 
 const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -74,7 +75,9 @@ impl Staged {
         let temporary = tempfile::Builder::new().prefix(".ferry-").suffix(".tmp").tempfile_in(folder)?;
         let (file, temporary) = temporary.into_parts();
         let mut file = tokio::fs::File::from_std(file);
-        tokio::io::AsyncWriteExt::write_all(&mut file, bytes).await?;
+        file.write_all(bytes).await?;
+        // The last write's error comes with this, and not with the synchronising.
+        file.flush().await?;
         file.sync_all().await?;
         make_readable(&temporary)?;
         Ok(Self { path: path.to_owned(), temporary, made })
@@ -152,7 +155,7 @@ fn make_readable(path: &Path) -> io::Result<()> {
 pub(super) async fn can_be_written(folder: &Path) -> bool {
     let folder = folder.to_owned();
     let tried = unblocked(move || {
-        use std::io::Seek;
+        use std::io::{Seek, Write};
         let mut file = tempfile::Builder::new().prefix(".ferry-").suffix(".tmp").tempfile_in(folder)?;
         file.write_all(b"probe")?;
         file.as_file().sync_all()?;
