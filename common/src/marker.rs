@@ -23,6 +23,8 @@ pub const INLINE_BYTES_MAX: usize = 256 * 1024;
 pub const OBJECTS_MAX: usize = 20_000;
 /// Largest manifest that is read, in bytes.
 pub const MANIFEST_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Largest `current.json` that is read, in bytes: it may date every object of its manifest.
+pub const CURRENT_BYTES_MAX: u64 = MANIFEST_BYTES_MAX;
 /// Most names of missing symbols in a marker: they may not push the list of objects out of a message.
 const MISSING_NAMES_MAX: usize = 100;
 /// Largest object, in bytes. The exchange's largest archives have some gigabytes; a size that nothing can have is not to be

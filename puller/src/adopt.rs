@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use common::config::{Config, Destination as DestinationConfig};
 use common::exit;
 use common::http::Readiness;
-use common::marker::{Current, MANIFEST_BYTES_MAX};
+use common::marker::{CURRENT_BYTES_MAX, Current, MANIFEST_BYTES_MAX};
 use common::output::{Finding, Reply, list};
 use common::unit::Unit;
 use futures::{StreamExt, stream};
@@ -33,7 +33,6 @@ use report::Report;
 
 /// Units looked at side by side.
 const UNITS_MAX: usize = 4;
-const CURRENT_BYTES_MAX: u64 = 64 * 1024;
 
 pub(crate) async fn run(
     args: &Adopt,

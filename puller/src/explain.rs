@@ -3,7 +3,7 @@
 use clap::Args;
 use common::config::{Config, Destination, DestinationKind};
 use common::exit;
-use common::marker::{Content, Current, Incomplete, MANIFEST_BYTES_MAX, Marker, Object};
+use common::marker::{CURRENT_BYTES_MAX, Content, Current, Incomplete, MANIFEST_BYTES_MAX, Marker, Object};
 use common::object_store::{End, ObjectStore};
 use common::output::{Finding, ListArgs, Reply, list, printable, wrap};
 use common::unit::Unit;
@@ -22,8 +22,6 @@ use crate::warehouse::Warehouse;
 
 /// How many of the last attempts are shown.
 const ATTEMPTS_MAX: u32 = 10;
-/// Longest `current.json`, in bytes.
-const CURRENT_BYTES_MAX: u64 = 64 * 1024;
 
 #[derive(Debug, Args)]
 pub struct Explain {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use common::checksum::Sha256Sum;
-use common::marker::{Current, Object};
+use common::marker::{CURRENT_BYTES_MAX, Current, Object};
 use common::object_key::Prefix;
 use common::object_store::{ObjectStore, StoreError, StoreErrorKind};
 use common::unit::Unit;
@@ -21,8 +21,6 @@ use crate::job::Job;
 const SAMPLE_BYTES_MAX: u64 = 1 << 20;
 /// What is set aside at once for an object that is to come; more follows as it comes.
 const FIRST_BYTES_MAX: u64 = 64 << 20;
-/// Largest `current.json` that is read.
-const CURRENT_BYTES_MAX: u64 = 64 * 1024;
 /// How long it may take to see whether other objects can be read: longer than the store's own attempts.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
 

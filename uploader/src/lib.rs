@@ -41,6 +41,7 @@ mod memory;
 mod pass;
 
 mod arrivals;
+mod basis;
 mod events;
 mod watch;
 
