@@ -78,6 +78,44 @@ pub struct Details {
     pub modified: Option<Timestamp>,
 }
 
+/// What an object may be stored over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over<'s> {
+    Anything,
+    /// Only where nothing lies.
+    Nothing,
+    /// Only where this lies, as HEAD showed it.
+    This(&'s Stored),
+}
+
+impl<'s> Over<'s> {
+    /// Only what HEAD showed, be that nothing.
+    pub fn seen(stored: Option<&'s Stored>) -> Self {
+        stored.map_or(Self::Nothing, Self::This)
+    }
+
+    /// Whether this is what HEAD shows now.
+    fn is_still(self, now: Option<&Stored>) -> bool {
+        match self {
+            Self::Anything => true,
+            Self::Nothing => now.is_none(),
+            Self::This(stored) => now == Some(stored),
+        }
+    }
+}
+
+/// What came of storing an object over what HEAD showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Put {
+    Done,
+    /// Something else lies there than was to be replaced, and stays. It may be the object itself: the answer to an earlier
+    /// try of the same request can be lost.
+    Changed,
+    /// The file has other bytes than it was said to have. Nothing was stored.
+    OtherBytes,
+}
+
 /// What came of giving an object its sha256.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Given {
@@ -203,9 +241,23 @@ impl ObjectStore {
     /// Stores an object, with its sha256.
     pub async fn put(&self, key: &str, body: Bytes, sha256: Sha256Sum) -> Result<(), StoreError> {
         match &self.backend {
-            Backend::S3(s3) => s3.put(key, body, sha256).await,
-            Backend::Folder(folder) => folder.put(key, body).await,
-            Backend::DataDir(data_dir) => data_dir.put(key, body, sha256).await,
+            Backend::S3(s3) => s3.put_over(key, body, sha256, Over::Anything).await.map(drop),
+            Backend::Folder(folder) => folder.put_over(key, body, Over::Anything).await.map(drop),
+            Backend::DataDir(data_dir) => data_dir.put_over(key, body, sha256, Over::Anything).await.map(drop),
+            Backend::Rsync(_) => Err(only_fetches("PUT", key)),
+        }
+    }
+
+    /// The same, only over what HEAD showed: two uploaders with different archives of one key do not replace each other's
+    /// without having seen it.
+    ///
+    /// A bucket decides this itself (`If-Match`, `If-None-Match`). One that refuses such headers, and a folder, are asked for
+    /// the object again as late as can be: whoever stores another in the moment after that is replaced.
+    pub async fn put_over(&self, key: &str, body: Bytes, sha256: Sha256Sum, over: Over<'_>) -> Result<Put, StoreError> {
+        match &self.backend {
+            Backend::S3(s3) => s3.put_over(key, body, sha256, over).await,
+            Backend::Folder(folder) => folder.put_over(key, body, over).await,
+            Backend::DataDir(data_dir) => data_dir.put_over(key, body, sha256, over).await,
             Backend::Rsync(_) => Err(only_fetches("PUT", key)),
         }
     }
@@ -224,13 +276,12 @@ impl ObjectStore {
         matches!(self.backend, Backend::Folder(_) | Backend::DataDir(_))
     }
 
-    /// Stores a file of any size, where the store [copies files](Self::copies_files). False: the file has other bytes than
-    /// these, and nothing was stored.
-    pub async fn put_file(&self, key: &str, file: &Path, sha256: Sha256Sum) -> Result<bool, StoreError> {
+    /// Stores a file of any size over what HEAD showed, where the store [copies files](Self::copies_files).
+    pub async fn put_file(&self, key: &str, file: &Path, sha256: Sha256Sum, over: Over<'_>) -> Result<Put, StoreError> {
         match &self.backend {
-            Backend::Folder(folder) => folder.put_file(key, file, sha256).await,
+            Backend::Folder(folder) => folder.put_file(key, file, sha256, over).await,
             // It lies there already, or it does not.
-            Backend::DataDir(data_dir) => data_dir.put(key, Bytes::new(), sha256).await.map(|()| true),
+            Backend::DataDir(data_dir) => data_dir.put_over(key, Bytes::new(), sha256, over).await,
             Backend::S3(_) | Backend::Rsync(_) => Err(only_fetches("PUT", key)),
         }
     }

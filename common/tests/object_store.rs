@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::checksum::{Md5Sum, Sha256Sum, parts_etag};
 use common::config::{Config, Need};
-use common::object_store::{End, Given, ObjectStore, StoreErrorKind};
+use common::object_store::{End, Given, ObjectStore, Over, Put, StoreErrorKind};
 use tests::servers::{RunDir, S3, Sshd};
 
 /// A store as both sites see it.
@@ -182,6 +182,28 @@ async fn no_link_leads_out(place: &Place, uploader: &ObjectStore) {
     assert_eq!(std::fs::read_dir(&outside).expect("reads").count(), 1);
 }
 
+/// Of two uploaders the second does not replace what it has not seen.
+async fn what_was_not_seen_is_not_replaced(uploader: &ObjectStore, puller: &ObjectStore) {
+    let key = key("seen");
+    let put = async |seed, over: Over<'_>| {
+        let body = body(seed, 1_000);
+        uploader.put_over(&key, body.clone(), Sha256Sum::of(&body), over).await.expect("answers")
+    };
+    let head = async || uploader.head(&key).await.expect("answers").expect("is there");
+    assert_eq!(put(1, Over::Nothing).await, Put::Done);
+    let first = head().await;
+    assert_eq!(put(2, Over::Nothing).await, Put::Changed);
+    assert_eq!(put(2, Over::This(&first)).await, Put::Done);
+    assert_eq!(put(3, Over::This(&first)).await, Put::Changed);
+    assert!(fetch(puller, &key).await == body(2, 1_000));
+    assert_eq!(put(3, Over::This(&head().await)).await, Put::Done);
+    let gone = common::object_store::Stored { size: 1, ..first };
+    let other = format!("{key}-other");
+    let none = uploader.put_over(&other, body(1, 10), Sha256Sum::of(&body(1, 10)), Over::This(&gone)).await;
+    assert_eq!(none.expect("answers"), Put::Changed, "nothing lies there");
+    assert_eq!(uploader.head(&other).await.expect("answers"), None);
+}
+
 /// Stores that copy files take one if it is the one that is meant; others say that they do not.
 async fn a_file_is_stored_if_it_is_the_one_meant(place: &Place, uploader: &ObjectStore, puller: &ObjectStore) {
     let (file, body, key) = (place.dir.join("source"), body(1, 3_000_000), key("from a file"));
@@ -189,17 +211,22 @@ async fn a_file_is_stored_if_it_is_the_one_meant(place: &Place, uploader: &Objec
     let sha256 = Sha256Sum::of(&body);
     // The one end of rsync stores archives by their lying there: see `archives_by_rsync`.
     if !puller.copies_files() {
-        assert!(puller.put_file(&key, &file, sha256).await.is_err());
+        assert!(puller.put_file(&key, &file, sha256, Over::Nothing).await.is_err());
         assert_eq!(puller.get_small(&key, 100).await.expect("answers"), None);
         return;
     }
-    assert!(!uploader.put_file(&key, &file, Sha256Sum::of(b"other")).await.expect("looked"), "another file");
+    let put = async |sha256, over: Over<'_>| uploader.put_file(&key, &file, sha256, over).await.expect("answers");
+    let other = Sha256Sum::of(b"other");
+    assert_eq!(put(other, Over::Nothing).await, Put::OtherBytes, "another file");
     assert_eq!(uploader.head(&key).await.expect("answers"), None);
-    assert!(uploader.put_file(&key, &file, sha256).await.expect("stored"));
+    assert_eq!(put(sha256, Over::Nothing).await, Put::Done);
     assert!(fetch(puller, &key).await == body);
-    assert!(!uploader.put_file(&key, &file, Sha256Sum::of(b"other")).await.expect("looked"), "another file");
+    let stored = uploader.head(&key).await.expect("answers");
+    assert_eq!(put(other, Over::Anything).await, Put::OtherBytes, "another file");
+    assert_eq!(put(sha256, Over::Nothing).await, Put::Changed, "something lies there");
     assert!(fetch(puller, &key).await == body, "what was there stays");
-    assert!(uploader.put_file(&key, &place.dir.join("nothing"), sha256).await.is_err());
+    assert_eq!(put(sha256, Over::seen(stored.as_ref())).await, Put::Done);
+    assert!(uploader.put_file(&key, &place.dir.join("nothing"), sha256, Over::Anything).await.is_err());
 }
 
 /// What is ours has its sha256, and is none the worse for being given it once more.
@@ -228,6 +255,7 @@ async fn parts_become_an_object(place: &Place, uploader: &ObjectStore, puller: &
         return;
     }
     let upload = uploader.begin_parts(&key, sha256).await.expect("begins");
+    let seen = uploader.head(&key).await.expect("answers");
     // In any order, and one of them twice.
     for (number, part) in [(3, &parts[2]), (1, &parts[2]), (1, &parts[0])] {
         uploader.put_part(&upload, number, part.clone()).await.expect("stored");
@@ -238,7 +266,13 @@ async fn parts_become_an_object(place: &Place, uploader: &ObjectStore, puller: &
     assert_eq!(uploader.head(&key).await.expect("answers"), None, "nobody sees parts");
     uploader.put_part(&upload, 2, parts[1].clone()).await.expect("stored");
     let etags = md5s.map(|md5| format!("\"{md5}\""));
-    uploader.complete_parts(&upload, &etags).await.expect("put together");
+    let put = uploader.complete_parts(&upload, &etags, Over::Nothing).await;
+    assert_eq!(put.expect("put together"), Put::Done);
+    let again = uploader.begin_parts(&key, sha256).await.expect("begins");
+    let etag = uploader.put_part(&again, 1, parts[2].clone()).await.expect("stored");
+    let put = uploader.complete_parts(&again, &[etag], Over::seen(seen.as_ref())).await;
+    assert_eq!(put.expect("answers"), Put::Changed, "something lies there");
+    uploader.abort_parts(&again).await.expect("answers");
     let found = uploader.head(&key).await.expect("answers").expect("is there");
     assert_eq!((found.size, found.sha256), (whole.len() as u64, Some(sha256)));
     assert_eq!(found.etag, parts_etag(&md5s));
@@ -349,6 +383,7 @@ async fn every_case(place: &Place, missing: &[(&str, &str)]) {
     no_more_is_taken_than_was_asked_for(&uploader, &puller).await;
     no_key_leads_out(place, &uploader, &puller).await;
     no_link_leads_out(place, &uploader).await;
+    what_was_not_seen_is_not_replaced(&uploader, &puller).await;
     a_file_is_stored_if_it_is_the_one_meant(place, &uploader, &puller).await;
     what_is_known_of_an_object(&uploader).await;
     parts_become_an_object(place, &uploader, &puller).await;
@@ -461,9 +496,11 @@ fn archives_by_rsync() -> tests::Result<()> {
             assert_eq!(std::fs::metadata(&file).expect("is there").modified().expect("a time"), before);
             assert_eq!(uploader.head(key).await.expect("answers").expect("is there").sha256, Some(sha256));
             assert!(fetch(&puller, key).await == content);
-            assert!(uploader.put_file(key, &file, sha256).await.expect("lies there"));
+            let put = uploader.put_file(key, &file, sha256, Over::Nothing).await;
+            assert_eq!(put.expect("answers"), Put::Done, "lies there");
             let other = body(2, 100_000);
-            assert!(uploader.put_file(key, &file, Sha256Sum::of(&other)).await.is_err(), "it has other bytes");
+            let put = uploader.put_file(key, &file, Sha256Sum::of(&other), Over::Anything).await;
+            assert!(put.is_err(), "it has other bytes");
             assert!(uploader.put(key, other.clone(), Sha256Sum::of(&other)).await.is_err());
             assert!(fetch(&puller, key).await == content, "an archive is never overwritten");
         }

@@ -136,3 +136,56 @@ fn an_older_object_in_the_bucket_is_not_adopted_by_itself() -> Result<()> {
     assert_eq!(hand.markers()?.len(), 3);
     Ok(())
 }
+
+const AWAY: [(&str, &str); 2] = [("FERRY__NATS__URL", "nats://127.0.0.1:9"), ("FERRY__PUBLISH__TIMEOUT", "1s")];
+
+/// The bucket has the older archive by then, so whoever fetches what is announced finds other bytes.
+#[test]
+fn an_accepted_rollback_is_announced_by_the_next_run() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "rollback-away")?;
+    let hand = Handmade::new(stack, &project)?;
+    rolled_back(&project)?;
+    let args = ["upload", "--accept-rollback", &first().unit()];
+    project.start("uploader", &args, &AWAY)?.wait(SOON)?.expect_code(3)?;
+    assert_eq!(hand.get(&format!("{}/{}", project.prefix(), first().path()))?, first().zip());
+    let upload = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(upload.stdout.contains("1 published"), "{}", upload.stdout);
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!(rows(&project)?, "24");
+    project.uploader(&["reconcile", "--content"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+#[test]
+fn a_rollback_that_was_cut_short_is_no_unit_that_needs_nothing() -> Result<()> {
+    let project = Project::new(Stack::shared(), "rollback-killed")?;
+    rolled_back(&project)?;
+    let args = ["upload", "--accept-rollback", &first().unit()];
+    project.start("uploader", &args, &[("FERRY_FAILPOINT", "uploader.object_put")])?.wait(SOON)?;
+    for _ in 0..2 {
+        let held = project.uploader(&["upload"])?.expect_code(1)?;
+        assert!(held.stderr.contains("a roll-back was cut short"), "{}", held.stderr);
+    }
+    project.uploader(&args)?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!(rows(&project)?, "24");
+    project.check_tables()
+}
+
+/// What `adopt` has stored without the queue it announces by its next run, though it finds all as it is named.
+#[test]
+fn what_was_adopted_without_the_queue_is_announced_by_the_next_run() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "adopt-away")?;
+    let hand = Handmade::new(stack, &project)?;
+    first().write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    hand.put(&format!("{}/{}", project.prefix(), first().path()), &second().zip())?;
+    project.start("uploader", &["adopt"], &AWAY)?.wait(SOON)?.expect_code(3)?;
+    assert_eq!(hand.markers()?.len(), 1);
+    project.uploader(&["adopt"])?.expect_code(0)?;
+    assert_eq!(hand.markers()?.len(), 2);
+    project.uploader(&["reconcile"])?.expect_code(0).map(drop)
+}

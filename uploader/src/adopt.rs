@@ -147,11 +147,11 @@ async fn one(adopter: &Adopter<'_>, unit: &Unit, found: &[Found]) -> Result<Adop
     };
     match look_and_settle(adopter, unit, found, &mut adopted).await {
         Ok(settled) => adopted.settled = settled,
-        Err(UnitError::HeldBack(reasons)) => {
+        Err(error) => {
+            let reasons = error.into_reasons()?;
             reasons.iter().for_each(|reason| tracing::error!(%unit, reason, "unit held back"));
             adopted.settled = Settled::new(unit.clone(), Outcome::HeldBack(reasons));
         }
-        Err(UnitError::Pass(error)) => return Err(error),
     }
     if let Outcome::Published { subject, objects, .. } = &adopted.settled.outcome {
         tracing::info!(%unit, subject, objects, fetched = adopted.new, "published");

@@ -348,7 +348,8 @@ impl Upload {
     }
 
     pub(crate) fn accepted(&self) -> Accepted {
-        Accepted { move_here: self.accept_move, rollbacks: self.accept_rollback.iter().cloned().collect() }
+        let rollbacks = self.accept_rollback.iter().cloned().collect();
+        Accepted { move_here: self.accept_move, bucket_is_whole: false, rollbacks }
     }
 
     pub(crate) fn mode(&self, publish: &Publish) -> Mode {
@@ -366,7 +367,8 @@ impl Adopt {
 
     /// To announce what lies in this bucket is what it is run for.
     pub(crate) fn accepted(&self) -> Accepted {
-        Accepted { move_here: true, rollbacks: self.accept_rollback.iter().cloned().collect() }
+        let rollbacks = self.accept_rollback.iter().cloned().collect();
+        Accepted { move_here: true, bucket_is_whole: true, rollbacks }
     }
 }
 

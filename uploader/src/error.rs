@@ -82,6 +82,9 @@ pub(crate) enum UnitError {
     /// The unit is not announced; one line a reason. The next run looks again.
     #[error("{}", .0.join("; "))]
     HeldBack(Vec<String>),
+    /// Another uploader works on the unit too: it must be planned anew from what is published now. What was found.
+    #[error("{0}")]
+    Overtaken(String),
     #[error("{0}")]
     Pass(PassError),
 }
@@ -89,6 +92,23 @@ pub(crate) enum UnitError {
 impl UnitError {
     pub(crate) fn held_back(reason: impl Into<String>) -> Self {
         Self::HeldBack(vec![reason.into()])
+    }
+
+    /// This object is no longer the one that was to be replaced.
+    pub(crate) fn replaced(key: &str) -> Self {
+        Self::Overtaken(format!("bucket: {key} was stored by another uploader meanwhile; the next run looks again"))
+    }
+
+    /// Why the unit is held back, one line a reason.
+    ///
+    /// # Errors
+    /// The pass ends.
+    pub(crate) fn into_reasons(self) -> Result<Vec<String>, PassError> {
+        match self {
+            Self::HeldBack(reasons) => Ok(reasons),
+            Self::Overtaken(reason) => Ok(vec![reason]),
+            Self::Pass(error) => Err(error),
+        }
     }
 }
 

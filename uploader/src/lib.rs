@@ -42,6 +42,7 @@ mod memory;
 mod pass;
 
 mod arrivals;
+mod basis;
 mod events;
 mod watch;
 

@@ -16,7 +16,7 @@ use common::checksum::{Md5Sum, parts_etag};
 use common::failpoint::failpoint;
 use common::marker::Object;
 use common::object_store::parts::{PartStored, UploadId, part_bytes};
-use common::object_store::{StoreError, StoreErrorKind};
+use common::object_store::{Over, Put, StoreError, StoreErrorKind};
 use futures::{StreamExt, stream};
 use jiff::SignedDuration;
 
@@ -35,6 +35,8 @@ const COMPLETING_PAUSE: Duration = Duration::from_millis(500);
 enum Failed {
     /// The bucket does not want more of it; it may know nothing of it any more.
     Refused(StoreError),
+    /// The object is not the one that was to be replaced, nor what is being sent. The parts stay.
+    Changed,
     Unit(UnitError),
 }
 
@@ -60,10 +62,17 @@ impl From<PassError> for Failed {
     }
 }
 
-/// Stores what lies at `path`, going on where an earlier run was cut short; returns the bytes it took.
+/// Stores what lies at `path` over what HEAD showed, going on where an earlier run was cut short; returns the bytes it took.
+/// `None`: another object lies there by now.
 ///
 /// `parts_etag` is that of the bytes whose sha256 is the object's.
-pub(crate) async fn send(site: &Site, object: &Object, path: &str, parts_etag: &str) -> Result<u64, UnitError> {
+pub(crate) async fn send(
+    site: &Site,
+    object: &Object,
+    path: &str,
+    parts_etag: &str,
+    over: Over<'_>,
+) -> Result<Option<u64>, UnitError> {
     let file = site.data_dir.join(path);
     let opened = blocking(move || -> io::Result<_> {
         let file = File::open(file)?;
@@ -75,10 +84,11 @@ pub(crate) async fn send(site: &Site, object: &Object, path: &str, parts_etag: &
     if source.fingerprint.size != object.size {
         return Err(changed(object));
     }
-    let mut sending = Sending { site, object, source: Arc::new(source), parts_etag, sent: 0 };
+    let mut sending = Sending { site, object, source: Arc::new(source), parts_etag, over, sent: 0 };
     if let Some(entry) = sending.earlier().await? {
         match sending.go_on(entry).await {
-            Ok(()) => return Ok(sending.sent),
+            Ok(()) => return Ok(Some(sending.sent)),
+            Err(Failed::Changed) => return Ok(None),
             Err(Failed::Unit(error)) => return Err(error),
             Err(Failed::Refused(error)) => {
                 tracing::info!(key = object.key, %error, "an upload cannot be gone on with and begins anew");
@@ -87,7 +97,8 @@ pub(crate) async fn send(site: &Site, object: &Object, path: &str, parts_etag: &
     }
     let entry = sending.begin().await?;
     match sending.all_parts(entry, &HashMap::new()).await {
-        Ok(()) => Ok(sending.sent),
+        Ok(()) => Ok(Some(sending.sent)),
+        Err(Failed::Changed) => Ok(None),
         Err(Failed::Unit(error)) => Err(error),
         Err(Failed::Refused(error)) => Err(error.into()),
     }
@@ -102,6 +113,7 @@ struct Sending<'s> {
     object: &'s Object,
     source: Arc<Source>,
     parts_etag: &'s str,
+    over: Over<'s>,
     /// Bytes that went out.
     sent: u64,
 }
@@ -212,14 +224,19 @@ impl Sending<'_> {
         remember(site, &entry).await;
         let completed = {
             let _place = site.transfer().await?;
-            site.store.complete_parts(&upload, &etags).await
+            site.store.complete_parts(&upload, &etags, self.over).await
         };
         failpoint("uploader.parts_completed");
         // An answer may be lost; asking again finds no such upload.
-        if let Err(error) = completed
+        let failed = match completed {
+            Ok(Put::Done | Put::OtherBytes) => None,
+            Ok(Put::Changed) => Some(Failed::Changed),
+            Err(error) => Some(error.into()),
+        };
+        if let Some(failed) = failed
             && !self.is_whole().await?
         {
-            return Err(error.into());
+            return Err(failed);
         }
         forget(site, &entry.key).await;
         Ok(())
@@ -310,7 +327,7 @@ async fn abort(site: &Site, upload: &UploadId) -> Result<(), UnitError> {
     };
     match aborted.map_err(Failed::from) {
         // A refusal means that it is not there.
-        Ok(()) | Err(Failed::Refused(_)) => Ok(()),
+        Ok(()) | Err(Failed::Refused(_) | Failed::Changed) => Ok(()),
         Err(Failed::Unit(error)) => Err(error),
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use common::checksum::Sha256Sum;
 use common::marker::{CURRENT_BYTES_MAX, Content, Current, Dates, MANIFEST_BYTES_MAX, Marker, Object, revision};
+use common::object_store::Stored;
 use common::unit::{Unit, shorten};
 use jiff::Timestamp;
 use nats::Latest;
@@ -61,20 +62,26 @@ pub(crate) struct Previous {
     pub(crate) objects: Vec<Object>,
     /// The revision that `current.json` names.
     pub(crate) current: Option<Sha256Sum>,
+    /// `current.json`, as HEAD showed it before it was read.
+    pub(crate) current_stored: Option<Stored>,
     /// When the newest of them was published.
     pub(crate) published_at: Option<Timestamp>,
 }
 
 /// Why a unit must not go on: it was announced from another bucket or prefix, and part of it is neither in this one nor on
-/// disk, so that its next revision would have less. A list that was too long for the marker cannot be looked at from here.
+/// disk, so that its next revision would have less.
 pub(crate) fn left_behind(site: &Site, marker: &Marker, previous: &Previous, here: &[Digested]) -> Option<String> {
-    let Content::Objects(objects) = &marker.content else { return None };
+    let objects = match &marker.content {
+        Content::Objects(objects) => objects,
+        Content::Manifest(_) => return list_left_behind(site, marker, previous, here),
+    };
     let elsewhere = marker.bucket != site.store.bucket()
         || objects.iter().any(|object| site.prefix.archive_path(&object.key).is_err());
-    if !elsewhere || !previous.objects.is_empty() {
+    if !elsewhere {
         return None;
     }
-    let symbols: HashSet<&str> = here.iter().map(|archive| archive.symbol.as_str()).collect();
+    let stored = previous.objects.iter().map(|object| object.symbol.as_str());
+    let symbols: HashSet<&str> = here.iter().map(|archive| archive.symbol.as_str()).chain(stored).collect();
     let mut gone = objects.iter().filter(|object| !symbols.contains(object.symbol.as_str()));
     let first = gone.next()?;
     Some(format!(
@@ -85,6 +92,28 @@ pub(crate) fn left_behind(site: &Site, marker: &Marker, previous: &Previous, her
         shorten(&first.key),
         shorten(&marker.bucket)
     ))
+}
+
+/// The same of a list that was too long for the marker and cannot be read from here. The revision tells whether what is here
+/// is all that it names: it is a hash over that list.
+fn list_left_behind(site: &Site, marker: &Marker, previous: &Previous, here: &[Digested]) -> Option<String> {
+    let there = marker.prefix().filter(|there| marker.bucket != site.store.bucket() || *there != site.prefix)?;
+    if site.accepted.bucket_is_whole {
+        return None;
+    }
+    let here: Vec<Object> = here.iter().map(|archive| archive.object(site)).collect();
+    let mut at_hand = merged(&previous.objects, &here);
+    let count = at_hand.len();
+    for object in &mut at_hand {
+        object.key = there.archive_key(site.prefix.archive_path(&object.key).ok()?);
+    }
+    (revision(&at_hand) != marker.revision).then(|| {
+        format!(
+            "it was announced from another bucket or prefix, with a list that lies there, and the {count} archives that are \
+             here or in this one are not those: copy them from {} into this bucket and run `uploader adopt`",
+            shorten(&marker.bucket)
+        )
+    })
 }
 
 /// What is known of what is published.
@@ -116,7 +145,7 @@ pub(crate) async fn look(site: &Site, unit: &Unit, latest: Option<&Latest>) -> R
         Some(marker) => List::announced(site, unit, marker).await?,
         None => List::None,
     };
-    let current = read_current(site, unit).await?;
+    let (current, current_stored) = read_current(site, unit).await?.unzip();
     let in_bucket = match &current {
         // The usual case: the manifest would say what the marker says, or is lost for both.
         Some(current)
@@ -131,7 +160,7 @@ pub(crate) async fn look(site: &Site, unit: &Unit, latest: Option<&Latest>) -> R
     };
     let published_at = marker.map(|marker| marker.published_at).max(current.as_ref().and_then(|c| c.published_at));
     let current = current.map(|current| current.revision);
-    let previous = |objects| Previous { objects, current, published_at };
+    let previous = |objects| Previous { objects, current, current_stored, published_at };
     // Each revision holds what the one before held, so the newer of the two is what both say together. Laying one over
     // the other holds also where a bucket or a stream was restored from an older copy.
     let objects = match (on_stream, in_bucket) {
@@ -184,8 +213,8 @@ enum List {
 impl List {
     /// Those of a marker on the stream.
     async fn announced(site: &Site, unit: &Unit, marker: &Marker) -> Result<Self, UnitError> {
-        if marker.bucket != site.store.bucket() {
-            tracing::info!(%unit, bucket = shorten(&marker.bucket), "the unit was announced from another bucket");
+        if let Some(elsewhere) = marker.elsewhere(site.store.bucket(), &site.prefix) {
+            tracing::info!(%unit, %elsewhere, "the unit was announced from another place");
             return Ok(Self::None);
         }
         match &marker.content {
@@ -239,11 +268,13 @@ impl List {
     }
 }
 
-async fn read_current(site: &Site, unit: &Unit) -> Result<Option<Current>, UnitError> {
+/// With what HEAD says of it: whoever writes it replaces what it has read, and nothing newer.
+async fn read_current(site: &Site, unit: &Unit) -> Result<Option<(Current, Stored)>, UnitError> {
     let key = site.prefix.current_key(unit);
+    let Some(stored) = site.store.head(&key).await? else { return Ok(None) };
     let Some(json) = site.store.get_small(&key, CURRENT_BYTES_MAX).await? else { return Ok(None) };
     match serde_json::from_slice::<Current>(&json) {
-        Ok(current) => Ok(Some(current)),
+        Ok(current) => Ok(Some((current, stored))),
         Err(error) => Err(UnitError::held_back(format!(
             "bucket: {key} cannot be understood ({error}); delete it to begin anew with what is on the stream and on disk"
         ))),

@@ -8,12 +8,13 @@ use bytes::Bytes;
 use common::checksum::Sha256Sum;
 use common::failpoint::failpoint;
 use common::marker::{Content, Current, Dates, Incomplete, Marker, Object};
+use common::object_store::{Over, Put};
 use common::unit::Unit;
 use jiff::{SignedDuration, Timestamp};
 use nats::{Latest, MarkerSubject, Published};
 
 use crate::error::UnitError;
-use crate::previous;
+use crate::previous::{self, Previous};
 use crate::queue::QueueError;
 use crate::site::Site;
 
@@ -49,12 +50,14 @@ pub(crate) fn marker(
     }
 }
 
-/// Stores the manifest, and makes `current.json` name it.
-pub(crate) async fn store(site: &Site, marker: Marker, current: Option<Sha256Sum>) -> Result<Stored, UnitError> {
+/// Stores the manifest, and makes `current.json` name it in the place of what `previous` was read from.
+///
+/// # Errors
+/// The unit is overtaken where another uploader wrote `current.json` since.
+pub(crate) async fn store(site: &Site, marker: Marker, previous: &Previous) -> Result<Stored, UnitError> {
     let unit = marker.unit.clone();
     let manifest_key = site.prefix.manifest_key(&unit, &marker.revision);
-    let earlier = previous::read_manifest(site, &unit, &marker.revision).await?;
-    let (manifest_json, dates) = match earlier.filter(|(manifest, _)| manifest.bucket == marker.bucket) {
+    let (manifest_json, dates) = match stored_manifest(site, &marker).await? {
         // Stored by a run that came no further, or when the unit was like this before. It stays as it is. When the objects
         // are announced, what is missing, and which of them is dated later to outrank another one, is a matter of today:
         // it is in the marker and in `current.json`.
@@ -65,16 +68,42 @@ pub(crate) async fn store(site: &Site, marker: Marker, current: Option<Sha256Sum
         None => {
             let json = marker.to_json();
             failpoint("uploader.objects_stored");
-            put_read_back(site, &manifest_key, &json).await?;
+            let stored = put_manifest(site, &marker, &manifest_key, json).await?;
             failpoint("uploader.manifest_stored");
-            (json, Dates::default())
+            stored
         }
     };
-    if current != Some(marker.revision) || !dates.is_empty() {
-        put_current(site, &marker, &manifest_key, dates.clone()).await?;
+    if previous.current != Some(marker.revision) || !dates.is_empty() {
+        let over = Over::seen(previous.current_stored.as_ref());
+        if !put_current(site, &marker, &manifest_key, dates.clone(), over).await? {
+            return Err(UnitError::replaced(&site.prefix.current_key(&unit)));
+        }
         failpoint("uploader.current_stored");
     }
     Ok(Stored { marker, manifest_key, manifest_json, dates })
+}
+
+/// The manifest of this revision that the bucket has already, if it is whole and of this bucket.
+async fn stored_manifest(site: &Site, marker: &Marker) -> Result<Option<(Marker, Vec<u8>)>, UnitError> {
+    let found = previous::read_manifest(site, &marker.unit, &marker.revision).await?;
+    Ok(found.filter(|(manifest, _)| manifest.bucket == marker.bucket))
+}
+
+/// Stores a manifest where none that is whole lies; returns the one that lies there then. That may be another uploader's of
+/// the same revision: markers name it by its hash, so it is not replaced.
+async fn put_manifest(site: &Site, marker: &Marker, key: &str, json: Vec<u8>) -> Result<(Vec<u8>, Dates), UnitError> {
+    if put_read_back(site, key, &json, Over::Nothing).await? {
+        return Ok((json, Dates::default()));
+    }
+    let seen = site.store.head(key).await?;
+    if let Some((manifest, json)) = stored_manifest(site, marker).await? {
+        return Ok((json, Dates::between(listed(&manifest), listed(marker))));
+    }
+    // It is not whole, or was copied here with another bucket's name in it.
+    if put_read_back(site, key, &json, Over::seen(seen.as_ref())).await? {
+        return Ok((json, Dates::default()));
+    }
+    Err(UnitError::replaced(key))
 }
 
 fn listed(marker: &Marker) -> &[Object] {
@@ -93,26 +122,32 @@ pub(crate) async fn dates_of(site: &Site, marker: &Marker) -> Result<Dates, Unit
     Ok(manifest.map(|(manifest, _)| Dates::between(listed(&manifest), listed(marker))).unwrap_or_default())
 }
 
-/// Makes `current.json` name the manifest of this marker.
+/// Makes `current.json` name the manifest of this marker; false where it is another by now than the one to be replaced.
 pub(crate) async fn put_current(
     site: &Site,
     marker: &Marker,
     manifest_key: &str,
     dates: Dates,
-) -> Result<(), UnitError> {
+    over: Over<'_>,
+) -> Result<bool, UnitError> {
     let Marker { unit, revision, published_at, .. } = marker;
     let (manifest, published_at) = (manifest_key.to_owned(), Some(*published_at));
     let current = Current { revision: *revision, manifest, published_at, dates };
     let json = serde_json::to_vec(&current).expect("texts and times always serialise");
-    put_read_back(site, &site.prefix.current_key(unit), &json).await
+    put_read_back(site, &site.prefix.current_key(unit), &json, over).await
 }
 
-pub(crate) async fn put_read_back(site: &Site, key: &str, json: &[u8]) -> Result<(), UnitError> {
+/// Stores a small object over what HEAD showed, and reads it back; false where something else lies there by now.
+pub(crate) async fn put_read_back(site: &Site, key: &str, json: &[u8], over: Over<'_>) -> Result<bool, UnitError> {
     let sha256 = Sha256Sum::of(json);
-    site.store.put(key, Bytes::copy_from_slice(json), sha256).await?;
+    let put = site.store.put_over(key, Bytes::copy_from_slice(json), sha256, over).await?;
     let stored = site.store.head(key).await?;
+    // Also where it was refused: the answer to an earlier try may have been lost.
     if stored.is_some_and(|stored| stored.size == json.len() as u64 && stored.sha256 == Some(sha256)) {
-        return Ok(());
+        return Ok(true);
+    }
+    if put != Put::Done {
+        return Ok(false);
     }
     // Also when another uploader wrote the same key in between; the next try sees what it wrote.
     Err(UnitError::held_back(format!("bucket: {key} was stored and does not read back as sent")))

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::checksum::Sha256Sum;
 use common::config::Config;
-use common::marker::{Marker, Object};
+use common::marker::Marker;
 use common::output::Failure;
 use common::unit::Unit;
 use futures::{StreamExt, stream};
@@ -27,13 +27,15 @@ use crate::older;
 use crate::site::Site;
 use crate::standing;
 
-use bucket::{InBucket, Listed};
+use bucket::{InBucket, Listed, Lost};
 use fix::{Fixer, Repair};
 pub(crate) use report::Report;
 use report::{Finding, Sign};
 
 /// Units looked at side by side; each waits for some answers of the bucket.
 const UNITS_MAX: usize = 16;
+/// How often a unit is compared anew because an uploader announced it meanwhile.
+const MOVED_MAX: usize = 3;
 
 /// The newest message of a unit on the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +111,13 @@ async fn compare_all(
     }
     site.progress.begin(units.len(), 0);
     let data_dir = config.local.data_dir.is_some();
-    let run = Run { site, bus: &bus, args, there, fixer: Fixer { site, bus: &bus, stream_end, data_dir } };
+    let run = Run {
+        site,
+        bus: &bus,
+        args,
+        there,
+        fixer: Fixer { site, bus: &bus, stream_end, data_dir, content: args.content },
+    };
     let findings = stream::iter(units)
         .take_until(site.shutdown.cancelled())
         .map(|unit| run.unit(unit, listed.get(unit), announced.get(unit).copied()))
@@ -142,25 +150,15 @@ impl Run<'_> {
     ) -> Result<Finding, Failure> {
         self.site.progress.doing(unit.to_string());
         let result = async {
-            let bucket = bucket::read(self.site, unit, listed, announced.is_some()).await?;
-            let (mut finding, mut repair) = judge(unit, &bucket, announced);
-            if finding.sign != Sign::Same && self.there {
-                // The stream was read before the bucket, and an uploader may be at work.
-                let now = self.bus.current_marker(unit).await.map_err(Failure::from)?;
-                (finding, repair) = judge(unit, &bucket, now.as_ref().map(OnStream::of));
+            let mut compared = self.compare(unit, listed, announced).await?;
+            for _ in 0..MOVED_MAX {
+                let Some((listed, announced)) = self.moved(unit, listed, &compared).await? else { break };
+                compared = self.compare(unit, Some(&listed), announced).await?;
             }
-            let look = !self.args.quick || self.args.fix && repair == Repair::Publish;
-            if let InBucket::Whole(manifest) = &bucket
-                && look
-            {
-                let mut lost = bucket::faulty_objects(self.site, manifest.objects()).await?;
-                if self.args.content {
-                    let is_lost = |object: &&Object| lost.iter().any(|lost| lost.object.key == object.key);
-                    let rest: Vec<&Object> = manifest.objects().iter().filter(|object| !is_lost(object)).collect();
-                    lost.extend(content::different(self.site, &rest).await?);
-                }
+            let Compared { bucket, mut finding, mut repair, lost, .. } = compared;
+            if !lost.is_empty() {
                 finding.lose(&lost);
-                if self.args.fix && !lost.is_empty() {
+                if self.args.fix {
                     let left = self.fixer.put_back(lost, &mut finding).await?;
                     if left > 0 {
                         repair = Repair::Impossible;
@@ -192,6 +190,75 @@ impl Run<'_> {
     }
 }
 
+impl Run<'_> {
+    /// Compares the two sides of a unit, and the bucket's objects with what its manifest says.
+    async fn compare(
+        &self,
+        unit: &Unit,
+        listed: Option<&Listed>,
+        mut announced: Option<OnStream>,
+    ) -> Result<Compared, Trouble> {
+        let bucket = bucket::read(self.site, unit, listed, announced.is_some()).await?;
+        let (mut finding, mut repair) = judge(unit, &bucket, announced);
+        if finding.sign != Sign::Same && self.there {
+            // The stream was read before the bucket, and an uploader may be at work.
+            announced = self.on_stream(unit).await?;
+            (finding, repair) = judge(unit, &bucket, announced);
+        }
+        let mut lost = Vec::new();
+        let look = !self.args.quick || self.args.fix && repair == Repair::Publish;
+        if let InBucket::Whole(manifest) = &bucket
+            && look
+        {
+            lost = if self.args.content {
+                content::different(self.site, bucket::look_at(self.site, manifest.objects()).await?).await?
+            } else {
+                bucket::faulty_objects(self.site, manifest.objects()).await?
+            };
+        }
+        Ok(Compared { bucket, announced, finding, repair, lost })
+    }
+
+    /// Where an uploader has announced the unit since its objects were compared with a manifest: what to compare it by now.
+    /// The objects are those of a newer revision then, and nothing is lost.
+    async fn moved(
+        &self,
+        unit: &Unit,
+        listed: Option<&Listed>,
+        compared: &Compared,
+    ) -> Result<Option<(Listed, Option<OnStream>)>, Trouble> {
+        let InBucket::Whole(manifest) = &compared.bucket else { return Ok(None) };
+        if compared.lost.is_empty() {
+            return Ok(None);
+        }
+        let current = bucket::current_revision(self.site, unit).await?;
+        let announced = if self.there { self.on_stream(unit).await? } else { None };
+        let revision =
+            |on_stream: Option<OnStream>| on_stream.and_then(|on_stream| on_stream.content).map(|(it, _)| it);
+        let is_named = current == manifest.is_current.then_some(manifest.marker.revision);
+        if is_named && revision(announced) == revision(compared.announced) {
+            return Ok(None);
+        }
+        let listed = listed.cloned().unwrap_or_default().with_current(current.is_some());
+        Ok(Some((listed, announced)))
+    }
+
+    async fn on_stream(&self, unit: &Unit) -> Result<Option<OnStream>, Trouble> {
+        Ok(self.bus.current_marker(unit).await.map_err(Failure::from)?.as_ref().map(OnStream::of))
+    }
+}
+
+/// How a unit compares.
+struct Compared {
+    bucket: InBucket,
+    /// The marker it was compared with.
+    announced: Option<OnStream>,
+    finding: Finding,
+    repair: Repair,
+    /// Objects that are not as the manifest says.
+    lost: Vec<Lost>,
+}
+
 /// What ends the work on a unit, or all work.
 enum Trouble {
     Unit(Vec<String>),
@@ -200,9 +267,9 @@ enum Trouble {
 
 impl From<UnitError> for Trouble {
     fn from(error: UnitError) -> Self {
-        match error {
-            UnitError::HeldBack(reasons) => Self::Unit(reasons),
-            UnitError::Pass(error) => Self::Stop(error.into()),
+        match error.into_reasons() {
+            Ok(reasons) => Self::Unit(reasons),
+            Err(error) => Self::Stop(error.into()),
         }
     }
 }

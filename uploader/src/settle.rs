@@ -4,10 +4,12 @@
 //! first of the next one.
 
 use common::marker::{Incomplete, Object};
+use common::object_store::Over;
 use common::unit::Unit;
 use jiff::Timestamp;
 use nats::{Latest, Published, Stamp};
 
+use crate::basis::Basis;
 use crate::cleanup;
 use crate::complete::Wait;
 use crate::digest::{self, Digested};
@@ -23,6 +25,8 @@ use crate::upload::{self, Missing, Transferred};
 
 /// How often a unit is decided on anew because another uploader announced it in between.
 const OVERTAKEN_MAX: usize = 4;
+
+const REFUSED: &str = "NATS: the stream refused the marker each time: another uploader announces this unit too";
 
 /// What came of a unit.
 #[derive(Debug)]
@@ -129,12 +133,12 @@ pub(crate) async fn look(site: &Site, local: LocalUnit, mode: Mode) -> Look {
     let removable = |at| !mode.dry_run && mode.cleanup.allows(&local.unit, at, common::clock::now());
     let removable = !archives.is_empty() && latest.marker.as_ref().is_some_and(|marker| removable(marker.published_at));
     match covered {
-        Some(covered) if !removable => {
+        // Where older archives are at hand, a roll-back may be stored and not announced: the bucket says.
+        Some(covered) if !removable && covered.older.is_empty() => {
             let objects = covered.objects.map(|objects| objects.len());
             let settled = Settled::new(local.unit.clone(), Outcome::Unchanged { objects });
             let published_at = latest.marker.as_ref().map(|marker| marker.published_at);
-            let older = covered.older;
-            Look::Done(local, Box::new(Settled { message: latest.stamp(), published_at, older, ..settled }))
+            Look::Done(local, Box::new(Settled { message: latest.stamp(), published_at, ..settled }))
         }
         Some(_) | None => Look::NeedsWork(local),
     }
@@ -154,18 +158,20 @@ pub(crate) async fn settle_with(
     archives: &[Digested],
     mode: Mode,
 ) -> Result<Settled, UnitError> {
-    let mut transferred = Transferred::default();
-    let mut overtaken = false;
+    let mut attempt = Attempt { unit, marked, archives, mode, overtaken: None, transferred: Transferred::default() };
     for _ in 0..OVERTAKEN_MAX {
         let latest = latest(site, unit).await?;
-        let step = step(site, unit, marked, archives, &latest, mode, &mut transferred).await?;
-        let Some(Step { outcome, announced, message, incomplete, older }) = step else {
-            overtaken = true;
-            continue;
+        let step = match attempt.step(site, &latest).await {
+            Ok(step) => step,
+            Err(UnitError::Overtaken(why)) => {
+                tracing::info!(%unit, why, "planning the unit anew");
+                attempt.overtaken = Some(why);
+                continue;
+            }
+            Err(error) => return Err(error),
         };
-        if overtaken && matches!(outcome, Outcome::Unchanged { .. }) && !gave_way(site, unit, &latest).await? {
-            continue;
-        }
+        let transferred = attempt.transferred;
+        let Step { outcome, announced, message, incomplete, older } = step;
         let before = latest.as_ref().ok().and_then(|latest| latest.marker.as_ref()?.incomplete.as_ref());
         let incomplete_before = match (&incomplete, before) {
             (Some(now), Some(before)) => now.count <= before.count,
@@ -195,17 +201,7 @@ pub(crate) async fn settle_with(
         }
         return Ok(settled);
     }
-    Err(UnitError::held_back("NATS: the stream refused the marker each time: another uploader announces this unit too"))
-}
-
-/// Lets `current.json` name what the stream has, where ours was refused and is no more than a part of that. Whether
-/// nothing was announced meanwhile.
-async fn gave_way(site: &Site, unit: &Unit, latest: &Result<Latest, QueueError>) -> Result<bool, UnitError> {
-    let Ok(Latest { marker: Some(marker), .. }) = latest else { return Ok(true) };
-    let dates = publish::dates_of(site, marker).await?;
-    publish::put_current(site, marker, &site.prefix.manifest_key(unit, &marker.revision), dates).await?;
-    let now = self::latest(site, unit).await?;
-    Ok(now.is_ok_and(|now| now.stamp() == latest.as_ref().ok().and_then(Latest::stamp)))
+    Err(UnitError::held_back(attempt.overtaken.unwrap_or_default()))
 }
 
 /// The stream's newest marker, or why it cannot be asked now.
@@ -242,89 +238,170 @@ impl Step {
     }
 }
 
-/// One try. `None`: overtaken, decide again.
-async fn step(
+/// The tries on one unit.
+struct Attempt<'s> {
+    unit: &'s Unit,
+    marked: bool,
+    archives: &'s [Digested],
+    mode: Mode,
+    /// Why the last try was in vain: another uploader works on the unit.
+    overtaken: Option<String>,
+    transferred: Transferred,
+}
+
+impl Attempt<'_> {
+    /// One try.
+    ///
+    /// # Errors
+    /// The unit is overtaken: it must be planned anew.
+    async fn step(&mut self, site: &Site, latest: &Result<Latest, QueueError>) -> Result<Step, UnitError> {
+        let Self { unit, marked, archives, mode, .. } = *self;
+        let published = latest.as_ref().ok().and_then(|latest| latest.marker.as_ref());
+        let stamp = latest.as_ref().ok().and_then(Latest::stamp);
+        if let Some(Covered { objects, older }) =
+            latest.as_ref().ok().and_then(|latest| previous::covers(site, latest, archives))
+            && (self.overtaken.is_some() || is_all_there_is(archives, &older))
+        {
+            let unchanged = Outcome::Unchanged { objects: objects.as_ref().map(Vec::len) };
+            let announced = objects.unwrap_or_default();
+            if self.overtaken.is_some() && !mode.dry_run {
+                self.give_way(site, latest, &announced).await?;
+            }
+            return Ok(Step { announced, message: stamp, older, ..Step::new(unchanged) });
+        }
+        if let Some(why) = published.and_then(|marker| standing::left_there(site, marker)) {
+            return Err(UnitError::held_back(why));
+        }
+        site.bucket_is_there().await?;
+        let previous = previous::read(site, unit, latest.as_ref().ok()).await?;
+        if let Some(why) = published.and_then(|marker| previous::left_behind(site, marker, &previous, archives)) {
+            return Err(UnitError::held_back(why));
+        }
+        let here = archives.iter().map(|archive| archive.local_object(site)).collect();
+        let Plan { objects, older, redated } = plan(&previous.objects, here, site.rollback_at(unit));
+        if objects.is_empty() {
+            return Err(UnitError::held_back(
+                "it is marked complete, but no archive of it is in data_dir and none was published",
+            ));
+        }
+        let incomplete = site.wanted.incomplete(marked, &objects);
+        let marker = publish::marker(site, unit, objects.clone(), incomplete.clone(), previous.published_at)?;
+        let on_stream =
+            published.filter(|published| published.bucket == marker.bucket).map(|published| published.revision);
+        if on_stream == Some(marker.revision) && !redated {
+            let replaced = replaced_by_older(site, unit, &older, archives).await?;
+            if !replaced.is_empty() {
+                return Err(UnitError::HeldBack(replaced));
+            }
+            if self.overtaken.is_some() && !mode.dry_run {
+                self.give_way(site, latest, &objects).await?;
+            }
+            let unchanged = Outcome::Unchanged { objects: Some(objects.len()) };
+            return Ok(Step { announced: objects, message: stamp, older, ..Step::new(unchanged) });
+        }
+        if mode.dry_run {
+            let missing = upload::missing_bytes(site, &objects, archives).await?;
+            if !missing.lost.is_empty() {
+                return Err(UnitError::HeldBack(missing.lost));
+            }
+            let planned = Outcome::Planned { archives: objects.len(), missing };
+            return Ok(Step { incomplete, older, ..Step::new(planned) });
+        }
+
+        if let Err(away) = latest
+            && previous.current == Some(marker.revision)
+        {
+            // Stored in full by an earlier run: current.json is written last. Looked at again when it can be announced.
+            return Ok(Step::new(Outcome::Unannounced { why: away.to_string() }));
+        }
+
+        // Rule 1: nothing is announced before every object of it was read back.
+        let basis = Basis::new(unit, latest, &previous.objects, previous.current_stored.as_ref());
+        let sent = upload::store(site, &objects, archives, &basis).await?;
+        self.transferred.add(sent);
+        let stored = publish::store(site, marker, &previous).await?;
+        let unannounced = |why: String| Ok(Step::new(Outcome::Unannounced { why }));
+        let latest = match latest {
+            Ok(latest) => latest,
+            Err(away) => return unannounced(away.to_string()),
+        };
+        // The connection may have been made anew while the archives were sent.
+        let announced = match site.standing.confirm(site).await? {
+            Ok(_) => publish::announce(site, &stored, latest).await,
+            Err(error) => Err(error),
+        };
+        match announced {
+            Ok((subject, how @ (Published::Stored { .. } | Published::AlreadyThere))) => {
+                let revision = stored.marker.revision;
+                let message = match how {
+                    Published::Stored { sequence } => Some(Stamp { sequence, revision }),
+                    Published::AlreadyThere | Published::Overtaken => None,
+                };
+                let outcome = Outcome::Published { subject, revision: revision.to_string(), objects: objects.len() };
+                Ok(Step { outcome, announced: objects, message, incomplete: stored.marker.incomplete, older })
+            }
+            Ok((_, Published::Overtaken)) => Err(UnitError::Overtaken(REFUSED.to_owned())),
+            Err(QueueError::Refused(error)) => Err(UnitError::held_back(format!("stored, but not announced: {error}"))),
+            Err(error @ (QueueError::Away(_) | QueueError::Lost)) => unannounced(error.to_string()),
+        }
+    }
+
+    /// Another uploader has announced all that is at hand, while this one stored objects and named them in `current.json`:
+    /// lets that name what the stream has, and makes sure that the bucket has the objects.
+    async fn give_way(
+        &self,
+        site: &Site,
+        latest: &Result<Latest, QueueError>,
+        announced: &[Object],
+    ) -> Result<(), UnitError> {
+        let (unit, key) = (self.unit, site.prefix.current_key(self.unit));
+        let Ok(Latest { marker: Some(marker), .. }) = latest else { return Ok(()) };
+        let mut seen = site.store.head(&key).await?;
+        let dates = publish::dates_of(site, marker).await?;
+        let manifest = site.prefix.manifest_key(unit, &marker.revision);
+        if !publish::put_current(site, marker, &manifest, dates, Over::seen(seen.as_ref())).await? {
+            return Err(UnitError::replaced(&key));
+        }
+        seen = site.store.head(&key).await?;
+        let basis = Basis::new(unit, latest, announced, seen.as_ref());
+        upload::store(site, announced, self.archives, &basis).await?;
+        let now = self::latest(site, unit).await?;
+        if now.is_ok_and(|now| now.stamp() == latest.as_ref().ok().and_then(Latest::stamp)) {
+            return Ok(());
+        }
+        Err(UnitError::Overtaken(REFUSED.to_owned()))
+    }
+}
+
+/// Whether the stream's marker alone tells that nothing is to be done. The bucket may have a newer revision that could not be
+/// announced: a roll-back of what is at hand and older, or archives that `adopt` found and this run has not.
+fn is_all_there_is(archives: &[Digested], older: &[OlderArchive]) -> bool {
+    older.is_empty() && !archives.is_empty()
+}
+
+/// Older archives at hand that the bucket has in the place of the announced ones; one line each.
+async fn replaced_by_older(
     site: &Site,
     unit: &Unit,
-    marked: bool,
+    older: &[OlderArchive],
     archives: &[Digested],
-    latest: &Result<Latest, QueueError>,
-    mode: Mode,
-    transferred: &mut Transferred,
-) -> Result<Option<Step>, UnitError> {
-    let published = latest.as_ref().ok().and_then(|latest| latest.marker.as_ref());
-    let stamp = latest.as_ref().ok().and_then(Latest::stamp);
-    if let Some(Covered { objects, older }) =
-        latest.as_ref().ok().and_then(|latest| previous::covers(site, latest, archives))
-    {
-        let unchanged = Outcome::Unchanged { objects: objects.as_ref().map(Vec::len) };
-        let announced = objects.unwrap_or_default();
-        return Ok(Some(Step { announced, message: stamp, older, ..Step::new(unchanged) }));
+) -> Result<Vec<String>, UnitError> {
+    let mut replaced = Vec::new();
+    if site.accepted.bucket_is_whole {
+        // `adopt` looks at nothing else, and says so itself.
+        return Ok(replaced);
     }
-    if let Some(why) = published.and_then(|marker| standing::left_there(site, marker)) {
-        return Err(UnitError::held_back(why));
-    }
-    site.bucket_is_there().await?;
-    let previous = previous::read(site, unit, latest.as_ref().ok()).await?;
-    if let Some(why) = published.and_then(|marker| previous::left_behind(site, marker, &previous, archives)) {
-        return Err(UnitError::held_back(why));
-    }
-    let here = archives.iter().map(|archive| archive.local_object(site)).collect();
-    let Plan { objects, older, redated } = plan(&previous.objects, here, site.rollback_at(unit));
-    if objects.is_empty() {
-        return Err(UnitError::held_back(
-            "it is marked complete, but no archive of it is in data_dir and none was published",
-        ));
-    }
-    let incomplete = site.wanted.incomplete(marked, &objects);
-    let marker = publish::marker(site, unit, objects.clone(), incomplete.clone(), previous.published_at)?;
-    let on_stream = published.filter(|published| published.bucket == marker.bucket).map(|published| published.revision);
-    if on_stream == Some(marker.revision) && !redated {
-        let unchanged = Outcome::Unchanged { objects: Some(objects.len()) };
-        return Ok(Some(Step { announced: objects, message: stamp, older, ..Step::new(unchanged) }));
-    }
-    if mode.dry_run {
-        let missing = upload::missing_bytes(site, &objects, archives).await?;
-        if !missing.lost.is_empty() {
-            return Err(UnitError::HeldBack(missing.lost));
+    for OlderArchive { key, .. } in older {
+        let Some(here) = archives.iter().find(|archive| site.prefix.archive_key(&archive.path) == *key) else {
+            continue;
+        };
+        if site.store.head(key).await?.is_some_and(|stored| stored.sha256 == Some(here.sha256())) {
+            replaced.push(format!(
+                "bucket: {key} is the older archive that is on disk, and not the announced one: a roll-back was cut short, \
+                 or another program stored it; `uploader upload --accept-rollback {unit}` announces it, `uploader \
+                 reconcile --fix` on the machine that has the announced archive puts that one back"
+            ));
         }
-        let planned = Outcome::Planned { archives: objects.len(), missing };
-        return Ok(Some(Step { incomplete, older, ..Step::new(planned) }));
     }
-
-    if let Err(away) = latest
-        && previous.current == Some(marker.revision)
-    {
-        // Stored in full by an earlier run: current.json is written last. Looked at again when it can be announced.
-        return Ok(Some(Step::new(Outcome::Unannounced { why: away.to_string() })));
-    }
-
-    // Rule 1: nothing is announced before every object of it was read back.
-    let sent = upload::store(site, &objects, archives).await?;
-    transferred.add(sent);
-    let stored = publish::store(site, marker, previous.current).await?;
-    let unannounced = |why: String| Ok(Some(Step::new(Outcome::Unannounced { why })));
-    let latest = match latest {
-        Ok(latest) => latest,
-        Err(away) => return unannounced(away.to_string()),
-    };
-    // The connection may have been made anew while the archives were sent.
-    let announced = match site.standing.confirm(site).await? {
-        Ok(_) => publish::announce(site, &stored, latest).await,
-        Err(error) => Err(error),
-    };
-    match announced {
-        Ok((subject, how @ (Published::Stored { .. } | Published::AlreadyThere))) => {
-            let revision = stored.marker.revision;
-            let message = match how {
-                Published::Stored { sequence } => Some(Stamp { sequence, revision }),
-                Published::AlreadyThere | Published::Overtaken => None,
-            };
-            let outcome = Outcome::Published { subject, revision: revision.to_string(), objects: objects.len() };
-            Ok(Some(Step { outcome, announced: objects, message, incomplete: stored.marker.incomplete, older }))
-        }
-        Ok((_, Published::Overtaken)) => Ok(None),
-        Err(QueueError::Refused(error)) => Err(UnitError::held_back(format!("stored, but not announced: {error}"))),
-        Err(error @ (QueueError::Away(_) | QueueError::Lost)) => unannounced(error.to_string()),
-    }
+    Ok(replaced)
 }

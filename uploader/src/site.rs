@@ -44,6 +44,8 @@ pub(crate) const UNITS_MAX: usize = 4;
 pub(crate) struct Accepted {
     /// Units announced from another bucket or prefix are announced from this one.
     pub(crate) move_here: bool,
+    /// What lies in the bucket is all there is of a unit, whatever a list that cannot be read has named: for `adopt`.
+    pub(crate) bucket_is_whole: bool,
     /// Older publications of these units' archives are shown again.
     pub(crate) rollbacks: HashSet<Unit>,
 }

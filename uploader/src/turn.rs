@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Record, SettledAs};
 use crate::complete::{Reason, Situation, Wait};
-use crate::error::{PassError, UnitError};
+use crate::error::PassError;
 use crate::scan::{self, LocalUnit, SetDigest};
 use crate::settle::{self, Look, Mode, Outcome, Settled};
 use crate::site::{Site, blocking};
@@ -234,8 +234,7 @@ async fn settle(site: &Site, local: LocalUnit, mode: Mode) -> Result<(LocalUnit,
     site.progress.doing(local.unit.to_string());
     let settled = match settle::settle(site, &local, mode).await {
         Ok(settled) => settled,
-        Err(UnitError::HeldBack(reasons)) => Settled::new(local.unit.clone(), Outcome::HeldBack(reasons)),
-        Err(UnitError::Pass(error)) => return Err(error),
+        Err(error) => Settled::new(local.unit.clone(), Outcome::HeldBack(error.into_reasons()?)),
     };
     Ok((local, settled))
 }

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::Bytes;
 use common::checksum::{Md5Sum, Sha256Sum};
 use common::marker::Object;
-use common::object_store::Stored;
+use common::object_store::{Over, Put, Stored};
 use futures::{StreamExt, stream};
 use tokio::sync::SemaphorePermit;
 
+use crate::basis::Basis;
 use crate::check::Checked;
 use crate::digest::Digested;
 use crate::error::UnitError;
@@ -41,8 +42,14 @@ impl Transferred {
 /// is going to say.
 ///
 /// # Errors
-/// The unit is held back if one object is not stored as it must be; all that are not are named.
-pub(crate) async fn store(site: &Site, objects: &[Object], local: &[Digested]) -> Result<Transferred, UnitError> {
+/// The unit is held back if one object is not stored as it must be; all that are not are named. It is overtaken if another
+/// uploader has stored one of them and announced the unit since `basis`.
+pub(crate) async fn store(
+    site: &Site,
+    objects: &[Object],
+    local: &[Digested],
+    basis: &Basis<'_>,
+) -> Result<Transferred, UnitError> {
     let on_disk: HashMap<&str, &Digested> = local.iter().map(|archive| (archive.path.as_str(), archive)).collect();
     let mut transferred = Transferred::default();
     let mut faults = Vec::new();
@@ -52,7 +59,7 @@ pub(crate) async fn store(site: &Site, objects: &[Object], local: &[Digested]) -
             let archive = site.prefix.archive_path(&object.key).ok().and_then(|path| on_disk.get(path).copied());
             // One with other bytes is an older publication, and tells nothing about the object.
             let archive = archive.filter(|archive| archive.sha256() == object.sha256);
-            one(site, object, archive, &looks)
+            one(site, object, archive, basis, &looks)
         })
         .buffer_unordered(site.transfers_max);
     while let Some(result) = results.next().await {
@@ -66,7 +73,7 @@ pub(crate) async fn store(site: &Site, objects: &[Object], local: &[Digested]) -
                 site.metrics.object_failed();
                 faults.extend(reasons);
             }
-            Err(error @ UnitError::Pass(_)) => return Err(error),
+            Err(error @ (UnitError::Pass(_) | UnitError::Overtaken(_))) => return Err(error),
         }
     }
     drop(results);
@@ -149,6 +156,7 @@ async fn one(
     site: &Site,
     object: &Object,
     archive: Option<&Digested>,
+    basis: &Basis<'_>,
     looks: &Looks,
 ) -> Result<Option<u64>, UnitError> {
     let place = site.transfer().await?;
@@ -183,12 +191,25 @@ async fn one(
         site.metrics.object_present();
         return Ok(None);
     }
+    if let Some(stored) = &stored
+        && !basis.may_replace(site, object, stored).await?
+    {
+        return Err(UnitError::replaced(key));
+    }
     let Some(archive) = archive else {
         return Err(UnitError::held_back(lost(object)));
     };
-    let sent = send(site, place, object, &archive.path, archive.checked.parts_etag.as_deref()).await?;
+    let over = Over::seen(stored.as_ref());
+    let sent = send(site, place, object, &archive.path, archive.checked.parts_etag.as_deref(), over).await?;
     let _place = site.transfer().await?;
-    read_back(site, object, checked, sent).await.map(Some)
+    match sent {
+        Some(sent) => read_back(site, object, checked, sent).await.map(Some),
+        None if is_stored(site, object, &archive.checked).await? => {
+            site.metrics.object_uploaded(object.size);
+            Ok(Some(object.size))
+        }
+        None => Err(UnitError::replaced(key)),
+    }
 }
 
 /// Returns the bytes sent, if the bucket's own metadata say of the object what the marker is going to say.
@@ -207,7 +228,8 @@ async fn read_back(site: &Site, object: &Object, checked: Option<&Checked>, sent
     }
 }
 
-/// Stores what lies at `path` below `data_dir`, if that is the object; returns the bytes it took.
+/// Stores what lies at `path` below `data_dir`, if that is the object, over what HEAD showed; returns the bytes it took.
+/// `None`: something else lies there by now, which may be the object itself.
 ///
 /// `parts_etag` is that of the bytes whose sha256 is the object's, where they are too many for a single PUT.
 pub(crate) async fn send(
@@ -216,23 +238,31 @@ pub(crate) async fn send(
     object: &Object,
     path: &str,
     parts_etag: Option<&str>,
-) -> Result<u64, UnitError> {
+    over: Over<'_>,
+) -> Result<Option<u64>, UnitError> {
     if site.store.copies_files() {
-        if !site.store.put_file(&object.key, &site.data_dir.join(path), object.sha256).await? {
-            return Err(changed(object));
-        }
-        site.progress.sent(object.size);
-        return Ok(object.size);
+        let put = site.store.put_file(&object.key, &site.data_dir.join(path), object.sha256, over).await?;
+        return sent(site, object, put);
     }
     if let Some(parts_etag) = parts_etag {
         // Its parts have places of their own.
         drop(place);
-        return multipart::send(site, object, path, parts_etag).await;
+        return multipart::send(site, object, path, parts_etag, over).await;
     }
     let (bytes, _memory) = checked_bytes(site, object, path).await?;
-    site.store.put(&object.key, bytes, object.sha256).await?;
-    site.progress.sent(object.size);
-    Ok(object.size)
+    let put = site.store.put_over(&object.key, bytes, object.sha256, over).await?;
+    sent(site, object, put)
+}
+
+fn sent(site: &Site, object: &Object, put: Put) -> Result<Option<u64>, UnitError> {
+    match put {
+        Put::Done => {
+            site.progress.sent(object.size);
+            Ok(Some(object.size))
+        }
+        Put::Changed => Ok(None),
+        Put::OtherBytes => Err(changed(object)),
+    }
 }
 
 /// Whether [`send`] does it by more or other requests than a single PUT.

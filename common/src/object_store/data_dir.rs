@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::error::{StoreError, StoreErrorKind, StoreType};
 use super::folder::{Fault, FileDownload, Folder, absent_is_none, answered, open_root, stored, unblocked};
-use super::{Page, Stored, path};
+use super::{Over, Page, Put, Stored, path};
 use crate::bwlimit::{Bandwidth, BwLimit};
 use crate::checksum::Sha256Sum;
 use crate::object_key::Prefix;
@@ -42,13 +42,19 @@ impl DataDir {
     }
 
     /// An archive is there already, with these bytes, or it is not put there.
-    pub(super) async fn put(&self, key: &str, body: Bytes, sha256: Sha256Sum) -> Result<(), StoreError> {
+    pub(super) async fn put_over(
+        &self,
+        key: &str,
+        body: Bytes,
+        sha256: Sha256Sum,
+        over: Over<'_>,
+    ) -> Result<Put, StoreError> {
         let path = self.path("PUT", key)?;
         if Prefix::is_manifest(path) {
-            return self.folder.put(path, body).await;
+            return self.folder.put_over(path, body, over).await;
         }
         match self.head(key).await? {
-            Some(stored) if stored.sha256 == Some(sha256) => Ok(()),
+            Some(stored) if stored.sha256 == Some(sha256) => Ok(Put::Done),
             _ => {
                 let message = "with storage.type rsync archives are not written, they lie in local.data_dir; this one \
                                is not there with these bytes";

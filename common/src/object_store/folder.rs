@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 
 use super::error::{StoreError, StoreErrorKind, StoreType};
 use super::path::{self, TEMPORARY};
-use super::{Page, Stored};
+use super::{Over, Page, Put, Stored};
 use crate::bwlimit::{Bandwidth, Direction};
 use crate::checksum::Sha256Sum;
 use crate::same_file::is_same_file;
@@ -93,23 +93,38 @@ impl Folder {
     }
 
     /// Writes beside the final name, makes it durable and renames: a reader sees the old object or the new one.
-    pub(super) async fn put(&self, key: &str, body: Bytes) -> Result<(), StoreError> {
-        let (path, pace) = (key.to_owned(), self.pace(Direction::Up));
+    pub(super) async fn put_over(&self, key: &str, body: Bytes, over: Over<'_>) -> Result<Put, StoreError> {
+        let (path, pace, target) = (key.to_owned(), self.pace(Direction::Up), self.target(over));
         let written = move |root: Dir| {
             pace.wait(body.len());
-            Ok(write(&root, &path, &body)?)
+            write(&root, &path, target, |file| Ok(file.write_all(&body).map(|()| true)?))
         };
         self.run("PUT", key, written).await
     }
 
-    /// The same with the bytes of a file, if they are these; false otherwise.
-    pub(super) async fn put_file(&self, key: &str, file: &Path, sha256: Sha256Sum) -> Result<bool, StoreError> {
+    /// The same with the bytes of a file, if they are these.
+    pub(super) async fn put_file(
+        &self,
+        key: &str,
+        file: &Path,
+        sha256: Sha256Sum,
+        over: Over<'_>,
+    ) -> Result<Put, StoreError> {
         let (path, file, pace) = (key.to_owned(), file.to_owned(), self.pace(Direction::Up));
+        let target = self.target(over);
         let copied = move |root: Dir| {
             let mut paced = pace.of(std::fs::File::open(&file)?);
-            Ok(write_from(&root, &path, |target| Ok(copy(&mut paced, target)? == sha256))?)
+            write(&root, &path, target, |written| Ok(copy(&mut paced, written)? == sha256))
         };
         self.run("PUT", key, copied).await
+    }
+
+    fn target(&self, over: Over<'_>) -> Target {
+        match over {
+            Over::Anything => Target::Anything,
+            Over::Nothing => Target::Nothing,
+            Over::This(stored) => Target::This(stored.clone(), self.pace(Direction::Down)),
+        }
     }
 
     fn pace(&self, direction: Direction) -> Pace {
@@ -245,27 +260,51 @@ pub(super) fn stored(mut file: impl Read) -> io::Result<Stored> {
     Ok(Stored { size, etag: String::new(), encrypted: false, sha256: Some(Sha256Sum::from_digest(digest)) })
 }
 
-fn write(root: &Dir, path: &str, body: &[u8]) -> io::Result<()> {
-    write_from(root, path, |file| file.write_all(body).map(|()| true)).map(drop)
+/// What may be replaced; see [`Over`].
+enum Target {
+    Anything,
+    Nothing,
+    /// With the pace to read it at.
+    This(Stored, Pace),
+}
+
+impl Target {
+    fn is_still_there(self, folder: &Dir, name: &str) -> Result<bool, Fault> {
+        let (expected, pace) = match self {
+            Self::Anything => return Ok(true),
+            Self::Nothing => return Ok(!folder.try_exists(name)?),
+            Self::This(expected, pace) => (expected, pace),
+        };
+        match open_file(folder, name) {
+            Ok(file) => Ok(stored(pace.of(file))? == expected),
+            Err(fault) if fault.kind == StoreErrorKind::NotFound => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
 }
 
 /// Writes what `fill` writes, unless it says that it is not to be kept.
-fn write_from(
+fn write(
     root: &Dir,
     path: &str,
-    fill: impl FnOnce(&mut cap_std::fs::File) -> io::Result<bool>,
-) -> io::Result<bool> {
+    target: Target,
+    fill: impl FnOnce(&mut cap_std::fs::File) -> Result<bool, Fault>,
+) -> Result<Put, Fault> {
     let (folder, name) = path.rsplit_once('/').unwrap_or((".", path));
     let folder = open_or_make(root, folder)?;
     let mut temporary = Temporary::new(&folder)?;
     if !fill(&mut temporary.file)? {
-        return Ok(false);
+        return Ok(Put::OtherBytes);
     }
     temporary.file.sync_all()?;
+    // After all that takes time: no file server renames on a condition.
+    if !target.is_still_there(&folder, name)? {
+        return Ok(Put::Changed);
+    }
     folder.rename(&temporary.name, &folder, name)?;
     temporary.renamed = true;
     sync(&folder)?;
-    Ok(true)
+    Ok(Put::Done)
 }
 
 /// Copies to the end; returns the hash of what was copied.

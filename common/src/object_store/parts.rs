@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::error::StoreType;
 use super::s3::S3;
-use super::{Backend, ObjectStore, StoreError, StoreErrorKind};
+use super::{Backend, ObjectStore, Over, Put, StoreError, StoreErrorKind};
 use crate::checksum::{Md5Sum, Sha256Sum};
 
 /// Largest object stored by a single request, and held in memory whole for it.
@@ -78,9 +78,9 @@ impl ObjectStore {
         self.with_parts(&upload.key)?.stored_parts(upload).await
     }
 
-    /// Makes the object of its parts, if they have these ETags (not every server looks).
-    pub async fn complete_parts(&self, upload: &UploadId, etags: &[String]) -> Result<(), StoreError> {
-        self.with_parts(&upload.key)?.complete_parts(upload, etags).await
+    /// Makes the object of its parts, if they have these ETags (not every server looks), over what HEAD showed.
+    pub async fn complete_parts(&self, upload: &UploadId, etags: &[String], over: Over<'_>) -> Result<Put, StoreError> {
+        self.with_parts(&upload.key)?.complete_parts(upload, etags, over).await
     }
 
     /// Forgets an upload and its parts.

@@ -7,7 +7,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::{Backend, End, Given, ObjectStore, StoreError, StoreErrorKind, Stored};
+use super::{Backend, End, Given, ObjectStore, Over, Put, StoreError, StoreErrorKind, Stored};
 use crate::checksum::{Md5Sum, Sha256Sum, parts_etag};
 use crate::object_key::Prefix;
 
@@ -97,6 +97,16 @@ impl ObjectStore {
             return Err(unfit("PUT with If-None-Match", "it stored over an object that was there"));
         }
         let stored = self.expect_stored("PUT with If-None-Match", key, FIRST).await?;
+        let other =
+            Stored { etag: Md5Sum::of(SECOND).to_string(), sha256: Some(Sha256Sum::of(SECOND)), ..stored.clone() };
+        let put = self.put_over(key, Bytes::from_static(SECOND), Sha256Sum::of(SECOND), Over::This(&other)).await;
+        match put.map_err(|error| failed("PUT with If-Match", &error))? {
+            Put::Changed => {}
+            Put::Done | Put::OtherBytes => {
+                return Err(unfit("PUT with If-Match", "it stored over an object with another ETag"));
+            }
+        }
+        self.expect_stored("PUT with If-Match", key, FIRST).await?;
         match self.give_sha256(key, &stored.etag, Sha256Sum::of(FIRST)).await {
             // Only `adopt` needs copies, and says so itself.
             Ok(Given::Done | Given::Refused(_)) => {}
@@ -129,8 +139,8 @@ impl ObjectStore {
         if parts.len() != 1 || parts[0].size != SECOND.len() as u64 {
             return Err(unfit("ListParts", "it does not show the part that was just stored"));
         }
-        let completed = self.complete_parts(&upload, &[etag]).await;
-        completed.map_err(|error| failed("CompleteMultipartUpload", &error))?;
+        let completed = self.complete_parts(&upload, &[etag], Over::Anything).await;
+        let _put = completed.map_err(|error| failed("CompleteMultipartUpload", &error))?;
         let stored = self.expect_stored("CompleteMultipartUpload", key, SECOND).await?;
         if !stored.encrypted && stored.etag != parts_etag(&[md5]) && stored.etag != md5.to_string() {
             let why = format!("the ETag {} is not that of the part that was sent", stored.etag);

@@ -24,13 +24,13 @@ use aws_smithy_http_client::tls;
 use bytes::Bytes;
 
 use super::error::{StoreError, StoreErrorKind, StoreType};
-use super::{Page, Stored};
+use super::{Over, Page, Put, Stored};
 use crate::backoff::{Backoff, Growth};
 use crate::bwlimit::Bandwidth;
 use crate::chain::chain;
 use crate::checksum::Sha256Sum;
 use crate::config;
-use direct::{Direct, Over};
+use direct::Direct;
 use paced::Pacer;
 
 /// User metadata that carries an object's sha256 (`x-amz-meta-sha256`).
@@ -131,21 +131,60 @@ impl S3 {
     }
 
     /// Stores an object by a single PUT, with its sha256 as user metadata.
-    pub(super) async fn put(&self, key: &str, body: Bytes, sha256: Sha256Sum) -> Result<(), StoreError> {
+    pub(super) async fn put_over(
+        &self,
+        key: &str,
+        body: Bytes,
+        sha256: Sha256Sum,
+        over: Over<'_>,
+    ) -> Result<Put, StoreError> {
         if let Some(direct) = &self.direct
             && body.len() <= DIRECT_BYTES_MAX
             && self.bandwidth.is_off()
-            && direct.put(key, body.clone(), sha256, Over::Anything).await
+            && direct.put(key, body.clone(), sha256, over).await
         {
-            return Ok(());
+            return Ok(Put::Done);
         }
-        let request = async || {
+        let request = async |condition: Condition| {
             let pacer = Pacer::new(self.bandwidth.clone(), body.clone());
             let put = self.uploads.put_object().bucket(&self.bucket).key(key).metadata(SHA256, sha256.to_string());
+            let (if_match, if_none_match) = condition.headers();
+            let put = put.set_if_match(if_match).set_if_none_match(if_none_match);
             let put = put.body(ByteStream::from(body.clone())).customize().interceptor(pacer.clone());
             pacer.watch(UPLOAD_SILENCE, put.send()).await
         };
-        retried("PUT", key, request).await.map(drop)
+        self.replaced("PUT", key, over, request).await
+    }
+
+    /// Makes a request that replaces an object, only over what HEAD showed.
+    async fn replaced<T, E, F>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        over: Over<'_>,
+        request: impl Fn(Condition) -> F,
+    ) -> Result<Put, StoreError>
+    where
+        F: Future<Output = Result<T, SdkError<E>>>,
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        let condition = Condition::of(over);
+        let conditional = async || match request(condition.clone()).await {
+            Ok(_) => Ok(Put::Done),
+            Err(error) if condition != Condition::Always && is_precondition_failed(&error) => Ok(Put::Changed),
+            Err(error) => Err(error),
+        };
+        match retried(operation, key, conditional).await {
+            // Some servers answer 501 to such headers, or 400, whatever lies there.
+            Err(error) if error.kind == StoreErrorKind::Other && condition != Condition::Always => {
+                tracing::debug!(%error, "asking for the object in place of a condition");
+                if !over.is_still(self.head(key).await?.as_ref()) {
+                    return Ok(Put::Changed);
+                }
+                retried(operation, key, || request(Condition::Always)).await.map(|_| Put::Done)
+            }
+            outcome => outcome,
+        }
     }
 
     /// See [`super::ObjectStore::put_new`].
@@ -190,6 +229,47 @@ impl S3 {
     pub(super) async fn probe(&self, prefix: &str) -> Result<(), StoreError> {
         let request = || self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix).max_keys(1).send();
         retried("LIST", prefix, request).await.map(drop)
+    }
+}
+
+/// On which a server stores an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Condition {
+    Always,
+    IfNoneMatch,
+    /// The ETag, in its quotes.
+    IfMatch(String),
+}
+
+impl Condition {
+    fn of(over: Over<'_>) -> Self {
+        match over {
+            Over::Anything => Self::Always,
+            // No strong ETag to compare with.
+            Over::This(stored) if stored.etag.is_empty() || stored.etag.contains('"') => Self::Always,
+            Over::Nothing => Self::IfNoneMatch,
+            Over::This(stored) => Self::IfMatch(format!("\"{}\"", stored.etag)),
+        }
+    }
+
+    /// `If-Match` and `If-None-Match`.
+    fn headers(self) -> (Option<String>, Option<String>) {
+        match self {
+            Self::Always => (None, None),
+            Self::IfNoneMatch => (None, Some("*".to_owned())),
+            Self::IfMatch(etag) => (Some(etag), None),
+        }
+    }
+}
+
+/// Whether the server did nothing because something else lies there, or somebody stores it at the same moment.
+fn is_precondition_failed<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
+    let SdkError::ServiceError(service) = error else { return false };
+    match (service.raw().status().as_u16(), service.err().code()) {
+        (412, _) | (409, Some("ConditionalRequestConflict")) => true,
+        // If-Match, and the object is gone.
+        (404, code) => code == Some("NoSuchKey"),
+        _ => false,
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use common::backoff::Backoff;
 use common::checksum::Md5Sum;
 use common::marker::Object;
-use common::object_store::{Details, Given, StoreErrorKind};
+use common::object_store::{Details, Given, Over, Put, StoreErrorKind};
 use common::unit::Unit;
 use tempfile::TempDir;
 use tokio::fs::File;
@@ -210,15 +210,14 @@ impl Adopter<'_> {
                             .into(),
                     ));
                 }
-                // The request that sends it has no condition.
-                let still = self.site.store.head(key).await?;
-                if still.is_none_or(|still| still.etag != stored.etag) {
-                    return Ok(Err("was replaced while it was looked at; run this again".into()));
-                }
                 let _memory = self.site.memory(stored.size).await?;
                 let bytes = tokio::fs::read(file).await.map_err(|error| self.no_room(&error))?;
-                self.site.store.put(key, Bytes::from(bytes), checked.sha256).await?;
-                Ok(Ok(()))
+                match self.site.store.put_over(key, Bytes::from(bytes), checked.sha256, Over::This(stored)).await? {
+                    Put::Done => Ok(Ok(())),
+                    Put::Changed | Put::OtherBytes => {
+                        Ok(Err("was replaced while it was looked at; run this again".into()))
+                    }
+                }
             }
         }
     }

@@ -5,6 +5,7 @@ use common::marker::{Content, Marker, Object};
 use common::unit::Unit;
 use nats::{Latest, Published};
 
+use crate::basis::Basis;
 use crate::digest::Digested;
 use crate::error::UnitError;
 use crate::previous::Previous;
@@ -28,7 +29,8 @@ pub(super) async fn settle(
     let here = archives.iter().map(|archive| archive.local_object(site)).collect();
     let objects = plan(&left.objects, here, site.rollback_at(unit)).objects;
     // Rule 1, also of a list that was announced before.
-    upload::store(site, &objects, archives).await?;
+    let basis = Basis::new(unit, &latest, &left.objects, left.current_stored.as_ref());
+    upload::store(site, &objects, archives, &basis).await?;
     let marker = latest.as_ref().ok().and_then(|latest| latest.marker.as_ref());
     let announced = marker.and_then(|marker| announced_with(marker, &objects));
     let is_announced = announced.is_some();
@@ -36,7 +38,7 @@ pub(super) async fn settle(
         Some(marker) => marker,
         None => publish::marker(site, unit, objects.clone(), None, left.published_at)?,
     };
-    let stored = publish::store(site, marker, left.current).await?;
+    let stored = publish::store(site, marker, &left).await?;
     if is_announced {
         tracing::info!(%unit, "the list that was announced is in the bucket again");
         return Ok(Settled::new(unit.clone(), Outcome::Unchanged { objects: Some(objects.len()) }));

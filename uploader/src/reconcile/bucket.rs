@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use common::checksum::Sha256Sum;
 use common::marker::{CURRENT_BYTES_MAX, Current, Dates, MANIFEST_BYTES_MAX, Marker, Object};
+use common::object_store::Stored;
 use common::unit::Unit;
 use futures::{StreamExt, stream};
 
@@ -14,10 +15,17 @@ use crate::upload::difference;
 const CURRENT: &str = "current.json";
 
 /// What the listing shows of a unit.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Listed {
     current: bool,
     manifests: Vec<Sha256Sum>,
+}
+
+impl Listed {
+    /// The same, where `current.json` is there by now or gone.
+    pub(super) fn with_current(self, current: bool) -> Self {
+        Self { current, ..self }
+    }
 }
 
 /// What the bucket says of a unit.
@@ -52,6 +60,22 @@ impl Manifest {
 pub(super) struct Lost {
     pub(super) object: Object,
     pub(super) why: String,
+    /// What lies in its place: only that is replaced.
+    pub(super) stored: Option<Stored>,
+}
+
+/// An object of a marker, and what HEAD shows under its key.
+pub(super) struct Looked<'o> {
+    pub(super) object: &'o Object,
+    pub(super) stored: Option<Stored>,
+    /// Why that is not as the marker says.
+    pub(super) fault: Option<String>,
+}
+
+impl Looked<'_> {
+    pub(super) fn lost(self, why: String) -> Lost {
+        Lost { object: self.object.clone(), why, stored: self.stored }
+    }
 }
 
 /// All units the bucket has manifests of.
@@ -156,22 +180,34 @@ pub(super) async fn manifest(
     })))
 }
 
+/// The revision that `current.json` names now; `None` also where it cannot be understood.
+pub(super) async fn current_revision(site: &Site, unit: &Unit) -> Result<Option<Sha256Sum>, UnitError> {
+    let json = site.store.get_small(&site.prefix.current_key(unit), CURRENT_BYTES_MAX).await?;
+    Ok(json.and_then(|json| serde_json::from_slice::<Current>(&json).ok()).map(|current| current.revision))
+}
+
 /// The objects that the bucket does not have as the marker says, by its own metadata.
 pub(super) async fn faulty_objects(site: &Site, objects: &[Object]) -> Result<Vec<Lost>, UnitError> {
-    let mut lost = Vec::new();
+    let faulty = |mut looked: Looked<'_>| looked.fault.take().map(|why| looked.lost(why));
+    Ok(look_at(site, objects).await?.into_iter().filter_map(faulty).collect())
+}
+
+/// Asks for every object, in the order given.
+pub(super) async fn look_at<'o>(site: &Site, objects: &'o [Object]) -> Result<Vec<Looked<'o>>, UnitError> {
+    let mut all = Vec::with_capacity(objects.len());
     let mut heads = stream::iter(objects)
         .map(async |object| {
             let _place = site.transfer().await?;
             let stored = site.store.head(&object.key).await?;
-            let why = match &stored {
+            let fault = match &stored {
                 None => Some("it is not in the bucket".to_owned()),
                 Some(stored) => difference(stored, object, None),
             };
-            Ok::<_, UnitError>(why.map(|why| Lost { object: object.clone(), why }))
+            Ok::<_, UnitError>(Looked { object, stored, fault })
         })
         .buffered(site.transfers_max);
-    while let Some(found) = heads.next().await {
-        lost.extend(found?);
+    while let Some(looked) = heads.next().await {
+        all.push(looked?);
     }
-    Ok(lost)
+    Ok(all)
 }

@@ -8,22 +8,25 @@ use common::marker::Object;
 use common::object_store::StoreErrorKind;
 use futures::{StreamExt, stream};
 
-use super::bucket::Lost;
+use super::bucket::{Looked, Lost};
 use crate::error::{PassError, UnitError};
 use crate::site::Site;
 
 /// To read an object whose body breaks off.
 const ATTEMPTS: u32 = 6;
 
-/// The objects whose content is not what the marker says, in the order given.
-pub(super) async fn different(site: &Site, objects: &[&Object]) -> Result<Vec<Lost>, UnitError> {
+/// The objects that are not what the marker says, by what HEAD showed or else by their content, in the order given.
+pub(super) async fn different(site: &Site, objects: Vec<Looked<'_>>) -> Result<Vec<Lost>, UnitError> {
     let mut lost = Vec::new();
     let mut reads = stream::iter(objects)
-        .map(async |object| {
+        .map(async |mut looked| {
+            if let Some(fault) = looked.fault.take() {
+                return Ok(Some(looked.lost(fault)));
+            }
             let _place = site.transfer().await?;
-            let why = read(site, object).await?;
-            site.progress.sent(object.size);
-            Ok::<_, UnitError>(why.map(|why| Lost { object: (*object).clone(), why }))
+            let why = read(site, looked.object).await?;
+            site.progress.sent(looked.object.size);
+            Ok::<_, UnitError>(why.map(|why| looked.lost(why)))
         })
         .buffered(site.transfers_max);
     while let Some(found) = reads.next().await {

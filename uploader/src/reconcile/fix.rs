@@ -5,19 +5,25 @@ use std::time::{Duration, Instant};
 
 use common::backoff::Backoff;
 use common::marker::{Content, Marker, Object};
+use common::object_store::Over;
 use common::unit::Unit;
 use nats::{Bus, BusErrorKind, MarkerSubject, Published};
 
 use super::bucket::{self, InBucket, Lost, Manifest};
+use super::content;
 use super::report::Finding;
 use super::{Failure, Trouble};
 use crate::check;
+use crate::error::UnitError;
 use crate::publish::{dates_of, is_backfill, put_current, put_read_back};
 use crate::site::{Site, blocking};
 use crate::upload;
 
 /// How often a unit is decided on anew because an uploader announced it in between.
 const OVERTAKEN_MAX: usize = 4;
+
+const NAMED_MEANWHILE: &str =
+    "another revision was stored in the meantime: an uploader works on this unit; run this again";
 
 /// What brings the sides of a unit together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +53,8 @@ pub(super) struct Fixer<'s> {
     pub(super) stream_end: u64,
     /// Whether this machine may have the archives.
     pub(super) data_dir: bool,
+    /// Whether what is put back is read from the bucket, as it was when it was found to differ.
+    pub(super) content: bool,
 }
 
 impl Fixer<'_> {
@@ -112,7 +120,10 @@ impl Fixer<'_> {
     /// The manifest, byte for byte, where its period belongs now. All its objects were read back.
     async fn publish(&self, unit: &Unit, manifest: &Manifest) -> Result<Result<String, String>, Trouble> {
         if !manifest.is_current {
-            put_current(self.site, &manifest.marker, &manifest.key, manifest.dates.clone()).await?;
+            let dates = manifest.dates.clone();
+            if !put_current(self.site, &manifest.marker, &manifest.key, dates, Over::Nothing).await? {
+                return Ok(Err(NAMED_MEANWHILE.into()));
+            }
         }
         let revision = &manifest.marker.revision;
         let deadline = Instant::now() + self.site.publish.timeout;
@@ -170,6 +181,7 @@ impl Fixer<'_> {
 
     /// The stream's marker becomes the bucket's manifest again, if all it names is there.
     async fn write_back(&self, unit: &Unit) -> Result<Result<String, String>, Trouble> {
+        let current = self.site.store.head(&self.site.prefix.current_key(unit)).await.map_err(UnitError::from)?;
         let Some(message) = self.bus.current_marker(unit).await.map_err(Failure::from)? else {
             return Ok(Err("the marker is no longer on the stream; run this again".into()));
         };
@@ -205,29 +217,36 @@ impl Fixer<'_> {
         if let Some(json) = json
             && !matches!(bucket::manifest(self.site, unit, &marker.revision, false).await?, InBucket::Whole(_))
         {
-            put_read_back(self.site, &key, json).await?;
+            let faulty = self.site.store.head(&key).await.map_err(UnitError::from)?;
+            if !put_read_back(self.site, &key, json, Over::seen(faulty.as_ref())).await? {
+                return Ok(Err(NAMED_MEANWHILE.into()));
+            }
         }
         let dates = dates_of(self.site, &marker).await?;
-        put_current(self.site, &marker, &key, dates).await?;
+        if !put_current(self.site, &marker, &key, dates, Over::seen(current.as_ref())).await? {
+            return Ok(Err(NAMED_MEANWHILE.into()));
+        }
         Ok(Ok(format!("written back to the bucket: {key}")))
     }
 
     /// Uploads again what the bucket lost and this machine still has, byte for byte; returns how many are left.
     pub(super) async fn put_back(&self, lost: Vec<Lost>, finding: &mut Finding) -> Result<usize, Trouble> {
         let mut left = 0;
-        for Lost { object, .. } in lost {
-            match self.put_back_one(&object).await? {
-                Ok(()) => finding.mended(format!("{} uploaded again from data_dir", object.key)),
+        for lost in lost {
+            let key = &lost.object.key;
+            match self.put_back_one(&lost).await? {
+                Ok(()) => finding.mended(format!("{key} uploaded again from data_dir")),
                 Err(why) => {
                     left += 1;
-                    finding.not_mended(format!("{} {why}", object.key));
+                    finding.not_mended(format!("{key} {why}"));
                 }
             }
         }
         Ok(left)
     }
 
-    async fn put_back_one(&self, object: &Object) -> Result<Result<(), String>, Trouble> {
+    async fn put_back_one(&self, lost: &Lost) -> Result<Result<(), String>, Trouble> {
+        let Lost { object, stored, .. } = lost;
         let advice = "put the archive back into data_dir and run this again on that machine";
         let Ok(path) = self.site.prefix.archive_path(&object.key) else { return Ok(Err(advice.into())) };
         if !self.data_dir {
@@ -247,8 +266,16 @@ impl Fixer<'_> {
             ));
         }
         let place = self.site.transfer().await.map_err(Failure::from)?;
-        upload::send(self.site, place, object, path, sums.parts_etag.as_deref()).await?;
-        let still = bucket::faulty_objects(self.site, std::slice::from_ref(object)).await?;
+        let over = Over::seen(stored.as_ref());
+        if upload::send(self.site, place, object, path, sums.parts_etag.as_deref(), over).await?.is_none() {
+            return Ok(Err("was stored by an uploader or another program meanwhile; run this again".into()));
+        }
+        let one = std::slice::from_ref(object);
+        let still = if self.content {
+            content::different(self.site, bucket::look_at(self.site, one).await?).await?
+        } else {
+            bucket::faulty_objects(self.site, one).await?
+        };
         Ok(still.first().map_or(Ok(()), |lost| Err(format!("was uploaded and does not read back: {}", lost.why))))
     }
 }

@@ -14,13 +14,13 @@ use aws_sigv4::http_request::{
 use aws_sigv4::sign::v4;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::header::IF_NONE_MATCH;
+use reqwest::header::{IF_MATCH, IF_NONE_MATCH};
 use reqwest::{Client, Method, Response, StatusCode, Url};
 
-use super::{CONNECT_TIMEOUT, READ_TIMEOUT, is_encrypted};
+use super::{CONNECT_TIMEOUT, Condition, READ_TIMEOUT, is_encrypted};
 use crate::checksum::Sha256Sum;
 use crate::config;
-use crate::object_store::Stored;
+use crate::object_store::{Over, Stored};
 
 /// What stays as it is in a key: what the signature leaves as it is.
 const KEY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -29,14 +29,6 @@ const SHA256_HEADER: &str = "x-amz-meta-sha256";
 
 const ENCRYPTION_HEADER: &str = "x-amz-server-side-encryption";
 const CUSTOMER_ALGORITHM_HEADER: &str = "x-amz-server-side-encryption-customer-algorithm";
-
-/// What an object may be stored over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Over {
-    Anything,
-    /// Refused with 412 where something lies.
-    Nothing,
-}
 
 #[derive(Clone)]
 pub(super) struct Direct {
@@ -92,12 +84,12 @@ impl Direct {
     }
 
     /// Whether the object is stored.
-    pub(super) async fn put(&self, key: &str, body: Bytes, sha256: Sha256Sum, over: Over) -> bool {
+    pub(super) async fn put(&self, key: &str, body: Bytes, sha256: Sha256Sum, over: Over<'_>) -> bool {
         let response = self.send(Method::PUT, key, Some((body, sha256, over))).await;
         response.is_some_and(|response| response.status() == StatusCode::OK)
     }
 
-    async fn send(&self, method: Method, key: &str, body: Option<(Bytes, Sha256Sum, Over)>) -> Option<Response> {
+    async fn send(&self, method: Method, key: &str, body: Option<(Bytes, Sha256Sum, Over<'_>)>) -> Option<Response> {
         let url = format!("{}{}", self.base, utf8_percent_encode(key, KEY));
         let sha256 = body.as_ref().map(|(_, sha256, _)| sha256.to_string());
         let headers = self.signed(method.as_str(), &url, sha256.as_deref())?;
@@ -110,9 +102,11 @@ impl Direct {
         }
         if let Some((bytes, _, over)) = body {
             request = request.body(bytes);
-            if over == Over::Nothing {
-                request = request.header(IF_NONE_MATCH, "*");
-            }
+            request = match Condition::of(over) {
+                Condition::Always => request,
+                Condition::IfNoneMatch => request.header(IF_NONE_MATCH, "*"),
+                Condition::IfMatch(etag) => request.header(IF_MATCH, etag),
+            };
         }
         request.send().await.ok()
     }

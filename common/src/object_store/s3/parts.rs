@@ -5,10 +5,11 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::{Pacer, S3, SHA256, UPLOAD_SILENCE, patiently, retried};
+use super::{Condition, Pacer, S3, SHA256, UPLOAD_SILENCE, patiently, retried};
 use crate::checksum::Sha256Sum;
 use crate::object_store::error::{StoreError, StoreErrorKind, StoreType};
 use crate::object_store::parts::{PartStored, PendingUpload, UploadId};
+use crate::object_store::{Over, Put};
 
 impl S3 {
     pub(crate) async fn begin_parts(&self, key: &str, sha256: Sha256Sum) -> Result<UploadId, StoreError> {
@@ -61,15 +62,22 @@ impl S3 {
         }
     }
 
-    pub(crate) async fn complete_parts(&self, upload: &UploadId, etags: &[String]) -> Result<(), StoreError> {
+    pub(crate) async fn complete_parts(
+        &self,
+        upload: &UploadId,
+        etags: &[String],
+        over: Over<'_>,
+    ) -> Result<Put, StoreError> {
         let numbered = etags.iter().zip(1..);
         let parts = numbered.map(|(etag, n)| CompletedPart::builder().part_number(n).e_tag(etag).build());
         let whole = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
-        let request = || {
+        let request = |condition: Condition| {
+            let (if_match, if_none_match) = condition.headers();
             let complete = self.uploads.complete_multipart_upload().bucket(&self.bucket).key(&upload.key);
+            let complete = complete.set_if_match(if_match).set_if_none_match(if_none_match);
             patiently(complete.upload_id(&upload.id).multipart_upload(whole.clone()).send())
         };
-        retried("CompleteMultipartUpload", &upload.key, request).await.map(drop)
+        self.replaced("CompleteMultipartUpload", &upload.key, over, request).await
     }
 
     pub(crate) async fn abort_parts(&self, upload: &UploadId) -> Result<(), StoreError> {

@@ -1,0 +1,84 @@
+//! Units whose list of objects is too long for a message.
+
+use std::fs;
+use std::time::Duration;
+
+use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::project::Project;
+use tests::servers::Stack;
+use tests::{Context, Result};
+
+use crate::handmade::Handmade;
+
+const SOON: Duration = Duration::from_secs(120);
+/// A list of so many has more than 256 KiB.
+const SYMBOLS: usize = 1_300;
+
+fn spec(number: usize) -> ArchiveSpec {
+    ArchiveSpec::new(Market::Spot, &format!("SYMBOL{number:05}USDT"), "12h", "2025-03-01")
+        .generated_at("2025-03-02T00:00:00Z")
+}
+
+fn corrected(number: usize) -> ArchiveSpec {
+    spec(number).seed(1).generated_at("2025-03-05T00:00:00Z")
+}
+
+fn write(project: &Project, all: impl Iterator<Item = ArchiveSpec>) -> Result<()> {
+    for spec in all {
+        spec.write_unchecked(project.data_dir(), &spec.zip())?;
+    }
+    mark_all(project.data_dir()).map(drop)
+}
+
+/// The list is in the former bucket, which nobody can read from here. Its hash tells whether all of it is at hand.
+#[test]
+fn a_unit_whose_list_stayed_in_another_bucket_does_not_shrink() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "list-left-behind")?;
+    let hand = Handmade::new(stack, &project)?;
+    write(&project, (0..SYMBOLS).map(spec))?;
+    project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
+    assert!(hand.markers()?[0].1["objects"].is_null(), "the list is in the message");
+
+    let bucket = "ferry-moved";
+    fs::create_dir_all(stack.s3.bucket_dir().with_file_name(bucket)).context("a bucket")?;
+    let moved = [("FERRY__STORAGE__R2__BUCKET", bucket)];
+    let upload = || project.start("uploader", &["upload", "--accept-move"], &moved)?.wait(SOON);
+    write(&project, [corrected(7)].into_iter())?;
+    let held = upload()?.expect_code(1)?;
+    assert!(held.stderr.contains("with a list that lies there"), "{}", held.stderr);
+    assert_eq!(hand.markers()?.len(), 1);
+    // All of it is at hand again.
+    write(&project, (0..SYMBOLS).map(spec))?;
+    upload()?.expect_code(0)?;
+    let markers = hand.markers()?;
+    assert_eq!((markers.len(), &markers[1].1["bucket"]), (2, &bucket.into()));
+    Ok(())
+}
+
+/// Each of its objects is dated otherwise than the manifest says, and `current.json` has all these times.
+#[test]
+fn a_long_current_json_is_read() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "long-current")?;
+    let hand = Handmade::new(stack, &project)?;
+    for archive in [spec, corrected, spec] {
+        write(&project, (0..SYMBOLS).map(archive))?;
+        project.uploader(&["upload"])?.expect_code(0)?;
+    }
+    let unit = spec(0).unit();
+    project.uploader(&["upload", "--accept-rollback", &unit])?.expect_code(0)?;
+    let current = hand.get(&format!("{}/_markers/{unit}/current.json", project.prefix()))?;
+    assert!(current.len() > 64 << 10, "{} bytes", current.len());
+
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    write(&project, [spec(SYMBOLS)].into_iter())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    assert_eq!(hand.markers()?.len(), 4);
+    // Without the stream the bucket says what the unit is.
+    hand.purge_stream("MARKERS")?;
+    let explained = project.puller(&["explain", &unit])?;
+    assert!(!explained.stderr.contains("is larger than"), "{}", explained.stderr);
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    Ok(())
+}
