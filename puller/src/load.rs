@@ -10,7 +10,7 @@ use common::config::Corrections;
 use common::layout;
 use common::marker::Object;
 use common::object_key::Prefix;
-use common::unit::{Unit, shorten};
+use common::unit::Unit;
 use futures::StreamExt;
 use nats::Activity;
 use tokio::sync::Semaphore;

@@ -25,7 +25,7 @@ use crate::fetch::Fetcher;
 use crate::job::{Job, is_superseded, resolve};
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
-use crate::outcome::{Disposition, Evidence, decide, decide_before, is_doubtful, may_be_its_own};
+use crate::outcome::{Disposition, Evidence, decide, decide_before, may_be_its_own};
 use crate::suspects::Suspects;
 use crate::task_report::TaskReport;
 use crate::warehouse::WarehouseErrorKind;

@@ -39,7 +39,7 @@ pub(crate) async fn of_all_units(site: &Site, bus: &Bus) -> Result<Vec<OlderUnit
         let announced = match previous::read(site, &unit, Some(&latest)).await {
             Ok(announced) => announced.objects,
             // A pass and a comparison tell of it.
-            Err(UnitError::HeldBack(_)) => continue,
+            Err(UnitError::HeldBack(_) | UnitError::Overtaken(_)) => continue,
             Err(UnitError::Pass(error)) => return Err(error),
         };
         let older = of_unit(site, &unit, &announced).await;
