@@ -188,6 +188,8 @@ impl Shared {
                 let mut warehouse = Warehouse::new(config);
                 warehouse.connect().await?;
                 warehouse.prepare_tables().await?;
+                // Whether several servers have the rows shows by the tables' engines, once there are tables.
+                warehouse.learn_overrides().await?;
                 Destination::ClickHouse(Box::new(Loader {
                     demand: Demand::new(&self.memory),
                     statements: Statements::new(&warehouse, &self.config.puller.group),
