@@ -1,6 +1,7 @@
 //! Opens an archive and inflates its one member, checked against size and CRC.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 
 use flate2::{Decompress, FlushDecompress, Status};
 use jiff::Timestamp;
@@ -43,7 +44,12 @@ impl<'a, S: Source + ?Sized> Archive<'a, S> {
             let fault = ArchiveFault::TooLarge { declared_bytes: member.declared_bytes, limit_bytes: csv_bytes_max };
             return Err(fault.into());
         }
-        Ok(Self { source, member })
+        let archive = Self { source, member };
+        if archive.member.method == STORED {
+            // What is only stored is as long as the CSV. Otherwise more than `csv_bytes_max` would be handed out.
+            archive.check_length(archive.compressed_bytes())?;
+        }
+        Ok(archive)
     }
 
     /// Size of the CSV; what [`Self::inflate`] hands out is exactly as long.
@@ -145,17 +151,75 @@ impl<'a, S: Source + ?Sized> Archive<'a, S> {
         }
     }
 
+    fn check_length(&self, actual_bytes: u64) -> Result<(), ArchiveFault> {
+        let Member { declared_bytes, .. } = self.member;
+        match actual_bytes.cmp(&declared_bytes) {
+            Ordering::Greater => Err(ArchiveFault::Overrun { declared_bytes }),
+            Ordering::Less => Err(ArchiveFault::Underrun { declared_bytes, actual_bytes }),
+            Ordering::Equal => Ok(()),
+        }
+    }
+
     fn check(&self, actual_bytes: u64, computed: u32) -> Result<(), ArchiveFault> {
-        let Member { declared_bytes, crc: stored, .. } = self.member;
-        if actual_bytes > declared_bytes {
-            return Err(ArchiveFault::Overrun { declared_bytes });
-        }
-        if actual_bytes < declared_bytes {
-            return Err(ArchiveFault::Underrun { declared_bytes, actual_bytes });
-        }
+        self.check_length(actual_bytes)?;
+        let Member { crc: stored, .. } = self.member;
         if computed != stored {
             return Err(ArchiveFault::Crc { stored, computed });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A zip of one member that is stored, with this size in its directory.
+    fn stored(csv: &[u8], declared_bytes: u32) -> Vec<u8> {
+        let name = b"A-1h-2026-02-14.csv";
+        let length = csv.len() as u32;
+        let facts = |signature: &[u8], versions: &[u16]| {
+            let mut bytes = signature.to_vec();
+            versions.iter().for_each(|version| bytes.extend(version.to_le_bytes()));
+            // Flags, method, time and date.
+            [0_u16, STORED, 0, 0x5c4e].iter().for_each(|field| bytes.extend(field.to_le_bytes()));
+            [libdeflater::crc32(csv), length, declared_bytes]
+                .iter()
+                .for_each(|field| bytes.extend(field.to_le_bytes()));
+            [name.len() as u16, 0].iter().for_each(|field| bytes.extend(field.to_le_bytes()));
+            bytes
+        };
+        let mut zip = facts(b"PK\x03\x04", &[20]);
+        zip.extend(name);
+        zip.extend(csv);
+        let directory = zip.len() as u32;
+        zip.extend(facts(b"PK\x01\x02", &[20, 20]));
+        // Comment, disk, attributes, and where the member begins.
+        zip.extend([0; 14]);
+        zip.extend(name);
+        let directory_bytes = zip.len() as u32 - directory;
+        zip.extend(b"PK\x05\x06\0\0\0\0\x01\0\x01\0");
+        [directory_bytes, directory].iter().for_each(|field| zip.extend(field.to_le_bytes()));
+        zip.extend([0; 2]);
+        zip
+    }
+
+    #[test]
+    fn a_stored_member_of_another_length_than_declared_hands_out_nothing() {
+        let open = |zip: &[u8]| {
+            let archive = Archive::open("A-1h-2026-02-14.zip", zip, 1024)?;
+            let mut csv: Vec<u8> = Vec::new();
+            archive.inflate(|chunk| {
+                csv.extend(chunk);
+                Ok::<_, ArchiveFault>(())
+            })?;
+            Ok::<_, ArchiveFault>(csv)
+        };
+        assert_eq!(open(&stored(b"1,2,3\n", 6)).expect("a sound archive"), b"1,2,3\n");
+        let longer = stored(&[b'1'; 4096], 6);
+        let error = Archive::open("A-1h-2026-02-14.zip", longer.as_slice(), 1024).expect_err("longer than declared");
+        assert!(matches!(error, ArchiveFault::Overrun { declared_bytes: 6 }), "{error}");
+        let error = open(&stored(b"1,2,3\n", 7)).expect_err("shorter than declared");
+        assert!(matches!(error, ArchiveFault::Underrun { declared_bytes: 7, actual_bytes: 6 }), "{error}");
     }
 }
