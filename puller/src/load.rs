@@ -24,6 +24,7 @@ use crate::memory::{Demand, MemoryBudget, Wants};
 use crate::statements::Statements;
 use crate::superseded_rows::{Decisions, EarlyLook, Recorded};
 use crate::warehouse::Warehouse;
+use crate::writes::Written;
 
 use part::Cut;
 pub(crate) use part::{Facts, Part};
@@ -56,6 +57,8 @@ pub(crate) struct Loader {
     pub decodings: Arc<Semaphore>,
     pub corrections: Corrections,
     pub decisions: Decisions,
+    /// Held by the one unit that makes missing tables again: as many as there are slots may miss them.
+    pub preparing: tokio::sync::Mutex<()>,
     pub worker: String,
 }
 
@@ -72,7 +75,7 @@ impl Loader {
             if is_loaded || entry.is_some_and(|entry| entry.outranks(object, job.unit.period)) {
                 work.skipped += 1;
             } else if let Err(fault) = acceptable(job, object, &self.memory) {
-                work.faults.push(FaultyObject { key: shorten(&object.key), fault });
+                work.faults.push(FaultyObject { key: object.key.clone(), fault });
             } else {
                 open.push(object);
             }
@@ -132,7 +135,7 @@ impl Loader {
             return Ok(Vec::new());
         }
         let resumed = work.loaded < job.objects.len() as u64;
-        let write = job.writes.begin();
+        let write = job.writes.begin(Written::Outranking);
         let shown = self.show_current_rows(&job.unit, &symbols, resumed, activity).await;
         if !matches!(&shown, Err(WorkError::Warehouse(error)) if error.unanswered) {
             write.answered();

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// What the process takes beside archives and rows: its code and connections, the texts being decoded (one a processor),
 /// and the blocks on their way to the server. Set aside of `puller.memory`, up to half of it.
@@ -29,9 +29,9 @@ impl MemoryBudget {
 
     /// Waits for this many bytes, or for all there are. Taken at once for a whole part: taking piece by piece could
     /// leave every worker waiting for the others' pieces.
-    pub(crate) async fn take(&self, bytes: u64) -> SemaphorePermit<'_> {
+    pub(crate) async fn take(&self, bytes: u64) -> OwnedSemaphorePermit {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(self.total_kib);
-        self.free_kib.acquire_many(kib).await.expect("the semaphore is never closed")
+        Arc::clone(&self.free_kib).acquire_many_owned(kib).await.expect("the semaphore is never closed")
     }
 }
 

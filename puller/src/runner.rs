@@ -117,7 +117,7 @@ impl Runner {
                     if let Some(held) = held {
                         jobs.spawn(deliver(self.worker.clone(), held, ends.clone(), permit));
                     }
-                    reap(jobs);
+                    self.reap(jobs);
                     continue;
                 }
                 Ok(Err(error)) => Some(error),
@@ -155,14 +155,14 @@ impl Runner {
             tokio::select! {
                 room = self.worker.destination.room(in_hand) => return room.min(1 + slots.available_permits()),
                 // A unit that ended before its size was known has made room too, as has one that waits for its dead letter.
-                Some(ended) = jobs.join_next() => report(ended),
+                Some(ended) = jobs.join_next() => self.report(ended),
                 () = board.letter_waits() => {}
             }
         }
     }
 
     async fn drain(&self, mut jobs: JoinSet<()>, abort: &CancellationToken) {
-        reap(&mut jobs);
+        self.reap(&mut jobs);
         if jobs.is_empty() {
             return;
         }
@@ -178,6 +178,21 @@ impl Runner {
         }
     }
 
+    /// Takes the deliveries that have ended out of the set.
+    fn reap(&self, jobs: &mut JoinSet<()>) {
+        while let Some(ended) = jobs.try_join_next() {
+            self.report(ended);
+        }
+    }
+
+    fn report(&self, ended: Result<(), JoinError>) {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a delivery was lost to a defect; it comes back when its lease ends");
+            // It may have been the one that waited for a server: nobody else would notice its return.
+            self.worker.circuit.close();
+        }
+    }
+
     async fn answer_roster(&self, stop: &CancellationToken) -> Result<(), BusError> {
         let worker = self.worker.clone();
         let started_at = common::clock::now();
@@ -189,19 +204,6 @@ impl Runner {
             waiting_for: worker.circuit.reason().or_else(|| worker.board.letters_wait_for()),
         };
         self.worker.bus.answer_roster(&self.settings.destination, state, stop.clone()).await
-    }
-}
-
-/// Takes the deliveries that have ended out of the set.
-fn reap(jobs: &mut JoinSet<()>) {
-    while let Some(ended) = jobs.try_join_next() {
-        report(ended);
-    }
-}
-
-fn report(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!(%error, "a delivery was lost to a defect; it comes back when its lease ends");
     }
 }
 

@@ -199,6 +199,7 @@ impl Shared {
                     decodings: self.decodings.clone(),
                     corrections: self.config.corrections.clone(),
                     decisions: crate::superseded_rows::Decisions::default(),
+                    preparing: tokio::sync::Mutex::default(),
                     worker: self.worker_name.clone(),
                 }))
             }

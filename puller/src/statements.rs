@@ -153,30 +153,40 @@ async fn insert(warehouse: &Warehouse, parts: &[Arc<Part>]) -> Result<Vec<()>, W
     Ok(vec![(); parts.len()])
 }
 
+/// An archive's rows, and the part that they are of.
+type PartSlice<'p> = (&'p Part, Slice<'p>);
+
 /// In the order of the table's key, as far as archives are not of the same time: the server sorts what is in order sooner.
 async fn insert_at_once(warehouse: &Warehouse, parts: &[&Arc<Part>]) -> Result<(), WarehouseError> {
-    let mut slices: Vec<(i64, Slice<'_>)> = Vec::new();
+    let mut slices: Vec<(i64, PartSlice<'_>)> = Vec::new();
     for part in parts {
         let unit = corrections::columns(&part.job.unit);
         for archive in &part.archives {
             let klines = &archive.decoded.klines;
             let rows = Rows::Klines { klines, range: 0..klines.len() };
             let slice = Slice { unit, symbol: &archive.object.symbol, version: archive.version, rows };
-            slices.push((klines.first_open_time().unwrap_or_default(), slice));
+            slices.push((klines.first_open_time().unwrap_or_default(), (part.as_ref(), slice)));
         }
     }
-    slices.sort_by(|(a_first, a), (b_first, b)| (a.unit, a.symbol, a_first).cmp(&(b.unit, b.symbol, b_first)));
-    let slices: Vec<Slice<'_>> = slices.into_iter().map(|(_, slice)| slice).collect();
+    slices
+        .sort_by(|(a_first, (_, a)), (b_first, (_, b))| (a.unit, a.symbol, a_first).cmp(&(b.unit, b.symbol, b_first)));
+    let slices: Vec<PartSlice<'_>> = slices.into_iter().map(|(_, slice)| slice).collect();
     insert_in_halves(warehouse, &slices, &|| parts.iter().for_each(|part| part.activity.bump())).await
 }
 
-/// Inserts slices at once, or, where that is too much for the server, one half after the other.
+/// Inserts slices at once, or, where that is too much for the server, one half after the other. What nobody waits for any
+/// more when its insert begins is left out: see [`crate::writes::WRITES_LAND_WITHIN`].
 async fn insert_in_halves(
     warehouse: &Warehouse,
-    slices: &[Slice<'_>],
+    slices: &[PartSlice<'_>],
     progress: &(impl Fn() + Send + Sync),
 ) -> Result<(), WarehouseError> {
-    match corrections::insert(warehouse, slices, progress).await {
+    let awaited = slices.iter().filter(|(part, _)| part.is_awaited());
+    let awaited: Vec<Slice<'_>> = awaited.map(|(_, slice)| slice.clone()).collect();
+    if awaited.is_empty() {
+        return Ok(());
+    }
+    match corrections::insert(warehouse, &awaited, progress).await {
         Err(error) if is_too_much(&error) && slices.len() > 1 => {
             tracing::debug!(%error, archives = slices.len(), "inserting one half after the other");
             let (first, second) = slices.split_at(slices.len() / 2);

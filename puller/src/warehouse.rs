@@ -8,12 +8,18 @@ use clickhouse::{Client, RowOwned, RowRead};
 use common::chain::chain;
 use common::config::{ClickHouse, Compression};
 
+use tokio::time::Instant;
+
 use crate::account::Overrides;
 
 /// Longest text of a query that ClickHouse takes unless it is told another `max_query_size`, in bytes.
 const QUERY_BYTES_MAX: usize = 256 << 10;
-/// Longest answer of a query, and longest silence in the middle of an insert.
+/// Longest answer of a query or an insert.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
+/// How long the rows of one insert may be on their way to the server. Over a slow line fewer rows an insert must do.
+pub(crate) const SENDING_MAX: Duration = Duration::from_secs(60);
+/// How long an insert may take: it is sent, then answered.
+pub(crate) const INSERT_MAX: Duration = SENDING_MAX.saturating_add(TIMEOUT);
 
 /// A connection to one ClickHouse database, shared by cloning.
 #[derive(Clone)]
@@ -125,7 +131,7 @@ impl Warehouse {
                 insert = insert.with_setting(name, value);
             }
         }
-        InsertStream { insert, address: self.address.clone() }
+        InsertStream { insert, begun: Instant::now(), sent: Instant::now(), address: self.address.clone() }
     }
 
     /// Whether the server answers, and whether it answers a question about our tables.
@@ -150,18 +156,39 @@ impl Warehouse {
 /// An insert under way. Dropped before [`InsertStream::end`] it is aborted; whole blocks may have been stored.
 pub(crate) struct InsertStream {
     insert: clickhouse::insert_formatted::InsertFormatted,
+    begun: Instant,
+    /// When the last block had been sent.
+    sent: Instant,
     address: String,
 }
 
 impl InsertStream {
+    /// Sends a block. The insert as a whole has [`SENDING_MAX`] for its blocks, not each of them.
     pub(crate) async fn send(&mut self, block: Vec<u8>) -> Result<(), WarehouseError> {
-        let sent = self.insert.send(Bytes::from(block)).await;
-        sent.map_err(|error| WarehouseError::new(&self.address, &error))
+        match tokio::time::timeout_at(self.begun + SENDING_MAX, self.insert.send(Bytes::from(block))).await {
+            Ok(sent) => {
+                self.sent = Instant::now();
+                sent.map_err(|error| WarehouseError::new(&self.address, &error))
+            }
+            Err(_) => Err(WarehouseError {
+                kind: WarehouseErrorKind::TooHeavy,
+                code: None,
+                // A slow line: without its end it is no insert to the server, and fewer rows may be sent in time.
+                unanswered: self.sent.elapsed() > SENDING_MAX / 2,
+                address: self.address.clone(),
+                message: format!("an insert was not sent within {} s", SENDING_MAX.as_secs()),
+            }),
+        }
+    }
+
+    /// Whether it is time to end this insert and begin another one, where the rows come one after the other.
+    pub(crate) fn is_long(&self) -> bool {
+        self.begun.elapsed() > SENDING_MAX / 2
     }
 
     /// Returns when the server has answered that everything is stored.
     pub(crate) async fn end(self) -> Result<(), WarehouseError> {
-        let Self { insert, address } = self;
+        let Self { insert, address, .. } = self;
         insert.end().await.map_err(|error| WarehouseError::new(&address, &error))
     }
 }
@@ -384,6 +411,49 @@ mod tests {
         check("Code: 62. DB::Exception: Syntax error", WarehouseErrorKind::Other);
         check("<html>503 Service Unavailable</html>", WarehouseErrorKind::Unavailable);
         check("DB::Exception without a number", WarehouseErrorKind::Other);
+    }
+
+    /// Sends blocks without end to a server that reads as `reading` says; returns what comes of it.
+    async fn endless_insert<F: Future<Output = ()> + Send + 'static>(
+        reading: impl FnOnce(tokio::net::TcpStream) -> F + Send + 'static,
+    ) -> WarehouseError {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move { reading(listener.accept().await.expect("a connection").0).await });
+        let warehouse = Warehouse::new(&ClickHouse {
+            host: "127.0.0.1".into(),
+            port,
+            database: "d".into(),
+            user: "u".into(),
+            password: common::config::Secret::new(""),
+            secure: false,
+            compression: Compression::None,
+        });
+        let begun = Instant::now();
+        let mut insert = warehouse.insert("klines", "Native");
+        loop {
+            if let Err(error) = insert.send(vec![0; 1 << 20]).await {
+                assert_eq!(begun.elapsed().as_secs(), SENDING_MAX.as_secs(), "{error}");
+                assert_eq!(error.kind, WarehouseErrorKind::TooHeavy, "{error}");
+                return error;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_insert_is_sent_within_a_minute_however_its_blocks_trickle() {
+        let silent = endless_insert(async |connection| {
+            std::future::pending::<()>().await;
+            drop(connection);
+        });
+        assert!(silent.await.unanswered, "a server that reads nothing may be at work");
+        let slow = endless_insert(async |mut connection| {
+            let mut chunk = vec![0; 1 << 20];
+            while tokio::io::AsyncReadExt::read(&mut connection, &mut chunk).await.is_ok_and(|count| count > 0) {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
+        assert!(!slow.await.unanswered, "half of it may do");
     }
 
     #[test]

@@ -24,12 +24,12 @@ use crate::fetch::Fetcher;
 use crate::job::{Job, is_superseded, resolve};
 use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
-use crate::outcome::{Disposition, Evidence, decide, decide_before, is_doubtful, may_be_its_own};
+use crate::outcome::{Evidence, decide, decide_before, is_doubtful, may_be_its_own};
 use crate::suspects::Suspects;
 use crate::task_report::TaskReport;
 use crate::warehouse::WarehouseErrorKind;
 use crate::writes::Writes;
-use ending::{Ending, Finished, Stopped, describe};
+use ending::{Ending, Finished, Settlement, Stopped, describe};
 
 /// Tries, 30 s in all, after which a unit is put off whose error may be its own: others shall have its place.
 const WAITS_MAX: u32 = 6;
@@ -187,22 +187,21 @@ impl Worker {
                 attempted = attempt => attempted,
                 () = waited_for_nothing => return Some(HandBack::at_the_end()),
             };
-            let disposition = match stopped {
-                Some(_) => None,
-                None => Some(decide(&result, in_hand.attempt(), &self.retry, self.evidence(in_hand, &result).await)),
+            let settlement = match stopped {
+                Some(stopped) => Some(Settlement::Stopped(stopped)),
+                None => {
+                    let evidence = self.evidence(in_hand, &result).await;
+                    Settlement::of(decide(&result, in_hand.attempt(), &self.retry, evidence))
+                }
             };
-            if disposition == Some(Disposition::Wait) {
+            let Some(settlement) = settlement else {
                 match self.wait(in_hand, &result, waits).await {
                     Some(back) => return Some(back),
                     None => continue,
                 }
-            }
-            let finished = Finished { job: job.as_deref(), unit, started_at, result: &result, disposition, stopped };
-            // What was sent before and not answered may land after this. Where all of this revision is recorded, that changes
-            // nothing.
-            if matches!(finished.ending(), Ending::Superseded | Ending::DeadLetter | Ending::Cancelled)
-                && let Some(after) = in_hand.writes.may_still_land()
-            {
+            };
+            let finished = Finished { job: job.as_deref(), unit, started_at, result: &result, settlement };
+            if let Some(after) = finished.must_wait(&in_hand.writes) {
                 return Some(HandBack { after, why: "a write of it may still be under way" });
             }
             // Before the ack. When it cannot be written the server is away: the unit is gone through again, and what is
@@ -351,6 +350,7 @@ impl Worker {
         self.circuit.open(&reason);
         if let (Destination::ClickHouse(loader), Err(WorkError::Warehouse(error))) = (&self.destination, result)
             && error.kind == WarehouseErrorKind::MissingSchema
+            && let Ok(_only_one) = loader.preparing.try_lock()
             && let Err(error) = loader.warehouse.prepare_tables().await
         {
             tracing::warn!(%error, "creating the tables");
@@ -378,16 +378,16 @@ impl Worker {
         if let Some(report) = report {
             report.say(ending.task_state(), finished.result.as_ref().ok(), &error).await;
         }
-        let settled = match &finished.disposition {
-            None | Some(Disposition::Ack | Disposition::Wait) => delivery.ack().await,
-            Some(Disposition::Retry { after, .. }) => {
-                let after = in_hand.delay(*after);
+        let settled = match finished.settlement {
+            Settlement::Done | Settlement::Stopped(_) => delivery.ack().await,
+            Settlement::Retry { after, .. } => {
+                let after = in_hand.delay(after);
                 tracing::warn!(class, error, after_s = after.as_secs(), "failed, will be delivered again");
                 self.note_end(in_hand, DeliveryRecord::with_failure).await;
                 self.board.park(&in_hand.name(), &format!("{class}: {error}"), after);
                 delivery.nak(after).await
             }
-            Some(Disposition::DeadLetter { .. }) => {
+            Settlement::DeadLetter { .. } => {
                 let letter = DeadLetter { destination: &self.destination_name, class, error: &error };
                 // A stream that was made anew has its own word on the unit.
                 if !delivery.is_current().await {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::warehouse::{TIMEOUT, WarehouseError};
+use crate::warehouse::{INSERT_MAX, WarehouseError};
 
-/// How long after it was given up a statement may still change a table: its longest time, and some for what lies between
-/// this worker and the server.
-pub(crate) const WRITES_LAND_WITHIN: Duration = TIMEOUT.saturating_add(Duration::from_secs(10));
+/// How long after it was given up a statement may still change a table: its longest time, for it may be another unit's too
+/// and go on, and some for what lies between this worker and the server.
+pub(crate) const WRITES_LAND_WITHIN: Duration = INSERT_MAX.saturating_add(Duration::from_secs(10));
 
 /// Counts the writes of one delivery that were sent and not answered.
 ///
@@ -21,14 +21,51 @@ pub(crate) struct Writes(Arc<Mutex<WritesState>>);
 
 #[derive(Debug, Default)]
 struct WritesState {
+    loading: Unanswered,
+    outranking: Unanswered,
+}
+
+/// Writes of one kind that are open, or were given up.
+#[derive(Debug, Default)]
+struct Unanswered {
     open: usize,
-    unanswered_since: Option<Instant>,
+    since: Option<Instant>,
+}
+
+/// What a write is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// Archives' rows, or the ledger's. Where this revision is recorded, it makes no difference that they land once more.
+    Archives,
+    /// Rows and tombstones with a rank epoch. Each was right by the ledger as it was read then; what is recorded meanwhile
+    /// may have made it wrong, and nothing outranks it by itself.
+    Outranking,
 }
 
 /// A write that was begun; dropped without an answer it may still land.
 pub(crate) struct OpenWrite {
     writes: Writes,
+    written: Written,
     answered: bool,
+}
+
+impl Unanswered {
+    fn may_still_land(&self) -> Option<Duration> {
+        if self.open > 0 {
+            return Some(WRITES_LAND_WITHIN);
+        }
+        let left = WRITES_LAND_WITHIN.saturating_sub(self.since?.elapsed());
+        (!left.is_zero()).then_some(left)
+    }
+}
+
+impl WritesState {
+    fn of(&mut self, written: Written) -> &mut Unanswered {
+        match written {
+            Written::Archives => &mut self.loading,
+            Written::Outranking => &mut self.outranking,
+        }
+    }
 }
 
 impl Writes {
@@ -37,19 +74,20 @@ impl Writes {
     }
 
     /// To be called before a write is sent.
-    pub(crate) fn begin(&self) -> OpenWrite {
-        self.state().open += 1;
-        OpenWrite { writes: self.clone(), answered: false }
+    pub(crate) fn begin(&self, written: Written) -> OpenWrite {
+        self.state().of(written).open += 1;
+        OpenWrite { writes: self.clone(), written, answered: false }
     }
 
     /// How long a write of this delivery may still land; `None`: none can.
     pub(crate) fn may_still_land(&self) -> Option<Duration> {
         let state = self.state();
-        if state.open > 0 {
-            return Some(WRITES_LAND_WITHIN);
-        }
-        let left = WRITES_LAND_WITHIN.saturating_sub(state.unanswered_since?.elapsed());
-        (!left.is_zero()).then_some(left)
+        state.loading.may_still_land().max(state.outranking.may_still_land())
+    }
+
+    /// The same of [`Written::Outranking`] alone.
+    pub(crate) fn may_still_outrank(&self) -> Option<Duration> {
+        self.state().outranking.may_still_land()
     }
 }
 
@@ -69,9 +107,10 @@ impl OpenWrite {
 impl Drop for OpenWrite {
     fn drop(&mut self) {
         let mut state = self.writes.state();
-        state.open -= 1;
+        let unanswered = state.of(self.written);
+        unanswered.open -= 1;
         if !self.answered {
-            state.unanswered_since = Some(Instant::now());
+            unanswered.since = Some(Instant::now());
         }
     }
 }
@@ -84,16 +123,27 @@ mod tests {
     async fn a_write_without_an_answer_may_land_for_a_while() {
         let writes = Writes::default();
         assert_eq!(writes.may_still_land(), None);
-        let open = writes.begin();
+        let open = writes.begin(Written::Archives);
         assert_eq!(writes.may_still_land(), Some(WRITES_LAND_WITHIN));
         assert!(open.end(Ok(())).is_ok());
         assert_eq!(writes.may_still_land(), None, "the server said that it is done");
-        assert!(writes.begin().end::<()>(Err(WarehouseError::wrong("refused"))).is_err());
+        assert!(writes.begin(Written::Archives).end::<()>(Err(WarehouseError::wrong("refused"))).is_err());
         assert_eq!(writes.may_still_land(), None, "the server said that it is not done");
-        drop(writes.begin());
+        drop(writes.begin(Written::Archives));
         tokio::time::advance(Duration::from_secs(30)).await;
         assert_eq!(writes.may_still_land(), Some(WRITES_LAND_WITHIN - Duration::from_secs(30)));
         tokio::time::advance(WRITES_LAND_WITHIN).await;
         assert_eq!(writes.may_still_land(), None);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_outranks_others_is_known_by_itself() {
+        let writes = Writes::default();
+        drop(writes.begin(Written::Archives));
+        assert_eq!((writes.may_still_outrank(), writes.may_still_land()), (None, Some(WRITES_LAND_WITHIN)));
+        tokio::time::advance(Duration::from_secs(30)).await;
+        drop(writes.begin(Written::Outranking));
+        assert_eq!(writes.may_still_outrank(), Some(WRITES_LAND_WITHIN));
+        tokio::time::advance(WRITES_LAND_WITHIN).await;
+        assert_eq!(writes.may_still_outrank(), None);
     }
 }

@@ -3,6 +3,7 @@
 //! It is decoded twice. The first time nothing is kept of a row but its time and hash, so that an archive that is damaged
 //! at its end is refused before any row of it is inserted; the second time rows go to the server as they come.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use common::failpoint::failpoint;
 use common::marker::Object;
 use common::unit::Unit;
 use nats::Activity;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::part::Facts;
 use super::{Loader, PART_ROWS_MAX};
@@ -24,11 +25,26 @@ use crate::ledger::Ledger;
 use crate::native::{Rows, Slice, blocks};
 use crate::read_back::{Depth, Expected, ExpectedRows, Sought};
 use crate::warehouse::WarehouseError;
+use crate::writes::Written;
 
 /// What the outline keeps of a row: time and hash; doubled while a vector grows.
 const OUTLINE_ROW_BYTES: u64 = 2 * 16;
 /// Chunks of rows on their way from the decoder to the server: one being filled, one waiting, one being sent.
 const CHUNKS: u64 = 3;
+
+/// An outline and the memory that it takes.
+pub(crate) struct HeldOutline {
+    outline: Outline,
+    _memory: OwnedSemaphorePermit,
+}
+
+impl Deref for HeldOutline {
+    type Target = Outline;
+
+    fn deref(&self) -> &Outline {
+        &self.outline
+    }
+}
 
 impl Loader {
     pub(super) async fn load_huge(
@@ -92,7 +108,7 @@ impl Loader {
             None => {
                 let started = Instant::now();
                 failpoint("puller.decoded");
-                let write = job.writes.begin();
+                let write = job.writes.begin(Written::Archives);
                 self.insert_huge(job, spec, object, (&name, bytes), activity).await?;
                 write.answered();
                 failpoint("puller.inserted");
@@ -149,15 +165,16 @@ impl Loader {
         unit: &Unit,
         object: &Object,
         spec: &Spec,
-    ) -> Result<Result<Outline, ObjectFault>, WorkError> {
-        let _memory = self.memory.take(outline_footprint(object, spec)).await;
+    ) -> Result<Result<HeldOutline, ObjectFault>, WorkError> {
+        let memory = self.memory.take(outline_footprint(object, spec)).await;
         let bytes = match self.fetcher.fetch(unit, object, &Activity::default()).await? {
             Ok(bytes) => bytes,
             Err(fault) => return Ok(Err(fault)),
         };
         let _place = self.decodings.acquire().await.expect("the semaphore is never closed");
         let name = object.key.rsplit('/').next().unwrap_or_default().into();
-        Ok(outlined(&name, &bytes, spec).await?.map_err(ObjectFault::Damaged))
+        let outline = outlined(&name, &bytes, spec).await?;
+        Ok(outline.map(|outline| HeldOutline { outline, _memory: memory }).map_err(ObjectFault::Damaged))
     }
 
     /// Decodes again and inserts as rows come, in inserts that the server stores as one block each.
@@ -179,7 +196,7 @@ impl Loader {
         let mut insert = self.warehouse.insert("klines", "Native");
         let mut rows_sent = 0;
         while let Some(klines) = decoded.recv().await {
-            if rows_sent + klines.len() as u64 > PART_ROWS_MAX {
+            if rows_sent + klines.len() as u64 > PART_ROWS_MAX || insert.is_long() {
                 let full = std::mem::replace(&mut insert, self.warehouse.insert("klines", "Native"));
                 full.end().await?;
                 rows_sent = 0;

@@ -1,7 +1,7 @@
 //! Archives of one unit that go together: fetched and decoded, then inserted, read back and recorded at once.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use common::failpoint::failpoint;
@@ -9,7 +9,7 @@ use common::marker::Object;
 use futures::StreamExt;
 use jiff::Timestamp;
 use nats::Activity;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{FETCHES_MAX, Loader, footprint};
 use crate::corrections::{self, Candidate, version};
@@ -20,6 +20,7 @@ use crate::job::Job;
 use crate::ledger::{Ledger, Loaded, json_lines};
 use crate::read_back::{Depth, Expected, ExpectedRows, Found};
 use crate::superseded_rows::EarlyLook;
+use crate::writes::Written;
 
 /// An archive of up to so many bytes is decoded in less time than it takes to hand it to another thread and back.
 const DECODED_HERE_BYTES_MAX: usize = 8 * 1024;
@@ -29,6 +30,10 @@ pub(crate) struct Part {
     pub job: Arc<Job>,
     pub archives: Vec<Ready>,
     pub activity: Activity,
+    /// Lives as long as somebody waits for what is done with the part.
+    awaited: Weak<()>,
+    /// Of its archives' bytes and rows. A statement may have the part for longer than the unit that asked is worked on.
+    _memory: OwnedSemaphorePermit,
 }
 
 /// An archive that is decoded and not loaded yet.
@@ -40,6 +45,12 @@ pub(crate) struct Ready {
 }
 
 impl Part {
+    /// Whether the unit that it is of is still worked on: it may have lost its lease, and rows that come long after would
+    /// find nobody who looks after them.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.awaited.strong_count() > 0
+    }
+
     pub(crate) fn rows(&self) -> u64 {
         self.archives.iter().map(|archive| archive.decoded.klines.len() as u64).sum()
     }
@@ -103,7 +114,7 @@ impl Loader {
         let Cut { objects, fetching, look } = cut;
         let turn = fetching.acquire().await.expect("the semaphore is never closed");
         let bytes = objects.iter().map(|object| footprint(object, spec.rows_max)).sum();
-        let _memory = activity.while_waiting(self.memory.take(bytes)).await;
+        let memory = activity.while_waiting(self.memory.take(bytes)).await;
         let mut work = Work::default();
 
         // In order, so that rows arrive sorted by the table's key.
@@ -136,8 +147,16 @@ impl Loader {
             None => true,
         });
         if !archives.is_empty() {
-            let part = Arc::new(Part { job: Arc::clone(job), archives, activity: activity.clone() });
-            self.insert_and_read_back(&part, ledger, look, &mut work).await?;
+            let awaited = Arc::new(());
+            let part = Part {
+                job: Arc::clone(job),
+                archives,
+                activity: activity.clone(),
+                awaited: Arc::downgrade(&awaited),
+                _memory: memory,
+            };
+            self.insert_and_read_back(&Arc::new(part), ledger, look, &mut work).await?;
+            drop(awaited);
         }
         Ok(work)
     }
@@ -276,7 +295,7 @@ impl Loader {
     async fn insert(&self, part: &Arc<Part>, work: &mut Work) -> Result<(), WorkError> {
         let started = Instant::now();
         failpoint("puller.decoded");
-        let write = part.job.writes.begin();
+        let write = part.job.writes.begin(Written::Archives);
         write.end(self.statements.insert(part).await)?;
         failpoint("puller.inserted");
         work.times.insert += started.elapsed();
@@ -316,7 +335,7 @@ impl Loader {
         if rows.is_empty() {
             return Ok(None);
         }
-        let write = job.writes.begin();
+        let write = job.writes.begin(Written::Archives);
         Ok(Some(write.end(self.statements.record_archives(json_lines(&rows), activity).await)?))
     }
 }

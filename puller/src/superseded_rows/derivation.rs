@@ -14,6 +14,7 @@ use common::unit::Unit;
 use futures::{StreamExt, TryStreamExt, stream};
 use nats::Activity;
 use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::QUERY_SYMBOLS_MAX;
 use crate::corrections::{OWN_VERSION, RANKED, own_version};
@@ -27,6 +28,8 @@ use crate::warehouse::{WarehouseError, quoted};
 
 /// open_times that are looked at in one query, and so held at most.
 const OPEN_TIMES_MAX: u64 = 100_000;
+/// What a row takes that is kept for its open_time: doubled while a table grows.
+const KEPT_ROW_BYTES: u64 = 2 * size_of::<(i64, Kline)>() as u64;
 /// Archives fetched and decoded at once.
 const ARCHIVES_AT_ONCE: usize = 8;
 /// Decisions that are remembered.
@@ -55,6 +58,8 @@ pub(super) struct Differences {
     pub undecided: Vec<(String, FaultyObject)>,
     /// Whether there are rows with a rank epoch, or tombstones.
     pub ranked: bool,
+    /// Of the rows.
+    _memory: Option<OwnedSemaphorePermit>,
 }
 
 /// What an open_time is to show.
@@ -84,6 +89,8 @@ impl StoredKey {
 
 /// Rows of an archive, by open_time.
 type RowsOfArchive = HashMap<i64, Kline>;
+/// The same of several archives, by object key.
+type RowsByKey = HashMap<String, Result<RowsOfArchive, ObjectFault>>;
 
 /// What was derived before. It depends on nothing but the archives that may have the open_time, so it holds for ever; and the
 /// attempts that come after a correction look at the same open_times again.
@@ -178,7 +185,8 @@ impl<'l> Derivation<'l> {
             }
             open.push((key, candidates));
         }
-        let rows = self.fetch_rows(&open).await?;
+        let (rows, memory) = self.fetch_rows(&open).await?;
+        found._memory = memory;
         for (key, candidates) in open {
             let mut shown = Ok(None);
             for archive in &candidates {
@@ -266,11 +274,11 @@ impl<'l> Derivation<'l> {
         self.loader.warehouse.select(&sql).await
     }
 
-    /// The rows of the archives that may have one of these open_times, by object key.
+    /// The rows of the archives that may have one of these open_times, by object key; and the memory that they take.
     async fn fetch_rows(
         &self,
         open: &[(&StoredKey, Vec<&RecordedArchive>)],
-    ) -> Result<HashMap<String, Result<RowsOfArchive, ObjectFault>>, WorkError> {
+    ) -> Result<(RowsByKey, Option<OwnedSemaphorePermit>), WorkError> {
         let mut needed: BTreeMap<&str, (&RecordedArchive, HashSet<i64>)> = BTreeMap::new();
         for (key, candidates) in open {
             for archive in candidates {
@@ -278,8 +286,22 @@ impl<'l> Derivation<'l> {
                 times.insert(key.at);
             }
         }
+        if needed.is_empty() {
+            return Ok((RowsByKey::new(), None));
+        }
+        // At once: see `MemoryBudget::take`.
+        let rows: u64 = open.iter().map(|(_, candidates)| 1 + candidates.len() as u64).sum();
+        let mut archives = Vec::with_capacity(needed.len());
+        for (archive, _) in needed.values() {
+            let rows_max = spec_of(&archive.unit)?.rows_max.min(CHUNK_ROWS as u64);
+            archives.push(archive.object.size + rows_max * ROW_BYTES as u64);
+        }
+        archives.sort_unstable_by_key(|bytes| Reverse(*bytes));
+        let bytes = rows * KEPT_ROW_BYTES + archives.iter().take(ARCHIVES_AT_ONCE).sum::<u64>();
+        let memory = self.activity.while_waiting(self.loader.memory.take(bytes)).await;
         let fetches: Vec<_> = needed.into_values().map(|(archive, times)| self.rows_of(archive, times)).collect();
-        stream::iter(fetches).buffer_unordered(ARCHIVES_AT_ONCE).try_collect().await
+        let rows = stream::iter(fetches).buffer_unordered(ARCHIVES_AT_ONCE).try_collect().await?;
+        Ok((rows, Some(memory)))
     }
 
     async fn rows_of(
@@ -330,7 +352,7 @@ impl From<StoredKline> for Kline {
 }
 
 impl Loader {
-    /// The archive's rows of these open_times, from the bucket.
+    /// The archive's rows of these open_times, from the bucket. The memory for it is its caller's.
     async fn fetch_rows_of(
         &self,
         archive: &RecordedArchive,
@@ -338,9 +360,6 @@ impl Loader {
         activity: &Activity,
     ) -> Result<Result<RowsOfArchive, ObjectFault>, WorkError> {
         let spec = spec_of(&archive.unit)?;
-        let rows_max = spec.rows_max.min(CHUNK_ROWS as u64) + times.len() as u64;
-        let bytes = archive.object.size + rows_max * ROW_BYTES as u64;
-        let _memory = activity.while_waiting(self.memory.take(bytes)).await;
         let bytes = match self.fetcher.fetch(&archive.unit, &archive.object, activity).await? {
             Ok(bytes) => bytes,
             Err(fault) => return Ok(Err(fault)),

@@ -1,5 +1,7 @@
 //! How an attempt ended: for `ingest_log`, logs, metrics and tasks.
 
+use std::time::Duration;
+
 use common::unit::Unit;
 use jiff::Timestamp;
 use nats::TaskState;
@@ -8,6 +10,7 @@ use crate::destination::Work;
 use crate::error::{ErrorClass, WorkError};
 use crate::job::Job;
 use crate::outcome::Disposition;
+use crate::writes::Writes;
 
 /// How a delivery ended, as `ingest_log`, logs and metrics call it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,39 +58,68 @@ impl Ending {
     }
 }
 
+/// What a delivery is settled with, and why. Nothing that is still waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settlement {
+    /// Acked: everything is at the destination and verified.
+    Done,
+    /// Acked: nothing needs to be done about the rest.
+    Stopped(Stopped),
+    /// To be delivered again; spends an attempt.
+    Retry { after: Duration, class: ErrorClass },
+    /// Terminated, after its dead letter is stored.
+    DeadLetter { class: ErrorClass },
+}
+
+impl Settlement {
+    /// `None`: it is waited, and tried again here.
+    pub(super) fn of(disposition: Disposition) -> Option<Self> {
+        match disposition {
+            Disposition::Ack => Some(Self::Done),
+            Disposition::Retry { after, class } => Some(Self::Retry { after, class }),
+            Disposition::DeadLetter { class } => Some(Self::DeadLetter { class }),
+            Disposition::Wait => None,
+        }
+    }
+}
+
 /// One attempt that has come to an end.
 pub(super) struct Finished<'a> {
     pub(super) job: Option<&'a Job>,
     pub(super) unit: Option<&'a Unit>,
     pub(super) started_at: Timestamp,
     pub(super) result: &'a Result<Work, WorkError>,
-    /// `None`: see `stopped`.
-    pub(super) disposition: Option<Disposition>,
-    pub(super) stopped: Option<Stopped>,
+    pub(super) settlement: Settlement,
 }
 
 impl Finished<'_> {
     pub(super) fn ending(&self) -> Ending {
-        match self.stopped {
-            Some(Stopped::Superseded) => return Ending::Superseded,
-            Some(Stopped::TooOld) => return Ending::TooOld,
-            Some(Stopped::Cancelled) => return Ending::Cancelled,
-            None => {}
+        match (self.settlement, self.result) {
+            (Settlement::Done, Ok(work)) if work.loaded == 0 => Ending::Skipped,
+            (Settlement::Done, _) => Ending::Loaded,
+            (Settlement::Stopped(Stopped::Superseded), _) => Ending::Superseded,
+            (Settlement::Stopped(Stopped::TooOld), _) => Ending::TooOld,
+            (Settlement::Stopped(Stopped::Cancelled), _) => Ending::Cancelled,
+            (Settlement::Retry { .. }, _) => Ending::Retry,
+            (Settlement::DeadLetter { .. }, _) => Ending::DeadLetter,
         }
-        match &self.disposition {
-            None | Some(Disposition::Ack | Disposition::Wait) => match self.result {
-                Ok(work) if work.loaded == 0 => Ending::Skipped,
-                _ => Ending::Loaded,
-            },
-            Some(Disposition::Retry { .. }) => Ending::Retry,
-            Some(Disposition::DeadLetter { .. }) => Ending::DeadLetter,
+    }
+
+    /// How long it must not be settled, because what was written for it and not answered may still land and be wrong then.
+    pub(super) fn must_wait(&self, writes: &Writes) -> Option<Duration> {
+        match self.ending() {
+            Ending::Superseded | Ending::DeadLetter | Ending::Cancelled => writes.may_still_land(),
+            // All of this revision is recorded: the same rows once more change nothing.
+            Ending::Loaded | Ending::Skipped => writes.may_still_outrank(),
+            // Nothing was written; and it is delivered again late enough.
+            Ending::TooOld | Ending::Retry => None,
         }
     }
 
     pub(super) fn class(&self) -> &'static str {
-        match &self.disposition {
-            Some(Disposition::Retry { class, .. } | Disposition::DeadLetter { class }) => ErrorClass::as_str(*class),
-            None | Some(Disposition::Ack | Disposition::Wait) => "",
+        match self.settlement {
+            Settlement::Retry { class, .. } | Settlement::DeadLetter { class } => class.as_str(),
+            Settlement::Done | Settlement::Stopped(_) => "",
         }
     }
 
@@ -106,5 +138,53 @@ pub(super) fn describe(error: &WorkError) -> String {
         WorkError::Store(store) => format!("{error} ({})", store.advice()),
         WorkError::Warehouse(warehouse) => format!("{error} ({})", warehouse.advice()),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::writes::Written;
+
+    fn finished(settlement: Settlement, result: &Result<Work, WorkError>) -> Finished<'_> {
+        Finished { job: None, unit: None, started_at: Timestamp::UNIX_EPOCH, result, settlement }
+    }
+
+    #[test]
+    fn every_disposition_but_waiting_settles() {
+        let (after, class) = (Duration::from_secs(1), ErrorClass::Missing);
+        let check = |disposition, work: Work, ending, name: &str| {
+            let settlement = Settlement::of(disposition).expect("it settles");
+            let result = Ok(work);
+            let finished = finished(settlement, &result);
+            assert_eq!((finished.ending(), finished.class()), (ending, name));
+        };
+        check(Disposition::Ack, Work { loaded: 1, ..Work::default() }, Ending::Loaded, "");
+        check(Disposition::Ack, Work::default(), Ending::Skipped, "");
+        check(Disposition::Retry { after, class }, Work::default(), Ending::Retry, "missing");
+        check(Disposition::DeadLetter { class }, Work::default(), Ending::DeadLetter, "missing");
+        assert_eq!(Settlement::of(Disposition::Wait), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_land_and_be_wrong_is_waited_for() {
+        let result = Ok(Work::default());
+        let settlements = [
+            (Settlement::Done, false, true),
+            (Settlement::Stopped(Stopped::Superseded), true, true),
+            (Settlement::Stopped(Stopped::Cancelled), true, true),
+            (Settlement::Stopped(Stopped::TooOld), false, false),
+            (Settlement::DeadLetter { class: ErrorClass::Damaged }, true, true),
+            (Settlement::Retry { after: Duration::ZERO, class: ErrorClass::Missing }, false, false),
+        ];
+        for (settlement, for_archives, for_outranking) in settlements {
+            for (written, waits) in [(Written::Archives, for_archives), (Written::Outranking, for_outranking)] {
+                let writes = Writes::default();
+                let finished = finished(settlement, &result);
+                assert_eq!(finished.must_wait(&writes), None, "{settlement:?}: nothing is written");
+                drop(writes.begin(written));
+                assert_eq!(finished.must_wait(&writes).is_some(), waits, "{settlement:?} {written:?}");
+            }
+        }
     }
 }
