@@ -28,6 +28,8 @@ pub(super) enum Verdict {
     /// Right, and the marker names bytes that were generated earlier than what is loaded: the archive generated last decides.
     RolledBack,
     NotLoaded,
+    /// Not loaded, and rightly: see [`crate::wanted`].
+    NotWanted,
     /// Rows that are not shown as the archive has them.
     Wrong {
         missing: u64,
