@@ -323,8 +323,8 @@ pub enum Elsewhere {
     )]
     Bucket { marker: String, configured: String },
     #[error(
-        "no object of the marker is below the prefix '{configured}' that this process is configured for, it is outside \
-         storage.r2.prefix: the first key is '{key}'; check storage.r2.prefix"
+        "the marker is of objects outside storage.r2.prefix, which is '{configured}': the first key is '{key}'; check \
+         storage.r2.prefix"
     )]
     Prefix { key: String, configured: String },
 }

@@ -74,17 +74,20 @@ impl Bus {
         }
     }
 
-    /// The markers that were not delivered to a destination yet, oldest first, at most `count_max`.
+    /// The markers that were not delivered to a destination yet, oldest first, at most `count_max`: all that the streams have
+    /// where its consumers are not there yet.
     ///
     /// Reads the stream beside the consumers, so nothing is delivered by it.
     pub async fn pending_markers(&self, destination: &str, count_max: usize) -> Result<Vec<(String, Bytes)>, BusError> {
         let doing = || "listing pending markers".to_owned();
         let mut pending = Vec::new();
         for lane in lanes(destination) {
-            let stream = self.context.get_stream_no_info(lane.stream).await;
-            let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
-            let consumer = self.durable(&lane).await?;
-            let mut next = consumer.cached_info().delivered.stream_sequence + 1;
+            let Some(stream) = self.stream(lane.stream).await? else { continue };
+            let mut next = match self.durable(&lane).await {
+                Ok(consumer) => consumer.cached_info().delivered.stream_sequence + 1,
+                Err(error) if error.kind == BusErrorKind::Missing => 1,
+                Err(error) => return Err(error),
+            };
             while pending.len() < count_max {
                 match stream.direct_get_next_for_subject(&lane.filter, Some(next)).await {
                     Ok(message) => {

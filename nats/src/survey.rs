@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
 use common::checksum::Sha256Sum;
 use common::unit::Unit;
@@ -13,7 +14,7 @@ use crate::announced::Announced;
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::reader::StoredMessage;
 use crate::subject::{Lane, MarkerSubject};
-use crate::topology::{MARKERS, TASKS, is_missing, replay_lane};
+use crate::topology::{MARKERS, REPLAYS, TASKS, is_missing, replay_lane};
 
 /// A survey that lost messages on the way begins anew this often.
 const ATTEMPTS: u32 = 3;
@@ -127,12 +128,26 @@ impl Bus {
         Ok(stream.cached_info().state.last_sequence)
     }
 
-    /// Whether every replay up to this sequence is settled at the destination.
-    pub async fn replays_settled(&self, destination: &str, sequence: u64) -> Result<bool, BusError> {
+    /// Whether a replay is settled at the destination, whatever else waits there.
+    pub async fn replay_is_settled(&self, destination: &str, sequence: u64) -> Result<bool, BusError> {
         let consumer = self.durable(&replay_lane(destination)).await?;
         let info = consumer.cached_info();
-        let idle = info.num_pending == 0 && info.num_ack_pending == 0;
-        Ok(idle || info.ack_floor.stream_sequence >= sequence)
+        if info.ack_floor.stream_sequence >= sequence || info.num_pending == 0 && info.num_ack_pending == 0 {
+            return Ok(true);
+        }
+        // The stream keeps nothing that is settled. What was not delivered yet may be missing from a replica that is behind.
+        Ok(info.delivered.stream_sequence >= sequence && !self.has_replay(sequence).await?)
+    }
+
+    async fn has_replay(&self, sequence: u64) -> Result<bool, BusError> {
+        let doing = || format!("looking for replay {sequence}");
+        let stream = self.context.get_stream_no_info(REPLAYS).await;
+        let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
+        match stream.direct_get(sequence).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(false),
+            Err(error) => Err(BusError::unavailable(doing(), &error)),
+        }
     }
 
     /// Whether the stream of markers is there.

@@ -5,13 +5,19 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::connection::{Bus, BusError};
-use crate::refusal::publish_error;
+use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::refusal::{is_overtaken, publish_error};
 use crate::topology::TASKS;
+
+const PUT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Tries to change a task that others change.
+const CHANGES_MAX: u32 = 10;
+const CHANGE_PAUSE: Duration = Duration::from_millis(100);
 
 /// A replay that somebody asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +91,31 @@ impl Bus {
         self.put(format!("task.{}", task.id), task).await
     }
 
+    /// Changes a task as the stream has it, and nothing that somebody else changes at the same time; returns what it is then,
+    /// `None` where there is no such task.
+    pub async fn change_task(&self, id: &str, change: impl Fn(&mut Task)) -> Result<Option<Task>, BusError> {
+        let subject = format!("task.{id}");
+        let doing = || format!("changing {subject}");
+        for _ in 0..CHANGES_MAX {
+            let Some(message) = self.last(TASKS, &subject).await? else { return Ok(None) };
+            let Ok(mut task) = serde_json::from_slice::<Task>(&message.payload) else { return Ok(None) };
+            change(&mut task);
+            let changed = PublishMessage::build()
+                .payload(serde_json::to_vec(&task).expect("strings and numbers always serialise").into())
+                .expected_last_subject_sequence(message.sequence)
+                .expected_stream(TASKS);
+            let sent = async { self.context.send_publish(subject.clone(), changed).await?.await };
+            match tokio::time::timeout(PUT_TIMEOUT, sent).await {
+                Ok(Ok(_)) => return Ok(Some(task)),
+                // Somebody else was faster, or the replica that was read is behind.
+                Ok(Err(error)) if is_overtaken(&error) => tokio::time::sleep(CHANGE_PAUSE).await,
+                Ok(Err(error)) => return Err(publish_error(TASKS, doing(), &error)),
+                Err(elapsed) => return Err(BusError::unavailable(doing(), &elapsed)),
+            }
+        }
+        Err(BusError::plain(BusErrorKind::Unavailable, doing(), "others change it again and again"))
+    }
+
     /// Writes the state of a unit; `unit_tokens` is the tail of its subject.
     pub async fn put_task_unit(&self, task: &str, unit_tokens: &str, state: &TaskUnit) -> Result<(), BusError> {
         self.put(format!("task.{task}.{unit_tokens}"), state).await
@@ -93,7 +124,7 @@ impl Bus {
     pub(crate) async fn put(&self, subject: String, content: &impl Serialize) -> Result<(), BusError> {
         let payload = serde_json::to_vec(content).expect("strings and numbers always serialise");
         let sent = async { self.context.publish(subject.clone(), payload.into()).await?.await };
-        match tokio::time::timeout(Duration::from_secs(10), sent).await {
+        match tokio::time::timeout(PUT_TIMEOUT, sent).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(publish_error(TASKS, format!("writing {subject}"), &error)),
             Err(elapsed) => Err(BusError::unavailable(format!("writing {subject}"), &elapsed)),

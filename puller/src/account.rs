@@ -118,21 +118,44 @@ impl Warehouse {
     /// Learns what statements must say at this server, for this account.
     ///
     /// # Errors
-    /// The account's profile fixes something that rows or answers would be wrong with.
+    /// The account's profile fixes something that rows or answers would be wrong with. What may be set otherwise is set then
+    /// too.
     pub(crate) async fn learn_overrides(&mut self) -> Result<(), WarehouseError> {
-        let refused = |what| WarehouseError::of_kind(WarehouseErrorKind::AccountLimit, what);
+        match self.learn_plan().await?.refusal() {
+            None => Ok(()),
+            Some(refusal) => Err(WarehouseError::of_kind(WarehouseErrorKind::AccountLimit, refusal)),
+        }
+    }
+
+    /// The same for commands that only look: what an insert would need does not matter, and what a query needs and may not
+    /// set is warned of.
+    pub(crate) async fn learn_overrides_to_look(&mut self) -> Result<(), WarehouseError> {
+        let fixed = self.learn_plan().await?.fixed_queries;
+        if !fixed.is_empty() {
+            tracing::warn!(
+                "this account's profile fixes {}: answers may be wrong; take the constraint away",
+                fixed.join("; ")
+            );
+        }
+        Ok(())
+    }
+
+    async fn learn_plan(&mut self) -> Result<Plan, WarehouseError> {
         let mut names: Vec<&str> = QUERIES.iter().chain(&INSERTS).map(|needed| needed.name).collect();
         names.extend([SEQUENTIAL.name, "readonly"]);
         let found = self.settings(&names).await?;
-        self.set_overrides(plan(&found, false).map_err(refused)?);
+        let alone = plan(&found, false);
+        self.set_overrides(alone.overrides.clone());
         let engines = format!(
             "SELECT count() FROM system.tables WHERE database = {} AND match(engine, '^(Replicated|Shared)')",
             quoted(self.database())
         );
-        if self.select_one::<u64>(&engines).await? > 0 {
-            self.set_overrides(plan(&found, true).map_err(refused)?);
+        if self.select_one::<u64>(&engines).await? == 0 {
+            return Ok(alone);
         }
-        Ok(())
+        let shared = plan(&found, true);
+        self.set_overrides(shared.overrides.clone());
+        Ok(shared)
     }
 
     /// Limits of this account that the largest statements would meet, as `name = value`.
@@ -154,32 +177,54 @@ impl Warehouse {
     }
 }
 
-/// Beside what every query says, only what differs, and only to a server that knows it: others refuse it.
-fn plan(found: &HashMap<String, Setting>, shared: bool) -> Result<Overrides, String> {
-    if let Some(readonly) = found.get("readonly").filter(|readonly| readonly.value != "0") {
-        return Err(format!("this account is read-only: its profile has readonly = {}", readonly.value));
+/// What statements will say, and what they would have to and may not.
+#[derive(Debug, Default)]
+struct Plan {
+    overrides: Overrides,
+    /// The profile's `readonly`, where that is not 0.
+    readonly: Option<String>,
+    fixed_queries: Vec<String>,
+    fixed_inserts: Vec<String>,
+}
+
+impl Plan {
+    /// Why a worker cannot work with this account.
+    fn refusal(&self) -> Option<String> {
+        if let Some(readonly) = &self.readonly {
+            return Some(format!("this account is read-only: its profile has readonly = {readonly}"));
+        }
+        let fixed = [self.fixed_queries.as_slice(), &self.fixed_inserts].concat();
+        let fixed = Some(fixed).filter(|fixed| !fixed.is_empty())?;
+        Some(format!("this account's profile fixes {}: take the constraint away", fixed.join("; ")))
     }
-    let mut fixed = Vec::new();
-    let mut differing = |needed: &Needed| {
+}
+
+/// Beside what every query says, only what differs, and only to a server that knows it: others refuse it.
+fn plan(found: &HashMap<String, Setting>, shared: bool) -> Plan {
+    let readonly = found.get("readonly").map(|readonly| readonly.value.clone()).filter(|readonly| readonly != "0");
+    // With readonly = 1 nothing may be set, with 2 everything else.
+    let may_set = readonly.as_deref() != Some("1");
+    let differing = |needed: &Needed, fixed: &mut Vec<String>| {
         let setting = found.get(needed.name).filter(|setting| setting.value != needed.value)?;
-        if setting.fixed == 0 {
+        if may_set && setting.fixed == 0 {
             return Some((needed.name, needed.value));
         }
         if needed.matters {
-            fixed.push(format!("{} = {}, and {:?} is needed", needed.name, setting.value, needed.value));
+            fixed.push(format!("{} = {}, where {} is needed", needed.name, shown(&setting.value), shown(needed.value)));
         }
         None
     };
-    let mut queries = ALWAYS.to_vec();
-    queries.extend(QUERIES.iter().filter_map(&mut differing));
-    if shared {
-        queries.extend(differing(&SEQUENTIAL));
-    }
-    let inserts = INSERTS.iter().filter_map(&mut differing).collect();
-    if fixed.is_empty() {
-        return Ok(Overrides { queries, inserts });
-    }
-    Err(format!("this account's profile fixes {}: take the constraint away", fixed.join("; ")))
+    let mut plan = Plan { readonly, ..Plan::default() };
+    let of_queries = QUERIES.iter().chain(shared.then_some(&SEQUENTIAL));
+    let queries: Vec<_> = of_queries.filter_map(|needed| differing(needed, &mut plan.fixed_queries)).collect();
+    plan.overrides.queries = if may_set { ALWAYS.into_iter().chain(queries).collect() } else { Vec::new() };
+    plan.overrides.inserts = INSERTS.iter().filter_map(|needed| differing(needed, &mut plan.fixed_inserts)).collect();
+    plan
+}
+
+/// A setting's value; an empty one is seen as such.
+fn shown(value: &str) -> &str {
+    if value.is_empty() { "''" } else { value }
 }
 
 fn too_low(found: &HashMap<String, Setting>) -> Vec<String> {
@@ -214,21 +259,39 @@ mod tests {
             ("async_insert", "1", 0),
             ("select_sequential_consistency", "0", 0),
         ]);
-        let plain = plan(&found, false).expect("nothing is fixed that differs");
-        assert_eq!(plain.queries[ALWAYS.len()..], [("final", "0")]);
-        assert_eq!(plain.inserts, [("async_insert", "0")]);
-        let shared = plan(&found, true).expect("the same");
-        assert_eq!(shared.queries.last(), Some(&("select_sequential_consistency", "1")));
+        let plain = plan(&found, false);
+        assert_eq!(plain.refusal(), None);
+        assert_eq!(plain.overrides.queries[ALWAYS.len()..], [("final", "0")]);
+        assert_eq!(plain.overrides.inserts, [("async_insert", "0")]);
+        let shared = plan(&found, true);
+        assert_eq!(shared.overrides.queries.last(), Some(&("select_sequential_consistency", "1")));
 
-        let fixed = settings(&[("final", "1", 1), ("optimize_on_insert", "1", 1), ("async_insert", "1", 1)]);
-        let error = plan(&fixed, false).expect_err("two matter");
+        // What is fixed stops a worker; what is not is set all the same.
+        let fixed = settings(&[
+            ("final", "1", 1),
+            ("skip_unavailable_shards", "1", 0),
+            ("optimize_on_insert", "1", 1),
+            ("async_insert", "1", 1),
+        ]);
+        let fixed = plan(&fixed, false);
         assert_eq!(
-            error,
-            "this account's profile fixes final = 1, and \"0\" is needed; async_insert = 1, and \"0\" is needed: take the \
-             constraint away"
+            fixed.refusal().as_deref(),
+            Some(
+                "this account's profile fixes final = 1, where 0 is needed; async_insert = 1, where 0 is needed: take the \
+                 constraint away"
+            )
         );
-        let error = plan(&settings(&[("readonly", "1", 0)]), false).expect_err("read-only");
-        assert!(error.contains("readonly = 1"), "{error}");
+        assert_eq!(fixed.overrides.queries[ALWAYS.len()..], [("skip_unavailable_shards", "0")]);
+        assert_eq!(fixed.fixed_queries, ["final = 1, where 0 is needed"]);
+
+        // A read-only account may look; nothing may be set then, unless readonly is 2.
+        let read_only = |value| plan(&settings(&[("readonly", value, 0), ("final", "1", 0)]), false);
+        let one = read_only("1");
+        assert!(one.refusal().is_some_and(|refusal| refusal.contains("readonly = 1")), "{one:?}");
+        assert_eq!((one.overrides.queries.len(), one.fixed_queries.len()), (0, 1));
+        let two = read_only("2");
+        assert!(two.refusal().is_some() && two.fixed_queries.is_empty(), "{two:?}");
+        assert_eq!(two.overrides.queries.last(), Some(&("final", "0")));
     }
 
     #[test]

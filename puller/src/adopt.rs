@@ -54,16 +54,27 @@ pub(crate) async fn run(
     }
     let metrics = Metrics::new(&mut Registry::default());
     let shared = Shared::new(config, name, bus, Readiness::default(), metrics);
-    let mut reports = Vec::new();
+    let (mut reports, mut failures) = (Vec::new(), Vec::new());
     for destination in &destinations {
-        reports.push(adopt(&shared, destination, &hints, &announced, (args.dry_run, verbose), &stop).await?);
+        let mut report = Report::new(&destination.name, args.dry_run, &hints);
+        let adopted = adopt(&shared, destination, &hints, &announced, (args.dry_run, verbose), &stop, &mut report);
+        if let Err(failure) = adopted.await {
+            report.error = Some(failure.clone());
+            failures.push(failure.of_destination(&destination.name));
+        }
+        reports.push(report);
+        if stop.is_cancelled() {
+            break;
+        }
     }
     shared.bus.close().await;
     let findings: Vec<Finding> = reports.iter_mut().flat_map(Report::take_findings).collect();
     let mut lines = list(&findings, args.list.all);
     reports.iter().for_each(|report| report.lines(args.list.all, &mut lines));
     let code = exit::worst(reports.iter().map(Report::exit_code));
-    Ok(Reply::new(code).destinations(&reports).findings(findings).text(lines.join("\n")))
+    let (gravest, others) = Failure::gravest(failures);
+    lines.extend(others.iter().map(ToString::to_string));
+    Ok(Reply::new(code).destinations(&reports).findings(findings).text(lines.join("\n")).failed(gravest))
 }
 
 async fn adopt(
@@ -73,12 +84,12 @@ async fn adopt(
     announced: &HashSet<Unit>,
     (dry_run, verbose): (bool, bool),
     stop: &CancellationToken,
-) -> Result<Report, Failure> {
+    report: &mut Report,
+) -> Result<(), Failure> {
     let runner = shared.open(destination).await?;
     let Destination::ClickHouse(loader) = &runner.worker.destination else {
         unreachable!("only ClickHouse destinations are chosen");
     };
-    let mut report = Report::new(&destination.name, dry_run, hints);
     let mut wanted = Hints { units: hints.units.clone(), ..Hints::default() };
     for flat in &hints.flat {
         let candidates: Vec<&Unit> = flat.units.iter().filter(|unit| announced.contains(unit)).collect();
@@ -117,7 +128,7 @@ async fn adopt(
             "stopped by a signal; what was verified is recorded, run this again for the rest",
         ));
     }
-    Ok(report)
+    Ok(())
 }
 
 struct Adopter<'s> {

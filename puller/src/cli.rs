@@ -18,11 +18,14 @@ use crate::pause::{Pause, Resume};
 const VERIFY_EXAMPLES: &str = "\
 Lines:
   = unit          verified (only with --verbose)
+  = unit symbol   verified, and what is loaded is newer than what is announced: the announced bytes went back in time
+  . unit          older than the destination wants (initial_days; only with --verbose)
   - unit symbol   an archive is not loaded
-  * unit symbol   rows are missing or differ, and how many
+  * unit symbol   rows are missing, differ, or are of a former revision, and how many
   ! unit symbol   could not be checked, and why
 
-Exit 0 when all is right, 4 when something is not; with --fix 0, or 1 if something could not be sent or checked.
+Exit 0 when all is right, 4 when something is not; with --fix 0, or 1 if something could not be sent or checked; with
+--wait 3 if no worker is there for 60 s, or for --max-wait.
 
 Examples:
   puller verify
@@ -52,7 +55,7 @@ Examples:
   HEALTHCHECK CMD [\"puller\", \"healthcheck\"]         in a Dockerfile, with FERRY__HTTP__LISTEN set
   puller healthcheck --live";
 
-/// Takes announced archives from the bucket to ClickHouse, exactly once and verified
+/// Load announced archives from the bucket into ClickHouse, exactly once and verified
 #[derive(Debug, Parser)]
 #[command(
     name = "puller",
@@ -99,7 +102,8 @@ pub enum Command {
 
     /// List what is expected and not loaded, in ranges of days; exit 4 if there is anything
     ///
-    /// Days between a symbol's first and last archive that no archive covers. `puller status --missing` is the same.
+    /// Days between a symbol's first and last archive that no archive covers; and days between its first and last row that
+    /// a month's archive does not have, nor an archive of a day. `puller status --missing` is the same.
     #[command(
         after_help = "Examples:\n  puller gaps\n  puller gaps --market um --interval 1h --from 2026-01 --all\n  \
                             puller gaps --symbol BTCUSDT --json"
@@ -141,7 +145,7 @@ pub enum Command {
                             puller history binance/um --failed --limit 20 --json")]
     History(History),
 
-    /// Tell everything that is known of one unit; exit 4 if something of it is not loaded
+    /// Tell everything that is known of one unit; exit 4 if something of it is not loaded that a destination wants
     #[command(after_help = "Examples:\n  puller explain binance/um/klines/1h/2026-02-14\n  \
                             puller explain binance/um/klines/1h/2026-02-14 --json")]
     Explain(Explain),
@@ -153,7 +157,7 @@ pub enum Command {
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify(Verify),
 
-    /// Takes rows that another program loaded into our tables as loaded, where they are exactly the archives'
+    /// Record as loaded the rows that another program put into our tables, where they are exactly the archives'
     ///
     /// The names in the folder are hints which units to look at, nothing more: each archive is fetched, verified, decoded
     /// and compared with `klines`. Only one whose every row is shown with its values and its version is recorded, so that
@@ -206,7 +210,7 @@ pub struct Run {
 
 #[derive(Debug, Args)]
 pub struct Pull {
-    /// Only list what is pending; change nothing
+    /// Only list what is pending: nothing is loaded, and no stream or consumer is made
     #[arg(long)]
     pub dry_run: bool,
 
@@ -238,8 +242,10 @@ pub struct Replay {
     #[command(flatten)]
     pub symbols: SymbolFilter,
 
-    /// full (0): every current marker once. since (1): those announced after --since, then goes on. continuous (2): full, then
-    /// goes on
+    /// Which markers: full (0), every current one; since (1), those announced at --since or later; continuous (2), as full
+    ///
+    /// Each is sent once. What is announced later is delivered anyway, whatever the mode; with since and continuous the task
+    /// stays FOLLOWING until it is cancelled, and full ends with its last unit.
     #[arg(long, value_enum, default_value_t = ReplayMode::Full)]
     pub mode: ReplayMode,
 
@@ -255,7 +261,8 @@ pub struct Replay {
     #[arg(long)]
     pub reason: Option<String>,
 
-    /// Wait until every unit is finished; exit 1 if one failed, 3 if for --max-wait no worker is there
+    /// Wait until every unit is finished; exit 1 if one failed or was cancelled, 3 if no worker is there for 60 s, or for
+    /// --max-wait where that is less
     #[arg(long)]
     pub wait: bool,
 
@@ -329,6 +336,10 @@ pub struct Verify {
     /// With --fix, wait until the workers are done with it, and check again
     #[arg(long, requires = "fix")]
     pub wait: bool,
+
+    /// With --wait: how long to wait while no worker is there [default: 60s], and at most altogether if given
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = humantime::parse_duration)]
+    pub max_wait: Option<Duration>,
 
     #[command(flatten)]
     pub list: ListArgs,

@@ -11,7 +11,7 @@ use common::object_store::{End, ObjectStore};
 use common::output::Reply;
 use nats::{Bus, ConsumerSettings, StaleConsumer, StreamUsage};
 
-use crate::lost_stream;
+use crate::lost_stream::{self, LostUnits};
 use crate::service::{Failure, served, worker_name};
 
 pub(crate) async fn run(config: &Config, config_only: bool) -> Reply {
@@ -115,9 +115,13 @@ async fn check_queue(report: &mut Report, config: &Config) -> Announced {
         Err(error) => tracing::debug!(%error, "looking at how full the streams are"),
     }
     for destination in &config.destinations {
-        match lost_stream::lost_units(&bus, destination).await {
-            Ok(0) => {}
-            Ok(lost) => report.bad("stream MARKERS", lost_stream::text(&destination.name, lost), lost_stream::ADVICE),
+        match lost_stream::lost_units(&bus, config, destination).await {
+            Ok(LostUnits { units: 0, .. }) => {}
+            Ok(lost @ LostUnits { in_bucket: true, .. }) => {
+                report.bad("stream MARKERS", lost.text(&destination.name), lost_stream::ADVICE);
+            }
+            // Nothing can be done about them.
+            Ok(lost) => report.warn("stream MARKERS", lost.text(&destination.name)),
             // Each is said where it is looked at by itself.
             Err(failure) => tracing::debug!("comparing the ledger with the stream: {}", failure.text),
         }

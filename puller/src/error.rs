@@ -31,13 +31,13 @@ pub(crate) enum ObjectFault {
     NotReadBack(String),
     /// Of an archive that is loaded, and that may belong to another unit.
     #[error(
-        "its rows are needed where a correction of {unit} has none any more, and it cannot be fetched again: {fault}; put \
-         the object back, or upload the unit again, then retry"
+        "a correction of {unit} takes rows away that this archive may have too, and this archive, which is loaded, cannot be \
+         fetched again: {fault}; put this object back, or upload this archive's own unit again, then retry"
     )]
     Needed { unit: String, fault: Box<ObjectFault> },
     #[error("it cannot be read, and others can: {0}")]
     Unreadable(String),
-    #[error("it cannot be written, and others can: {0}")]
+    #[error("its file cannot be read or written, and others can: {0}")]
     Unwritable(String),
     /// In a directory destination.
     #[error(
@@ -119,7 +119,7 @@ pub(crate) enum ErrorClass {
     ReadBack,
     /// An object cannot be read, while others can.
     Unreadable,
-    /// A file cannot be written, while others can.
+    /// A file cannot be read or written, while others can.
     Unwritable,
     /// ClickHouse gives up what is asked for this unit, and answers what is asked for others.
     TooHeavy,

@@ -18,6 +18,7 @@ use crate::history::{Tried, tried};
 use crate::ledger::unit_condition;
 use crate::mirror::holds;
 use crate::service::{Failure, ROSTER_WAIT, connect_to_stream, served};
+use crate::wanted::Beginning;
 use crate::warehouse::Warehouse;
 
 /// How many of the last attempts are shown.
@@ -44,6 +45,8 @@ enum State {
     /// Delivered and not settled: it waits for a retry, or for the lease of a worker that died.
     Parked,
     Dead,
+    /// Not there, and rightly: older than the destination wanted when it was made. See [`crate::wanted`].
+    NotWanted,
     /// Not there, and nobody is going to bring it there.
     NotLoaded,
     /// Never announced, or what was announced cannot be read.
@@ -67,18 +70,33 @@ struct MarkerFacts {
 struct AtDestination {
     destination: String,
     state: State,
-    paused: bool,
-    loaded: usize,
+    /// Archives of the newest marker.
+    #[serde(skip)]
+    archives: usize,
+    /// `None`: the destination cannot be asked.
+    loaded: Option<usize>,
     missing: Vec<MissingArchive>,
     /// Loaded from bytes that were generated later than the announced ones, which is right.
     kept: Vec<MissingArchive>,
+    #[serde(flatten)]
+    queue: Queue,
+    /// Newest first.
+    attempts: Vec<Finding>,
+    /// Why not all of this is known.
+    error: Option<Failure>,
+    #[serde(skip)]
+    tried: Vec<Tried>,
+}
+
+/// What NATS knows of the unit at a destination.
+#[derive(Debug, Default, Serialize)]
+struct Queue {
+    paused: bool,
     messages: Vec<Sent>,
     in_hand_of: Vec<String>,
     dead_letters: Vec<Summary>,
-    /// Newest first.
-    attempts: Vec<Finding>,
     #[serde(skip)]
-    tried: Vec<Tried>,
+    is_wanted: bool,
 }
 
 /// An archive that is not there as it is announced.
@@ -95,25 +113,30 @@ pub(crate) async fn run(args: &Explain, config: &Config) -> Result<Reply, Failur
     let newest = newest(&bus, &store, config, &args.unit).await?;
     let mut destinations = Vec::new();
     for destination in served(config) {
-        destinations.push(at(&bus, config, &destination, &args.unit, newest.as_ref()).await?);
+        destinations.push(at(&bus, config, &destination, &args.unit, newest.as_ref()).await);
     }
     bus.close().await;
-    if newest.is_none() && destinations.iter().all(|at| at.state == State::Unknown) {
+    let failures =
+        destinations.iter().filter_map(|at| Some(at.error.clone()?.of_destination(&at.destination))).collect();
+    let (failure, others) = Failure::gravest(failures);
+    if failure.is_none() && newest.is_none() && destinations.iter().all(|at| at.state == State::Unknown) {
         // Nobody knows it: is it a unit at all?
         UnitPrefix::from(&args.unit).check_words().map_err(Failure::usage)?;
     }
     let sentence = sentence(newest.as_ref(), &destinations);
     let marker = newest.map(Newest::facts);
-    let text = to_text(&args.unit, &sentence, marker.as_ref(), &destinations, args.list.all);
-    let loaded = destinations.iter().all(|at| at.state == State::Loaded);
+    let mut text = to_text(&args.unit, &sentence, marker.as_ref(), &destinations, args.list.all);
+    others.iter().for_each(|other| text.push_str(&format!("\n{other}")));
+    let right = destinations.iter().all(|at| matches!(at.state, State::Loaded | State::NotWanted));
     let findings = destinations.iter().flat_map(|at| at.findings(&args.unit)).collect();
-    Ok(Reply::new(if loaded { exit::DONE } else { exit::DIFFERENCES })
+    Ok(Reply::new(if right { exit::DONE } else { exit::DIFFERENCES })
         .field("unit", &args.unit.to_string())
         .field("sentence", &sentence)
         .field("marker", &marker)
         .destinations(&destinations)
         .findings(findings)
-        .text(text))
+        .text(text)
+        .failed(failure))
 }
 
 /// The newest revision that is known, with its list of objects.
@@ -179,74 +202,109 @@ async fn small(store: &ObjectStore, key: &str, bytes_max: u64) -> Result<Option<
     Ok(store.get_small(key, bytes_max).await?)
 }
 
+/// How the unit stands at a destination. Where the destination or its part of the queue cannot be asked, the rest is told
+/// all the same.
 async fn at(
     bus: &Bus,
     config: &Config,
     destination: &Destination,
     unit: &Unit,
     newest: Option<&Newest>,
-) -> Result<AtDestination, Failure> {
-    let name = destination.name.as_str();
+) -> AtDestination {
     let objects = newest.map(|newest| newest.objects.as_slice()).unwrap_or_default();
-    let (Lacks { missing, kept }, attempts) = match &destination.kind {
+    let (lacks, tried, mut failures) = match stored(config, destination, unit, objects).await {
+        Ok((lacks, tried)) => (Some(lacks), tried, Vec::new()),
+        Err(failure) => (None, Vec::new(), vec![failure]),
+    };
+    let queue = Queue::of(bus, destination, unit, &tried).await;
+    let queue = queue.unwrap_or_else(|failure| {
+        failures.push(failure);
+        Queue { is_wanted: true, ..Queue::default() }
+    });
+    let any = |standing| queue.messages.iter().any(|message| message.standing == standing);
+    let state = match (newest, &lacks) {
+        (None, _) if queue.dead_letters.is_empty() => State::Unknown,
+        (Some(_), Some(lacks)) if lacks.missing.is_empty() => State::Loaded,
+        _ if !queue.in_hand_of.is_empty() => State::InHand,
+        _ if any(Standing::Pending) => State::Pending,
+        _ if any(Standing::Delivered) => State::Parked,
+        _ if !queue.dead_letters.is_empty() => State::Dead,
+        _ if !failures.is_empty() => State::Unknown,
+        _ if !queue.is_wanted => State::NotWanted,
+        _ => State::NotLoaded,
+    };
+    let loaded = lacks.as_ref().map(|lacks| objects.len() - lacks.missing.len());
+    let Lacks { missing, kept } = lacks.unwrap_or_default();
+    AtDestination {
+        destination: destination.name.clone(),
+        state,
+        archives: objects.len(),
+        loaded,
+        missing,
+        kept,
+        queue,
+        attempts: tried.iter().map(Tried::finding).collect(),
+        error: Failure::gravest(failures).0,
+        tried,
+    }
+}
+
+/// What the destination itself lacks, and what was tried.
+async fn stored(
+    config: &Config,
+    destination: &Destination,
+    unit: &Unit,
+    objects: &[Object],
+) -> Result<(Lacks, Vec<Tried>), Failure> {
+    match &destination.kind {
         DestinationKind::ClickHouse(server) => {
             let warehouse = Warehouse::to_look(server).await?;
-            let attempts = tried(&warehouse, name, &unit_condition(unit, true), ATTEMPTS_MAX).await?;
-            (lacking_rows(&warehouse, unit, objects).await?, attempts)
+            let attempts = tried(&warehouse, &destination.name, &unit_condition(unit, true), ATTEMPTS_MAX).await?;
+            Ok((lacking_rows(&warehouse, unit, objects).await?, attempts))
         }
         DestinationKind::Directory { path } => {
             let missing = missing_files(config, path, objects).await?;
-            (Lacks { missing, kept: Vec::new() }, Vec::new())
-        }
-    };
-    let mut dead_letters = Vec::new();
-    let filter = UnitPrefix::from(unit);
-    let keep = |letter: nats::Letter| {
-        if filter.matches(&letter.unit_tokens) {
-            dead_letters.push(Summary::of(&letter));
-        }
-    };
-    bus.each_letter(Some(name), &filter.exact(), keep).await?;
-    // A month's name begins that of its days.
-    dead_letters.retain(|letter| letter.unit == unit.to_string());
-    let roster = bus.roster(name, ROSTER_WAIT).await?;
-    let holds = |worker: &nats::WorkerState| worker.in_hand.contains(&unit.to_string());
-    let in_hand_of: Vec<String> =
-        roster.workers.iter().filter(|worker| holds(worker)).map(|worker| worker.worker.clone()).collect();
-    let mut messages = bus.sent(name, unit).await?;
-    for message in &mut messages {
-        // Every attempt is recorded before it is settled, and only a retry is followed by another delivery.
-        let last = attempts.iter().find(|tried| tried.stream_sequence == message.sequence && tried.attempt > 0);
-        if message.standing == Standing::Delivered && last.is_some_and(|tried| tried.outcome != "retry") {
-            message.standing = Standing::Settled;
+            Ok((Lacks { missing, ..Lacks::default() }, Vec::new()))
         }
     }
-    let any = |standing| messages.iter().any(|message| message.standing == standing);
-    let state = match newest {
-        None if dead_letters.is_empty() => State::Unknown,
-        Some(_) if missing.is_empty() => State::Loaded,
-        _ if !in_hand_of.is_empty() => State::InHand,
-        _ if any(Standing::Pending) => State::Pending,
-        _ if any(Standing::Delivered) => State::Parked,
-        _ if !dead_letters.is_empty() => State::Dead,
-        _ => State::NotLoaded,
-    };
-    Ok(AtDestination {
-        destination: name.to_owned(),
-        state,
-        paused: bus.destination_progress(name).await?.paused,
-        loaded: objects.len() - missing.len(),
-        missing,
-        kept,
-        messages,
-        in_hand_of,
-        dead_letters,
-        attempts: attempts.iter().map(Tried::finding).collect(),
-        tried: attempts,
-    })
+}
+
+impl Queue {
+    async fn of(bus: &Bus, destination: &Destination, unit: &Unit, attempts: &[Tried]) -> Result<Self, Failure> {
+        let name = destination.name.as_str();
+        let mut dead_letters = Vec::new();
+        let filter = UnitPrefix::from(unit);
+        let keep = |letter: nats::Letter| {
+            if filter.matches(&letter.unit_tokens) {
+                dead_letters.push(Summary::of(&letter));
+            }
+        };
+        bus.each_letter(Some(name), &filter.exact(), keep).await?;
+        // A month's name begins that of its days.
+        dead_letters.retain(|letter| letter.unit == unit.to_string());
+        let roster = bus.roster(name, ROSTER_WAIT).await?;
+        let holds = |worker: &nats::WorkerState| worker.in_hand.contains(&unit.to_string());
+        let in_hand_of: Vec<String> =
+            roster.workers.iter().filter(|worker| holds(worker)).map(|worker| worker.worker.clone()).collect();
+        let mut messages = bus.sent(name, unit).await?;
+        for message in &mut messages {
+            // Every attempt is recorded before it is settled, and only a retry is followed by another delivery.
+            let last = attempts.iter().find(|tried| tried.stream_sequence == message.sequence && tried.attempt > 0);
+            if message.standing == Standing::Delivered && last.is_some_and(|tried| tried.outcome != "retry") {
+                message.standing = Standing::Settled;
+            }
+        }
+        let is_wanted = match bus.current_marker(unit).await? {
+            Some(marker) => Beginning::of(bus, destination).await?.wants(&marker),
+            None => true,
+        };
+        let paused = bus.destination_progress(name).await?.paused;
+        Ok(Self { paused, messages, in_hand_of, dead_letters, is_wanted })
+    }
 }
 
 /// What of a unit is not there as it is announced.
+#[derive(Default)]
 struct Lacks {
     missing: Vec<MissingArchive>,
     kept: Vec<MissingArchive>,
@@ -254,7 +312,7 @@ struct Lacks {
 
 async fn lacking_rows(warehouse: &Warehouse, unit: &Unit, objects: &[Object]) -> Result<Lacks, Failure> {
     let ledger = warehouse.ledger(unit).await?;
-    let mut lacks = Lacks { missing: Vec::new(), kept: Vec::new() };
+    let mut lacks = Lacks::default();
     for object in objects {
         let (list, why) = match ledger.get(&object.key) {
             Some(entry) if entry.covers(object, unit.period) => continue,
@@ -304,31 +362,31 @@ fn sentence(newest: Option<&Newest>, destinations: &[AtDestination]) -> String {
 impl AtDestination {
     fn clause(&self) -> String {
         let name = &self.destination;
-        let all = self.loaded + self.missing.len();
-        let paused = if self.paused { format!(", and {name} is paused") } else { String::new() };
+        let has = match self.loaded {
+            Some(loaded) => format!("{name} has {loaded} of {} archives", self.archives),
+            None => format!("{name} cannot be asked what it has"),
+        };
+        let paused = if self.queue.paused { format!(", and {name} is paused") } else { String::new() };
         match self.state {
-            State::Loaded => format!("{name} has all {all} archives, verified"),
-            State::InHand => format!("{} is loading it into {name}", self.in_hand_of.join(" and ")),
-            State::Pending => {
-                format!("{name} has {} of {all} archives and the marker waits to be delivered{paused}", self.loaded)
-            }
-            State::Parked => format!(
-                "{name} has {} of {all} archives and the marker waits for another delivery, after a failure or a worker \
-                 that died{paused}",
-                self.loaded
-            ),
-            State::Dead => {
-                let last = self.dead_letters.last();
-                let (sequence, class) = last.map_or((0, ""), |letter| (letter.sequence, letter.class.as_str()));
+            State::Loaded => format!("{name} has all {} archives, verified", self.archives),
+            State::InHand => format!("{} is loading it into {name}", self.queue.in_hand_of.join(" and ")),
+            State::Pending => format!("{has} and the marker waits to be delivered{paused}"),
+            State::Parked => {
                 format!(
-                    "{name} has {} of {all} archives and the rest was given up: see `puller dead show {sequence}` ({class})",
-                    self.loaded
+                    "{has} and the marker waits for another delivery, after a failure or a worker that died{paused}"
                 )
             }
-            State::NotLoaded => format!(
-                "{name} has {} of {all} archives and nobody is going to load the rest: its marker was settled",
-                self.loaded
+            State::Dead => {
+                let last = self.queue.dead_letters.last();
+                let (sequence, class) = last.map_or((0, ""), |letter| (letter.sequence, letter.class.as_str()));
+                format!("{has} and the rest was given up: see `puller dead show {sequence}` ({class})")
+            }
+            State::NotWanted => format!(
+                "{has} and does not want the rest: the unit is older than initial_days allowed when {name} was made \
+                 (`puller replay --destination {name} --unit` and its name loads it)"
             ),
+            State::NotLoaded => format!("{has} and nobody is going to load the rest: its marker was settled"),
+            State::Unknown if self.error.is_some() => format!("{name} cannot be asked"),
             State::Unknown => format!("{name} knows nothing of it"),
         }
     }
@@ -349,9 +407,12 @@ impl AtDestination {
     }
 
     fn lines(&self, unit: &Unit, all: bool) -> Vec<String> {
-        let paused = if self.paused { " (paused)" } else { "" };
-        let mut lines =
-            vec![format!("\n{}{paused}: {} loaded, {} missing", self.destination, self.loaded, self.missing.len())];
+        let paused = if self.queue.paused { " (paused)" } else { "" };
+        let loaded = match self.loaded {
+            Some(loaded) => format!("{loaded} loaded, {} missing", self.missing.len()),
+            None => "what is loaded is not known".into(),
+        };
+        let mut lines = vec![format!("\n{}{paused}: {loaded}", self.destination)];
         lines.extend(list(&self.findings(unit), all));
         let mut add = |label: &str, text: String| {
             let below = wrap(&text, 11);
@@ -359,8 +420,8 @@ impl AtDestination {
                 below.iter().enumerate().map(|(at, line)| format!("  {:<9}{line}", if at == 0 { label } else { "" })),
             );
         };
-        self.in_hand_of.iter().for_each(|worker| add("in hand", printable(worker)));
-        for message in &self.messages {
+        self.queue.in_hand_of.iter().for_each(|worker| add("in hand", printable(worker)));
+        for message in &self.queue.messages {
             let standing = match message.standing {
                 Standing::Pending => "not delivered yet",
                 Standing::Delivered => "delivered, not settled",
@@ -368,7 +429,7 @@ impl AtDestination {
             };
             add("message", format!("{} on {}: {standing}", message.sequence, printable(&message.subject)));
         }
-        for letter in &self.dead_letters {
+        for letter in &self.queue.dead_letters {
             add(
                 "dead",
                 format!("{}  {:.0}  {}: {}", letter.sequence, letter.at, printable(&letter.class), letter.first_line()),

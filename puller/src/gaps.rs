@@ -1,11 +1,12 @@
 //! `puller gaps`, the same as `puller status --missing`: what is expected and not there, in ranges.
 //!
 //! What is expected follows from what is loaded: the view `coverage` tells of days between a symbol's first and last
-//! archive that none covers. A month's archive may be there and have some days only: `klines` tells which.
+//! archive that none covers. A month's archive may be there and have some days only: `klines` tells which, between the
+//! symbol's first and last row.
 
 use clap::Args;
 use clickhouse::Row;
-use common::config::{Config, DestinationKind};
+use common::config::{ClickHouse, Config, DestinationKind};
 use common::exit;
 use common::output::{Finding, ListArgs, Reply, count, list};
 use common::unit_filter::{SymbolFilter, UnitFilter};
@@ -53,17 +54,27 @@ struct DestinationGaps {
     destination: String,
     days: u64,
     symbols: u64,
+    /// Why it is not known.
+    error: Option<Failure>,
 }
 
 /// Two kinds of days: those that no archive covers, and those of which the archive of their month, which is short of so
-/// many rows, has none, and no archive of a day either. Days side by side are one range: each is ahead of its place
-/// among the symbol's days by the same number.
+/// many rows, has none, and no archive of a day either. Days before the symbol's first row and after its last are not
+/// among the latter: it was listed later, or delisted. Days side by side are one range: each is ahead of its place among
+/// the symbol's days by the same number. An archive may stand in the ledger under several keys.
 const RANGES: &str = "\
     WITH partial AS ( \
-        SELECT exchange, market, dataset, interval, symbol, toDate(concat(period, '-01')) AS month \
+        SELECT DISTINCT exchange, market, dataset, interval, symbol, toDate(concat(period, '-01')) AS month \
         FROM {database}.coverage \
         WHERE state = 'partial' AND length(period) = 7 AND interval NOT IN ('3d', '1w', '1mo') \
             AND missing_rows * 32 > expected_rows AND {conditions} \
+    ), traded AS ( \
+        SELECT exchange, market, dataset, interval, symbol, \
+            toDate(min(first_open_time)) AS first_day, toDate(max(last_open_time)) AS last_day \
+        FROM {database}.archives FINAL \
+        WHERE rows > 0 AND (exchange, market, dataset, interval, symbol) IN ( \
+                SELECT exchange, market, dataset, interval, symbol FROM partial) \
+        GROUP BY exchange, market, dataset, interval, symbol \
     ), present AS ( \
         SELECT exchange, market, dataset, interval, symbol, groupUniqArray(toDate(open_time)) AS days \
         FROM {database}.klines_latest \
@@ -72,12 +83,13 @@ const RANGES: &str = "\
             AND toStartOfMonth(open_time) IN (SELECT month FROM partial) \
         GROUP BY exchange, market, dataset, interval, symbol \
     ), days AS ( \
-        SELECT exchange, market, dataset, interval, symbol, 'missing' AS kind, toDate(period) AS day \
+        SELECT DISTINCT exchange, market, dataset, interval, symbol, 'missing' AS kind, toDate(period) AS day \
         FROM {database}.coverage WHERE state = 'missing' AND {conditions} \
         UNION ALL \
         SELECT exchange, market, dataset, interval, symbol, 'empty' AS kind, day \
-        FROM partial LEFT JOIN present USING (exchange, market, dataset, interval, symbol) \
-        ARRAY JOIN arrayFilter(day -> NOT has(days, day), \
+        FROM partial INNER JOIN traded USING (exchange, market, dataset, interval, symbol) \
+            LEFT JOIN present USING (exchange, market, dataset, interval, symbol) \
+        ARRAY JOIN arrayFilter(day -> day > first_day AND day < last_day AND NOT has(days, day), \
             arrayMap(n -> addDays(month, n), range(toUInt32(toDayOfMonth(toLastDayOfMonth(month)))))) AS day \
     ) \
     SELECT series, symbol, kind AS state, toString(min(day)) AS first, toString(max(day)) AS last, count() AS days \
@@ -95,31 +107,48 @@ pub(crate) async fn run(args: &Gaps, config: &Config) -> Result<Reply, Failure> 
     let mut findings = Vec::new();
     let mut destinations = Vec::new();
     let filters = format!("{} AND {}", filter_condition(&args.filter), symbols_condition(&args.symbols.symbol));
+    let mut failures = Vec::new();
     for destination in named_or_served(config, args.destination.as_deref())? {
         let DestinationKind::ClickHouse(server) = &destination.kind else { continue };
-        let warehouse = Warehouse::to_look(server).await?;
-        if args.has_filters() {
-            let loaded = format!("SELECT count() FROM {{database}}.archives WHERE {filters}");
-            if warehouse.select_one::<u64>(&loaded).await? == 0 {
-                return Err(args.filter.no_match("archive that is loaded"));
+        let name = destination.name.clone();
+        // What cannot be asked at one destination hides nothing of the others.
+        let (ranges, error) = match of_destination(args, server, &filters).await {
+            Ok(ranges) => (ranges, None),
+            Err(failure) => {
+                failures.push(failure.clone().of_destination(&name));
+                (Vec::new(), Some(failure))
             }
-        }
-        let ranges: Vec<Range> = warehouse.select(&RANGES.replace("{conditions}", &filters)).await?;
+        };
         let symbols: std::collections::BTreeSet<&str> = ranges.iter().map(|range| range.symbol.as_str()).collect();
         destinations.push(DestinationGaps {
-            destination: destination.name.clone(),
+            destination: name.clone(),
             days: ranges.iter().map(|range| range.days).sum(),
             symbols: symbols.len() as u64,
+            error,
         });
-        findings.extend(ranges.into_iter().map(|range| range.finding(&destination.name)));
+        findings.extend(ranges.into_iter().map(|range| range.finding(&name)));
     }
     if destinations.is_empty() {
         return Err(Failure::usage("only ClickHouse destinations know what is missing, and none was asked for"));
     }
     let mut lines = list(&findings, args.list.all);
-    lines.extend(destinations.iter().map(DestinationGaps::to_line));
+    lines.extend(destinations.iter().filter(|gaps| gaps.error.is_none()).map(DestinationGaps::to_line));
+    let (failure, others) = Failure::gravest(failures);
+    lines.extend(others.iter().map(ToString::to_string));
     let code = if findings.is_empty() { exit::DONE } else { exit::DIFFERENCES };
-    Ok(Reply::new(code).destinations(&destinations).findings(findings).text(lines.join("\n")))
+    let reply = Reply::new(code).destinations(&destinations).findings(findings);
+    Ok(reply.text(lines.join("\n")).failed(failure))
+}
+
+async fn of_destination(args: &Gaps, server: &ClickHouse, filters: &str) -> Result<Vec<Range>, Failure> {
+    let warehouse = Warehouse::to_look(server).await?;
+    if args.has_filters() {
+        let loaded = format!("SELECT count() FROM {{database}}.archives WHERE {filters}");
+        if warehouse.select_one::<u64>(&loaded).await? == 0 {
+            return Err(args.filter.no_match("archive that is loaded"));
+        }
+    }
+    Ok(warehouse.select(&RANGES.replace("{conditions}", filters)).await?)
 }
 
 impl Range {

@@ -150,28 +150,34 @@ pub(crate) async fn run(args: &History, config: &Config) -> Result<Reply, Failur
     args.filter.check()?;
     let names = chosen(config, args.destination.as_deref())?;
     let asked: Vec<&Destination> = config.destinations.iter().filter(|found| names.contains(&found.name)).collect();
-    let mut all = Vec::new();
+    let (mut all, mut failures) = (Vec::new(), Vec::new());
     let mut logs = 0;
     for destination in asked {
         if let DestinationKind::ClickHouse(server) = &destination.kind {
             logs += 1;
-            all.extend(
-                tried(&Warehouse::to_look(server).await?, &destination.name, &args.condition(), args.limit).await?,
-            );
+            let asked = async {
+                tried(&Warehouse::to_look(server).await?, &destination.name, &args.condition(), args.limit).await
+            };
+            // What cannot be asked at one destination hides nothing of the others.
+            match asked.await {
+                Ok(attempts) => all.extend(attempts),
+                Err(error) => failures.push(Failure::from(error).of_destination(&destination.name)),
+            }
         }
     }
     if logs == 0 {
         return Err(Failure::usage("only ClickHouse destinations keep a history, and none was asked for"));
     }
-    if all.is_empty() && args.has_filters() {
+    let (failure, others) = Failure::gravest(failures);
+    if all.is_empty() && failure.is_none() && args.has_filters() {
         let prefix = args.prefix.clone().or_else(|| args.filter.unit.clone());
         return Err(UnitFilter { unit: prefix, ..args.filter.clone() }.no_match("attempt"));
     }
     all.sort_by_key(|tried| std::cmp::Reverse(tried.finished_at));
     let is_cut = all.len() >= args.limit as usize;
     all.truncate(args.limit as usize);
-    let text = if all.is_empty() {
-        "nothing was tried yet".to_owned()
+    let mut text = if all.is_empty() {
+        if failure.is_none() { "nothing was tried yet".to_owned() } else { String::new() }
     } else {
         let several = all.iter().any(|tried| tried.destination != all[0].destination);
         let more = if is_cut {
@@ -181,7 +187,8 @@ pub(crate) async fn run(args: &History, config: &Config) -> Result<Reply, Failur
         };
         attempts_table(&all, several) + &more
     };
-    Ok(Reply::default().findings(all.iter().map(Tried::finding).collect()).text(text))
+    others.iter().for_each(|other| text.push_str(&format!("\n{other}")));
+    Ok(Reply::default().findings(all.iter().map(Tried::finding).collect()).text(text).failed(failure))
 }
 
 /// The newest attempts of a destination for which a condition holds.

@@ -36,10 +36,12 @@ mod metrics;
 mod runner;
 mod suspects;
 mod task_report;
+mod wanted;
 mod worker;
 mod writes;
 
 mod adopt;
+mod attendance;
 mod cli;
 mod dead;
 mod doctor;

@@ -4,50 +4,116 @@
 //! the stream has subjects, some of them are announced no more: corrections of theirs, and what they still lacked, would
 //! never come.
 
-use common::config::{Destination, DestinationKind};
+use std::collections::HashSet;
+
+use clickhouse::Row;
+use common::config::{Config, Destination, DestinationKind};
+use common::object_store::{End, ObjectStore};
+use common::unit::Unit;
 use nats::Bus;
+use serde::Deserialize;
 
 use crate::service::Failure;
 use crate::warehouse::{Warehouse, WarehouseErrorKind};
 
 pub(crate) const ADVICE: &str = "run `uploader reconcile --fix`, which announces again what is in the bucket";
 
-/// How many units a destination has from a former stream beyond what the present one announces; at least.
-///
-/// A directory keeps no ledger, and says nothing of it.
-pub(crate) async fn lost_units(bus: &Bus, destination: &Destination) -> Result<u64, Failure> {
-    let DestinationKind::ClickHouse(server) = &destination.kind else { return Ok(0) };
-    let stream = bus.stream_state().await?;
-    let sql = format!(
-        "SELECT count() FROM (SELECT DISTINCT exchange, market, dataset, interval, period FROM {{database}}.archives \
-         WHERE loaded_at < fromUnixTimestamp64Milli({}, 'UTC'))",
-        stream.created_at.as_millisecond()
-    );
-    match Warehouse::new(server).select_one::<u64>(&sql).await {
-        Ok(loaded) => Ok(loaded.saturating_sub(stream.subjects)),
-        // Nothing was ever loaded.
-        Err(error) if error.kind == WarehouseErrorKind::MissingSchema => Ok(0),
-        Err(error) => Err(error.into()),
+/// So many of the lost units, the newest, are looked for in the bucket, and so many at once.
+const LOOKED_FOR_MAX: usize = 256;
+const LOOKED_FOR_AT_ONCE: usize = 16;
+/// Longest `current.json`, in bytes.
+const CURRENT_BYTES_MAX: u64 = 64 * 1024;
+
+/// Units that a destination has from a former stream and that the present one does not announce.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct LostUnits {
+    pub units: u64,
+    /// Whether the bucket has any of them: those can be announced again.
+    pub in_bucket: bool,
+}
+
+impl LostUnits {
+    pub(crate) fn text(self, destination: &str) -> String {
+        let Self { units, in_bucket } = self;
+        let bucket = if in_bucket { "" } else { ", nor is any of them in the bucket" };
+        format!(
+            "the stream MARKERS was lost and made anew: {destination} has loaded {units} units that it does not announce{bucket}"
+        )
     }
 }
 
-/// The same, said in the log; 0 also where it cannot be known.
-pub(crate) async fn say(bus: &Bus, destination: &Destination) -> u64 {
-    match lost_units(bus, destination).await {
-        Ok(0) => 0,
+#[derive(Debug, Row, Deserialize)]
+struct LoadedUnit {
+    unit: String,
+}
+
+/// A directory keeps no ledger, and says nothing of it.
+pub(crate) async fn lost_units(bus: &Bus, config: &Config, destination: &Destination) -> Result<LostUnits, Failure> {
+    let DestinationKind::ClickHouse(server) = &destination.kind else { return Ok(LostUnits::default()) };
+    let state = bus.stream_state().await?;
+    let loaded_before = format!(
+        "FROM (SELECT DISTINCT exchange, market, dataset, interval, period FROM {{database}}.archives \
+         WHERE loaded_at < fromUnixTimestamp64Milli({}, 'UTC'))",
+        state.created_at.as_millisecond()
+    );
+    let warehouse = Warehouse::to_look(server).await?;
+    let count = match warehouse.select_one::<u64>(&format!("SELECT count() {loaded_before}")).await {
+        // The stream has at least as many subjects as units: names need not be compared.
+        Ok(loaded) if loaded <= state.subjects => return Ok(LostUnits::default()),
+        Ok(loaded) => loaded,
+        // Nothing was ever loaded.
+        Err(error) if error.kind == WarehouseErrorKind::MissingSchema => return Ok(LostUnits::default()),
+        Err(error) => return Err(error.into()),
+    };
+    let announced: HashSet<String> = match bus.stamps().await {
+        Ok(stamps) => stamps.into_keys().map(|unit| unit.to_string()).collect(),
+        // A worker may have no right to read the stream by itself.
+        Err(error) => {
+            tracing::debug!(%error, "reading which units the stream announces");
+            return Ok(LostUnits { units: count - state.subjects, in_bucket: true });
+        }
+    };
+    let names = format!(
+        "SELECT concat(exchange, '/', market, '/', dataset, '/', interval, '/', period)::String AS unit {loaded_before} \
+         ORDER BY period DESC"
+    );
+    let loaded: Vec<LoadedUnit> = warehouse.select(&names).await?;
+    let lost: Vec<Unit> = loaded
+        .into_iter()
+        .filter(|loaded| !announced.contains(&loaded.unit))
+        .filter_map(|loaded| loaded.unit.parse().ok())
+        .collect();
+    Ok(LostUnits { units: lost.len() as u64, in_bucket: is_any_in_bucket(config, &lost).await? })
+}
+
+async fn is_any_in_bucket(config: &Config, lost: &[Unit]) -> Result<bool, Failure> {
+    let store = ObjectStore::new(&config.storage, End::Puller);
+    let newest = lost.iter().take(LOOKED_FOR_MAX).map(|unit| config.storage.prefix.current_key(unit));
+    for keys in newest.collect::<Vec<_>>().chunks(LOOKED_FOR_AT_ONCE) {
+        let asked = keys.iter().map(|key| store.get_small(key, CURRENT_BYTES_MAX));
+        if futures::future::try_join_all(asked).await?.iter().any(Option::is_some) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The same, said in the log; none also where it cannot be known.
+pub(crate) async fn say(bus: &Bus, config: &Config, destination: &Destination) -> LostUnits {
+    match lost_units(bus, config, destination).await {
+        Ok(LostUnits { units: 0, .. }) => LostUnits::default(),
         Ok(lost) => {
-            tracing::error!("{} ({ADVICE})", text(&destination.name, lost));
+            let text = lost.text(&destination.name);
+            if lost.in_bucket {
+                tracing::error!("{text} ({ADVICE})")
+            } else {
+                tracing::warn!("{text}")
+            }
             lost
         }
         Err(failure) => {
             tracing::debug!("comparing the ledger with the stream: {}", failure.text);
-            0
+            LostUnits::default()
         }
     }
-}
-
-pub(crate) fn text(destination: &str, lost: u64) -> String {
-    format!(
-        "the stream MARKERS was lost and made anew: {destination} has loaded at least {lost} units that it does not announce"
-    )
 }

@@ -39,27 +39,33 @@ struct State {
 pub(crate) async fn pause(args: &Pause, config: &Config) -> Result<Reply, Failure> {
     let names = chosen(config, args.destination.as_deref())?;
     let bus = Bus::connect(&config.nats, &worker_name()).await?;
-    let mut states = Vec::new();
+    let (mut states, mut failures) = (Vec::new(), Vec::new());
     for destination in names {
-        bus.pause(&destination, args.until).await?;
+        if let Err(error) = bus.pause(&destination, args.until).await {
+            failures.push(Failure::from(error).of_destination(&destination));
+            continue;
+        }
         tracing::info!(destination, until = args.until.map(tracing::field::display), "paused");
         states.push(State { destination, paused: true, until: args.until });
     }
     bus.close().await;
-    Ok(reply(&states))
+    Ok(reply(&states, failures))
 }
 
 pub(crate) async fn resume(args: &Resume, config: &Config) -> Result<Reply, Failure> {
     let names = chosen(config, args.destination.as_deref())?;
     let bus = Bus::connect(&config.nats, &worker_name()).await?;
-    let mut states = Vec::new();
+    let (mut states, mut failures) = (Vec::new(), Vec::new());
     for destination in names {
-        bus.resume(&destination).await?;
+        if let Err(error) = bus.resume(&destination).await {
+            failures.push(Failure::from(error).of_destination(&destination));
+            continue;
+        }
         tracing::info!(destination, "resumed");
         states.push(State { destination, paused: false, until: None });
     }
     bus.close().await;
-    Ok(reply(&states))
+    Ok(reply(&states, failures))
 }
 
 /// The configured destinations, or the one that was named.
@@ -70,7 +76,8 @@ pub(crate) fn chosen(config: &Config, name: Option<&str>) -> Result<Vec<String>,
     }
 }
 
-fn reply(states: &[State]) -> Reply {
+fn reply(states: &[State], failures: Vec<Failure>) -> Reply {
+    let (failure, others) = Failure::gravest(failures);
     let lines = states.iter().map(|State { destination, paused, until }| match (paused, until) {
         (false, _) => format!("{destination} takes markers again"),
         (true, Some(until)) => format!("{destination} is paused until {until:.0}; what is in hand is finished"),
@@ -78,6 +85,6 @@ fn reply(states: &[State]) -> Reply {
             "{destination} is paused until `puller resume --destination {destination}`; what is in hand is finished"
         ),
     });
-    let text = lines.collect::<Vec<_>>().join("\n");
-    Reply::default().destinations(states).text(text)
+    let text = lines.chain(others.iter().map(ToString::to_string)).collect::<Vec<_>>().join("\n");
+    Reply::default().destinations(states).text(text).failed(failure)
 }

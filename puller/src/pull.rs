@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use common::bars::BARS;
 use common::config::{Config, Destination as DestinationConfig};
-use common::exit;
 use common::http::Readiness;
 use common::marker::{Content, Marker};
 use common::output::{Finding, Reply, count, list};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
-use nats::Bus;
+use nats::{Bus, BusErrorKind};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::board::Totals;
 use crate::cli::Pull;
 use crate::dead as letters;
-use crate::lost_stream;
+use crate::lost_stream::{self, LostUnits};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::runner::Runner;
@@ -46,6 +45,8 @@ struct Summary {
     left: u64,
     /// Units that were loaded from a stream MARKERS that is no more, and that the present one does not announce.
     lost: u64,
+    /// Whether some of these are in the bucket, so that they can be announced again.
+    lost_in_bucket: bool,
     seconds: f64,
 }
 
@@ -65,11 +66,8 @@ pub(crate) async fn run(args: &Pull, config: Config, stop: CancellationToken) ->
     let bus = Bus::connect(&config.nats, &name).await?;
     let metrics = Metrics::new(&mut Registry::default());
     let shared = Shared::new(config, name, bus, Readiness::default(), metrics);
-    for destination in &destinations {
-        shared.prepare_queue(&destination.name).await?;
-    }
     let reply = if args.dry_run {
-        dry_run(&shared, &destinations, args.list.all).await
+        Ok(dry_run(&shared, &destinations, args.list.all).await)
     } else {
         drain_all(&shared, &destinations, args, stop).await
     };
@@ -83,32 +81,31 @@ async fn drain_all(
     args: &Pull,
     stop: CancellationToken,
 ) -> Result<Reply, Failure> {
-    let deadline = args.max_wait.map(|wait| Instant::now() + wait);
-    let drains = destinations.iter().map(|destination| drain(shared, destination, deadline, stop.child_token()));
-    let mut failures = Vec::new();
-    let (mut summaries, mut findings) = (Vec::new(), Vec::new());
     // One destination's failure must not end the others' work.
-    for (destination, drained) in destinations.iter().zip(futures::future::join_all(drains).await) {
+    let (mut ready, mut failures) = (Vec::new(), Vec::new());
+    for destination in destinations {
+        match shared.prepare_queue(&destination.name).await {
+            Ok(()) => ready.push(destination),
+            Err(error) => failures.push(Failure::from(error).of_destination(&destination.name)),
+        }
+    }
+    let deadline = args.max_wait.map(|wait| Instant::now() + wait);
+    let drains = ready.iter().map(|destination| drain(shared, destination, deadline, stop.child_token()));
+    let (mut summaries, mut findings) = (Vec::new(), Vec::new());
+    for (destination, drained) in ready.iter().zip(futures::future::join_all(drains).await) {
         match drained {
             Ok(drained) => {
                 failures.extend(drained.ended.failure(&drained.summary));
                 findings.extend(drained.dead);
                 summaries.push(drained.summary);
             }
-            Err(failure) => {
-                let text = format!("{}: {}", destination.name, failure.text);
-                failures.push(Failure { text, ..failure });
-            }
+            Err(failure) => failures.push(failure.of_destination(&destination.name)),
         }
     }
     let mut lines: Vec<String> = summaries.iter().map(ToString::to_string).collect();
     lines.extend(list(&findings, args.list.all));
-    // The gravest is the answer's; the log has the others.
-    let code = exit::worst(failures.iter().map(Failure::exit_code));
-    let (gravest, others): (Vec<_>, Vec<_>) = failures.into_iter().partition(|failure| failure.exit_code() == code);
+    let (gravest, others) = Failure::gravest(failures);
     others.iter().for_each(|failure| lines.push(failure.to_string()));
-    let gravest =
-        gravest.into_iter().reduce(|first, more| Failure { text: format!("{}\n{}", first.text, more.text), ..first });
     Ok(Reply::default().destinations(&summaries).findings(findings).text(lines.join("\n")).failed(gravest))
 }
 
@@ -124,6 +121,7 @@ impl Ended {
     /// Why the run is not all that was asked for.
     fn failure(&self, summary: &Summary) -> Option<Failure> {
         let (name, left) = (&summary.destination, count(summary.left, "marker"));
+        let is_left = if summary.left == 1 { "is" } else { "are" };
         match self {
             Self::GaveUp(reason) => Some(
                 Failure::unreachable(format!("{name}: giving up after {} s: {reason}", GIVE_UP.as_secs()))
@@ -134,19 +132,26 @@ impl Ended {
                     .advice(format!("`puller resume --destination {name}`")),
             ),
             Self::TimeIsUp if summary.left > 0 => {
-                Some(Failure::stopped(format!("{name}: --max-wait is over, {left} left")))
+                Some(Failure::stopped(format!("{name}: --max-wait is over, {left} {is_left} not settled yet")))
             }
             Self::Stopped if summary.left > 0 => {
-                Some(Failure::stopped(format!("{name}: stopped by a signal, {left} left")))
+                Some(Failure::stopped(format!("{name}: stopped by a signal, {left} {is_left} not settled yet")))
             }
-            Self::Drained | Self::TimeIsUp | Self::Stopped if summary.lost > 0 => {
-                Some(Failure::missing(lost_stream::text(name, summary.lost)).advice(lost_stream::ADVICE))
+            // Nothing can be done about those that the bucket does not have either.
+            Self::Drained | Self::TimeIsUp | Self::Stopped if summary.lost_in_bucket => {
+                let lost = LostUnits { units: summary.lost, in_bucket: true };
+                Some(Failure::missing(lost.text(name)).advice(lost_stream::ADVICE))
             }
             Self::Drained | Self::TimeIsUp | Self::Stopped if summary.dead_letters > 0 => Some(
                 Failure::failed(format!("{name}: {}", count(summary.dead_letters, "dead letter")))
                     .advice("`puller dead ls` lists them"),
             ),
-            Self::Drained if summary.left > 0 => Some(Failure::failed(format!("{name}: {left} left"))),
+            Self::Drained if summary.left > 0 => Some(
+                Failure::failed(format!(
+                    "{name}: {left} {is_left} not settled: announced since, or taken by another worker"
+                ))
+                .advice("run `puller pull` again; `puller status` shows who has what"),
+            ),
             Self::Drained | Self::TimeIsUp | Self::Stopped => None,
         }
     }
@@ -159,7 +164,7 @@ async fn drain(
     stop: CancellationToken,
 ) -> Result<Drained, Failure> {
     let (started, started_at) = (Instant::now(), common::clock::now());
-    let lost = lost_stream::say(&shared.bus, destination).await;
+    let lost = lost_stream::say(&shared.bus, &shared.config, destination).await;
     let before = shared.bus.destination_progress(&destination.name).await?;
     let (totals, ended) = if before.is_drained() {
         (Totals::default(), Ended::Drained)
@@ -187,7 +192,8 @@ async fn drain(
         bytes: totals.bytes,
         dead_letters: totals.dead,
         left: after.pending + after.unsettled,
-        lost,
+        lost: lost.units,
+        lost_in_bucket: lost.in_bucket,
         seconds: started.elapsed().as_secs_f64(),
     };
     let mut dead = Vec::new();
@@ -288,40 +294,80 @@ impl Pending {
     }
 }
 
-async fn dry_run(shared: &Shared, destinations: &[DestinationConfig], all: bool) -> Result<Reply, Failure> {
-    #[derive(Serialize)]
-    struct Waiting {
-        destination: String,
-        pending: u64,
-        unsettled: u64,
-    }
-    let (mut waiting, mut findings) = (Vec::new(), Vec::new());
+/// What waits for a destination.
+#[derive(Debug, Serialize)]
+struct Waiting {
+    destination: String,
+    pending: u64,
+    unsettled: u64,
+    /// Whether its streams and consumers are there; `pull` makes them, where it may.
+    is_made: bool,
+    /// Why it is not known.
+    error: Option<Failure>,
+}
+
+/// Only asks: nothing is made, and nothing is delivered.
+async fn dry_run(shared: &Shared, destinations: &[DestinationConfig], all: bool) -> Reply {
+    let (mut waiting, mut findings, mut failures) = (Vec::new(), Vec::new(), Vec::new());
     for destination in destinations {
-        let progress = shared.bus.destination_progress(&destination.name).await?;
-        let pending = shared.bus.pending_markers(&destination.name, LISTED_MAX).await?;
-        let (pending_count, unsettled) = (progress.pending, progress.unsettled);
-        waiting.push(Waiting { destination: destination.name.clone(), pending: pending_count, unsettled });
-        findings.extend(pending.into_iter().map(|(subject, payload)| {
-            let marker = Marker::parse(&payload).ok();
-            let objects = marker.as_ref().and_then(|marker| match &marker.content {
-                Content::Objects(objects) => Some(objects),
-                Content::Manifest(_) => None,
-            });
-            let pending = Pending {
-                destination: destination.name.clone(),
-                subject,
-                unit: marker.as_ref().map(|marker| marker.unit.to_string()),
-                archives: objects.map(Vec::len),
-                bytes: objects.map(|objects| objects.iter().map(|object| object.size).sum()),
-            };
-            pending.finding()
-        }));
+        match waiting_for(shared, &destination.name, &mut findings).await {
+            Ok(found) => waiting.push(found),
+            Err(failure) => {
+                let (destination, error) = (destination.name.clone(), Some(failure.clone()));
+                failures.push(failure.of_destination(&destination));
+                waiting.push(Waiting { destination, pending: 0, unsettled: 0, is_made: false, error });
+            }
+        }
     }
     let mut lines = list(&findings, all);
-    lines.extend(waiting.iter().map(|Waiting { destination, pending, unsettled }| {
-        format!("{destination}: {} pending, {unsettled} in flight or waiting for a retry", count(*pending, "marker"))
+    lines.extend(waiting.iter().filter(|waiting| waiting.error.is_none()).map(Waiting::to_line));
+    let (failure, others) = Failure::gravest(failures);
+    lines.extend(others.iter().map(ToString::to_string));
+    Reply::default().destinations(&waiting).findings(findings).text(lines.join("\n")).failed(failure)
+}
+
+async fn waiting_for(shared: &Shared, destination: &str, findings: &mut Vec<Finding>) -> Result<Waiting, Failure> {
+    let checked = shared.bus.check_destination(&shared.consumer_settings(destination)).await;
+    let is_made = match checked {
+        Ok(()) => true,
+        Err(error) if error.kind == BusErrorKind::Missing && shared.config.nats.manage => false,
+        Err(error) => return Err(error.into()),
+    };
+    let markers = shared.bus.pending_markers(destination, LISTED_MAX).await?;
+    let (pending, unsettled) = match is_made {
+        true => {
+            let progress = shared.bus.destination_progress(destination).await?;
+            (progress.pending, progress.unsettled)
+        }
+        false => (markers.len() as u64, 0),
+    };
+    findings.extend(markers.into_iter().map(|(subject, payload)| {
+        let marker = Marker::parse(&payload).ok();
+        let objects = marker.as_ref().and_then(|marker| match &marker.content {
+            Content::Objects(objects) => Some(objects),
+            Content::Manifest(_) => None,
+        });
+        let pending = Pending {
+            destination: destination.to_owned(),
+            subject,
+            unit: marker.as_ref().map(|marker| marker.unit.to_string()),
+            archives: objects.map(Vec::len),
+            bytes: objects.map(|objects| objects.iter().map(|object| object.size).sum()),
+        };
+        pending.finding()
     }));
-    Ok(Reply::default().destinations(&waiting).findings(findings).text(lines.join("\n")))
+    Ok(Waiting { destination: destination.to_owned(), pending, unsettled, is_made, error: None })
+}
+
+impl Waiting {
+    fn to_line(&self) -> String {
+        let Self { destination, pending, unsettled, is_made, .. } = self;
+        let made = if *is_made { "" } else { " (`pull` makes its consumers first)" };
+        format!(
+            "{destination}: {} pending, {unsettled} in flight or waiting for a retry{made}",
+            count(*pending, "marker")
+        )
+    }
 }
 
 impl std::fmt::Display for Summary {
@@ -352,10 +398,19 @@ impl std::fmt::Display for Summary {
             )?;
         }
         if self.left > 0 {
-            write!(f, "; {} left", count(self.left, "marker"))?;
+            write!(f, "; {} not settled yet", count(self.left, "marker"))?;
         }
         if self.lost > 0 {
-            write!(f, "; the stream MARKERS HAS LOST {} units: run `uploader reconcile --fix`", self.lost)?;
+            let advice = if self.lost_in_bucket {
+                ": run `uploader reconcile --fix`"
+            } else {
+                ", nor does the bucket have them"
+            };
+            write!(
+                f,
+                "; the stream MARKERS no longer announces {} that were loaded{advice}",
+                count(self.lost, "unit")
+            )?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use common::config::{Config, DestinationKind};
 use common::marker::{Content, Marker};
-use common::output::{Finding, Reply, count, list, short_duration};
+use common::output::{Finding, Reply, count, list};
 use common::unit::Unit;
 use futures::{StreamExt, TryStreamExt};
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
@@ -14,9 +14,10 @@ use nats::{Bus, BusErrorKind, ReplayOptions, Task, TaskState, TaskUnit};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::attendance::Attendance;
 use crate::cli::{Replay, ReplayMode};
 use crate::pull::progress_bar;
-use crate::service::{Failure, ROSTER_WAIT, connect_to_stream, named_or_served, worker_name};
+use crate::service::{Failure, connect_to_stream, named_or_served, worker_name};
 use crate::tasks::Progress;
 use crate::warehouse::Warehouse;
 
@@ -24,8 +25,8 @@ use crate::warehouse::Warehouse;
 const PUBLISHES: usize = 32;
 const ESTIMATE_WAIT: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(500);
-/// How long a replay may wait while no worker takes part.
-const UNATTENDED_MAX: Duration = Duration::from_secs(60);
+/// How often the command that sends asks whether somebody has cancelled it.
+const CANCEL_POLL: Duration = Duration::from_secs(1);
 /// How long a full stream of replays may stand still before the rest is not sent.
 const ROOM_WAIT: Duration = Duration::from_secs(30);
 
@@ -61,8 +62,9 @@ pub(crate) async fn run(args: &Replay, config: &Config, stop: CancellationToken)
     if chosen.is_empty() && args.has_filters() {
         return Err(args.no_match());
     }
-    let mut plans = Vec::new();
+    let mut plans: Vec<Plan> = Vec::new();
     let mut tasks = Vec::new();
+    let mut failures = Vec::new();
     for destination in &destinations {
         let mut plan = Plan {
             destination: destination.name.clone(),
@@ -73,12 +75,12 @@ pub(crate) async fn run(args: &Replay, config: &Config, stop: CancellationToken)
             estimated_seconds: estimate(&destination.kind, chosen.iter().map(|unit| unit.bytes).sum()).await,
         };
         if !args.dry_run {
-            if config.nats.manage {
-                bus.create_streams().await?;
+            let mut task = task(args, &destination.name, &plan);
+            match publish(&bus, config, &mut task, args, &chosen).await {
+                Ok(()) => tasks.push(task.clone()),
+                Err(failure) => failures.push(failure),
             }
-            let task = publish(&bus, args, &destination.name, &chosen, &plan).await?;
-            plan.task = Some(task.id.clone());
-            tasks.push(task);
+            plan.task = Some(task.id);
         }
         plans.push(plan);
     }
@@ -88,26 +90,24 @@ pub(crate) async fn run(args: &Replay, config: &Config, stop: CancellationToken)
         findings = chosen.iter().map(Chosen::finding).collect();
         lines.extend(list(&findings, args.list.all));
     }
-    let mut ended = Ok(());
     if args.wait {
         for task in &tasks {
             match wait(&bus, task, args.max_wait, &stop).await {
                 Ok(progress) => {
-                    lines.push(format!("{}: {} succeeded, {} failed", task.id, progress.success, progress.failed));
-                    if progress.failed > 0 {
-                        let why = format!("{}: {} failed", task.id, count(progress.failed, "unit"));
-                        ended = Err(Failure::failed(why).advice(format!("`puller tasks show {}` says why", task.id)));
-                    }
+                    lines.push(format!("{}: {}", task.id, progress.ending()));
+                    failures.extend(progress.failure(task));
                 }
                 Err(failure) => {
-                    ended = Err(failure);
+                    failures.push(failure);
                     break;
                 }
             }
         }
     }
     bus.close().await;
-    Ok(Reply::default().destinations(&plans).findings(findings).text(lines.join("\n")).failed(ended.err()))
+    let (gravest, others) = Failure::gravest(failures);
+    lines.extend(others.iter().map(ToString::to_string));
+    Ok(Reply::default().destinations(&plans).findings(findings).text(lines.join("\n")).failed(gravest))
 }
 
 impl Chosen {
@@ -184,9 +184,9 @@ impl Replay {
     }
 }
 
-async fn publish(bus: &Bus, args: &Replay, destination: &str, chosen: &[Chosen], plan: &Plan) -> Result<Task, Failure> {
+fn task(args: &Replay, destination: &str, plan: &Plan) -> Task {
     let now = common::clock::now();
-    let mut task = Task {
+    Task {
         id: format!("{destination}-{}", now.strftime("%Y%m%d-%H%M%S-%3f")),
         destination: destination.to_owned(),
         mode: args.mode().as_str().to_owned(),
@@ -203,8 +203,15 @@ async fn publish(bus: &Bus, args: &Replay, destination: &str, chosen: &[Chosen],
         cut_short: String::new(),
         follows: args.mode() != ReplayMode::Full,
         cancelled_at: None,
-    };
-    bus.put_task(&task).await?;
+    }
+}
+
+/// Sends the units of a task; until somebody cancels it.
+async fn publish(bus: &Bus, config: &Config, task: &mut Task, args: &Replay, chosen: &[Chosen]) -> Result<(), Failure> {
+    if config.nats.manage {
+        bus.create_streams().await?;
+    }
+    bus.put_task(task).await?;
     let options = ReplayOptions {
         force: args.force,
         accept_shrink: false,
@@ -212,33 +219,62 @@ async fn publish(bus: &Bus, args: &Replay, destination: &str, chosen: &[Chosen],
         task: Some(task.id.clone()),
         failures: 0,
     };
-    let bar = progress_bar(&format!("replay to {destination}"), plan.units);
-    let sent = futures::stream::iter(chosen)
-        .map(|unit| publish_one(bus, destination, unit, &options, &task.id))
+    let bar = progress_bar(&format!("replay to {}", task.destination), task.units);
+    let sending = futures::stream::iter(chosen)
+        .map(|unit| publish_one(bus, &task.destination, unit, &options, &task.id))
         .buffer_unordered(PUBLISHES)
         .try_fold(0, async |last: u64, sequence| {
             bar.inc(1);
             Ok(last.max(sequence))
-        })
-        .await;
-    bar.finish_and_clear();
-    match sent {
-        Ok(last_sequence) => {
-            task.published = true;
-            task.last_sequence = last_sequence;
-            bus.put_task(&task).await?;
+        });
+    let sent = tokio::select! {
+        sent = sending => sent,
+        () = cancelled(bus, &task.id) => {
+            Err(Failure::failed(format!("{} was cancelled while it was sent, after {} of {} units", task.id, bar.position(), task.units)))
         }
-        Err(failure) => {
-            task.cut_short = failure.text.clone();
-            // Without it `puller tasks` sees that nothing goes on.
-            if let Err(error) = bus.put_task(&task).await {
-                tracing::debug!(%error, task = task.id, "noting that not all was sent");
-            }
-            return Err(failure);
+    };
+    bar.finish_and_clear();
+    let ended = |task: &mut Task| match &sent {
+        Ok(last_sequence) => (task.published, task.last_sequence) = (true, *last_sequence),
+        Err(failure) => task.cut_short.clone_from(&failure.text),
+    };
+    ended(task);
+    let written = match bus.change_task(&task.id, ended).await {
+        Ok(Some(stored)) => {
+            *task = stored;
+            Ok(())
+        }
+        // The stream has given its place to newer tasks.
+        Ok(None) => bus.put_task(task).await,
+        Err(error) => Err(error),
+    };
+    match (&sent, written) {
+        (Ok(_), written) => written?,
+        // Without it `puller tasks` sees that nothing goes on.
+        (Err(_), Err(error)) => tracing::debug!(%error, task = task.id, "noting that not all was sent"),
+        (Err(_), Ok(())) => {}
+    }
+    sent?;
+    tracing::info!(
+        task = task.id,
+        destination = task.destination,
+        units = task.units,
+        reason = task.reason,
+        "replay published"
+    );
+    Ok(())
+}
+
+/// Returns once somebody has cancelled a task.
+async fn cancelled(bus: &Bus, task: &str) {
+    loop {
+        tokio::time::sleep(CANCEL_POLL).await;
+        match bus.task(task).await {
+            Ok(Some(Task { cancelled_at: Some(_), .. })) => return,
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, task, "asking whether it is cancelled"),
         }
     }
-    tracing::info!(task = task.id, destination, units = plan.units, reason = task.reason, "replay published");
-    Ok(task)
 }
 
 async fn publish_one(
@@ -278,24 +314,24 @@ async fn publish_one(
         if error.kind != BusErrorKind::Full || standstill.is_over(bus).await? {
             return Err(error.into());
         }
-        tokio::time::sleep(POLL).await;
     }
 }
 
 /// Whether workers take anything out of the stream of replays.
 #[derive(Default)]
-struct Standstill(Option<(u64, Instant)>);
+pub(crate) struct Standstill(Option<(u64, Instant)>);
 
 impl Standstill {
-    async fn is_over(&mut self, bus: &Bus) -> Result<bool, Failure> {
+    /// Whether that has lasted too long; otherwise returns after a pause, for another try.
+    pub(crate) async fn is_over(&mut self, bus: &Bus) -> Result<bool, Failure> {
         let first = bus.replays_state().await?.map_or(0, |state| state.first_sequence);
         match self.0 {
-            Some((known, since)) if known == first => Ok(since.elapsed() > ROOM_WAIT),
-            _ => {
-                self.0 = Some((first, Instant::now()));
-                Ok(false)
-            }
+            Some((known, since)) if known == first && since.elapsed() > ROOM_WAIT => return Ok(true),
+            Some((known, _)) if known == first => {}
+            _ => self.0 = Some((first, Instant::now())),
         }
+        tokio::time::sleep(POLL).await;
+        Ok(false)
     }
 }
 
@@ -307,42 +343,39 @@ async fn wait(
     stop: &CancellationToken,
 ) -> Result<Progress, Failure> {
     let bar = progress_bar(&task.id, task.units);
-    let (started, mut seen, mut seen_at) = (Instant::now(), (0, 0), Instant::now());
-    let goes_on = |why: String| format!("{}: {why}; what was sent stays on the stream", task.id);
-    let ended = loop {
-        let progress = Progress::of(bus, task).await?;
-        let now = (progress.finished(), progress.running);
-        if now != seen || progress.running > 0 {
-            (seen, seen_at) = (now, Instant::now());
-        }
-        bar.set_position(progress.finished());
-        bar.set_message(progress.to_message(seen_at.elapsed()));
-        if progress.is_finished(task) {
-            break Ok(progress);
-        }
-        if seen_at.elapsed() >= max_wait.unwrap_or(UNATTENDED_MAX).min(UNATTENDED_MAX) {
-            let workers = bus.roster(&task.destination, ROSTER_WAIT).await?.workers;
-            if workers.is_empty() {
-                let why = format!("no worker of {} has answered for {}", task.destination, seconds(seen_at.elapsed()));
-                break Err(Failure::unreachable(goes_on(why)).advice("start `puller run`, or run `puller pull`"));
+    let (mut attendance, mut seen) = (Attendance::new(&task.destination, &task.id, max_wait), (0, 0));
+    let waiting = async {
+        loop {
+            let done = match Progress::of(bus, task).await {
+                Ok(progress) => {
+                    attendance.answered();
+                    let now = (progress.finished(), progress.running);
+                    if now != seen || progress.running > 0 {
+                        seen = now;
+                        attendance.worked();
+                    }
+                    bar.set_position(progress.finished());
+                    bar.set_message(progress.to_message(attendance.unattended()));
+                    if progress.is_finished(task) {
+                        return Ok(progress);
+                    }
+                    format!("{} of {} units", progress.finished(), task.units)
+                }
+                Err(failure) => {
+                    attendance.bear(failure)?;
+                    "NATS does not answer".into()
+                }
+            };
+            attendance.check(bus, &done).await?;
+            if stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_none() {
+                let stopped = Failure::stopped("stopped by a signal");
+                return Err(attendance.failure(stopped).advice(format!("`puller tasks show {}` follows it", task.id)));
             }
-            seen_at = Instant::now();
-        }
-        if max_wait.is_some_and(|max_wait| started.elapsed() >= max_wait) {
-            let why = format!("not finished within --max-wait, {} of {} units", progress.finished(), task.units);
-            break Err(Failure::stopped(goes_on(why)));
-        }
-        if stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_none() {
-            let why = goes_on("stopped by a signal".into());
-            break Err(Failure::stopped(why).advice(format!("`puller tasks show {}` follows it", task.id)));
         }
     };
+    let ended = waiting.await;
     bar.finish_and_clear();
     ended
-}
-
-fn seconds(duration: Duration) -> String {
-    short_duration(duration.as_secs())
 }
 
 /// How long so many bytes will take, judged by the last attempts that loaded something.
@@ -353,8 +386,8 @@ async fn estimate(kind: &DestinationKind, bytes: u64) -> Option<u64> {
                    toUnixTimestamp64Milli(started_at), toUnixTimestamp64Milli(finished_at))), 1) FROM \
                (SELECT * FROM {database}.ingest_log WHERE outcome = 'loaded' ORDER BY finished_at DESC LIMIT 200)";
     // An estimate is not worth waiting for.
-    let warehouse = Warehouse::new(server);
-    match tokio::time::timeout(ESTIMATE_WAIT, warehouse.select_one::<f64>(sql)).await {
+    let asked = async { Warehouse::to_look(server).await?.select_one::<f64>(sql).await };
+    match tokio::time::timeout(ESTIMATE_WAIT, asked).await {
         Ok(Ok(bytes_per_ms)) if bytes_per_ms > 0.0 => Some((bytes as f64 / bytes_per_ms / 1000.0).ceil() as u64),
         Ok(Ok(_)) | Err(_) => None,
         Ok(Err(error)) => {

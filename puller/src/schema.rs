@@ -7,7 +7,7 @@
 mod expected;
 mod inspect;
 
-use expected::{Table, statements, tables, views};
+use expected::{Table, statements, tables, view_name, views};
 pub(crate) use inspect::{Defect, Found};
 
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
@@ -58,15 +58,8 @@ impl Warehouse {
         for sql in before.defects.iter().filter_map(Defect::column_statement) {
             self.execute(&sql).await?;
         }
-        for (index, script) in SCRIPTS.iter().enumerate() {
-            for statement in statements(script) {
-                // Run again only where it is new: what an operator has set since is not taken back. Where storage is shared
-                // (ClickHouse Cloud) there is no disk of the server's to sync to.
-                let is_setting = statement.contains(" MODIFY SETTING ");
-                if !(is_setting && (index < before.version || before.has_shared_storage())) {
-                    self.execute(statement).await?;
-                }
-            }
+        for statement in migration(before.version, before.has_shared_storage()) {
+            self.execute(statement).await?;
         }
         for version in before.version + 1..=newest {
             self.execute(&format!("INSERT INTO {{database}}.schema_migrations (version) VALUES ({version})")).await?;
@@ -78,7 +71,20 @@ impl Warehouse {
     }
 
     /// The same for a worker: what was made again is logged, and what is left stops it.
+    ///
+    /// # Errors
+    /// `MissingSchema` also where rows were lost with a table or column: made again, empty, it would hide the loss, since
+    /// neither the ledger nor the queue knows of it. An operator's `puller migrate` makes it, and is told what follows.
     pub(crate) async fn prepare_tables(&self) -> Result<(), WarehouseError> {
+        let before = self.inspect().await?;
+        if !before.is_newer() && before.has_lost_rows() {
+            let lost: Vec<Defect> = before.defects.into_iter().filter(Defect::loses_rows).collect();
+            let message = format!(
+                "{}, and what was loaded is lost with it: run `puller migrate`, then `puller verify --fix`",
+                describe(&lost)
+            );
+            return Err(WarehouseError::of_kind(WarehouseErrorKind::MissingSchema, message));
+        }
         let migrated = match self.migrate().await {
             Ok(migrated) => migrated,
             // Only people read the views.
@@ -178,6 +184,47 @@ impl Found {
     }
 }
 
+/// The statements that bring a schema of this version to the newest one, and make what it lacks, in their order.
+fn migration(version: usize, has_shared_storage: bool) -> Vec<&'static str> {
+    let all: Vec<(usize, &'static str)> = SCRIPTS
+        .into_iter()
+        .enumerate()
+        .flat_map(|(index, script)| statements(script).map(move |statement| (index, statement)))
+        .collect();
+    let runs = |(at, (index, statement)): (usize, &(usize, &'static str))| {
+        // Run again only where it is new: what an operator has set since is not taken back. Where storage is shared
+        // (ClickHouse Cloud) there is no disk of the server's to sync to.
+        let is_setting = statement.contains(" MODIFY SETTING ");
+        let is_not_to_be_set = is_setting && (*index < version || has_shared_storage);
+        // Only the last definition of a view: a reader never meets a former one, nor does one stay after a death in between.
+        let is_replaced = view_name(statement)
+            .is_some_and(|name| all[at + 1..].iter().any(|(_, later)| view_name(later) == Some(name)));
+        (!is_not_to_be_set && !is_replaced).then_some(*statement)
+    };
+    all.iter().enumerate().filter_map(runs).collect()
+}
+
 pub(crate) fn describe(defects: &[Defect]) -> String {
     defects.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_each_view_only_the_last_definition_is_run() {
+        for version in 0..=SCRIPTS.len() {
+            let statements = migration(version, false);
+            let mut names: Vec<&str> = statements.iter().filter_map(|statement| view_name(statement)).collect();
+            names.sort_unstable();
+            assert_eq!(names, ["coverage", "klines_latest"], "from version {version}");
+            let has = |text: &str| statements.iter().any(|statement| statement.contains(text));
+            assert!(has("bitAnd(klines.version, 281474976710655)") && has("AS phase"), "from version {version}");
+        }
+        let settings = |version, shared| {
+            migration(version, shared).iter().filter(|statement| statement.contains(" MODIFY SETTING ")).count()
+        };
+        assert_eq!((settings(0, false), settings(0, true), settings(SCRIPTS.len(), false)), (4, 0, 0));
+    }
 }

@@ -28,7 +28,7 @@ use crate::memory::{Demand, MemoryBudget};
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::runner::Runner;
-use crate::schema::describe;
+use crate::schema::{Defect, describe};
 use crate::statements::Statements;
 use crate::suspects::Suspects;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
@@ -363,7 +363,7 @@ async fn serve_destination(shared: Arc<Shared>, destination: DestinationConfig, 
     if let Some(Some(runner)) = stop.run_until_cancelled(opening).await {
         shared.readiness.ready(&part);
         // Worth a line, and not worth a wait: a database that is slow to say may not keep units from being pulled.
-        let said = tokio::time::timeout(OPEN_MAX, lost_stream::say(&shared.bus, &destination));
+        let said = tokio::time::timeout(OPEN_MAX, lost_stream::say(&shared.bus, &shared.config, &destination));
         if let Some(Err(_)) = stop.run_until_cancelled(said).await {
             tracing::debug!("the ledger was not compared with the stream in time");
         }
@@ -389,28 +389,17 @@ async fn migrate(config: &Config, prune: bool) -> Result<Reply, Failure> {
     let mut names: Vec<String> = Vec::new();
     let mut migrated = Vec::new();
     for destination in &config.destinations {
-        let settings = ConsumerSettings { destination: destination.name.clone(), ack_wait: config.puller.ack_wait };
-        bus.migrate_consumers(&settings).await?;
-        let mut migrations_applied = None;
-        if let DestinationKind::ClickHouse(server) = &destination.kind {
-            let mut warehouse = Warehouse::new(server);
-            warehouse.connect().await?;
-            let done = warehouse.migrate().await?;
-            done.log(warehouse.database());
-            if done.left.is_empty() {
-                tracing::info!(
-                    destination = destination.name,
-                    database = warehouse.database(),
-                    applied = done.applied,
-                    "tables and views are there"
-                );
-            } else {
-                left.push(Failure::failed(format!("{}: {}", destination.name, describe(&done.left))));
-            }
-            migrations_applied = Some(done.applied);
-        }
         names.push(destination.name.clone());
-        migrated.push(Migrated { destination: destination.name.clone(), migrations_applied });
+        // A server that is away keeps no other destination from being made.
+        match migrate_destination(&bus, config, destination).await {
+            Ok((done, defects)) => {
+                migrated.push(done);
+                if !defects.is_empty() {
+                    left.push(Failure::failed(describe(&defects)).of_destination(&destination.name));
+                }
+            }
+            Err(failure) => left.push(failure.of_destination(&destination.name)),
+        }
     }
     // `pull --no-ingest` makes this one by itself.
     names.push(common::config::MIRROR.into());
@@ -430,9 +419,32 @@ async fn migrate(config: &Config, prune: bool) -> Result<Reply, Failure> {
     }
     bus.close().await;
     let stale: Vec<&str> = if prune { Vec::new() } else { stale.iter().map(|stale| stale.name.as_str()).collect() };
-    let failure = left.into_iter().reduce(|first, more| Failure { text: format!("{}\n{more}", first.text), ..first });
+    let (failure, others) = Failure::gravest(left);
+    lines.extend(others.iter().map(ToString::to_string));
     let reply = Reply::default().destinations(&migrated).field("stale_consumers", &stale);
     Ok(reply.text(lines.join("\n")).failed(failure))
+}
+
+/// Returns also what a person must look at.
+async fn migrate_destination(
+    bus: &Bus,
+    config: &Config,
+    destination: &DestinationConfig,
+) -> Result<(Migrated, Vec<Defect>), Failure> {
+    let name = destination.name.clone();
+    bus.migrate_consumers(&ConsumerSettings { destination: name.clone(), ack_wait: config.puller.ack_wait }).await?;
+    let DestinationKind::ClickHouse(server) = &destination.kind else {
+        return Ok((Migrated { destination: name, migrations_applied: None }, Vec::new()));
+    };
+    let mut warehouse = Warehouse::new(server);
+    warehouse.connect().await?;
+    let done = warehouse.migrate().await?;
+    done.log(warehouse.database());
+    if done.left.is_empty() {
+        let (database, applied) = (warehouse.database(), done.applied);
+        tracing::info!(destination = name, database, applied, "tables and views are there");
+    }
+    Ok((Migrated { destination: name, migrations_applied: Some(done.applied) }, done.left))
 }
 
 impl Migrated {

@@ -3,7 +3,7 @@
 use common::config::{ClickHouse, Config, DestinationKind};
 use common::output::{Finding, Reply, ago, count, list, printable, table, wrap};
 use jiff::Timestamp;
-use nats::{Bus, ConsumerSettings, StreamUsage, WorkerState};
+use nats::{Bus, BusError, ConsumerSettings, DestinationProgress, StreamUsage, WorkerState};
 use serde::Serialize;
 
 use crate::cli::Status;
@@ -17,13 +17,13 @@ const UNIT_LINES_MAX: usize = 3;
 #[derive(Debug, Serialize)]
 struct DestinationStatus {
     destination: String,
-    /// Markers not delivered yet.
-    pending: u64,
+    /// Markers not delivered yet. This and the next three: none where NATS cannot say.
+    pending: Option<u64>,
     /// Units that live workers hold.
-    in_hand: u64,
+    in_hand: Option<u64>,
     /// Markers that were delivered and wait for another delivery: parked for a retry, or held by a worker that died.
-    parked: u64,
-    dead: u64,
+    parked: Option<u64>,
+    dead: Option<u64>,
     paused: bool,
     last_loaded: Option<Timestamp>,
     oldest_unfinished: Option<Timestamp>,
@@ -45,7 +45,7 @@ pub(crate) async fn run(args: &Status, config: &Config) -> Result<Reply, Failure
     let bus = connect_to_stream(config).await?;
     let mut all = Vec::new();
     for destination in served(config) {
-        all.push(one(&bus, &destination.name, &destination.kind).await?);
+        all.push(one(&bus, &destination.name, &destination.kind).await);
     }
     let usage = bus.stream_usage().await?;
     let warnings = warnings(&bus, config, &usage).await?;
@@ -56,7 +56,10 @@ pub(crate) async fn run(args: &Status, config: &Config) -> Result<Reply, Failure
         lines.extend(status.workers.iter().flat_map(|worker| worker_lines(&status.destination, worker)));
     }
     lines.extend(warnings.iter().map(|warning| printable(warning)));
-    let failure = all.iter().find_map(|status| status.error.clone());
+    let failures =
+        all.iter().filter_map(|status| Some(status.error.clone()?.of_destination(&status.destination))).collect();
+    let (failure, others) = Failure::gravest(failures);
+    lines.extend(others.iter().map(ToString::to_string));
     let reply = Reply::default().destinations(&all).field("streams", &usage).field("warnings", &warnings);
     Ok(reply.text(lines.join("\n")).failed(failure))
 }
@@ -75,34 +78,44 @@ async fn warnings(bus: &Bus, config: &Config, usage: &[StreamUsage]) -> Result<V
     Ok(warnings)
 }
 
-async fn one(bus: &Bus, name: &str, kind: &DestinationKind) -> Result<DestinationStatus, Failure> {
-    let progress = bus.destination_progress(name).await?;
-    let roster = bus.roster(name, ROSTER_WAIT).await?;
-    let dead = bus.dead_letters(name).await?;
-    let in_hand = roster.workers.iter().map(|worker| worker.in_hand.len() as u64).sum::<u64>();
-    let (last_loaded, error, warnings) = match kind {
-        DestinationKind::Directory { .. } => (None, None, Vec::new()),
-        DestinationKind::ClickHouse(server) => match of_tables(server).await {
-            Ok((at, warnings)) => (at, None, warnings),
-            Err(error) => (None, Some(Failure::from(error)), Vec::new()),
-        },
+async fn one(bus: &Bus, name: &str, kind: &DestinationKind) -> DestinationStatus {
+    let (queue, mut failures) = match of_queue(bus, name).await {
+        Ok(queue) => (Some(queue), Vec::new()),
+        Err(error) => (None, vec![Failure::from(error)]),
     };
+    let (last_loaded, warnings) = match kind {
+        DestinationKind::Directory { .. } => (None, Vec::new()),
+        DestinationKind::ClickHouse(server) => of_tables(server).await.unwrap_or_else(|error| {
+            failures.push(Failure::from(error));
+            (None, Vec::new())
+        }),
+    };
+    let (progress, workers, dead) =
+        queue.map_or((None, Vec::new(), None), |(progress, workers, dead)| (Some(progress), workers, Some(dead)));
+    let in_hand = workers.iter().map(|worker| worker.in_hand.len() as u64).sum::<u64>();
+    let oldest_unfinished = progress.as_ref().and_then(|progress| progress.oldest_unfinished);
     let age = |since: Timestamp| common::clock::now().duration_since(since).as_secs();
-    Ok(DestinationStatus {
+    DestinationStatus {
         destination: name.to_owned(),
-        pending: progress.pending,
-        in_hand,
+        pending: progress.as_ref().map(|progress| progress.pending),
+        in_hand: progress.as_ref().map(|_| in_hand),
         // A worker may settle between the two questions.
-        parked: progress.unsettled.saturating_sub(in_hand),
+        parked: progress.as_ref().map(|progress| progress.unsettled.saturating_sub(in_hand)),
         dead,
-        paused: progress.paused,
+        paused: progress.is_some_and(|progress| progress.paused),
         last_loaded,
-        oldest_unfinished: progress.oldest_unfinished,
-        oldest_unfinished_age_seconds: progress.oldest_unfinished.map(age),
-        workers: roster.workers,
-        error,
+        oldest_unfinished,
+        oldest_unfinished_age_seconds: oldest_unfinished.map(age),
+        workers,
+        error: Failure::gravest(failures).0,
         warnings,
-    })
+    }
+}
+
+/// What NATS knows: how far the destination's consumers are, its workers, and how many dead letters it has.
+async fn of_queue(bus: &Bus, name: &str) -> Result<(DestinationProgress, Vec<WorkerState>, u64), BusError> {
+    let progress = bus.destination_progress(name).await?;
+    Ok((progress, bus.roster(name, ROSTER_WAIT).await?.workers, bus.dead_letters(name).await?))
 }
 
 /// When something was last loaded, and what is wrong.
@@ -114,15 +127,16 @@ async fn of_tables(server: &ClickHouse) -> Result<(Option<Timestamp>, Vec<String
 fn destinations_table(all: &[DestinationStatus]) -> String {
     const HEADER: [&str; 8] = ["DESTINATION", "BACKLOG", "IN FLIGHT", "RETRY", "DEAD", "WORKERS", "LOADED", "OLDEST"];
     let since = |at: Option<Timestamp>| at.map_or_else(|| "-".into(), |at| format!("{} ago", ago(at)));
+    let number = |number: Option<u64>| number.map_or_else(|| "?".into(), |number| number.to_string());
     table(
         &HEADER,
         all.iter().map(|status| {
             vec![
                 format!("{}{}", status.destination, if status.paused { " (paused)" } else { "" }),
-                status.pending.to_string(),
-                status.in_hand.to_string(),
-                status.parked.to_string(),
-                status.dead.to_string(),
+                number(status.pending),
+                number(status.in_hand),
+                number(status.parked),
+                number(status.dead),
                 status.workers.len().to_string(),
                 since(status.last_loaded),
                 since(status.oldest_unfinished),

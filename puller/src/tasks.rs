@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::config::Config;
 use common::exit;
-use common::output::{Finding, LINES_MAX, Reply, list, printable, short_duration, table};
+use common::output::{Finding, LINES_MAX, Reply, count, list, printable, short_duration, table};
 use common::unit::Token;
 use indicatif::HumanCount;
 use jiff::{SignedDuration, Timestamp};
@@ -32,7 +32,7 @@ pub(crate) struct Progress {
     /// Finished units a second, over the time in which workers were at work on any.
     units_per_second: Option<f64>,
     eta_seconds: Option<u64>,
-    /// Whether the command that sent it ended before all was sent. What was not counts as failed.
+    /// Whether the command that sent it ended before all was sent. What was not counts as failed, or as cancelled.
     cut_short: bool,
 }
 
@@ -77,7 +77,8 @@ impl Progress {
         }
         progress.cut_short = is_cut_short(task, units, common::clock::now());
         if progress.cut_short {
-            progress.failed += task.units.saturating_sub(units.len() as u64);
+            let unsent = if task.cancelled_at.is_some() { &mut progress.cancelled } else { &mut progress.failed };
+            *unsent += task.units.saturating_sub(units.len() as u64);
         }
         let worked =
             units.iter().filter(|unit| is_final(unit.state)).filter_map(|unit| Some((unit.started_at?, unit.at)));
@@ -100,6 +101,24 @@ impl Progress {
 
     pub(crate) fn is_finished(&self, task: &Task) -> bool {
         (task.published || self.cut_short) && self.init + self.running + self.reassigning == 0
+    }
+
+    /// How it ended.
+    pub(crate) fn ending(&self) -> String {
+        let cancelled = if self.cancelled > 0 { format!(", {} cancelled", self.cancelled) } else { String::new() };
+        format!("{} succeeded, {} failed{cancelled}", self.success, self.failed)
+    }
+
+    /// Why it is not what was asked for.
+    pub(crate) fn failure(&self, task: &Task) -> Option<Failure> {
+        let advice = format!("`puller tasks show {}` tells of each", task.id);
+        let ended = match (self.failed, self.cancelled) {
+            (0, 0) => return None,
+            (0, cancelled) => format!("{} cancelled", count(cancelled, "unit")),
+            (failed, 0) => format!("{} failed", count(failed, "unit")),
+            (failed, cancelled) => format!("{} failed, {cancelled} cancelled", count(failed, "unit")),
+        };
+        Some(Failure::failed(format!("{}: {ended}", task.id)).advice(advice))
     }
 
     /// What stands beside a progress bar.
@@ -177,6 +196,10 @@ async fn units(bus: &Bus, task: &Task) -> Result<Vec<TaskUnit>, Failure> {
             // What a worker reported in between is not overwritten.
             units = bus.task_units(&task.id).await?;
             for unit in units.iter_mut().filter(|unit| !is_final(unit.state)) {
+                if task.cancelled_at.is_some() {
+                    unit.state = TaskState::Cancelled;
+                    continue;
+                }
                 unit.state = TaskState::Failed;
                 unit.error = "its replay left the stream REPLAYS and no worker reported an end; send it again".into();
             }
@@ -284,11 +307,12 @@ async fn cancel(bus: &Bus, id: &str) -> Result<Reply, Failure> {
         return Ok(Reply::of_report(exit::DONE, &Shown { task: &task, state, progress }).text(text));
     }
     if task.cancelled_at.is_none() {
-        task.cancelled_at = Some(common::clock::now());
-        bus.put_task(&task).await?;
+        let now = common::clock::now();
+        let cancel = |task: &mut Task| task.cancelled_at = task.cancelled_at.or(Some(now));
+        task = bus.change_task(id, cancel).await?.unwrap_or(task);
     }
     let state = progress.state(&task);
-    let text = format!("{id}: cancelled; what is in a worker's hands is finished, the rest is passed over");
+    let text = format!("{id}: cancelled; workers will finish what they have in flight and pass over the rest");
     Ok(Reply::of_report(exit::DONE, &Shown { task: &task, state, progress }).text(text))
 }
 

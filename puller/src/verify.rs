@@ -11,7 +11,7 @@ use common::config::{Config, Destination as DestinationConfig, DestinationKind};
 use common::exit;
 use common::http::Readiness;
 use common::object_store::StoreErrorKind;
-use common::output::{Finding, Reply, list};
+use common::output::{Finding, Reply, count, list};
 use common::unit::Unit;
 use common::unit_filter::UnitFilter;
 use futures::{StreamExt, stream};
@@ -20,14 +20,17 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::attendance::Attendance;
 use crate::cli::Verify;
 use crate::destination::Destination;
 use crate::error::WorkError;
 use crate::job::{self, Job};
 use crate::load::Loader;
 use crate::metrics::Metrics;
-use crate::pull::{GIVE_UP, progress_bar};
+use crate::pull::progress_bar;
+use crate::replay::Standstill;
 use crate::service::{Failure, Shared, connect_to_stream, named_or_served, worker_name};
+use crate::wanted::Beginning;
 
 use check::Verdict;
 use report::{Bad, DestinationReport};
@@ -49,10 +52,18 @@ pub(crate) async fn run(
     let metrics = Metrics::new(&mut Registry::default());
     let shared = Shared::new(config, worker_name(), bus, Readiness::default(), metrics);
     let units = units(&shared.bus, &args.filter).await?;
-    let mut reports = Vec::new();
+    let (mut reports, mut failures) = (Vec::new(), Vec::new());
     for destination in &destinations {
-        let verified = verify(&shared, destination, &units, args, verbose, &stop).await;
-        reports.push(verified?);
+        let mut report = DestinationReport::new(&destination.name);
+        // One destination's failure hides nothing of the others, nor what was found before it.
+        if let Err(failure) = verify(&shared, destination, &units, (args, verbose), &stop, &mut report).await {
+            report.error = Some(failure.clone());
+            failures.push(failure.of_destination(&destination.name));
+        }
+        reports.push(report);
+        if stop.is_cancelled() {
+            break;
+        }
     }
     shared.bus.close().await;
     let findings: Vec<Finding> = reports.iter_mut().flat_map(DestinationReport::take_findings).collect();
@@ -67,7 +78,10 @@ pub(crate) async fn run(
         exit::DIFFERENCES if args.wait => exit::SOME_FAILED,
         code => code,
     });
-    Ok(Reply::new(exit::worst(codes)).destinations(&reports).findings(findings).text(lines.join("\n")))
+    let code = exit::worst(codes);
+    let (gravest, others) = Failure::gravest(failures);
+    lines.extend(others.iter().map(ToString::to_string));
+    Ok(Reply::new(code).destinations(&reports).findings(findings).text(lines.join("\n")).failed(gravest))
 }
 
 /// The ClickHouse destination of that name, or all that are served here.
@@ -102,10 +116,10 @@ async fn verify(
     shared: &Shared,
     destination: &DestinationConfig,
     units: &[Unit],
-    args: &Verify,
-    verbose: bool,
+    (args, verbose): (&Verify, bool),
     stop: &CancellationToken,
-) -> Result<DestinationReport, Failure> {
+    report: &mut DestinationReport,
+) -> Result<(), Failure> {
     let runner = shared.open(destination).await?;
     let Destination::ClickHouse(loader) = &runner.worker.destination else {
         unreachable!("only ClickHouse destinations are chosen");
@@ -114,21 +128,26 @@ async fn verify(
     if args.fix {
         shared.prepare_queue(name).await?;
     }
-    let verifier = Verifier { shared, name, loader, verbose };
-    let (mut report, last_sent, sent) = verifier.every(units, args.fix, stop).await?;
+    let beginning = Beginning::of(&shared.bus, destination).await?;
+    let verifier = Verifier { shared, name, loader, beginning, verbose };
+    let mut sent = Vec::new();
+    verifier.every(units, args.fix.then_some(&mut sent), stop, report).await?;
     if args.wait && !sent.is_empty() {
-        verifier.wait(last_sent, stop).await?;
-        (report, _, _) = verifier.every(units, false, stop).await?;
+        verifier.wait(sent, args.max_wait, stop).await?;
+        let mut after = DestinationReport::new(name);
+        verifier.every(units, None, stop, &mut after).await?;
+        *report = after;
     }
     report.unsettled =
         shared.bus.destination_progress(name).await.ok().map(|progress| progress.pending + progress.unsettled);
-    Ok(report)
+    Ok(())
 }
 
 struct Verifier<'s> {
     shared: &'s Shared,
     name: &'s str,
     loader: &'s Loader,
+    beginning: Beginning,
     verbose: bool,
 }
 
@@ -145,15 +164,14 @@ struct Checked {
 }
 
 impl Verifier<'_> {
-    /// Checks units and sends those that are not right; returns the highest sequence sent, and which units.
+    /// Checks units; where `sent` is given, sends those that are not right, and adds the sequences of what it sent.
     async fn every(
         &self,
         units: &[Unit],
-        fix: bool,
+        mut sent: Option<&mut Vec<u64>>,
         stop: &CancellationToken,
-    ) -> Result<(DestinationReport, u64, Vec<Unit>), Failure> {
-        let mut report = DestinationReport::new(self.name);
-        let (mut last_sent, mut sent) = (0, Vec::new());
+        report: &mut DestinationReport,
+    ) -> Result<(), Failure> {
         let bar = progress_bar(self.name, units.len() as u64);
         let looks = stream::iter(units)
             .take_until(stop.cancelled())
@@ -168,9 +186,8 @@ impl Verifier<'_> {
                     let Checked { payload, job, verdicts } = *checked;
                     let symbols = job.objects.iter().map(|object| object.symbol.clone());
                     let bad = report.add(unit, symbols.zip(verdicts).collect(), self.verbose);
-                    if fix && !bad.is_empty() {
-                        last_sent = last_sent.max(self.send(&payload, &job, bad, &mut report).await?);
-                        sent.push(unit.clone());
+                    if let Some(sent) = &mut sent {
+                        self.send(&payload, &job, bad, report, sent).await?;
                     }
                 }
             }
@@ -179,7 +196,7 @@ impl Verifier<'_> {
         if stop.is_cancelled() {
             return Err(Failure::stopped("stopped by a signal before all was checked"));
         }
-        Ok((report, last_sent, sent))
+        Ok(())
     }
 
     async fn unit(&self, unit: &Unit) -> Result<Looked, Failure> {
@@ -187,10 +204,14 @@ impl Verifier<'_> {
             return Ok(Looked::Unchecked("its marker is no longer on the stream".into()));
         };
         let subject = MarkerSubject::announcement(unit, message.subject.lane == Lane::Backfill);
+        let is_wanted = self.beginning.wants(&message);
         let (store, prefix) = (&self.loader.fetcher.store, &self.shared.config.storage.prefix);
         let checked = async {
             let job = job::read(store, prefix, &subject, &message.payload, ReplayOptions::default()).await?;
-            let verdicts = check::check(self.loader, &job).await?;
+            let mut verdicts = check::check(self.loader, &job).await?;
+            if !is_wanted {
+                verdicts.iter_mut().filter(|v| **v == Verdict::NotLoaded).for_each(|v| *v = Verdict::NotWanted);
+            }
             Ok((job, verdicts))
         };
         match checked.await {
@@ -202,9 +223,14 @@ impl Verifier<'_> {
     }
 
     /// Sends the marker again, once for what is not loaded and once, by force, for what is wrong.
-    async fn send(&self, payload: &[u8], job: &Job, bad: Bad, report: &mut DestinationReport) -> Result<u64, Failure> {
-        let (bus, unit) = (&self.shared.bus, &job.unit);
-        let mut last = 0;
+    async fn send(
+        &self,
+        payload: &[u8],
+        job: &Job,
+        bad: Bad,
+        report: &mut DestinationReport,
+        sent: &mut Vec<u64>,
+    ) -> Result<(), Failure> {
         for (force, symbols) in [(false, bad.not_loaded), (true, bad.wrong)] {
             if symbols.is_empty() {
                 continue;
@@ -212,36 +238,72 @@ impl Verifier<'_> {
             // What waits already is not sent twice, so that asking twice loads once.
             let purpose = format!("{} {force} {}", job.revision, symbols.join(","));
             let purpose = format!("verify-{}", Sha256Sum::of(purpose.as_bytes()));
-            report.sent(symbols.len());
+            let archives = symbols.len();
             // No list says all of them, which is shorter.
-            let all = symbols.len() == job.objects.len();
+            let all = archives == job.objects.len();
             let symbols = if all { BTreeSet::new() } else { symbols.into_iter().collect() };
             let options = ReplayOptions { force, symbols, ..ReplayOptions::default() };
-            let tokens = unit.subject_tokens();
-            let sent = bus.publish_replay_once(self.name, &tokens, payload.to_vec(), &options, &purpose).await;
-            last = sent?.max(last);
+            sent.push(self.send_one(payload, &job.unit, &options, &purpose).await?);
+            report.sent(archives);
         }
-        Ok(last)
+        Ok(())
     }
 
-    /// Waits until the workers have settled what was sent.
-    async fn wait(&self, last_sent: u64, stop: &CancellationToken) -> Result<(), Failure> {
-        tracing::info!(destination = self.name, "waiting for running workers to load what was sent");
-        let mut answered_at = Instant::now();
-        // No time-out for the workers, which somebody asked to wait for; but one for the queue that tells of them.
+    /// Waits for room where the stream of replays is full.
+    async fn send_one(
+        &self,
+        payload: &[u8],
+        unit: &Unit,
+        options: &ReplayOptions,
+        purpose: &str,
+    ) -> Result<u64, Failure> {
+        let (bus, tokens) = (&self.shared.bus, unit.subject_tokens());
+        let mut standstill = Standstill::default();
         loop {
-            match self.shared.bus.replays_settled(self.name, last_sent).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => answered_at = Instant::now(),
-                Err(error) if error.kind == BusErrorKind::Unavailable && answered_at.elapsed() < GIVE_UP => {
-                    tracing::warn!(%error, "asking again");
-                }
-                Err(error) => return Err(error.into()),
+            let error = match bus.publish_replay_once(self.name, &tokens, payload.to_vec(), options, purpose).await {
+                Ok(sequence) => return Ok(sequence),
+                Err(error) => error,
+            };
+            if error.kind != BusErrorKind::Full || standstill.is_over(bus).await? {
+                return Err(error.into());
             }
+        }
+    }
+
+    /// Waits until the workers have settled what was sent; not for ever where no worker takes part.
+    async fn wait(
+        &self,
+        mut sent: Vec<u64>,
+        max_wait: Option<Duration>,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let bus = &self.shared.bus;
+        let (all, what) = (sent.len(), format!("{} sent again", count(sent.len() as u64, "marker")));
+        tracing::info!(destination = self.name, markers = all, "waiting for running workers to load what was sent");
+        let mut attendance = Attendance::new(self.name, &what, max_wait);
+        sent.sort_unstable_by(|a, b| b.cmp(a));
+        loop {
+            // The first is settled first, as a rule.
+            while let Some(sequence) = sent.last() {
+                match bus.replay_is_settled(self.name, *sequence).await {
+                    Ok(true) => {
+                        sent.pop();
+                        attendance.worked();
+                    }
+                    Ok(false) => break,
+                    Err(error) => {
+                        attendance.bear(error.into())?;
+                        break;
+                    }
+                }
+                attendance.answered();
+            }
+            if sent.is_empty() {
+                return Ok(());
+            }
+            attendance.check(bus, &format!("{} of {all} are settled", all - sent.len())).await?;
             if stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_none() {
-                return Err(Failure::stopped(
-                    "stopped by a signal; what was sent stays on the stream, workers load it",
-                ));
+                return Err(attendance.failure(Failure::stopped("stopped by a signal")));
             }
         }
     }

@@ -56,13 +56,7 @@ impl Warehouse {
     /// A connection for commands that only look: also for an account that may not set anything, or not write.
     pub(crate) async fn to_look(config: &ClickHouse) -> Result<Self, WarehouseError> {
         let mut warehouse = Self::new(config);
-        match warehouse.learn_overrides().await {
-            Ok(()) => {}
-            Err(error) if error.kind == WarehouseErrorKind::AccountLimit => {
-                tracing::debug!(%error, "looking all the same");
-            }
-            Err(error) => return Err(error),
-        }
+        warehouse.learn_overrides_to_look().await?;
         Ok(warehouse)
     }
 
@@ -274,9 +268,11 @@ impl WarehouseError {
             WarehouseErrorKind::Unavailable => {
                 "check clickhouse.host and port (the HTTP port, 8123 or 8443), and the server"
             }
+            WarehouseErrorKind::TooHeavy if self.code.is_none() => {
+                "the server did not answer within 120 s: see what else it does, and the way to it"
+            }
             WarehouseErrorKind::TooHeavy => {
-                "the server gave the statement up, or did not answer in time: see its max_memory_usage and max_execution_time, and \
-                 what else it does"
+                "the server gave the statement up: see its max_memory_usage and max_execution_time, and what else it does"
             }
             WarehouseErrorKind::Denied => "check clickhouse.user and password, and what the user may do",
             WarehouseErrorKind::MissingSchema => "run `puller migrate`",

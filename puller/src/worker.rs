@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 use common::config::Retry;
 use common::failpoint::failpoint;
 use common::unit::Unit;
-use jiff::SignedDuration;
-use nats::{Bus, DeadLetter, Delivery, DeliveryRecord, Held, Lane, MarkerSubject, SettleError, TaskState};
+use nats::{Bus, DeadLetter, Delivery, DeliveryRecord, Held, MarkerSubject, SettleError, TaskState};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -28,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::outcome::{Disposition, Evidence, decide, decide_before, may_be_its_own};
 use crate::suspects::Suspects;
 use crate::task_report::TaskReport;
+use crate::wanted::is_too_old;
 use crate::warehouse::WarehouseErrorKind;
 use crate::writes::Writes;
 use clock::ClockFault;
@@ -315,11 +315,9 @@ impl Worker {
 
     /// Whether a marker was there before the destination, and its period lies further back than the destination wants.
     fn is_before_this_destination(&self, delivery: &Delivery, unit: Option<&Unit>) -> bool {
-        let (Some(days), Some(unit)) = (self.initial_days, unit) else { return false };
+        let Some(unit) = unit else { return false };
         let Ok(subject) = MarkerSubject::parse(&delivery.subject) else { return false };
-        let oldest = delivery.consumer_created_at - SignedDuration::from_hours(24 * i64::from(days));
-        // Whoever asks for a replay wants what he asks for.
-        subject.lane != Lane::Replay && delivery.stored_at < delivery.consumer_created_at && unit.period.end() <= oldest
+        is_too_old(self.initial_days, unit, subject.lane, delivery.stored_at, delivery.consumer_created_at)
     }
 
     async fn report(&self, report: Option<&TaskReport<'_>>, state: TaskState, error: &str) {
@@ -355,7 +353,9 @@ impl Worker {
             && let Ok(_only_one) = loader.preparing.try_lock()
             && let Err(error) = loader.warehouse.prepare_tables().await
         {
+            // Unlike the statement that failed, it says what to do.
             tracing::warn!(%error, "creating the tables");
+            self.circuit.open(&describe(&error.into()));
         }
         if let Err(error) = result
             && waits >= WAITS_MAX

@@ -292,11 +292,20 @@ fn gaps_are_what_could_be_there_and_is_not() -> Result<()> {
     days("ETHUSDT", "1h", &["2025-03-01", "2025-03-02", "2025-03-03", "2025-03-04", "2025-03-05"])?;
     // 2025-03-01 is day 20,148: a candle of three days opens on it, and on the 4th, the 7th, the 10th.
     days("BTCUSDT", "3d", &["2025-03-01", "2025-03-04", "2025-03-10"])?;
-    // A month of which seven days are there.
-    ArchiveSpec::new(Market::Spot, "SOLUSDT", "1h", "2025-01").rows_at_most(7 * 24).write(project.data_dir())?;
+    // A month of which seven days are there, from the 11th on; before it the symbol was not listed.
+    let month = |symbol: &str| ArchiveSpec::new(Market::Spot, symbol, "1h", "2025-01");
+    month("SOLUSDT").missing(0..10 * 24).rows_at_most(7 * 24).write(project.data_dir())?;
+    days("SOLUSDT", "1h", &["2025-02-01"])?;
+    // One that was delisted in its only month.
+    month("LUNAUSDT").rows_at_most(7 * 24).write(project.data_dir())?;
     mark_all(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
+    // As after another prefix: the archive stands in the ledger twice.
+    project.query(
+        "INSERT INTO {db}.archives SELECT * REPLACE (concat('former/', object_key) AS object_key) FROM {db}.archives \
+         WHERE symbol = 'SOLUSDT'",
+    )?;
 
     let found = check(&project, "puller", &["gaps"], 4)?;
     let same = check(&project, "puller", &["status", "--missing"], 4)?;
@@ -315,7 +324,7 @@ fn gaps_are_what_could_be_there_and_is_not() -> Result<()> {
         ranges,
         [
             "binance/spot/klines/1h BTCUSDT missing 2025-03-02 2025-03-04",
-            "binance/spot/klines/1h SOLUSDT empty 2025-01-08 2025-01-31",
+            "binance/spot/klines/1h SOLUSDT empty 2025-01-18 2025-01-31",
             "binance/spot/klines/3d BTCUSDT missing 2025-03-07 2025-03-07",
         ]
     );
@@ -323,7 +332,9 @@ fn gaps_are_what_could_be_there_and_is_not() -> Result<()> {
     assert_eq!(project.query(coverage)?.trim(), "2025-03-07");
     let one = check(&project, "puller", &["gaps", "--symbol", "SOLUSDT"], 4)?;
     assert_eq!(one["findings"].as_array().map(Vec::len), Some(1), "{one:#}");
+    assert_eq!(one["destinations"][0]["days"], 14, "{one:#}");
     check(&project, "puller", &["gaps", "--symbol", "ETHUSDT"], 0)?;
+    check(&project, "puller", &["gaps", "--symbol", "LUNAUSDT"], 0)?;
     let text = project.puller(&["gaps"])?.expect_code(4)?.stdout;
     assert!(text.contains("- binance/spot/klines/1h/2025-03-02..2025-03-04 BTCUSDT  no archive"), "{text}");
     Ok(())

@@ -99,6 +99,14 @@ fn a_new_one_starts_with_as_much_history_as_it_wants() -> Result<()> {
     project.puller(&["pull"])?.expect_code(0)?;
     let periods = format!("SELECT period FROM {second}.archives FINAL ORDER BY period FORMAT TSV");
     assert_eq!(project.query(&periods)?.trim(), "2025-03-01");
+    // What it does not want is not missing, and `verify --fix` does not load it.
+    let verify = project.puller(&["verify", "--fix", "--destination", "second", "--json"])?.expect_code(0)?.json()?;
+    let archives = &verify["destinations"][0]["archives"];
+    assert_eq!((&archives["not_wanted"], &archives["not_loaded"]), (&json!(1), &json!(0)), "{verify}");
+    assert_eq!(verify["destinations"][0]["replays_sent"], 0, "{verify}");
+    let explain =
+        project.puller(&["explain", "binance/spot/klines/1h/2019-01-01", "--json"])?.expect_code(0)?.json()?;
+    assert_eq!(explain["destinations"][1]["state"], "not_wanted", "{explain}");
     // What is announced from now on comes whatever its period, and the rest when it is asked for.
     write_days(&project, &["2018-01-01"])?;
     project.puller(&["pull"])?.expect_code(0)?;
@@ -106,6 +114,48 @@ fn a_new_one_starts_with_as_much_history_as_it_wants() -> Result<()> {
     project.puller(&["replay", "--destination", "second"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     Truth::of_tree(project.data_dir())?.compare_ledger(project.sql(), &second, project.prefix())
+}
+
+/// What is known of one destination is told, whatever cannot be asked of another; the exit code says that something cannot.
+#[test]
+fn what_cannot_be_asked_of_one_hides_nothing_of_the_others() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "others-answers")?;
+    write_days(&project, &["2025-03-01", "2025-03-03"])?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    // No server, and no consumers either.
+    let mut down = clickhouse(stack, "down", "nowhere");
+    down["port"] = json!(9);
+    project.set("nats.manage", false)?;
+    project.set("destinations", json!([down]))?;
+    let unit = "binance/spot/klines/1h/2025-03-01";
+    let ask = |args: &[&str], code: i32| project.puller(&[args, &["--json"]].concat())?.expect_code(code)?.json();
+    let status = ask(&["status"], 3)?;
+    assert_eq!((&status["destinations"][0]["pending"], &status["destinations"][0]["error"]), (&json!(0), &json!(null)));
+    assert_eq!(status["destinations"][1]["error"]["class"], "unreachable", "{status}");
+    let explain = ask(&["explain", unit], 3)?;
+    assert_eq!(explain["destinations"][0]["state"], "loaded", "{explain}");
+    assert_eq!(explain["destinations"][1]["error"]["class"], "unreachable", "{explain}");
+    let gaps = ask(&["gaps"], 3)?;
+    assert_eq!(gaps["findings"][0]["from"], "2025-03-02", "{gaps}");
+    let verify = ask(&["verify"], 3)?;
+    assert_eq!(verify["destinations"][0]["archives"]["verified"], 2, "{verify}");
+    assert_eq!(verify["destinations"][1]["error"]["class"], "unreachable", "{verify}");
+    assert_eq!(ask(&["history"], 3)?["findings"].as_array().map(Vec::len), Some(2));
+    let dry = ask(&["pull", "--dry-run"], 4)?;
+    assert_eq!(
+        (&dry["destinations"][0]["pending"], &dry["destinations"][1]["error"]["class"]),
+        (&json!(0), &json!("missing"))
+    );
+    for command in ["pause", "resume"] {
+        assert_eq!(ask(&[command], 4)?["destinations"][0]["destination"], "primary");
+    }
+    // Where only the server is away, the queue is asked all the same.
+    let migrate = ask(&["migrate"], 3)?;
+    assert_eq!(migrate["destinations"][0]["destination"], "primary", "{migrate}");
+    let explain = ask(&["explain", unit], 3)?;
+    assert_eq!(explain["destinations"][1]["messages"][0]["standing"], "pending", "{explain}");
+    Ok(())
 }
 
 #[test]

@@ -239,11 +239,18 @@ fn dry_runs_change_nothing() -> Result<()> {
     assert!(plan.stdout.contains("binance/spot/klines/1h/2025-03-01"), "{}", plan.stdout);
     let nothing = project.puller(&["pull", "--dry-run", "--json"])?.expect_code(0)?.json()?;
     assert_eq!(nothing["findings"].as_array().map(Vec::len), Some(0), "{nothing}");
+    // No consumer was made.
+    let status = || -> Result<String> {
+        let status = project.puller(&["status", "--json"])?.expect_code(4)?.json()?;
+        Ok(status["error"]["text"].as_str().unwrap_or_default().to_owned())
+    };
+    assert!(status()?.contains("ingest-primary"), "{}", status()?);
     project.uploader(&["upload"])?.expect_code(0)?;
     for _ in 0..2 {
         let pending = project.puller(&["pull", "--dry-run", "--json"])?.expect_code(0)?.json()?;
         assert_eq!(pending["findings"].as_array().map(Vec::len), Some(2), "{pending}");
         assert_eq!(pending["findings"][0]["archives"], 1);
+        assert!(status()?.contains("ingest-primary"), "{}", status()?);
     }
     project.puller(&["pull"])?.expect_code(0)?;
     project.check_tables()

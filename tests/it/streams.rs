@@ -88,6 +88,75 @@ fn a_replay_larger_than_its_stream_waits_for_workers() -> Result<()> {
     project.check_tables()
 }
 
+/// What was found is told also where not all of it can be sent, or nobody is there to load it.
+#[test]
+fn a_verify_that_cannot_send_all_keeps_what_it_found() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "verify-full")?;
+    project.set("nats.limits.replays", "4KiB")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    upload(&project, 1..=20, 0)?;
+    let one =
+        ["verify", "--unit", "binance/spot/klines/1h/2025-03-01", "--fix", "--wait", "--max-wait", "2s", "--json"];
+    let alone = project.puller(&one)?.expect_code(3)?.json()?;
+    assert!(
+        alone["error"]["text"].as_str().unwrap_or_default().contains("no worker of primary has answered"),
+        "{alone}"
+    );
+    assert_eq!(alone["destinations"][0]["archives"]["not_loaded"], 1, "{alone}");
+    let full = project.puller(&["verify", "--fix", "--json"])?.expect_code(1)?.json()?;
+    assert!(full["error"]["text"].as_str().unwrap_or_default().contains("stream REPLAYS takes no more"), "{full}");
+    let sent = full["destinations"][0]["replays_sent"].as_u64().unwrap_or_default();
+    assert_eq!(full["findings"].as_array().map(|found| found.len() as u64), Some(sent + 1), "{full}");
+
+    // With a worker there is room.
+    let _worker = project.spawn_puller(&["run"])?;
+    project.puller(&["verify", "--fix", "--wait"])?.expect_code(0)?;
+    project.check_tables()
+}
+
+/// The command that sends a replay does not take the cancellation back, nor does one that waits for it count it as done.
+#[test]
+fn a_replay_that_is_cancelled_while_it_is_sent_stays_so() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "cancel-sending")?;
+    project.set("nats.limits.replays", "4KiB")?;
+    upload(&project, 1..=20, 0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    let tasks = || -> Result<Vec<Value>> {
+        let tasks = project.puller(&["tasks", "ls", "--json"])?.expect_code(0)?.json()?;
+        Ok(tasks["tasks"].as_array().cloned().unwrap_or_default())
+    };
+    let replay = |number: usize, args: &[&str], sent: bool| -> Result<Value> {
+        let mut replay = project.start("puller", &[&["replay", "--wait", "--json"], args].concat(), &[])?;
+        project.wait_until("the task", PATIENCE, || {
+            Ok(tasks()?.get(number).is_some_and(|task| task["published"] == sent))
+        })?;
+        let task = tasks()?[number].clone();
+        project.puller(&["tasks", "cancel", task["id"].as_str().unwrap_or_default()])?.expect_code(0)?;
+        // Workers pass over what was sent.
+        let mut worker = sent.then(|| project.spawn_puller(&["run"])).transpose()?;
+        let ended = replay.wait(PATIENCE)?.expect_code(1)?.json()?;
+        if let Some(worker) = &mut worker {
+            worker.sigterm()?;
+            worker.wait(PATIENCE)?;
+        }
+        Ok(ended)
+    };
+    let error = |ended: &Value| ended["error"]["text"].as_str().unwrap_or_default().to_owned();
+    // Not all has room, and nobody makes any.
+    let cut = replay(0, &["--force"], false)?;
+    assert!(error(&cut).contains("was cancelled while it was sent"), "{cut}");
+    assert_eq!(tasks()?[0]["state"], "CANCELLED");
+    project.puller(&["pull"])?.expect_code(0)?;
+    let sent = replay(1, &["--force", "--unit", "binance/spot/klines/1h/2025-03-01"], true)?;
+    assert!(error(&sent).contains("1 unit cancelled"), "{sent}");
+    for task in tasks()? {
+        assert_eq!((&task["state"], &task["progress"]["cancelled"]), (&"CANCELLED".into(), &task["units"]), "{task}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_limit_that_somebody_raised_stays() -> Result<()> {
     let stack = Stack::shared();
@@ -310,7 +379,17 @@ fn a_lost_stream_is_said_by_every_command() -> Result<()> {
     project.puller(&["doctor"])?.expect_code(0)?;
     let again = project.puller(&["pull"])?.expect_code(0)?;
     assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
-    project.check_tables()
+    project.check_tables()?;
+
+    // What the bucket does not have either cannot be announced again: it is told, and fails nothing.
+    let markers = stack.s3.bucket_dir().join(project.prefix()).join("_markers");
+    std::fs::remove_dir_all(markers).context("manifests")?;
+    Handmade::new(stack, &project)?.delete_stream("MARKERS")?;
+    let pull = project.puller(&["pull"])?.expect_code(0)?;
+    assert!(pull.stdout.contains("no longer announces 3 units"), "{}", pull.stdout);
+    let doctor = project.puller(&["doctor"])?.expect_code(0)?;
+    assert!(doctor.stdout.contains("nor is any of them in the bucket"), "{}", doctor.stdout);
+    Ok(())
 }
 
 #[test]

@@ -95,6 +95,24 @@ impl Failure {
         self.class.exit_code()
     }
 
+    /// Of several, one for all that lead to the gravest exit code, a line each; and the others.
+    pub fn gravest(failures: Vec<Self>) -> (Option<Self>, Vec<Self>) {
+        let code = exit::worst(failures.iter().map(Self::exit_code));
+        let (gravest, others): (Vec<_>, Vec<_>) = failures.into_iter().partition(|failure| failure.exit_code() == code);
+        // The advice that is not the joined one's own stays with its line.
+        let join = |first: Self, more: Self| match first.advice == more.advice {
+            true => Self { text: format!("{}\n{}", first.text, more.text), ..first },
+            false => Self { text: format!("{first}\n{more}"), advice: None, ..first },
+        };
+        (gravest.into_iter().reduce(join), others)
+    }
+
+    /// The same, said of a destination.
+    #[must_use]
+    pub fn of_destination(self, name: &str) -> Self {
+        Self { text: format!("{name}: {}", self.text), ..self }
+    }
+
     /// Says it on stderr: to a person, or before there is a log, as text, elsewhere as a line of the log.
     pub(super) fn report(&self, command: &str) {
         let class = self.class;

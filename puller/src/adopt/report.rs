@@ -1,7 +1,7 @@
 //! What came of the hints, for people and as JSON.
 
 use common::exit;
-use common::output::{Finding, printable};
+use common::output::{Failure, Finding, printable};
 use common::unit::Unit;
 use serde::Serialize;
 
@@ -41,6 +41,8 @@ pub(super) struct Report {
     #[serde(skip)]
     findings: Vec<Finding>,
     not_understood: Vec<String>,
+    /// Why not all was compared.
+    pub(super) error: Option<Failure>,
 }
 
 impl Report {
@@ -53,6 +55,7 @@ impl Report {
             archives: Archives::default(),
             findings: Vec::new(),
             not_understood: hints.not_understood.clone(),
+            error: None,
         }
     }
 

@@ -57,7 +57,9 @@ async fn check_tables(report: &mut Report, name: &str, warehouse: &Warehouse) ->
     if !found.defects.is_empty() {
         let advice = match found.defects.iter().all(Defect::is_mendable) {
             true => "run `puller migrate`; what was loaded into what is missing, `puller verify --fix` loads again",
-            false => "workers do not work with it; rename or drop it, then run `puller migrate`",
+            false => {
+                "workers do not work with it; rename it, run `puller migrate`, then `puller verify --fix`, which loads its rows"
+            }
         };
         report.bad(&tables, describe(&found.defects), advice);
         return false;

@@ -82,6 +82,11 @@ pub(super) fn statements(script: &'static str) -> impl Iterator<Item = &'static 
     script.split(";\n").map(statement).filter(|statement| !statement.is_empty())
 }
 
+/// The view that a statement makes.
+pub(super) fn view_name(statement: &str) -> Option<&str> {
+    statement.strip_prefix("CREATE OR REPLACE VIEW {database}.")?.split_once(" AS\n").map(|(name, _)| name)
+}
+
 pub(super) fn tables() -> Vec<Table> {
     SCRIPTS.into_iter().flat_map(statements).filter_map(table).collect()
 }
@@ -136,10 +141,8 @@ mod tests {
     #[test]
     fn the_scripts_hold_nothing_else_than_is_read() {
         for statement in SCRIPTS.into_iter().flat_map(statements) {
-            let view = statement.strip_prefix("CREATE OR REPLACE VIEW {database}.");
-            let view = view.and_then(|rest| rest.split_once(" AS\n"));
             let is_known = table(statement).is_some()
-                || view.is_some_and(|(name, _)| VIEWS.iter().any(|view| view.name == name))
+                || view_name(statement).is_some_and(|name| VIEWS.iter().any(|view| view.name == name))
                 || statement.starts_with("ALTER TABLE {database}.")
                     && (statement.contains(" MODIFY SETTING ") || statement.contains(" COMMENT COLUMN "));
             assert!(is_known, "inspecting the schema knows nothing of: {statement}");

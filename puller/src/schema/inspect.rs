@@ -41,7 +41,11 @@ impl fmt::Display for Defect {
             Self::NoView(name) => write!(f, "view {name} is missing, or lacks columns"),
             Self::NoColumn { table, column, .. } => write!(f, "column {column} of table {table} is missing"),
             Self::Differs { name, what } => {
-                write!(f, "{name} {what}: rename or drop it, `puller migrate` makes the right one")
+                write!(f, "{name} {what}: rename it, then `puller migrate` makes the right one")?;
+                if matches!(*name, "klines" | "archives") {
+                    write!(f, " and `puller verify --fix` loads its rows")?;
+                }
+                Ok(())
             }
         }
     }
@@ -71,6 +75,8 @@ pub(crate) struct Found {
     pub version: usize,
     pub defects: Vec<Defect>,
     engines: Vec<String>,
+    /// Rows of those of our tables that are there.
+    rows: u64,
     /// Tables whose acknowledged rows a power cut may take, and the settings that are off.
     pub unsynced: Vec<String>,
 }
@@ -79,6 +85,13 @@ impl Found {
     /// Whether none of the tables is there.
     pub(super) fn is_empty(&self) -> bool {
         self.engines.is_empty()
+    }
+
+    /// Whether something that was loaded is gone with a table or column of ours. Tables without a version and without a row
+    /// are those that another worker is making, or did not live to make in full.
+    pub(super) fn has_lost_rows(&self) -> bool {
+        let is_ours = self.defects.iter().all(Defect::is_mendable);
+        is_ours && (self.version > 0 || self.rows > 0) && self.defects.iter().any(Defect::loses_rows)
     }
 
     /// Whether the tables are on storage that several servers share, as ClickHouse Cloud's are.
@@ -98,6 +111,7 @@ struct FoundTable {
     engine_full: String,
     partition_key: String,
     sorting_key: String,
+    rows: u64,
 }
 
 #[derive(Debug, Row, Deserialize)]
@@ -112,7 +126,8 @@ impl Warehouse {
         let database = quoted(self.database());
         let found: Vec<FoundTable> = self
             .select(&format!(
-                "SELECT name, engine, engine_full, partition_key, sorting_key FROM system.tables WHERE database = {database}"
+                "SELECT name, engine, engine_full, partition_key, sorting_key, toUInt64(ifNull(total_rows, 0)) AS rows \
+                 FROM system.tables WHERE database = {database}"
             ))
             .await?;
         let columns: Vec<FoundColumn> = self
@@ -121,7 +136,7 @@ impl Warehouse {
         let by_name: HashMap<&str, &FoundTable> = found.iter().map(|table| (table.name.as_str(), table)).collect();
         let version = if by_name.contains_key(SCHEMA_MIGRATIONS) { self.applied_version().await? } else { 0 };
         let mut defects = Vec::new();
-        let mut engines = Vec::new();
+        let (mut engines, mut rows) = (Vec::new(), 0);
         let mut unsynced = Vec::new();
         let defaults = self.sync_defaults().await?;
         for table in tables() {
@@ -131,6 +146,7 @@ impl Warehouse {
                     defects.extend(compare_table(&table, found));
                     defects.extend(compare_columns(&table, &columns));
                     engines.push(found.engine.clone());
+                    rows += found.rows;
                     let off = settings_off(&found.engine_full, &defaults);
                     if !off.is_empty() && !found.engine.starts_with("Shared") {
                         unsynced.push(format!("{} ({} = 0)", table.name, off.join(" = 0, ")));
@@ -154,7 +170,7 @@ impl Warehouse {
         {
             defects.push(Defect::NoTable(SCHEMA_MIGRATIONS));
         }
-        Ok(Found { version, defects, engines, unsynced })
+        Ok(Found { version, defects, engines, rows, unsynced })
     }
 
     async fn applied_version(&self) -> Result<usize, WarehouseError> {
@@ -243,6 +259,7 @@ mod tests {
             engine_full: format!("{engine}({arguments}) PARTITION BY toYYYYMM(open_time) ORDER BY (exchange)"),
             partition_key: table.partition_key.into(),
             sorting_key: table.sorting_key.into(),
+            rows: 0,
         }
     }
 

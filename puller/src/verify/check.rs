@@ -29,6 +29,8 @@ pub(super) enum Verdict {
     /// What is to be said of that.
     RolledBack(String),
     NotLoaded,
+    /// Not loaded, and rightly: see [`crate::wanted`].
+    NotWanted,
     /// Rows that are not shown as the archive has them.
     Wrong {
         missing: u64,

@@ -1,7 +1,7 @@
 //! What verifying found and did.
 
 use common::exit;
-use common::output::Finding;
+use common::output::{Failure, Finding, count};
 use common::unit::Unit;
 use serde::Serialize;
 
@@ -11,11 +11,15 @@ use super::check::Verdict;
 struct Archives {
     verified: u64,
     not_loaded: u64,
+    /// Not loaded, and older than `initial_days` when the destination was made.
+    not_wanted: u64,
     wrong: u64,
     /// With rows of a former revision.
     former_revision: u64,
     not_checked: u64,
 }
+
+const FORMER_REVISION: &str = "former_revision";
 
 /// What was found at one destination.
 #[derive(Debug, Serialize)]
@@ -34,6 +38,8 @@ pub(super) struct DestinationReport {
     pub(super) unsettled: Option<u64>,
     /// Units that could not be checked as a whole.
     units_not_checked: u64,
+    /// Why not all was checked, or sent.
+    pub(super) error: Option<Failure>,
 }
 
 /// Symbols to deliver again: those without a ledger entry or with rows of a former revision, and by force those whose rows
@@ -42,12 +48,6 @@ pub(super) struct DestinationReport {
 pub(super) struct Bad {
     pub(super) not_loaded: Vec<String>,
     pub(super) wrong: Vec<String>,
-}
-
-impl Bad {
-    pub(super) fn is_empty(&self) -> bool {
-        self.not_loaded.is_empty() && self.wrong.is_empty()
-    }
 }
 
 impl DestinationReport {
@@ -61,17 +61,18 @@ impl DestinationReport {
             archives_sent: 0,
             unsettled: None,
             units_not_checked: 0,
+            error: None,
         }
     }
 
     /// Adds what was found of a unit; returns what is to be loaded again.
     pub(super) fn add(&mut self, unit: &Unit, verdicts: Vec<(String, Verdict)>, verbose: bool) -> Bad {
         self.units += 1;
-        let (before, count) = (self.findings.len(), verdicts.len());
-        let mut bad = Bad::default();
-        let none_loaded = count > 1 && verdicts.iter().all(|(_, verdict)| *verdict == Verdict::NotLoaded);
+        let (before, archives) = (self.findings.len(), verdicts.len());
+        let (mut bad, mut not_wanted) = (Bad::default(), 0);
+        let none_loaded = archives > 1 && verdicts.iter().all(|(_, verdict)| *verdict == Verdict::NotLoaded);
         if none_loaded {
-            self.find("-", unit, None, format!("none of its {count} archives is loaded"));
+            self.find("-", unit, None, format!("none of its {archives} archives is loaded"));
         }
         for (symbol, verdict) in verdicts {
             match verdict {
@@ -83,6 +84,10 @@ impl DestinationReport {
                     }
                     bad.not_loaded.push(symbol);
                 }
+                Verdict::NotWanted => {
+                    self.archives.not_wanted += 1;
+                    not_wanted += 1;
+                }
                 Verdict::RolledBack(what) => {
                     self.archives.verified += 1;
                     self.find("=", unit, Some(&symbol), what);
@@ -90,7 +95,8 @@ impl DestinationReport {
                 Verdict::FormerRevision { superseded, hidden, first } => {
                     self.archives.former_revision += 1;
                     let what = format!("{superseded} rows of a former revision shown, {hidden} rows hidden: {first}");
-                    self.find("*", unit, Some(&symbol), what);
+                    let finding = self.finding("*", unit, Some(&symbol), what);
+                    self.findings.push(Finding { state: FORMER_REVISION.into(), ..finding });
                     bad.not_loaded.push(symbol);
                 }
                 Verdict::Wrong { missing, differing, first } => {
@@ -107,7 +113,11 @@ impl DestinationReport {
             }
         }
         if verbose && self.findings.len() == before {
-            self.find("=", unit, None, format!("{count} archives"));
+            let what = count(archives as u64, "archive");
+            match not_wanted {
+                0 => self.find("=", unit, None, what),
+                _ => self.find(".", unit, None, format!("{not_wanted} of {what} not wanted (initial_days)")),
+            }
         }
         bad
     }
@@ -134,6 +144,7 @@ impl DestinationReport {
             "=" => "verified",
             "-" => "not_loaded",
             "*" => "wrong",
+            "." => "not_wanted",
             _ => "not_checked",
         };
         let symbol = symbol.map(str::to_owned);
@@ -166,14 +177,19 @@ impl DestinationReport {
     /// The sums.
     pub(super) fn lines(&self, lines: &mut Vec<String>) {
         let name = &self.destination;
-        let Archives { verified, not_loaded, wrong, former_revision, not_checked } = self.archives;
+        let Archives { verified, not_loaded, not_wanted, wrong, former_revision, not_checked } = self.archives;
+        let not_wanted = match not_wanted {
+            0 => String::new(),
+            archives => format!(", {archives} not wanted (initial_days)"),
+        };
         lines.push(format!(
             "{name}: {} units, {verified} archives verified, {not_loaded} not loaded, {wrong} with wrong rows, \
-             {former_revision} with rows of a former revision, {not_checked} not checked",
+             {former_revision} with rows of a former revision, {not_checked} not checked{not_wanted}",
             self.units
         ));
         if let Some(unsettled) = self.unsettled.filter(|unsettled| *unsettled > 0 && not_loaded > 0) {
-            lines.push(format!("{name}: {unsettled} markers are not settled yet; `puller pull` or running workers do"));
+            let markers = count(unsettled, "marker");
+            lines.push(format!("{name}: not settled yet: {markers}; `puller pull` or running workers load them"));
         }
         if self.replays_sent > 0 {
             lines.push(format!(
@@ -203,6 +219,10 @@ mod tests {
         let found: Vec<(&str, &str)> =
             report.findings.iter().map(|finding| (finding.state.as_str(), finding.text.as_str())).collect();
         assert_eq!(found, [("wrong", "3 rows missing, 1 with other values: B: the row"), ("not_loaded", "not loaded")]);
+        let former = Verdict::FormerRevision { superseded: 2, hidden: 0, first: "D: the row".into() };
+        report.add(&unit, vec![("D".into(), former), ("E".into(), Verdict::NotWanted)], false);
+        assert_eq!(report.findings.last().map(|finding| finding.state.as_str()), Some(FORMER_REVISION));
+        assert_eq!((report.archives.not_wanted, report.to_repair()), (1, 3));
         report.unchecked(&unit, "gone".into());
         assert_eq!(report.exit_code(true), exit::SOME_FAILED);
     }
