@@ -27,7 +27,7 @@ use crate::service::{Failure, Shared, served, worker_name};
 /// How often the queue is asked how much is left.
 const POLL: Duration = Duration::from_millis(200);
 /// How long a server may be away before a command gives up.
-pub(crate) const GIVE_UP: Duration = Duration::from_secs(60);
+const GIVE_UP: Duration = Duration::from_secs(60);
 /// Most pending markers that --dry-run lists.
 const LISTED_MAX: usize = 100_000;
 

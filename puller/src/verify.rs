@@ -17,7 +17,6 @@ use common::unit_filter::UnitFilter;
 use futures::{StreamExt, stream};
 use nats::{Bus, BusErrorKind, Lane, MarkerSubject, ReplayOptions};
 use prometheus_client::registry::Registry;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attendance::Attendance;
