@@ -85,7 +85,7 @@ impl Bus {
         let mut read = 0;
         while left > 0 {
             let before = read;
-            let mut pull = Pull::open(self, &consumer, Ask::Now(BATCH)).await?;
+            let mut pull = Pull::open(self, &consumer, Ask::Unleased(BATCH)).await?;
             while let Some(message) = pull.next().await? {
                 heard();
                 let info = message.info().map_err(|error| unavailable(error.as_ref()))?;

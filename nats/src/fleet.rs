@@ -90,24 +90,6 @@ impl Bus {
         Ok(())
     }
 
-    /// When the consumer of a lane was made; `None` where it is not there.
-    pub async fn consumer_created_at(&self, destination: &str, lane: Lane) -> Result<Option<Timestamp>, BusError> {
-        let [ready, backfill, replay] = lanes(destination);
-        let lane = match lane {
-            Lane::Ready => ready,
-            Lane::Backfill => backfill,
-            Lane::Replay => replay,
-        };
-        match self.durable(&lane).await {
-            Ok(consumer) => {
-                let created = consumer.cached_info().created.unix_timestamp_nanos();
-                Ok(Some(Timestamp::from_nanosecond(created).unwrap_or_default()))
-            }
-            Err(error) if error.kind == BusErrorKind::Missing => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Whether anything published for the destination will be delivered to it: its consumers are there.
     pub async fn is_served(&self, destination: &str) -> Result<bool, BusError> {
         for lane in lanes(destination) {

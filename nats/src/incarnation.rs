@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::topology::served_since;
 
 /// For how long the answer of the server holds. All deliveries of a consumer share it, so it costs one request a second
 /// however many units are acknowledged. A stream that is made anew, filled, and has handed another unit to a worker within
@@ -26,23 +27,35 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct OpenConsumer {
     pub(crate) consumer: PullConsumer,
     pub(crate) created_at: Timestamp,
+    /// Since when its destination is served: see [`served_since`].
+    pub(crate) served_since: Timestamp,
     bus: Bus,
     checked: Mutex<Checked>,
     replaced: CancellationToken,
 }
 
-/// What the server last said.
+/// The last answer of the server: when it was asked and over which connection, and what became of that.
 struct Checked {
-    /// When it confirmed the consumer, and over which connection.
     at: Instant,
     connects: u64,
-    /// When a question failed after that, and why.
+    /// When and how a later question failed, if one did.
     failed: Option<(Instant, BusError)>,
 }
 
 impl Checked {
     fn now(bus: &Bus) -> Self {
         Self { at: Instant::now(), connects: bus.connects(), failed: None }
+    }
+
+    /// What this says to somebody who began to wait for an answer then; `None`: he must ask himself.
+    fn answer(&self, connects: u64, answer_holds: Duration, waited_from: Instant) -> Option<Result<(), BusError>> {
+        if self.connects == connects && self.at.elapsed() < answer_holds {
+            return Some(Ok(()));
+        }
+        // The question that failed was under way for all who waited. Each asking again would wait as long, one after the
+        // other.
+        let (failed_at, error) = self.failed.as_ref()?;
+        (waited_from < *failed_at).then(|| Err(error.clone()))
     }
 }
 
@@ -52,7 +65,8 @@ impl OpenConsumer {
         let checked = Mutex::new(Checked::now(bus));
         let consumer = bus.consumer_on(stream, name).await?;
         let created_at = created_at(&consumer.cached_info().created)?;
-        Ok(Self { consumer, created_at, bus: bus.clone(), checked, replaced: CancellationToken::new() })
+        let served_since = served_since(consumer.cached_info())?;
+        Ok(Self { consumer, created_at, served_since, bus: bus.clone(), checked, replaced: CancellationToken::new() })
     }
 
     /// Whether it is the consumer that was opened.
@@ -73,42 +87,42 @@ impl OpenConsumer {
         if self.replaced.is_cancelled() {
             return Err(BusError::plain(BusErrorKind::Refused, doing(), REPLACED));
         }
-        // Held while one asks, for ANSWER_MAX at most. The others use its answer, and its error too: if each of them asked a
-        // server that is silent after the other, the last one would wait for as many times ANSWER_MAX as there are
-        // deliveries, and would not notice in time that its lease is lost.
-        let waits_from = Instant::now();
+        let waited_from = Instant::now();
+        // Held while one asks: the others use its answer, or its failure.
         let mut checked = self.checked.lock().await;
-        if let Some((failed_at, error)) = &checked.failed
-            && *failed_at >= waits_from
-        {
-            return Err(error.clone());
-        }
         let now = Checked::now(&self.bus);
-        if checked.connects == now.connects && checked.at.elapsed() < answer_holds {
-            return Ok(());
+        if let Some(answer) = checked.answer(now.connects, answer_holds, waited_from) {
+            return answer;
         }
-        let asked = tokio::time::timeout(ANSWER_MAX, self.consumer.get_info()).await;
-        let answer = asked.map_err(|elapsed| BusError::unavailable(doing(), &elapsed)).and_then(|answer| {
-            answer.map_err(|error| {
+        match self.ask().await {
+            Ok(()) => {
+                *checked = now;
+                Ok(())
+            }
+            Err(error) => {
+                checked.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn ask(&self) -> Result<(), BusError> {
+        let doing = || format!("consumer {}", self.consumer.cached_info().name);
+        let info = match tokio::time::timeout(ANSWER_MAX, self.consumer.get_info()).await {
+            Ok(Ok(info)) => info,
+            Ok(Err(error)) => {
                 let kind = match error.kind() {
                     ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => BusErrorKind::Missing,
                     _ => BusErrorKind::Unavailable,
                 };
-                BusError::new(kind, doing(), &error)
-            })
-        });
-        let info = match answer {
-            Ok(info) => info,
-            Err(error) => {
-                checked.failed = Some((Instant::now(), error.clone()));
-                return Err(error);
+                return Err(BusError::new(kind, doing(), &error));
             }
+            Err(elapsed) => return Err(BusError::unavailable(doing(), &elapsed)),
         };
         if created_at(&info.created)? != self.created_at {
             self.replaced.cancel();
             return Err(BusError::plain(BusErrorKind::Refused, doing(), REPLACED));
         }
-        *checked = now;
         Ok(())
     }
 
@@ -118,9 +132,30 @@ impl OpenConsumer {
     }
 }
 
-const REPLACED: &str = "it was made anew, and its former deliveries are none of its own";
+const REPLACED: &str = "another consumer has its name now, which knows nothing of the deliveries of the former one";
 
-fn created_at(at: &async_nats::datetime::DateTime) -> Result<Timestamp, BusError> {
+pub(crate) fn created_at(at: &async_nats::datetime::DateTime) -> Result<Timestamp, BusError> {
     let at = Timestamp::from_nanosecond(at.unix_timestamp_nanos());
     at.map_err(|error| BusError::new(BusErrorKind::Refused, "reading a consumer's settings", &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_answers_all_who_waited_for_the_same_question() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let error = BusError::unanswered("a consumer", ANSWER_MAX);
+        let long_ago = start.checked_sub(60 * second).expect("the machine is up for a minute");
+        let checked = Checked { at: long_ago, connects: 1, failed: Some((start, error)) };
+        let kind =
+            |waited_from| checked.answer(1, second, waited_from).map(|answer| answer.expect_err("it failed").kind);
+        assert_eq!(kind(start.checked_sub(second).expect("as above")), Some(BusErrorKind::Unavailable));
+        // Who comes later asks himself.
+        assert_eq!(kind(start + second), None);
+        let fresh = Checked { at: start, connects: 1, failed: None };
+        assert!(fresh.answer(1, 60 * second, start).is_some_and(|answer| answer.is_ok()));
+        assert!(fresh.answer(2, 60 * second, start).is_none());
+    }
 }

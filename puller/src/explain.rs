@@ -212,11 +212,11 @@ async fn at(
     newest: Option<&Newest>,
 ) -> AtDestination {
     let objects = newest.map(|newest| newest.objects.as_slice()).unwrap_or_default();
-    let (lacks, tried, mut failures) = match stored(config, destination, unit, objects).await {
-        Ok((lacks, tried)) => (Some(lacks), tried, Vec::new()),
-        Err(failure) => (None, Vec::new(), vec![failure]),
+    let (lacks, tried, since, mut failures) = match stored(config, destination, unit, objects).await {
+        Ok((lacks, tried, since)) => (Some(lacks), tried, since, Vec::new()),
+        Err(failure) => (None, Vec::new(), None, vec![failure]),
     };
-    let queue = Queue::of(bus, destination, unit, &tried).await;
+    let queue = Queue::of(bus, destination, unit, (&tried, since)).await;
     let queue = queue.unwrap_or_else(|failure| {
         failures.push(failure);
         Queue { is_wanted: true, ..Queue::default() }
@@ -249,28 +249,34 @@ async fn at(
     }
 }
 
-/// What the destination itself lacks, and what was tried.
+/// What the destination itself lacks, what was tried, and since when its tables are there.
 async fn stored(
     config: &Config,
     destination: &Destination,
     unit: &Unit,
     objects: &[Object],
-) -> Result<(Lacks, Vec<Tried>), Failure> {
+) -> Result<(Lacks, Vec<Tried>, Option<Timestamp>), Failure> {
     match &destination.kind {
         DestinationKind::ClickHouse(server) => {
             let warehouse = Warehouse::to_look(server).await?;
             let attempts = tried(&warehouse, &destination.name, &unit_condition(unit, true), ATTEMPTS_MAX).await?;
-            Ok((lacking_rows(&warehouse, unit, objects).await?, attempts))
+            let since = warehouse.served_since().await?;
+            Ok((lacking_rows(&warehouse, unit, objects).await?, attempts, since))
         }
         DestinationKind::Directory { path } => {
             let missing = missing_files(config, path, objects).await?;
-            Ok((Lacks { missing, ..Lacks::default() }, Vec::new()))
+            Ok((Lacks { missing, ..Lacks::default() }, Vec::new(), None))
         }
     }
 }
 
 impl Queue {
-    async fn of(bus: &Bus, destination: &Destination, unit: &Unit, attempts: &[Tried]) -> Result<Self, Failure> {
+    async fn of(
+        bus: &Bus,
+        destination: &Destination,
+        unit: &Unit,
+        (attempts, tables_since): (&[Tried], Option<Timestamp>),
+    ) -> Result<Self, Failure> {
         let name = destination.name.as_str();
         let mut dead_letters = Vec::new();
         let filter = UnitPrefix::from(unit);
@@ -295,7 +301,7 @@ impl Queue {
             }
         }
         let is_wanted = match bus.current_marker(unit).await? {
-            Some(marker) => Beginning::of(bus, destination).await?.wants(&marker),
+            Some(marker) => Beginning::of(bus, destination, tables_since).await?.wants(&marker),
             None => true,
         };
         let paused = bus.destination_progress(name).await?.paused;

@@ -62,7 +62,7 @@ impl Fetcher {
         // read, is the object's own.
         match self.fetch_in_turn(object, activity).await {
             Err(FetchError::Store(error)) if is_doubtful(error.kind) => {
-                Ok(Err(ObjectFault::Unreadable(format!("{error} ({})", error.advice()))))
+                Ok(Err(ObjectFault::Unreadable(error.advised())))
             }
             other => told_apart(other),
         }

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use clickhouse::Row;
 use common::config::{Config, Destination, DestinationKind};
+use common::marker::CURRENT_BYTES_MAX;
 use common::object_store::{End, ObjectStore};
 use common::unit::Unit;
 use nats::Bus;
@@ -21,8 +22,6 @@ pub(crate) const ADVICE: &str = "run `uploader reconcile --fix`, which announces
 /// So many of the lost units, the newest, are looked for in the bucket, and so many at once.
 const LOOKED_FOR_MAX: usize = 256;
 const LOOKED_FOR_AT_ONCE: usize = 16;
-/// Longest `current.json`, in bytes.
-const CURRENT_BYTES_MAX: u64 = 64 * 1024;
 
 /// Units that a destination has from a former stream and that the present one does not announce.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

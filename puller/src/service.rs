@@ -14,7 +14,7 @@ use common::output::{FailureClass, Reply, count};
 use nats::{Bus, BusError, ConsumerSettings, within};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +34,7 @@ use crate::suspects::Suspects;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 use crate::worker::{ClockWatch, Worker};
 use crate::{
-    adopt, cli, dead, doctor, explain, gaps, history, lost_stream, pause, pull, replay, status, stream_metrics, sweep,
-    tasks, verify,
+    adopt, cli, dead, doctor, explain, gaps, history, pause, pull, replay, status, stream_metrics, sweep, tasks, verify,
 };
 
 impl Command {
@@ -187,6 +186,7 @@ impl Shared {
 
     /// A runner for a destination whose server answers and has its tables.
     pub(crate) async fn open(&self, destination: &DestinationConfig) -> Result<Runner, WarehouseError> {
+        let mut tables_since = None;
         let opened = match &destination.kind {
             DestinationKind::Directory { path } => Destination::Directory(Box::new(Mirror {
                 root: path.clone(),
@@ -199,6 +199,9 @@ impl Shared {
                 warehouse.prepare_tables().await?;
                 // Whether several servers have the rows shows by the tables' engines, once there are tables.
                 warehouse.learn_overrides().await?;
+                if destination.initial_days.is_some() {
+                    tables_since = warehouse.served_since().await?;
+                }
                 Destination::ClickHouse(Box::new(Loader {
                     demand: Demand::new(&self.memory),
                     statements: Statements::new(&warehouse, &self.config.puller.group),
@@ -230,12 +233,14 @@ impl Shared {
                 metrics: self.metrics.clone(),
                 board: Board::default(),
                 initial_days: destination.initial_days,
+                tables_since,
             }),
             settings: self.consumer_settings(&destination.name),
             slots: puller.slots,
             stall_timeout: puller.stall_timeout,
             shutdown_grace: puller.shutdown_grace,
             manage: self.config.nats.manage,
+            reopened: Notify::new(),
         })
     }
 }
@@ -362,13 +367,11 @@ async fn serve_destination(shared: Arc<Shared>, destination: DestinationConfig, 
     };
     if let Some(Some(runner)) = stop.run_until_cancelled(opening).await {
         shared.readiness.ready(&part);
-        // Worth a line, and not worth a wait: a database that is slow to say may not keep units from being pulled.
-        let said = tokio::time::timeout(OPEN_MAX, lost_stream::say(&shared.bus, &shared.config, &destination));
-        if let Some(Err(_)) = stop.run_until_cancelled(said).await {
-            tracing::debug!("the ledger was not compared with the stream in time");
-        }
         tracing::info!(destination = destination.name, worker = shared.worker_name, "working");
-        runner.run(stop, true).await;
+        tokio::select! {
+            () = runner.run(stop, true) => {}
+            () = stream_metrics::watch_for_lost_units(&shared, &destination, &runner.reopened) => {}
+        }
     }
 }
 

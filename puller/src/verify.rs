@@ -127,7 +127,8 @@ async fn verify(
     if args.fix {
         shared.prepare_queue(name).await?;
     }
-    let beginning = Beginning::of(&shared.bus, destination).await?;
+    let tables_since = loader.warehouse.served_since().await?;
+    let beginning = Beginning::of(&shared.bus, destination, tables_since).await?;
     let verifier = Verifier { shared, name, loader, beginning, verbose };
     let mut sent = Vec::new();
     verifier.every(units, args.fix.then_some(&mut sent), stop, report).await?;

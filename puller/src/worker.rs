@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use common::config::Retry;
 use common::failpoint::failpoint;
 use common::unit::Unit;
+use jiff::Timestamp;
 use nats::{Bus, DeadLetter, Delivery, DeliveryRecord, Held, MarkerSubject, SettleError, TaskState};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -27,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::outcome::{Disposition, Evidence, decide, decide_before, may_be_its_own};
 use crate::suspects::Suspects;
 use crate::task_report::TaskReport;
-use crate::wanted::is_too_old;
+use crate::wanted::{announced_at, is_too_old};
 use crate::warehouse::WarehouseErrorKind;
 use crate::writes::Writes;
 use clock::ClockFault;
@@ -56,6 +57,8 @@ pub(crate) struct Worker {
     pub board: Board,
     /// See [`common::config::Destination::initial_days`].
     pub initial_days: Option<u32>,
+    /// Since when the destination is served, as its tables tell it: they outlive the consumers.
+    pub tables_since: Option<Timestamp>,
 }
 
 /// How a worker is told to end.
@@ -317,7 +320,9 @@ impl Worker {
     fn is_before_this_destination(&self, delivery: &Delivery, unit: Option<&Unit>) -> bool {
         let Some(unit) = unit else { return false };
         let Ok(subject) = MarkerSubject::parse(&delivery.subject) else { return false };
-        is_too_old(self.initial_days, unit, subject.lane, delivery.stored_at, delivery.consumer_created_at)
+        let since = self.tables_since.map_or(delivery.served_since, |since| since.min(delivery.served_since));
+        let announced_at = || announced_at(&delivery.payload, delivery.stored_at);
+        is_too_old(self.initial_days, unit, subject.lane, announced_at, since)
     }
 
     async fn report(&self, report: Option<&TaskReport<'_>>, state: TaskState, error: &str) {

@@ -4,19 +4,28 @@
 //! conditional PUT should have left alone. Each of these would otherwise show at the first archive, as a unit held back.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{Backend, End, Given, ObjectStore, Over, Put, StoreError, StoreErrorKind, Stored};
+use crate::backoff::{Backoff, Growth};
 use crate::checksum::{Md5Sum, Sha256Sum, parts_etag};
+use crate::marker::CURRENT_BYTES_MAX;
 use crate::object_key::Prefix;
 
 const FIRST: &[u8] = b"marketferry doctor: this object may be removed\n";
 const SECOND: &[u8] = b"marketferry doctor: this object may be removed, its second content\n";
+/// How often it is begun anew where another doctor may have been at the same object: all of them use one, since a token need
+/// not be allowed to remove it.
+const ATTEMPTS: u32 = 4;
+const BETWEEN_ATTEMPTS: Backoff = Backoff {
+    initial: Duration::from_millis(300),
+    growth: Growth::Exponential { factor: 2.0 },
+    max: Duration::from_secs(2),
+};
 /// Larger than both.
 const BYTES_MAX: u64 = 1024;
-/// Larger than any `current.json`.
-const KNOWN_BYTES_MAX: u64 = 64 * 1024;
 
 /// What became of the object that the requests were made on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +44,8 @@ pub struct Unfit {
     pub request: &'static str,
     pub why: String,
     pub advice: String,
+    /// The object is not as it was left, which another doctor's requests explain as well.
+    may_be_another_doctor: bool,
 }
 
 impl fmt::Display for Unfit {
@@ -44,12 +55,17 @@ impl fmt::Display for Unfit {
 }
 
 fn failed(request: &'static str, error: &StoreError) -> Unfit {
-    Unfit { request, why: error.to_string(), advice: error.advice().to_owned() }
+    Unfit {
+        request,
+        why: error.to_string(),
+        advice: error.advice().unwrap_or_default().to_owned(),
+        may_be_another_doctor: false,
+    }
 }
 
 fn unfit(request: &'static str, why: impl Into<String>) -> Unfit {
     let advice = "the store does not behave as S3 does here: report it to whoever runs it, or use another";
-    Unfit { request, why: why.into(), advice: advice.to_owned() }
+    Unfit { request, why: why.into(), advice: advice.to_owned(), may_be_another_doctor: true }
 }
 
 impl ObjectStore {
@@ -59,6 +75,16 @@ impl ObjectStore {
     /// # Errors
     /// The first request that failed, or did something else than it should.
     pub async fn rehearse(&self, prefix: &Prefix, end: End, known: Option<&str>) -> Result<Probe, Unfit> {
+        for attempt in 1..ATTEMPTS {
+            match self.rehearse_once(prefix, end, known).await {
+                Err(unfit) if unfit.may_be_another_doctor => tokio::time::sleep(BETWEEN_ATTEMPTS.delay(attempt)).await,
+                ended => return ended,
+            }
+        }
+        self.rehearse_once(prefix, end, known).await
+    }
+
+    async fn rehearse_once(&self, prefix: &Prefix, end: End, known: Option<&str>) -> Result<Probe, Unfit> {
         let key = prefix.probe_key();
         self.rehearse_reading(&key, end, known).await?;
         if end == End::Puller {
@@ -80,7 +106,7 @@ impl ObjectStore {
         if end == End::Puller {
             // That something is missing is not for here to say.
             let known = known.unwrap_or(key);
-            return self.get_small(known, KNOWN_BYTES_MAX).await.map(drop).map_err(|error| failed("GET", &error));
+            return self.get_small(known, CURRENT_BYTES_MAX).await.map(drop).map_err(|error| failed("GET", &error));
         }
         match self.head(&absent).await {
             Ok(None) => Ok(()),

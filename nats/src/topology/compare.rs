@@ -218,6 +218,8 @@ pub(super) fn merged_consumer(is: &consumer::Config, want: pull::Config) -> pull
         max_deliver: raised(is.max_deliver, want.max_deliver),
         max_ack_pending: raised(is.max_ack_pending, want.max_ack_pending),
         pause_until: is.pause_until,
+        // An update without it would take it away.
+        metadata: is.metadata.clone().into_iter().chain(want.metadata).collect(),
         ..want
     }
 }
