@@ -6,7 +6,7 @@ use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 
 use crate::connection::{Bus, BusError, BusErrorKind};
-use crate::subject::{Lane, MarkerSubject};
+use crate::subject::MarkerSubject;
 use crate::topology::{is_gone, lanes};
 
 /// How far a consumer is with a message.

@@ -64,7 +64,7 @@ pub(crate) async fn lost_units(bus: &Bus, config: &Config, destination: &Destina
         Err(error) if error.kind == WarehouseErrorKind::MissingSchema => return Ok(LostUnits::default()),
         Err(error) => return Err(error.into()),
     };
-    let announced: HashSet<String> = match bus.stamps().await {
+    let announced: HashSet<String> = match bus.stamps(|| ()).await {
         Ok(stamps) => stamps.into_keys().map(|unit| unit.to_string()).collect(),
         // A worker may have no right to read the stream by itself.
         Err(error) => {
