@@ -269,7 +269,7 @@ enum Target {
 }
 
 impl Target {
-    fn is_still_there(self, folder: &Dir, name: &str) -> Result<bool, Fault> {
+    fn matches(self, folder: &Dir, name: &str) -> Result<bool, Fault> {
         let (expected, pace) = match self {
             Self::Anything => return Ok(true),
             Self::Nothing => return Ok(!folder.try_exists(name)?),
@@ -298,7 +298,7 @@ fn write(
     }
     temporary.file.sync_all()?;
     // After all that takes time: no file server renames on a condition.
-    if !target.is_still_there(&folder, name)? {
+    if !target.matches(&folder, name)? {
         return Ok(Put::Changed);
     }
     folder.rename(&temporary.name, &folder, name)?;
