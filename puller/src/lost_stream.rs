@@ -104,9 +104,9 @@ pub(crate) async fn say(bus: &Bus, config: &Config, destination: &Destination) -
         Ok(lost) => {
             let text = lost.text(&destination.name);
             if lost.in_bucket {
-                tracing::error!("{text} ({ADVICE})")
+                tracing::error!("{text} ({ADVICE})");
             } else {
-                tracing::warn!("{text}")
+                tracing::warn!("{text}");
             }
             lost
         }

@@ -230,7 +230,8 @@ async fn publish(bus: &Bus, config: &Config, task: &mut Task, args: &Replay, cho
     let sent = tokio::select! {
         sent = sending => sent,
         () = cancelled(bus, &task.id) => {
-            Err(Failure::failed(format!("{} was cancelled while it was sent, after {} of {} units", task.id, bar.position(), task.units)))
+            let sent = format!("{} of {} units", bar.position(), task.units);
+            Err(Failure::failed(format!("{} was cancelled while it was sent, after {sent}", task.id)))
         }
     };
     bar.finish_and_clear();
