@@ -123,6 +123,8 @@ impl Warehouse {
         let refused = |what| WarehouseError::of_kind(WarehouseErrorKind::AccountLimit, what);
         let mut names: Vec<&str> = QUERIES.iter().chain(&INSERTS).map(|needed| needed.name).collect();
         names.extend([SEQUENTIAL.name, "readonly"]);
+        // The server tells the settings as the statement that asks has them: what was learnt before must not be among them.
+        self.set_overrides(Overrides::default());
         let found = self.settings(&names).await?;
         self.set_overrides(plan(&found, false).map_err(refused)?);
         let engines = format!(
