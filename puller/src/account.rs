@@ -143,6 +143,8 @@ impl Warehouse {
     async fn learn_plan(&mut self) -> Result<Plan, WarehouseError> {
         let mut names: Vec<&str> = QUERIES.iter().chain(&INSERTS).map(|needed| needed.name).collect();
         names.extend([SEQUENTIAL.name, "readonly"]);
+        // The server tells the settings as the statement that asks has them: what was learnt before must not be among them.
+        self.set_overrides(Overrides::default());
         let found = self.settings(&names).await?;
         let alone = plan(&found, false);
         self.set_overrides(alone.overrides.clone());

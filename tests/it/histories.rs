@@ -22,7 +22,7 @@ const SEED: &str = "FERRY_HISTORIES_SEED";
 /// Runs more histories than the usual number, or longer ones.
 const HISTORIES: &str = "FERRY_HISTORIES";
 const STEPS: &str = "FERRY_HISTORIES_STEPS";
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(240);
 /// Where a worker may die.
 const DEATHS: [&str; 6] = [
     "puller.decoded",

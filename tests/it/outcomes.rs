@@ -358,7 +358,7 @@ fn an_insert_that_lands_late_leaves_nothing_of_a_former_revision() -> Result<()>
         .wait_until("the insert to land", SOON, || Ok(ask(&project, stored)?.parse::<u64>().is_ok_and(|n| n >= 46)))?;
     // The former revision comes again when its insert must have landed.
     let done = "SELECT count() FROM {db}.ingest_log WHERE outcome IN ('loaded', 'skipped', 'superseded')";
-    project.wait_until("the former revision", 2 * SOON, || Ok(ask(&project, done)? == "2"))?;
+    project.wait_until("the former revision", 3 * SOON, || Ok(ask(&project, done)? == "2"))?;
     project.check_tables()?;
     assert_eq!(hand.dead_letters()?.len(), 0);
     Ok(())
