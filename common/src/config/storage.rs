@@ -38,7 +38,8 @@ pub struct Bucket {
     pub bucket: String,
     pub endpoint: String,
     pub region: String,
-    pub access_key_id: String,
+    /// It identifies the account and opens nothing by itself; logs are passed on all the same.
+    pub access_key_id: Secret,
     pub secret_access_key: Secret,
     pub path_style: bool,
 }
@@ -105,7 +106,7 @@ impl Storage {
                 r.token_part(key).unwrap_or_else(|| Secret::new(""))
             }
         };
-        let access_key_id = of_token("storage.r2.access_key_id").reveal().to_owned();
+        let access_key_id = of_token("storage.r2.access_key_id");
         let secret_access_key = of_token("storage.r2.secret_access_key");
         let bucket = Bucket {
             bucket,

@@ -158,7 +158,12 @@ fn an_unreadable_file_is_named() {
 
 #[test]
 fn secrets_are_not_printed() {
-    let pairs = [("R2_SECRET_ACCESS_KEY", "hunter2"), ("CLICKHOUSE_HOST", "h"), ("CLICKHOUSE_PASSWORD", "hunter2")];
+    let pairs = [
+        ("R2_ACCESS_KEY_ID", "hunter2"),
+        ("R2_SECRET_ACCESS_KEY", "hunter2"),
+        ("CLICKHOUSE_HOST", "h"),
+        ("CLICKHOUSE_PASSWORD", "hunter2"),
+    ];
     let config = read("nats: {password: hunter2, url: 'nats://user:hunter2@host:4222'}", &pairs, &[]).expect("reads");
     assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
 }
@@ -236,7 +241,7 @@ fn secrets_may_be_in_files() {
     let pairs = [("CLICKHOUSE_HOST", "h"), ("FERRY__CLICKHOUSE__PASSWORD_FILE", good.as_str())];
     let config = read(&yaml, &pairs, &[Need::Storage]).expect("reads");
     let secret = Secret::new("hunter2");
-    assert_eq!((bucket(&config).access_key_id.as_str(), &bucket(&config).secret_access_key), ("hunter2", &secret));
+    assert_eq!((&bucket(&config).access_key_id, &bucket(&config).secret_access_key), (&secret, &secret));
     assert_eq!(config.nats.password.as_ref(), Some(&secret));
     for destination in &config.destinations {
         let DestinationKind::ClickHouse(server) = &destination.kind else { panic!("not ClickHouse") };
@@ -287,7 +292,7 @@ fn what_cannot_belong_to_a_value_is_taken_off_or_refused_by_key() {
     let needs = [Need::Storage, Need::DataDir];
     let with = |key: &str, id: &str| read(yaml, &[("R2_ACCESS_KEY_ID", id), ("LOCAL_DATA_DIR", key)], &needs);
     let config = with("/data\r", "AKIA\r\n").expect("reads");
-    assert_eq!((bucket(&config).access_key_id.as_str(), bucket(&config).endpoint.as_str()), ("AKIA", "http://e"));
+    assert_eq!((bucket(&config).access_key_id.reveal(), bucket(&config).endpoint.as_str()), ("AKIA", "http://e"));
     assert_eq!(config.local.data_dir, Some(PathBuf::from("/data")));
     let message = with("\"/data\"", "AK\nIA").expect_err("quotation marks").to_string();
     assert!(message.contains("local.data_dir: begins or ends with a quotation mark"), "{message}");

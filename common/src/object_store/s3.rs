@@ -72,7 +72,7 @@ impl S3 {
             .build_https();
         let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
         let credentials = Credentials::new(
-            storage.access_key_id.clone(),
+            storage.access_key_id.reveal(),
             storage.secret_access_key.reveal(),
             None,
             None,
