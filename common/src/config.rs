@@ -206,8 +206,7 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or holds anything wrong: all of it, one line each.
     pub fn load(path: Option<&Path>, needs: &[Need]) -> Result<Self, ConfigError> {
-        let environment: Vec<(String, String)> = std::env::vars().collect();
-        Self::read(path, &environment, needs)
+        Self::read(path, &source::environment(std::env::vars_os())?, needs)
     }
 
     /// Where a service of this configuration serves /livez and /readyz, whatever else is wrong with it.
@@ -215,8 +214,7 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or `http.listen` is no address.
     pub fn load_http_listen(path: Option<&Path>) -> Result<Option<SocketAddr>, ConfigError> {
-        let environment: Vec<(String, String)> = std::env::vars().collect();
-        let mut r = Reader::new(source::tree(path, &environment)?);
+        let mut r = Reader::new(source::tree(path, &source::environment(std::env::vars_os())?)?);
         let listen = http_listen(&mut r);
         r.finish_unread()?;
         Ok(listen)
@@ -314,7 +312,7 @@ impl Config {
 
 impl Nats {
     fn read(r: &mut Reader) -> Self {
-        let urls = r.strings("nats.url");
+        let urls = r.nats_urls("nats.url");
         for problem in urls.iter().filter_map(|url| address::check_nats(url).err()) {
             r.problem("nats.url", &problem);
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::address::split_nats;
 use super::secret::Secret;
 use super::text::{self, Kind};
 use crate::unit::{Token, shorten};
@@ -61,8 +62,11 @@ impl Reader {
     pub(super) fn finish(mut self) -> Result<(), ConfigError> {
         let mut leaves = Vec::new();
         collect_leaves("", &self.tree, &mut leaves);
-        for leaf in leaves {
-            if !self.known.contains(&leaf) {
+        for (leaf, is_null) in leaves {
+            // A section whose keys are all commented out is null to YAML.
+            let section = format!("{leaf}.");
+            let is_section = || self.known.range(section.clone()..).next().is_some_and(|key| key.starts_with(&section));
+            if !self.known.contains(&leaf) && !(is_null && is_section()) {
                 let nearest = self.known.iter().min_by_key(|known| strsim::damerau_levenshtein(known, &leaf));
                 let hint = nearest.map(|known| format!("; did you mean {known}?")).unwrap_or_default();
                 self.problem(&shorten(&leaf), &format!("unknown key{hint}"));
@@ -215,6 +219,14 @@ impl Reader {
         }
     }
 
+    /// Addresses of NATS servers: a list, or one text with commas between them.
+    pub(super) fn nats_urls(&mut self, key: &str) -> Vec<String> {
+        match self.value(key) {
+            Some(Value::Array(_)) => self.strings(key),
+            _ => self.text(key).map_or_else(Vec::new, |text| split_nats(&text)),
+        }
+    }
+
     /// The number of entries of a list; 0 when there is none.
     pub(super) fn list_len(&mut self, key: &str) -> usize {
         match self.value(key) {
@@ -292,9 +304,13 @@ impl Reader {
         })
     }
 
-    /// A size with its unit: `512MiB`, `1GB`.
+    /// A size with its unit: `512MiB`, `1GB`. A small number without one is refused: it was hardly meant in bytes.
     pub(super) fn bytes(&mut self, key: &str, default: u64) -> u64 {
         let Some(text) = self.scalar(key) else { return default };
+        if text.parse::<u64>().is_ok_and(|bytes| bytes < 1 << 20) {
+            self.problem(key, &format!("'{text}' has no unit, and would be bytes; did you mean {text}MiB?"));
+            return default;
+        }
         text.parse::<bytesize::ByteSize>().map_or_else(
             |_| {
                 self.problem(key, &format!("'{}' is not a size such as 512MiB", shorten(&text)));
@@ -364,7 +380,8 @@ fn read_secret(file: &Path, kind: Kind) -> Result<Secret, String> {
     if text.is_empty() { Err("is empty".into()) } else { Ok(Secret::new(text)) }
 }
 
-fn collect_leaves(at: &str, value: &Value, leaves: &mut Vec<String>) {
+/// All keys that have a value, and whether it is null.
+fn collect_leaves(at: &str, value: &Value, leaves: &mut Vec<(String, bool)>) {
     let below = |segment: &str| if at.is_empty() { segment.to_owned() } else { format!("{at}.{segment}") };
     match value {
         Value::Object(map) => map.iter().for_each(|(key, value)| collect_leaves(&below(key), value, leaves)),
@@ -375,6 +392,6 @@ fn collect_leaves(at: &str, value: &Value, leaves: &mut Vec<String>) {
                 .for_each(|(index, value)| collect_leaves(&below(&index.to_string()), value, leaves));
         }
         _ if at.is_empty() => {}
-        _ => leaves.push(at.to_owned()),
+        _ => leaves.push((at.to_owned(), value.is_null())),
     }
 }

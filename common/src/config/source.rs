@@ -1,5 +1,6 @@
 //! Where settings come from, merged into one tree.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use config::{Environment, File, FileFormat};
@@ -32,6 +33,31 @@ const FERRY_CONFIG: &str = "FERRY_CONFIG";
 /// all profiles and so cannot ask for those of one.
 const FERRY_REQUIRED: &str = "FERRY_REQUIRED";
 const DEFAULT_FILE: &str = "config.yaml";
+
+/// The variables that are text. Those that are not are other programs', and no concern of ours.
+///
+/// # Errors
+/// One of ours is not text.
+pub(super) fn environment(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Vec<(String, String)>, ConfigError> {
+    let mut texts = Vec::new();
+    for (name, value) in variables {
+        let Ok(name) = name.into_string() else { continue };
+        match value.into_string() {
+            Ok(value) => texts.push((name, value)),
+            Err(_) if is_ours(&name) => return Err(ConfigError::one(&name, "is not text in UTF-8")),
+            Err(_) => {}
+        }
+    }
+    Ok(texts)
+}
+
+fn is_ours(name: &str) -> bool {
+    name.starts_with("FERRY__")
+        || [FERRY_CONFIG, FERRY_REQUIRED].contains(&name)
+        || OLDER_NAMES.iter().any(|(older, _)| *older == name)
+}
 
 /// Merges the file, `FERRY__…` and the older names; of two, the one named later here wins.
 /// An empty environment variable counts as not set: compose files pass those on.

@@ -94,7 +94,9 @@ impl Storage {
             r.problem("storage.r2.endpoint", &problem);
         }
         let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-        if !bucket.chars().all(named) {
+        if bucket.contains('@') {
+            r.problem("storage.r2.bucket", "holds an @: write the name of the bucket alone");
+        } else if !bucket.chars().all(named) {
             let problem =
                 format!("'{}' is not the name of a bucket (letters, digits, '.', '-', '_')", shorten(&bucket));
             r.problem("storage.r2.bucket", &problem);
@@ -173,7 +175,9 @@ impl Rsync {
             let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') || more.contains(&c);
             !text.starts_with('-') && text.chars().all(good)
         };
-        if !plain(&host, &[':']) {
+        if host.contains('@') {
+            r.problem("storage.rsync.host", "holds an @: write the host alone, and storage.rsync.user");
+        } else if !plain(&host, &[':']) {
             r.problem("storage.rsync.host", &format!("'{host}' is no name or address of a host"));
         }
         if let Some(user) = user.as_deref().filter(|user| !plain(user, &[])) {

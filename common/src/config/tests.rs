@@ -334,6 +334,7 @@ fn addresses_are_checked_at_the_start() {
     check("storage: {r2: {prefix: '../b'}}", "storage.r2.prefix: '../b' is not a folder");
     check("nats: {url: 'http://u:hunter2@h'}", "nats.url: must begin with nats:// or tls://");
     check("nats: {url: ['nats://a', 'nats://u:hunter2@']}", "nats.url: is not an address");
+    check("nats: {url: 'nats://u:hunter2,3@h/x'}", "nats.url: is not an address");
     check(
         "clickhouse: {host: 'http://ch:8124'}",
         "clickhouse.host: is a URL; write clickhouse.host: ch, clickhouse.port: 8124",
@@ -342,4 +343,65 @@ fn addresses_are_checked_at_the_start() {
         "destinations: [{name: d, host: 'ch:9000'}]",
         "destinations.0.host: carries a port; write destinations.0.host: ch, destinations.0.port: 9000",
     );
+}
+
+#[test]
+fn a_message_repeats_nothing_of_an_address_with_a_password() {
+    for key in ["R2_ENDPOINT", "CLICKHOUSE_HOST", "R2_BUCKET", "FERRY__DOWNLOAD__BASE_URL", "FERRY__DOWNLOAD__LIST_URL"]
+    {
+        for value in [
+            "http://u:hunter2@h:8123",
+            "https://u:hunter2@h",
+            "u:hunter2@h:8123",
+            "http://u:hun/ter2@h",
+            "http://u:hun#ter2@h",
+        ] {
+            let message = read("", &[(key, value)], &[]).expect_err(value).to_string();
+            assert!(!message.contains("hun") && !message.contains("ter2"), "{key}={value}: {message}");
+        }
+    }
+    let message = read("storage: {type: rsync, rsync: {host: 'u:hunter2@h', path: /srv}}", &[], &[]);
+    assert!(!message.expect_err("a password").to_string().contains("hunter2"));
+}
+
+#[test]
+fn a_section_whose_keys_are_commented_out_is_empty() {
+    let yaml = "local:\nstorage:\n  type: s3\n  r2:\nnats:\n  tls:\ndestinations:\npuller: {group: }";
+    read(yaml, &[], &[]).expect("reads");
+    for unknown in ["nat:", "nats: {tlss: }", "storage: {r: }"] {
+        let message = read(unknown, &[], &[]).expect_err(unknown).to_string();
+        assert!(message.contains("unknown key"), "{unknown}: {message}");
+    }
+}
+
+#[test]
+fn a_variable_that_is_not_text_is_refused_by_name_if_it_is_ours() {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+    let odd = || OsString::from_vec(vec![b'a', 0xff]);
+    let read = |name: OsString| source::environment([(name, odd()), ("PATH".into(), "/usr/bin".into())].into_iter());
+    let texts = read("LS_COLORS".into()).expect("another program's");
+    assert_eq!(texts, [("PATH".to_owned(), "/usr/bin".to_owned())]);
+    assert_eq!(read(odd()).expect("another program's").len(), 1);
+    for name in ["FERRY__NATS__PASSWORD", "R2_SECRET_ACCESS_KEY", "FERRY_CONFIG", "NATS_URL"] {
+        let message = read(name.into()).expect_err(name).to_string();
+        assert!(message.contains(&format!("{name}: is not text")), "{message}");
+    }
+}
+
+#[test]
+fn a_size_has_a_unit() {
+    let read = |limit: &str| read(&format!("nats: {{limits: {{dead: {limit}}}}}"), &[], &[]);
+    assert_eq!(read("512MiB").expect("a size").nats.limits.dead, 512 << 20);
+    assert_eq!(read("64KiB").expect("a size").nats.limits.dead, 64 << 10);
+    assert_eq!(read("1048576").expect("so many bytes").nats.limits.dead, 1 << 20);
+    for (limit, said) in [
+        ("512", "nats.limits.dead: '512' has no unit, and would be bytes; did you mean 512MiB?"),
+        ("0", "nats.limits.dead: '0' has no unit"),
+        ("0KiB", "nats.limits.dead: must be a size such as 512MiB"),
+        ("9EiB", "nats.limits.dead: must be a size such as 512MiB"),
+    ] {
+        let message = read(limit).expect_err(limit).to_string();
+        assert!(message.contains(said), "{message}");
+    }
 }
