@@ -13,6 +13,7 @@ use super::{
 };
 use crate::announced::readers;
 use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::refusal::is_temporary;
 
 /// A durable consumer with the stream it is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +130,7 @@ impl Bus {
             let kind = match error.kind() {
                 ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request => BusErrorKind::Unavailable,
                 ConsumerErrorKind::JetStream(error) if super::is_gone(&error) => BusErrorKind::Missing,
+                ConsumerErrorKind::JetStream(error) if is_temporary(&error) => BusErrorKind::Unavailable,
                 _ => BusErrorKind::Refused,
             };
             BusError::new(kind, doing, &error)
@@ -170,6 +172,7 @@ impl Bus {
             CreateStreamErrorKind::JetStream(refusal) => match refusal.error_code() {
                 // Another process, with other limits, was faster.
                 ErrorCode::STREAM_NAME_EXIST => Ok(()),
+                _ if is_temporary(&refusal) => Err(BusError::unavailable(doing, &refusal)),
                 code => Err(self.refused(want, doing, code, &refusal).await),
             },
             CreateStreamErrorKind::TimedOut | CreateStreamErrorKind::JetStreamUnavailable => {
@@ -183,6 +186,9 @@ impl Bus {
         let Err(error) = self.context.update_stream(merged(is, want)).await else { return Ok(()) };
         let doing = format!("changing stream {}", want.name);
         match error.kind() {
+            UpdateStreamErrorKind::JetStream(refusal) if is_temporary(&refusal) => {
+                Err(BusError::unavailable(doing, &refusal))
+            }
             UpdateStreamErrorKind::JetStream(refusal) => {
                 Err(self.refused(want, doing, refusal.error_code(), &refusal).await)
             }
