@@ -34,7 +34,7 @@ pub struct Sweeper {
 pub enum Swept {
     /// The dead letter is stored; it may have been there already.
     Stored { destination: String, subject: String, stream_sequence: u64, deliveries: u32 },
-    /// The marker is no longer on its stream: newer ones of its unit have pushed it out.
+    /// The marker is no longer on its stream: newer ones of its unit have pushed it out, or the stream is another one.
     Gone { destination: String, stream_sequence: u64 },
     /// Not about a marker of a destination.
     Ignored { why: String },
@@ -48,6 +48,16 @@ struct Advisory {
     stream_seq: u64,
     #[serde(default)]
     deliveries: u32,
+    /// When the server gave the message up.
+    timestamp: Option<Timestamp>,
+}
+
+impl Advisory {
+    /// Whether it is about a message that was stored at this time. A stream that is made anew counts from the same
+    /// sequence, and the advisories of the former one stay where they are.
+    fn is_of(&self, stored_at: Timestamp) -> bool {
+        self.timestamp.is_none_or(|given_up_at| stored_at <= given_up_at)
+    }
 }
 
 impl Bus {
@@ -88,23 +98,26 @@ impl Sweeper {
             let why = format!("consumer {} of {} is no destination's", advisory.consumer, advisory.stream);
             return Ok(Swept::Ignored { why });
         };
+        let gone = || Swept::Gone { destination: destination.to_owned(), stream_sequence: advisory.stream_seq };
         let doing = || format!("reading marker {} of {}", advisory.stream_seq, advisory.stream);
         let stream = self.bus.context.get_stream_no_info(&advisory.stream).await;
         let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
         let message = match stream.get_raw_message(advisory.stream_seq).await {
             Ok(message) => message,
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {
-                return Ok(Swept::Gone { destination: destination.to_owned(), stream_sequence: advisory.stream_seq });
-            }
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(gone()),
             Err(error) => return Err(BusError::unavailable(doing(), &error)),
         };
         let stored_at = Timestamp::from_nanosecond(message.time.unix_timestamp_nanos());
+        let stored_at = stored_at.map_err(|error| BusError::new(BusErrorKind::Refused, doing(), &error))?;
+        if !advisory.is_of(stored_at) {
+            return Ok(gone());
+        }
         let original = Original {
             subject: &message.subject,
             payload: message.payload.clone(),
             options: &ReplayOptions::from_headers(Some(&message.headers)),
             stream_sequence: advisory.stream_seq,
-            stored_at: stored_at.map_err(|error| BusError::new(BusErrorKind::Refused, doing(), &error))?,
+            stored_at,
             attempt: advisory.deliveries,
             consumer_created_at: None,
         };
@@ -116,5 +129,26 @@ impl Sweeper {
             stream_sequence: advisory.stream_seq,
             deliveries: advisory.deliveries,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As nats-server 2.15 writes it.
+    const ADVISORY: &str = r#"{"type": "io.nats.jetstream.advisory.v1.max_deliver", "id": "x",
+        "timestamp": "2026-11-30T12:00:00.123456789Z", "stream": "MARKERS", "consumer": "ingest-primary",
+        "stream_seq": 7, "deliveries": 25}"#;
+
+    #[test]
+    fn an_advisory_of_a_former_stream_is_about_no_message_of_the_new_one() {
+        let advisory: Advisory = serde_json::from_str(ADVISORY).expect("an advisory");
+        let is_of = |at: &str| advisory.is_of(at.parse().expect("a time"));
+        assert!(is_of("2026-11-01T00:00:00Z") && is_of("2026-11-30T12:00:00Z"));
+        assert!(!is_of("2026-11-30T12:00:01Z"));
+        let undated = ADVISORY.replace("timestamp", "at");
+        let undated: Advisory = serde_json::from_str(&undated).expect("an advisory");
+        assert!(undated.is_of("2026-12-01T00:00:00Z".parse().expect("a time")));
     }
 }
