@@ -31,16 +31,28 @@ pub(crate) struct OpenConsumer {
     replaced: CancellationToken,
 }
 
-/// When the server was last asked, and over which connection.
-#[derive(Clone, Copy)]
+/// The last answer of the server: when it was asked and over which connection, and what became of that.
 struct Checked {
     at: Instant,
     connects: u64,
+    /// When and how a later question failed, if one did.
+    failed: Option<(Instant, BusError)>,
 }
 
 impl Checked {
     fn now(bus: &Bus) -> Self {
-        Self { at: Instant::now(), connects: bus.connects() }
+        Self { at: Instant::now(), connects: bus.connects(), failed: None }
+    }
+
+    /// What this says to somebody who began to wait for an answer then; `None`: he must ask himself.
+    fn answer(&self, connects: u64, answer_holds: Duration, waited_from: Instant) -> Option<Result<(), BusError>> {
+        if self.connects == connects && self.at.elapsed() < answer_holds {
+            return Some(Ok(()));
+        }
+        // The question that failed was under way for all who waited. Each asking again would wait as long, one after the
+        // other.
+        let (failed_at, error) = self.failed.as_ref()?;
+        (waited_from < *failed_at).then(|| Err(error.clone()))
     }
 }
 
@@ -71,12 +83,27 @@ impl OpenConsumer {
         if self.replaced.is_cancelled() {
             return Err(BusError::plain(BusErrorKind::Refused, doing(), REPLACED));
         }
-        // Held while one asks: the others use its answer, or ask after its ANSWER_MAX.
+        let waited_from = Instant::now();
+        // Held while one asks: the others use its answer, or its failure.
         let mut checked = self.checked.lock().await;
         let now = Checked::now(&self.bus);
-        if checked.connects == now.connects && checked.at.elapsed() < answer_holds {
-            return Ok(());
+        if let Some(answer) = checked.answer(now.connects, answer_holds, waited_from) {
+            return answer;
         }
+        match self.ask().await {
+            Ok(()) => {
+                *checked = now;
+                Ok(())
+            }
+            Err(error) => {
+                checked.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn ask(&self) -> Result<(), BusError> {
+        let doing = || format!("consumer {}", self.consumer.cached_info().name);
         let info = match tokio::time::timeout(ANSWER_MAX, self.consumer.get_info()).await {
             Ok(Ok(info)) => info,
             Ok(Err(error)) => {
@@ -92,7 +119,6 @@ impl OpenConsumer {
             self.replaced.cancel();
             return Err(BusError::plain(BusErrorKind::Refused, doing(), REPLACED));
         }
-        *checked = now;
         Ok(())
     }
 
@@ -107,4 +133,25 @@ const REPLACED: &str = "it was made anew, and its former deliveries are none of 
 fn created_at(at: &async_nats::datetime::DateTime) -> Result<Timestamp, BusError> {
     let at = Timestamp::from_nanosecond(at.unix_timestamp_nanos());
     at.map_err(|error| BusError::new(BusErrorKind::Refused, "reading a consumer's settings", &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_answers_all_who_waited_for_the_same_question() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let error = BusError::unanswered("a consumer", ANSWER_MAX);
+        let long_ago = start.checked_sub(60 * second).expect("the machine is up for a minute");
+        let checked = Checked { at: long_ago, connects: 1, failed: Some((start, error)) };
+        let kind =
+            |waited_from| checked.answer(1, second, waited_from).map(|answer| answer.expect_err("it failed").kind);
+        assert_eq!(kind(start.checked_sub(second).expect("as above")), Some(BusErrorKind::Unavailable));
+        // Who comes later asks himself.
+        assert_eq!(kind(start + second), None);
+        let fresh = Checked { at: start, connects: 1, failed: None };
+        assert!(fresh.answer(1, 60 * second, start).is_some_and(|answer| answer.is_ok()));
+        assert!(fresh.answer(2, 60 * second, start).is_none());
+    }
 }
