@@ -38,15 +38,19 @@ impl Intake {
     /// Those of [`Bus::check_destination`].
     pub async fn open(bus: &Bus, settings: &ConsumerSettings, stall_timeout: Duration) -> Result<Self, BusError> {
         bus.check_destination(settings).await?;
-        let open = async |consumer: LaneConsumer| {
-            let consumer = Arc::new(OpenConsumer::open(bus, consumer.stream, &consumer.name).await?);
+        let open = async |lane: LaneConsumer| OpenConsumer::open(bus, lane.stream, &lane.name).await;
+        let opened = futures::future::try_join_all(lanes(&settings.destination).map(open)).await?;
+        let served_since = opened.iter().map(|consumer| consumer.served_since).min();
+        let pull_lane = |mut consumer: OpenConsumer| {
+            // One of them may have been made anew by hand.
+            consumer.served_since = served_since.unwrap_or(consumer.served_since);
+            let consumer = Arc::new(consumer);
             // The server's lease, not the configured one: that may have changed since the consumer was made.
             let ack_wait = consumer.consumer.cached_info().config.ack_wait;
             let puller = Puller { bus: bus.clone(), consumer, ack_wait, stall_timeout };
-            Ok::<_, BusError>(PullLane { puller, batch: None, idle: None })
+            PullLane { puller, batch: None, idle: None }
         };
-        let lanes = futures::future::try_join_all(lanes(&settings.destination).map(open)).await?;
-        Ok(Self { lanes })
+        Ok(Self { lanes: opened.into_iter().map(pull_lane).collect() })
     }
 
     /// Waits for a delivery, of a batch of at most `free` when there is a backlog. When idle, one of each lane may come.

@@ -23,7 +23,9 @@ pub struct Delivery {
     pub payload: Bytes,
     pub options: ReplayOptions,
     /// When the consumer was made that this was delivered by.
-    pub consumer_created_at: Timestamp,
+    pub(crate) consumer_created_at: Timestamp,
+    /// Since when the destination is served; its consumers may have been made anew since.
+    pub served_since: Timestamp,
     /// Deliveries of this message so far, this one included.
     pub attempt: u32,
     /// Sequence in the stream MARKERS.
@@ -57,6 +59,7 @@ impl Delivery {
             subject: message.subject.to_string(),
             payload: message.payload.clone(),
             consumer_created_at: opened.created_at,
+            served_since: opened.served_since,
             options: ReplayOptions::from_headers(message.headers.as_ref()),
             reply: message.reply.clone().ok_or_else(|| refused("it has no reply subject"))?,
             client: bus.client.clone(),

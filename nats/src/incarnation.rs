@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::topology::served_since;
 
 /// For how long the answer of the server holds. All deliveries of a consumer share it, so it costs one request a second
 /// however many units are acknowledged. A stream that is made anew, filled, and has handed another unit to a worker within
@@ -26,6 +27,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct OpenConsumer {
     pub(crate) consumer: PullConsumer,
     pub(crate) created_at: Timestamp,
+    /// Since when its destination is served: see [`served_since`].
+    pub(crate) served_since: Timestamp,
     bus: Bus,
     checked: Mutex<Checked>,
     replaced: CancellationToken,
@@ -62,7 +65,8 @@ impl OpenConsumer {
         let checked = Mutex::new(Checked::now(bus));
         let consumer = bus.consumer_on(stream, name).await?;
         let created_at = created_at(&consumer.cached_info().created)?;
-        Ok(Self { consumer, created_at, bus: bus.clone(), checked, replaced: CancellationToken::new() })
+        let served_since = served_since(consumer.cached_info())?;
+        Ok(Self { consumer, created_at, served_since, bus: bus.clone(), checked, replaced: CancellationToken::new() })
     }
 
     /// Whether it is the consumer that was opened.
@@ -130,7 +134,7 @@ impl OpenConsumer {
 
 const REPLACED: &str = "it was made anew, and its former deliveries are none of its own";
 
-fn created_at(at: &async_nats::datetime::DateTime) -> Result<Timestamp, BusError> {
+pub(crate) fn created_at(at: &async_nats::datetime::DateTime) -> Result<Timestamp, BusError> {
     let at = Timestamp::from_nanosecond(at.unix_timestamp_nanos());
     at.map_err(|error| BusError::new(BusErrorKind::Refused, "reading a consumer's settings", &error))
 }

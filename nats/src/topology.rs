@@ -7,14 +7,16 @@ mod compare;
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{
     Compression, Config, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
 };
 use common::config::StreamLimits;
+use jiff::Timestamp;
 
 use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::incarnation::created_at;
 
 pub use apply::StaleConsumer;
 pub(crate) use check::relief_of;
@@ -77,6 +79,17 @@ pub(crate) fn replay_lane(destination: &str) -> LaneConsumer {
         name: format!("{REPLAY}{destination}"),
         filter: format!("marker.replay.{destination}.>"),
     }
+}
+
+/// In the metadata of a durable: since when its destination is served. The durable may be younger: it is made anew where the
+/// server cannot change it, where its stream was lost, and by whoever deletes it.
+const SERVED_SINCE: &str = "ferry-since";
+
+/// Since when the destination of a durable is served, by this durable alone.
+pub(crate) fn served_since(info: &consumer::Info) -> Result<Timestamp, BusError> {
+    let created_at = created_at(&info.created)?;
+    let noted = info.config.metadata.get(SERVED_SINCE).and_then(|noted| noted.parse::<Timestamp>().ok());
+    Ok(noted.map_or(created_at, |noted| noted.min(created_at)))
 }
 
 const INGEST: &str = "ingest-";

@@ -245,6 +245,18 @@ impl Warehouse {
         insert.end().await
     }
 
+    /// Since when this database is a destination: when its tables were made, or the first of its archives was loaded.
+    pub(crate) async fn served_since(&self) -> Result<Option<Timestamp>, WarehouseError> {
+        // The least of no rows is the epoch, as is that of an empty table. Migrations are dated to the second: its beginning
+        // may lie before a marker that was there already.
+        let sql = "SELECT min(ms) FROM (\
+                   SELECT toInt64(toUnixTimestamp(min(applied_at)) + 1) * 1000 AS ms FROM {database}.schema_migrations \
+                   UNION ALL SELECT toUnixTimestamp64Milli(min(loaded_at)) AS ms FROM {database}.archives) \
+                   WHERE ms > 1000";
+        let ms: i64 = self.select_one(sql).await?;
+        Ok(Timestamp::from_millisecond(ms).ok().filter(|at| *at > Timestamp::UNIX_EPOCH))
+    }
+
     /// When this database last loaded an archive.
     pub(crate) async fn last_loaded(&self) -> Result<Option<Timestamp>, WarehouseError> {
         let ms: i64 = self.select_one("SELECT toUnixTimestamp64Milli(max(loaded_at)) FROM {database}.archives").await?;

@@ -178,6 +178,7 @@ impl Shared {
 
     /// A runner for a destination whose server answers and has its tables.
     pub(crate) async fn open(&self, destination: &DestinationConfig) -> Result<Runner, WarehouseError> {
+        let mut tables_since = None;
         let opened = match &destination.kind {
             DestinationKind::Directory { path } => Destination::Directory(Box::new(Mirror {
                 root: path.clone(),
@@ -188,6 +189,9 @@ impl Shared {
                 let mut warehouse = Warehouse::new(config);
                 warehouse.connect().await?;
                 warehouse.prepare_tables().await?;
+                if destination.initial_days.is_some() {
+                    tables_since = warehouse.served_since().await?;
+                }
                 Destination::ClickHouse(Box::new(Loader {
                     demand: Demand::new(&self.memory),
                     statements: Statements::new(&warehouse, &self.config.puller.group),
@@ -217,6 +221,7 @@ impl Shared {
                 metrics: self.metrics.clone(),
                 board: Board::default(),
                 initial_days: destination.initial_days,
+                tables_since,
             }),
             settings: self.consumer_settings(&destination.name),
             slots: puller.slots,

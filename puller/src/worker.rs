@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use common::config::Retry;
 use common::failpoint::failpoint;
+use common::marker::Marker;
 use common::object_store::StoreErrorKind;
 use common::unit::Unit;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use nats::{Bus, DeadLetter, Delivery, DeliveryRecord, Held, Lane, MarkerSubject, SettleError, TaskState};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -53,6 +54,8 @@ pub(crate) struct Worker {
     pub board: Board,
     /// See [`common::config::Destination::initial_days`].
     pub initial_days: Option<u32>,
+    /// Since when the destination is served, as its tables tell it: they outlive the consumers.
+    pub tables_since: Option<Timestamp>,
 }
 
 /// How a worker is told to end.
@@ -336,9 +339,17 @@ impl Worker {
     fn is_before_this_destination(&self, delivery: &Delivery, unit: Option<&Unit>) -> bool {
         let (Some(days), Some(unit)) = (self.initial_days, unit) else { return false };
         let Ok(subject) = MarkerSubject::parse(&delivery.subject) else { return false };
-        let oldest = delivery.consumer_created_at - SignedDuration::from_hours(24 * i64::from(days));
+        let since = self.tables_since.map_or(delivery.served_since, |since| since.min(delivery.served_since));
+        let oldest = since - SignedDuration::from_hours(24 * i64::from(days));
         // Whoever asks for a replay wants what he asks for.
-        subject.lane != Lane::Replay && delivery.stored_at < delivery.consumer_created_at && unit.period.end() <= oldest
+        if subject.lane == Lane::Replay || unit.period.end() > oldest {
+            return false;
+        }
+        // What `reconcile --fix` announces again on a stream that was lost was published when its marker says.
+        let stored_at = delivery.stored_at;
+        let announced_at =
+            Marker::parse(&delivery.payload).map_or(stored_at, |marker| marker.published_at.min(stored_at));
+        announced_at < since
     }
 
     async fn report(&self, report: Option<&TaskReport<'_>>, state: TaskState, error: &str) {

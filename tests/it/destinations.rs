@@ -11,6 +11,8 @@ use tests::servers::Stack;
 use tests::truth::Truth;
 use tests::{Context, Result};
 
+use crate::handmade::Handmade;
+
 fn write_days(project: &Project, days: &[&str]) -> Result<()> {
     for day in days {
         ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day).write(project.data_dir())?;
@@ -106,6 +108,55 @@ fn a_new_one_starts_with_as_much_history_as_it_wants() -> Result<()> {
     project.puller(&["replay", "--destination", "second"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     Truth::of_tree(project.data_dir())?.compare_ledger(project.sql(), &second, project.prefix())
+}
+
+/// Durables are made anew, by people and by programs: what was announced meanwhile is no history.
+#[test]
+fn one_whose_consumers_are_made_anew_is_no_new_one() -> Result<()> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "consumers-anew")?;
+    let second = format!("{}_second", project.database());
+    let copy = project.dir().join("copy");
+    std::fs::create_dir_all(&copy).context("a folder")?;
+    let mut database = clickhouse(stack, "second", &second);
+    database["initial_days"] = json!(2000);
+    let files = json!({ "name": "files", "type": "directory", "path": copy, "initial_days": 2000 });
+    write_days(&project, &["2019-01-01"])?;
+    project.set("destinations", json!([database, files]))?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    let periods = |expected: &str| -> Result<()> {
+        let sql = format!("SELECT period FROM {second}.archives FINAL ORDER BY period FORMAT TSV");
+        assert_eq!(project.query(&sql)?.trim(), expected, "in the database");
+        let kept = if copy.join("data").exists() { tests::data::archives(&copy)?.len() } else { 0 };
+        assert_eq!(kept, expected.lines().count(), "in the folder");
+        Ok(())
+    };
+    periods("")?;
+
+    // Announced, and not delivered yet. Of the database's durables none is left, of the folder's one.
+    write_days(&project, &["2018-01-01"])?;
+    let hand = Handmade::new(stack, &project)?;
+    let durables = [
+        ("MARKERS", "ingest-second"),
+        ("MARKERS", "backfill-second"),
+        ("REPLAYS", "replay-second"),
+        ("MARKERS", "ingest-files"),
+        ("MARKERS", "backfill-files"),
+    ];
+    for (stream, durable) in durables {
+        hand.act(async |jetstream| {
+            jetstream.delete_consumer_from_stream(durable, stream).await.map(drop).context("deleting a consumer")
+        })?;
+    }
+    project.puller(&["pull"])?.expect_code(0)?;
+    periods("2018-01-01")?;
+
+    // On a stream that was lost everything is announced again, history too.
+    hand.delete_stream("MARKERS")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    periods("2018-01-01")
 }
 
 #[test]

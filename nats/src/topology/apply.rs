@@ -1,15 +1,16 @@
 //! Making streams and durable consumers, and bringing those that are there up to date.
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::consumer::{self, pull};
 use async_nats::jetstream::context::{CreateStreamErrorKind, UpdateStreamErrorKind};
 use async_nats::jetstream::stream::{Config, ConsumerErrorKind, Stream};
+use jiff::Timestamp;
 
 use super::check::QueueFault;
 use super::compare::{consumer_differences, merged, merged_consumer, stream_differences};
 use super::{
-    ADVISORIES, ConsumerSettings, MARKERS, REPLAYS, SWEEPER, consumers, destination_of, is_missing, limit_of, streams,
-    sweeper,
+    ADVISORIES, ConsumerSettings, MARKERS, REPLAYS, SERVED_SINCE, SWEEPER, consumers, destination_of, is_missing,
+    lanes, limit_of, served_since, streams, sweeper,
 };
 use crate::announced::readers;
 use crate::connection::{Bus, BusError, BusErrorKind};
@@ -64,8 +65,9 @@ impl Bus {
 
     /// Creates the durable consumers of a destination that are not there.
     pub async fn create_consumers(&self, settings: &ConsumerSettings) -> Result<(), BusError> {
+        let since = self.served_since(settings).await?;
         for (stream, want) in consumers(settings) {
-            self.create_missing(stream, want).await?;
+            self.create_missing(stream, with_served_since(want, since)).await?;
         }
         Ok(())
     }
@@ -73,10 +75,23 @@ impl Bus {
     /// Creates the durable consumers of a destination that are not there, changes those that differ, and makes those
     /// anew that cannot be changed: all is delivered again then, and skipped where it is loaded.
     pub async fn migrate_consumers(&self, settings: &ConsumerSettings) -> Result<(), BusError> {
+        let since = self.served_since(settings).await?;
         for (stream, want) in consumers(settings) {
-            self.migrate_consumer(stream, want).await?;
+            self.migrate_consumer(stream, with_served_since(want, since)).await?;
         }
         Ok(())
+    }
+
+    /// Since when a destination is served, by those of its durables that are there: a stream that was lost has taken only
+    /// its own with it.
+    async fn served_since(&self, settings: &ConsumerSettings) -> Result<Option<Timestamp>, BusError> {
+        let mut all = Vec::new();
+        for lane in lanes(&settings.destination) {
+            if let Some(info) = self.consumer_info(lane.stream, &lane.name).await? {
+                all.push(served_since(&info)?);
+            }
+        }
+        Ok(all.into_iter().min())
     }
 
     /// Creates the consumer of the advisories if it is not there.
@@ -101,6 +116,9 @@ impl Bus {
         let Some(is) = self.consumer_config(stream, &name).await? else {
             return self.create_consumer(stream, want).await;
         };
+        // An update without it would take it away.
+        let metadata = is.metadata.clone().into_iter().chain(want.metadata).collect();
+        let want = pull::Config { metadata, ..want };
         let differences = consumer_differences(&is, &want);
         if differences.is_empty() {
             return Ok(());
@@ -138,17 +156,16 @@ impl Bus {
     }
 
     /// The settings of a consumer of whatever kind; `None` when it is not there.
-    pub(super) async fn consumer_config(
-        &self,
-        stream: &str,
-        name: &str,
-    ) -> Result<Option<async_nats::jetstream::consumer::Config>, BusError> {
-        use async_nats::jetstream::consumer::Info;
+    pub(super) async fn consumer_config(&self, stream: &str, name: &str) -> Result<Option<consumer::Config>, BusError> {
+        Ok(self.consumer_info(stream, name).await?.map(|info| info.config))
+    }
+
+    async fn consumer_info(&self, stream: &str, name: &str) -> Result<Option<consumer::Info>, BusError> {
         use async_nats::jetstream::response::Response;
         let doing = || format!("consumer {name} of stream {stream}");
         let answer = self.context.request(format!("CONSUMER.INFO.{stream}.{name}"), &serde_json::json!({})).await;
         match answer.map_err(|error| BusError::unavailable(doing(), &error))? {
-            Response::Ok(Info { config, .. }) => Ok(Some(config)),
+            Response::Ok(info) => Ok(Some(info)),
             Response::Err { error } if super::is_gone(&error) => Ok(None),
             Response::Err { error } => Err(BusError::unavailable(doing(), &error)),
         }
@@ -274,6 +291,12 @@ impl Bus {
             BusError::new(BusErrorKind::Refused, format!("deleting consumer {name} of stream {stream}"), &error)
         })
     }
+}
+
+/// A durable of a new destination needs no note: its own creation says the same.
+fn with_served_since(want: pull::Config, since: Option<Timestamp>) -> pull::Config {
+    let metadata = since.map(|since| (SERVED_SINCE.to_owned(), since.to_string())).into_iter().collect();
+    pull::Config { metadata, ..want }
 }
 
 fn name_of(config: &pull::Config) -> String {
