@@ -47,6 +47,7 @@ pub(crate) struct Metrics {
     stream_bytes: Family<OfStream, Gauge>,
     stream_limit_bytes: Family<OfStream, Gauge>,
     pull_restarts: Family<Place, Counter>,
+    lost_units: Family<Place, Gauge>,
 }
 
 impl Metrics {
@@ -64,6 +65,7 @@ impl Metrics {
             stream_bytes: Family::default(),
             stream_limit_bytes: Family::default(),
             pull_restarts: Family::default(),
+            lost_units: Family::default(),
         };
         registry.register("puller_deliveries", "Deliveries settled, by outcome", metrics.deliveries.clone());
         registry.register("puller_archives", "Archives worked through, by outcome", metrics.archives.clone());
@@ -83,6 +85,11 @@ impl Metrics {
             "puller_pull_restarts",
             "Times that consumers were opened anew because no pull was answered",
             metrics.pull_restarts.clone(),
+        );
+        registry.register(
+            "puller_lost_units",
+            "Units loaded from a stream that was lost, and not announced on the present one; at least",
+            metrics.lost_units.clone(),
         );
         metrics
     }
@@ -127,6 +134,12 @@ impl Metrics {
     /// A destination is worked for: its series are there from now on.
     pub(crate) fn serves(&self, destination: &str) {
         self.pull_restarts.get_or_create(&Place { destination: destination.into() }).inc_by(0);
+        self.lost_units.get_or_create(&Place { destination: destination.into() }).set(0);
+    }
+
+    pub(crate) fn lost_units(&self, destination: &str, count: u64) {
+        let place = Place { destination: destination.into() };
+        self.lost_units.get_or_create(&place).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn pulls_restarted(&self, destination: &str) {

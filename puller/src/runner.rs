@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nats::{BusError, BusErrorKind, ConsumerSettings, Held, Intake, WorkerState};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ const PULL_PAUSE: Duration = Duration::from_secs(1);
 /// How long handing back may take after the drain's time is over.
 const HAND_BACK: Duration = Duration::from_secs(5);
 /// A worker that has a free slot and whose pulls are not answered for so long says so, and opens its consumers anew. Every
-/// pull ends within a quarter of it, so this is also what becomes of a pull that does not.
+/// pull ends within half of it, so this is also what becomes of a pull that does not.
 const UNANSWERED_MAX: Duration = Duration::from_secs(60);
 /// How long looking the consumers up, or making them, may take.
 const OPEN_MAX: Duration = Duration::from_secs(30);
@@ -29,6 +29,8 @@ pub(crate) struct Runner {
     pub shutdown_grace: Duration,
     /// Whether streams and consumers that are gone may be created again.
     pub manage: bool,
+    /// Told each time that the consumers were opened once more: the stream may be another one.
+    pub reopened: Notify,
 }
 
 impl Runner {
@@ -45,7 +47,11 @@ impl Runner {
         }
         let ends = Ends { stop: stop.clone(), abort: abort.clone() };
         let mut last = None;
+        let mut is_first = true;
         while let Some(mut intake) = stop.run_until_cancelled(self.open()).await {
+            if !std::mem::take(&mut is_first) {
+                self.reopened.notify_one();
+            }
             if stop.run_until_cancelled(self.pull(&mut intake, &slots, &mut jobs, &ends)).await.is_none() {
                 last = Some(intake);
                 break;

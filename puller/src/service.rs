@@ -14,7 +14,7 @@ use common::output::{FailureClass, Reply, count};
 use nats::{Bus, BusError, ConsumerSettings};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +34,7 @@ use crate::suspects::Suspects;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 use crate::worker::Worker;
 use crate::{
-    adopt, cli, dead, doctor, explain, gaps, history, lost_stream, pause, pull, replay, status, stream_metrics, sweep,
-    tasks, verify,
+    adopt, cli, dead, doctor, explain, gaps, history, pause, pull, replay, status, stream_metrics, sweep, tasks, verify,
 };
 
 impl Command {
@@ -228,6 +227,7 @@ impl Shared {
             stall_timeout: puller.stall_timeout,
             shutdown_grace: puller.shutdown_grace,
             manage: self.config.nats.manage,
+            reopened: Notify::new(),
         })
     }
 }
@@ -354,9 +354,11 @@ async fn serve_destination(shared: Arc<Shared>, destination: DestinationConfig, 
     };
     if let Some(Some(runner)) = stop.run_until_cancelled(opening).await {
         shared.readiness.ready(&part);
-        lost_stream::say(&shared.bus, &destination).await;
         tracing::info!(destination = destination.name, worker = shared.worker_name, "working");
-        runner.run(stop, true).await;
+        tokio::select! {
+            () = runner.run(stop, true) => {}
+            () = stream_metrics::watch_for_lost_units(&shared, &destination, &runner.reopened) => {}
+        }
     }
 }
 

@@ -1,13 +1,20 @@
-//! How full the streams are, for `/metrics`.
+//! How full the streams are, and what one that was lost announces no more, for `/metrics`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::config::Destination;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::lost_stream;
 use crate::service::Shared;
 
 const EVERY: Duration = Duration::from_secs(30);
+/// How often the ledger is compared with the stream while units are lost.
+const WHILE_LOST: Duration = Duration::from_secs(60);
+/// The same while none are known to be: it is a question about the whole ledger.
+const WHILE_WHOLE: Duration = Duration::from_secs(3600);
 
 /// Asks until `stop`.
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
@@ -22,4 +29,16 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         }
     };
     stop.run_until_cancelled(asking).await;
+}
+
+/// Compares a destination's ledger with the stream, for as long as it is polled: at the start, each time its consumers were
+/// opened anew, which is when a stream may have been made anew, and until all that was lost is announced again.
+pub(crate) async fn watch_for_lost_units(shared: &Shared, destination: &Destination, reopened: &Notify) {
+    loop {
+        let lost = lost_stream::say(&shared.bus, destination).await;
+        shared.metrics.lost_units(&destination.name, lost);
+        let pause = if lost > 0 { WHILE_LOST } else { WHILE_WHOLE };
+        // Nobody need have opened them in this time.
+        drop(tokio::time::timeout(pause, reopened.notified()).await);
+    }
 }

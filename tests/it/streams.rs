@@ -407,6 +407,17 @@ fn a_lost_stream_is_said_by_every_command() -> Result<()> {
     project.puller(&["doctor"])?.expect_code(0)?;
     let again = project.puller(&["pull"])?.expect_code(0)?;
     assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+
+    // A worker that runs meanwhile makes the stream itself: then nobody else would find it missing.
+    let mut worker = project.spawn_puller(&["run"])?;
+    let lost = "puller_lost_units{destination=\"primary\"}";
+    project.wait_until("a worker", PATIENCE, || Ok(worker.metric(lost).is_ok_and(|lost| lost == 0.0)))?;
+    Handmade::new(stack, &project)?.delete_stream("MARKERS")?;
+    worker.wait_for_line("was lost and made anew", PATIENCE)?;
+    project.wait_until("the units", PATIENCE, || Ok(worker.metric(lost)? == 3.0))?;
+    worker.sigterm()?;
+    worker.wait(PATIENCE)?.expect_code(0)?;
+    project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     project.check_tables()
 }
 
