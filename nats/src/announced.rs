@@ -82,7 +82,7 @@ impl Bus {
         let mut read = 0;
         while left > 0 {
             let before = read;
-            let mut pull = Pull::open(self, &consumer, Ask::Now(BATCH)).await?;
+            let mut pull = Pull::open(self, &consumer, Ask::Unleased(BATCH)).await?;
             while let Some(message) = pull.next().await? {
                 let info = message.info().map_err(|error| unavailable(error.as_ref()))?;
                 // The server counts from one since the reader was set back, whoever is sent the messages.

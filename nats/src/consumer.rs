@@ -162,7 +162,7 @@ impl PullLane {
     /// In a task of its own, so that a lease begins when its message arrives, even if every slot is busy by then.
     fn open(&self, ask: Ask) -> Arrivals {
         let capacity = match ask {
-            Ask::Now(count) => count + 1,
+            Ask::Now(count) | Ask::Unleased(count) => count + 1,
             Ask::Next(_) => 2,
         };
         let (sender, arrivals) = mpsc::channel(capacity);

@@ -81,7 +81,7 @@ impl Bus {
         let expected = consumer.cached_info().num_pending;
         let mut seen = 0;
         while seen < expected {
-            let mut pull = Pull::open(self, &consumer, Ask::Now(BATCH)).await?;
+            let mut pull = Pull::open(self, &consumer, Ask::Unleased(BATCH)).await?;
             let before = seen;
             while let Some(message) = pull.next().await? {
                 let info = message.info().map_err(|error| unavailable(error.as_ref()))?;

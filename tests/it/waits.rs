@@ -339,6 +339,28 @@ fn a_fetch_that_is_answered_in_part_is_worked_on() -> Result<()> {
     worker.wait(SOON)?.expect_code(0).map(drop)
 }
 
+/// Markers of a thousand archives each, on a line that brings one in six seconds.
+#[test]
+fn large_markers_come_through_a_narrow_line() -> Result<()> {
+    let stack = Stack::shared();
+    let (mut project, line, direct) = behind_a_proxy(stack, "narrow-line")?;
+    project.set("puller.ack_wait", "60s")?;
+    let hand = Handmade::new(stack, &project)?;
+    announce(&project, &direct, 1..=3)?;
+    let markers = hand.markers()?;
+    hand.purge_stream("MARKERS")?;
+    for (subject, mut marker) in markers {
+        marker["note"] = "x".repeat(250_000).into();
+        hand.publish_on(&subject, marker.to_string().as_bytes())?;
+    }
+    line.set(Fault::Narrow(42_000));
+    let mut worker = project.spawn_puller(&["run"])?;
+    project.wait_for_archives(3, SOON)?;
+    assert_eq!(hand.consumer(BACKFILL)?.delivered.consumer_sequence, 3, "{}", worker.stderr());
+    worker.sigterm()?;
+    worker.wait(SOON)?.expect_code(0).map(drop)
+}
+
 /// Thousands of units that wait for their next attempt leave room for those that can be done.
 #[test]
 fn live_work_has_room_beside_scheduled_retries() -> Result<()> {

@@ -46,6 +46,8 @@ pub enum Fault {
     /// A long line: every byte arrives this much later, each way, and a connection takes a round trip to begin. How many
     /// bytes pass at once is not limited.
     Delay(Duration),
+    /// A narrow line: replies pass at so many bytes a second.
+    Narrow(usize),
     /// Some requests have a fate of their own, all others pass.
     Aimed(Arc<Aim>),
     /// The same for requests with certain words.
@@ -218,6 +220,7 @@ impl Shared {
             }),
             Fault::SwallowReply => self.relay(generation, client, usize::MAX, |_, _| Relayed::First(0)),
             Fault::Delay(each_way) => self.delay(generation, client, each_way),
+            Fault::Narrow(bytes_per_second) => self.narrow(generation, client, bytes_per_second),
             Fault::LoseAnswer(lost) => {
                 let server = self.upstream(generation)?;
                 lost::lose_one(&lost, &client, &server)
@@ -234,6 +237,24 @@ impl Shared {
         server.set_nodelay(true)?;
         self.remember(generation, &server)?;
         Ok(server)
+    }
+
+    fn narrow(&self, generation: u64, mut client: TcpStream, bytes_per_second: usize) -> std::io::Result<()> {
+        let mut server = self.upstream(generation)?;
+        let (mut requests, mut onward) = (client.try_clone()?, server.try_clone()?);
+        thread::spawn(move || drop(std::io::copy(&mut requests, &mut onward)));
+        let mut chunk = vec![0; bytes_per_second / 20];
+        loop {
+            let count = server.read(&mut chunk)?;
+            if count == 0 {
+                return client.shutdown(Shutdown::Write);
+            }
+            client.write_all(&chunk[..count])?;
+            thread::sleep(
+                Duration::from_secs(1) * u32::try_from(count).unwrap_or(1)
+                    / u32::try_from(bytes_per_second).unwrap_or(1),
+            );
+        }
     }
 
     fn delay(&self, generation: u64, client: TcpStream, each_way: Duration) -> std::io::Result<()> {
