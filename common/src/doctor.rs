@@ -49,7 +49,8 @@ impl Report {
     }
 
     pub fn bad(&mut self, name: &str, found: impl Into<String>, advice: impl Into<String>) {
-        let (name, found, advice) = (name.to_owned(), found.into(), Some(advice.into()));
+        let (name, found) = (name.to_owned(), found.into());
+        let advice = Some(advice.into()).filter(|advice| !advice.is_empty());
         self.checks.push(Check { name, ok: false, found, warning: false, advice });
     }
 
@@ -129,7 +130,9 @@ async fn check_bucket(report: &mut Report, storage: &Storage, bucket: &Bucket, e
     let store = ObjectStore::new(storage, end);
     match store.probe(&storage.prefix.to_string()).await {
         Ok(()) => report.good(NAME, format!("{name} at {endpoint} is reachable, credentials accepted")),
-        Err(error) => return report.bad(NAME, format!("{name} at {endpoint}: {error}"), error.advice()),
+        Err(error) => {
+            return report.bad(NAME, format!("{name} at {endpoint}: {error}"), error.advice().unwrap_or_default());
+        }
     }
     const REQUESTS: &str = "bucket requests";
     match store.rehearse(&storage.prefix, end).await {
@@ -163,7 +166,7 @@ async fn check_folder(report: &mut Report, storage: &Storage, path: &Path, end: 
             let holds = if page.keys.is_empty() { "; it holds no manifest yet, or is not mounted" } else { "" };
             report.good(NAME, format!("{} can be {may}{holds}", path.display()));
         }
-        Err(error) => report.bad(NAME, error.to_string(), error.advice()),
+        Err(error) => report.bad(NAME, error.to_string(), error.advice().unwrap_or_default()),
     }
 }
 
@@ -175,7 +178,7 @@ async fn check_rsync(report: &mut Report, storage: &Storage, rsync: &Rsync, end:
         const NAME: &str = "manifests";
         match store.probe_writing().await {
             Ok(()) => report.good(NAME, "can be written to local.data_dir, below _markers"),
-            Err(error) => report.bad(NAME, error.to_string(), error.advice()),
+            Err(error) => report.bad(NAME, error.to_string(), error.advice().unwrap_or_default()),
         }
         return;
     }
@@ -188,7 +191,7 @@ async fn check_rsync(report: &mut Report, storage: &Storage, rsync: &Rsync, end:
     }
     match store.probe(&storage.prefix.to_string()).await {
         Ok(()) => report.good(NAME, format!("{} on {} is there, credentials accepted", rsync.path, rsync.host)),
-        Err(error) => report.bad(NAME, error.to_string(), error.advice()),
+        Err(error) => report.bad(NAME, error.to_string(), error.advice().unwrap_or_default()),
     }
 }
 

@@ -300,11 +300,8 @@ impl Marker {
         for object in objects {
             prefix.archive_path(&object.key)?;
             let symbol = &object.symbol;
-            if symbol.is_empty()
-                || symbol.len() > SYMBOL_BYTES_MAX
-                || symbol.chars().any(|c| !is_seen(c) || c.is_whitespace() || matches!(c, '/' | '\\' | '\'' | '"'))
-            {
-                return Err(MarkerError::Symbol(shorten(symbol)));
+            if let Some(why) = symbol_fault(symbol) {
+                return Err(MarkerError::Symbol { symbol: shorten(symbol), why });
             }
             if !keys.insert(&object.key) || !symbols.insert(symbol) {
                 return Err(MarkerError::Twice(shorten(&object.key)));
@@ -339,6 +336,20 @@ pub enum Elsewhere {
     Prefix { key: String, configured: String },
 }
 
+fn symbol_fault(symbol: &str) -> Option<&'static str> {
+    if symbol.is_empty() {
+        Some("it is empty")
+    } else if symbol.len() > SYMBOL_BYTES_MAX {
+        Some("it is too long")
+    } else if symbol.chars().any(|c| !is_seen(c) || c.is_whitespace()) {
+        Some("it holds white space or a character that cannot be seen")
+    } else if symbol.contains(['/', '\\', '\'', '"']) {
+        Some("it holds a slash, a backslash or a quotation mark")
+    } else {
+        None
+    }
+}
+
 /// The revision of a list of objects: the same content is the same revision, in whatever order.
 pub fn revision(objects: &[Object]) -> Sha256Sum {
     let mut lines: Vec<String> = objects.iter().map(|o| format!("{}\t{}\t{}\n", o.key, o.size, o.sha256)).collect();
@@ -361,8 +372,8 @@ pub enum MarkerError {
     TooManyObjects(usize),
     #[error(transparent)]
     Key(#[from] KeyError),
-    #[error("symbol '{0}' is refused")]
-    Symbol(String),
+    #[error("'{symbol}' cannot be a symbol: {why}")]
+    Symbol { symbol: String, why: &'static str },
     #[error("the marker names the key or the symbol of '{0}' twice")]
     Twice(String),
     #[error("'{key}' cannot have {size} bytes: the most is {OBJECT_BYTES_MAX}")]
@@ -510,6 +521,9 @@ mod tests {
         check(&marker((0..=OBJECTS_MAX).map(|n| object(&format!("download/{n}"))).collect()), "more than 20000");
         let ahead = Object { generated_at: "2036-01-01T00:00:00Z".parse().expect("a time"), ..object("download/a") };
         check(&marker(vec![ahead]), "generated_at");
-        check(&marker(vec![Object { symbol: "A'B".into(), ..object("download/a") }]), "symbol");
+        check(
+            &marker(vec![Object { symbol: "A'B".into(), ..object("download/a") }]),
+            "cannot be a symbol: it holds a slash, a backslash or a quotation mark",
+        );
     }
 }

@@ -256,6 +256,11 @@ impl BusError {
         Self::plain(BusErrorKind::Unavailable, doing, format!("no answer for {} s", time.as_secs()))
     }
 
+    /// Whether the stream of markers itself may be what is missing: a consumer that somebody deleted is no lost stream.
+    fn is_of_markers(&self) -> bool {
+        self.doing.ends_with("stream MARKERS") && !self.doing.starts_with("consumer ")
+    }
+
     pub(crate) fn plain(kind: BusErrorKind, doing: impl Into<String>, why: impl Into<String>) -> Self {
         Self { kind, doing: doing.into(), why: why.into() }
     }
@@ -276,10 +281,11 @@ impl From<BusError> for Failure {
             BusErrorKind::Denied => {
                 (FailureClass::Denied, "check the NATS user and password, nkey or credentials file")
             }
-            BusErrorKind::Missing => (
+            BusErrorKind::Missing if error.is_of_markers() => (
                 FailureClass::Missing,
                 "run `puller migrate`; where the stream was lost, `uploader reconcile --fix` makes it again from the bucket",
             ),
+            BusErrorKind::Missing => (FailureClass::Missing, "run `puller migrate`, which makes what is missing"),
             // These say themselves what to do.
             BusErrorKind::Refused => return Self::new(FailureClass::Refused, error.to_string()),
             BusErrorKind::Full => return Self::failed(error.to_string()),
@@ -291,6 +297,19 @@ impl From<BusError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_missing_stream_of_markers_may_have_been_lost() {
+        let advice = |doing: &str| {
+            let failure = Failure::from(BusError::plain(BusErrorKind::Missing, doing, "it is not there"));
+            failure.advice.unwrap_or_default()
+        };
+        assert!(advice("stream MARKERS").contains("uploader reconcile --fix"));
+        for doing in ["stream TASKS", "consumer reader-1 of stream MARKERS", "consumer sweeper of stream ADVISORIES"] {
+            let advice = advice(doing);
+            assert!(advice.contains("puller migrate") && !advice.contains("lost"), "{doing}: {advice}");
+        }
+    }
 
     #[test]
     fn a_url_is_parted_from_its_password() {

@@ -131,7 +131,9 @@ impl Delivery {
                 RequestErrorKind::NoResponders => "the consumer has no leader or is gone".into(),
                 _ => error.to_string(),
             }),
-            Err(_) => unconfirmed("the connection takes nothing".into()),
+            Err(_) => {
+                unconfirmed("the request could not be handed to the connection, which is lost or congested".into())
+            }
         }
     }
 

@@ -132,7 +132,7 @@ impl OpenConsumer {
     }
 }
 
-const REPLACED: &str = "it was made anew, and its former deliveries are none of its own";
+const REPLACED: &str = "another consumer has its name now, which knows nothing of the deliveries of the former one";
 
 pub(crate) fn created_at(at: &async_nats::datetime::DateTime) -> Result<Timestamp, BusError> {
     let at = Timestamp::from_nanosecond(at.unix_timestamp_nanos());

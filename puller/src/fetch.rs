@@ -70,7 +70,7 @@ impl Fetcher {
             StoreErrorKind::Denied | StoreErrorKind::Unavailable | StoreErrorKind::Other
                 if activity.while_waiting(self.others_can_be_read(unit, object, error.kind)).await =>
             {
-                Ok(Err(ObjectFault::Unreadable(format!("{error} ({})", error.advice()))))
+                Ok(Err(ObjectFault::Unreadable(error.advised())))
             }
             _ => Err(error.into()),
         }

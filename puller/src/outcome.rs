@@ -167,7 +167,7 @@ fn marker_class(error: &MarkerError) -> ErrorClass {
         MarkerError::NoObjects
         | MarkerError::TooManyObjects(_)
         | MarkerError::Key(_)
-        | MarkerError::Symbol(_)
+        | MarkerError::Symbol { .. }
         | MarkerError::Twice(_)
         | MarkerError::Size { .. }
         | MarkerError::GeneratedAt { .. }

@@ -15,7 +15,7 @@ use nats::BusError;
 pub(crate) enum PassError {
     #[error("local.data_dir: {} cannot be read: {why}", dir.display())]
     DataDir { dir: PathBuf, why: String },
-    #[error("bucket: {0}; {advice}", advice = .0.advice())]
+    #[error("bucket: {}", .0.advised())]
     Bucket(StoreError),
     #[error("{0}; check nats.url and its credentials")]
     Queue(BusError),

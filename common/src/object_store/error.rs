@@ -59,10 +59,15 @@ impl StoreError {
         Self::new(StoreType::S3, kind, "GET", "key", "a sample")
     }
 
-    /// What to do about it, for a person.
-    pub fn advice(&self) -> &'static str {
+    /// The error with what to do about it, for a person.
+    pub fn advised(&self) -> String {
+        self.advice().map_or_else(|| self.to_string(), |advice| format!("{self} ({advice})"))
+    }
+
+    /// What to do about it; `None` where the message is all there is to say.
+    pub fn advice(&self) -> Option<&'static str> {
         use StoreErrorKind::{BadKey, ClockSkew, Denied, NoSuchBucket, NotFound, Other, TooLarge, Unavailable};
-        match (self.kind, self.store) {
+        let advice = match (self.kind, self.store) {
             (NotFound, StoreType::DataDir | StoreType::Rsync) => {
                 "the archive is no longer in the remote data_dir: put it back there"
             }
@@ -104,7 +109,22 @@ impl StoreError {
                 "check storage.rsync.host and port, the network, that rsync is installed on both machines, and that \
                  local.state_dir has room"
             }
-            (TooLarge | BadKey | Other, _) => "see the message",
+            (TooLarge | BadKey | Other, _) => return None,
+        };
+        Some(advice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_without_advice_is_its_message_alone() {
+        for kind in [StoreErrorKind::TooLarge, StoreErrorKind::BadKey, StoreErrorKind::Other] {
+            assert_eq!(StoreError::sample(kind).advised(), "GET of 'key': a sample");
         }
+        let away = StoreError::sample(StoreErrorKind::Unavailable).advised();
+        assert_eq!(away, "GET of 'key': a sample (check storage.r2.endpoint and the network)");
     }
 }

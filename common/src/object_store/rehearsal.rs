@@ -32,7 +32,7 @@ impl fmt::Display for Unfit {
 }
 
 fn failed(request: &'static str, error: &StoreError) -> Unfit {
-    Unfit { request, why: error.to_string(), advice: error.advice().to_owned() }
+    Unfit { request, why: error.to_string(), advice: error.advice().unwrap_or_default().to_owned() }
 }
 
 fn unfit(request: &'static str, why: impl Into<String>) -> Unfit {

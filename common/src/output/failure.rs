@@ -129,7 +129,7 @@ impl From<StoreError> for Failure {
                 FailureClass::Failed
             }
         };
-        Self::new(class, error.to_string()).advice(error.advice())
+        Self { advice: error.advice().map(str::to_owned), ..Self::new(class, error.to_string()) }
     }
 }
 

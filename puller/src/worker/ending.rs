@@ -103,7 +103,9 @@ impl Finished<'_> {
 /// An error with what to do about it.
 pub(super) fn describe(error: &WorkError) -> String {
     match error {
-        WorkError::Store(store) => format!("{error} ({})", store.advice()),
+        WorkError::Store(store) => {
+            store.advice().map_or_else(|| error.to_string(), |advice| format!("{error} ({advice})"))
+        }
         WorkError::Warehouse(warehouse) => format!("{error} ({})", warehouse.advice()),
         other => other.to_string(),
     }
