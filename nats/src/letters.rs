@@ -142,10 +142,12 @@ impl Bus {
         match stream.delete_message(sequence).await {
             Ok(deleted) => Ok(deleted),
             Err(error) => match error.kind() {
-                // Its text says when it is not there, its code does not; looking does.
-                DeleteMessageErrorKind::JetStream(_) => match self.letter(sequence).await? {
-                    None => Ok(false),
-                    Some(_) => Err(BusError::new(BusErrorKind::Refused, doing(), &error)),
+                // Its text says when it is not there, its code does not; looking does, with a request that workers may
+                // make too.
+                DeleteMessageErrorKind::JetStream(_) => match stream.direct_get(sequence).await {
+                    Ok(_) => Err(BusError::new(BusErrorKind::Refused, doing(), &error)),
+                    Err(absent) if absent.kind() == DirectGetErrorKind::NotFound => Ok(false),
+                    Err(unread) => Err(BusError::unavailable(doing(), &unread)),
                 },
                 DeleteMessageErrorKind::Request | DeleteMessageErrorKind::TimedOut => {
                     Err(BusError::unavailable(doing(), &error))

@@ -111,3 +111,16 @@ fn doctor_names_the_request_that_a_bucket_refuses() -> Result<()> {
     project.puller(&["pull"])?.expect_code(0)?;
     project.check_tables()
 }
+
+/// All of them use one object, since none deletes any.
+#[test]
+fn doctors_at_the_same_time_find_nothing_wrong() -> Result<()> {
+    let project = Project::new(Stack::shared(), "doctors")?;
+    write_day(&project)?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    let doctors: Result<Vec<_>> = (0..4).map(|_| project.start("uploader", &["doctor"], &[])).collect();
+    for mut doctor in doctors? {
+        doctor.wait(SOON)?.expect_code(0)?;
+    }
+    Ok(())
+}

@@ -4,15 +4,25 @@
 //! conditional PUT should have left alone. Each of these would otherwise show at the first archive, as a unit held back.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{End, Given, ObjectStore, StoreError, StoreErrorKind, Stored};
+use crate::backoff::{Backoff, Growth};
 use crate::checksum::{Md5Sum, Sha256Sum, parts_etag};
 use crate::object_key::Prefix;
 
 const FIRST: &[u8] = b"marketferry doctor: this object may be removed\n";
 const SECOND: &[u8] = b"marketferry doctor: this object may be removed, its second content\n";
+/// How often it is begun anew where another doctor may have been at the same object: all of them use one, since none of them
+/// deletes anything.
+const ATTEMPTS: u32 = 4;
+const BETWEEN_ATTEMPTS: Backoff = Backoff {
+    initial: Duration::from_millis(300),
+    growth: Growth::Exponential { factor: 2.0 },
+    max: Duration::from_secs(2),
+};
 /// Larger than both.
 const BYTES_MAX: u64 = 1024;
 
@@ -23,6 +33,8 @@ pub struct Unfit {
     pub request: &'static str,
     pub why: String,
     pub advice: String,
+    /// The object is not as it was left, which another doctor's requests explain as well.
+    may_be_another_doctor: bool,
 }
 
 impl fmt::Display for Unfit {
@@ -32,12 +44,17 @@ impl fmt::Display for Unfit {
 }
 
 fn failed(request: &'static str, error: &StoreError) -> Unfit {
-    Unfit { request, why: error.to_string(), advice: error.advice().unwrap_or_default().to_owned() }
+    Unfit {
+        request,
+        why: error.to_string(),
+        advice: error.advice().unwrap_or_default().to_owned(),
+        may_be_another_doctor: false,
+    }
 }
 
 fn unfit(request: &'static str, why: impl Into<String>) -> Unfit {
     let advice = "the store does not behave as S3 does here: report it to whoever runs it, or use another";
-    Unfit { request, why: why.into(), advice: advice.to_owned() }
+    Unfit { request, why: why.into(), advice: advice.to_owned(), may_be_another_doctor: true }
 }
 
 impl ObjectStore {
@@ -46,6 +63,16 @@ impl ObjectStore {
     /// # Errors
     /// The first request that failed, or did something else than it should.
     pub async fn rehearse(&self, prefix: &Prefix, end: End) -> Result<(), Unfit> {
+        for attempt in 1..ATTEMPTS {
+            match self.rehearse_once(prefix, end).await {
+                Err(unfit) if unfit.may_be_another_doctor => tokio::time::sleep(BETWEEN_ATTEMPTS.delay(attempt)).await,
+                ended => return ended,
+            }
+        }
+        self.rehearse_once(prefix, end).await
+    }
+
+    async fn rehearse_once(&self, prefix: &Prefix, end: End) -> Result<(), Unfit> {
         let key = prefix.probe_key();
         let absent = format!("{key}-absent");
         match self.get_small(&absent, BYTES_MAX).await {
