@@ -1,7 +1,7 @@
 //! What a thief of one role's key tries beside its work: requests whose answers go where he may not publish.
 //!
 //! JetStream answers on the reply subject of a request as the server itself, without asking whether its sender may
-//! publish there; some answers are empty, as requests to delete are. So every request of every role is sent with every
+//! publish there; some answers are empty, as requests to delete are. So every kind of request of every role is sent with every
 //! reply subject that could do harm, and afterwards streams and consumers must be what they were.
 
 use std::time::Duration;
@@ -46,8 +46,9 @@ fn refused(subject: impl Into<String>) -> Request {
 /// What the role may ask; `delivery` is the reply subject of a delivery that the worker holds.
 fn requests(role: &str, delivery: &str) -> Vec<Request> {
     let api = |rest: &str, payload| request(format!("$JS.API.{rest}"), payload);
-    let infos = ["STREAM.INFO.MARKERS", "STREAM.INFO.DEAD", "STREAM.INFO.NONE", "CONSUMER.INFO.ADVISORIES.sweeper"];
+    let infos = ["STREAM.INFO.NONE", "CONSUMER.INFO.ADVISORIES.sweeper", "CONSUMER.INFO.MARKERS.reader-1"];
     let mut requests: Vec<Request> = infos.into_iter().map(|rest| api(rest, "")).collect();
+    requests.extend(STREAMS.iter().map(|stream| api(&format!("STREAM.INFO.{stream}"), "{\"subjects_filter\":\">\"}")));
     match role {
         "uploader" => {
             for subject in [ABSENT, POISON, EMPTY] {
@@ -61,13 +62,19 @@ fn requests(role: &str, delivery: &str) -> Vec<Request> {
             requests.push(refused(format!("marker.backfill.{UNIT}")));
         }
         "worker" => {
-            for durable in ["MARKERS.ingest-primary", "MARKERS.backfill-primary", "ADVISORIES.sweeper"] {
+            for durable in
+                ["MARKERS.ingest-primary", "MARKERS.backfill-primary", "REPLAYS.replay-primary", "ADVISORIES.sweeper"]
+            {
                 requests.push(api(&format!("CONSUMER.MSG.NEXT.{durable}"), "{\"no_wait\":true}"));
                 requests.push(api(&format!("CONSUMER.MSG.NEXT.{durable}"), "{\"batch\":1,\"expires\":1000000}"));
             }
             requests.push(api("CONSUMER.INFO.MARKERS.ingest-primary", ""));
+            requests.push(api("CONSUMER.INFO.REPLAYS.replay-primary", ""));
             requests.push(api("CONSUMER.NAMES.MARKERS", ""));
+            requests.push(api("CONSUMER.NAMES.REPLAYS", ""));
             requests.push(api("DIRECT.GET.MARKERS", "{\"seq\":999999}"));
+            requests.push(api("DIRECT.GET.REPLAYS", "{\"seq\":999999}"));
+            requests.push(api("STREAM.MSG.GET.REPLAYS", "{\"seq\":999999}"));
             requests.push(api(
                 "DIRECT.GET.MARKERS",
                 "{\"last_by_subj\":\"marker.ready.binance.spot.klines.1h.2025-01-01\"}",
