@@ -23,7 +23,7 @@ use crate::job::Job;
 use crate::load::{FETCHES_MAX, acceptable};
 use crate::memory::MemoryBudget;
 use delivered::Delivered;
-use file::{Staged, There};
+use file::Staged;
 
 /// Another worker with the same unit is done at once; who keeps writing there is none of ours.
 const PUTS_MAX: usize = 3;
@@ -120,8 +120,8 @@ impl Mirror {
     ) -> Result<Option<ObjectFault>, WorkError> {
         let failed = |source| WorkError::Disk { path: path.to_owned(), source };
         for _ in 0..PUTS_MAX {
-            let there = file::look(path).await.map_err(failed)?;
-            if let There::Something(seen) = &there {
+            let seen = file::look(path).await.map_err(failed)?;
+            if let Some(seen) = &seen {
                 if seen.sha256 == Some(object.sha256) {
                     return Ok(None);
                 }
@@ -132,7 +132,7 @@ impl Mirror {
                 }
             }
             let staged = Staged::write(path, bytes).await.map_err(failed)?;
-            if staged.replace_seen(&there).await.map_err(failed)? {
+            if staged.replace_seen(seen.as_ref()).await.map_err(failed)? {
                 return Ok(None);
             }
         }

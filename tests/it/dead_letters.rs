@@ -217,7 +217,9 @@ fn a_crash_loop_ends_in_a_dead_letter() -> Result<()> {
 #[test]
 fn deliveries_that_run_out_at_the_server_are_dead_letters() -> Result<()> {
     let stack = Stack::shared();
-    let project = Project::new(stack, "sweeper")?;
+    let mut project = Project::new(stack, "sweeper")?;
+    // No worker changes the limit of deliveries back.
+    project.set("nats.manage", false)?;
     let hand = Handmade::new(stack, &project)?;
     let placed = hand.place(&spec("2025-03-01"), &spec("2025-03-01").zip())?;
     hand.publish_marker(&spec("2025-03-01").unit(), &[placed])?;

@@ -66,7 +66,7 @@ impl Reader {
             // A section whose keys are all commented out is null to YAML.
             let section = format!("{leaf}.");
             let is_section = || self.known.range(section.clone()..).next().is_some_and(|key| key.starts_with(&section));
-            if !self.known.contains(&leaf) && !(is_null && is_section()) {
+            if !(self.known.contains(&leaf) || is_null && is_section()) {
                 let nearest = self.known.iter().min_by_key(|known| strsim::damerau_levenshtein(known, &leaf));
                 let hint = nearest.map(|known| format!("; did you mean {known}?")).unwrap_or_default();
                 self.problem(&shorten(&leaf), &format!("unknown key{hint}"));

@@ -13,12 +13,6 @@ use tokio::io::AsyncWriteExt;
 
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// What lies at a path.
-pub(super) enum There {
-    Nothing,
-    Something(Seen),
-}
-
 /// A file, or a link, as it was seen.
 pub(super) struct Seen {
     metadata: Metadata,
@@ -26,12 +20,12 @@ pub(super) struct Seen {
     pub sha256: Option<Sha256Sum>,
 }
 
-/// Looks at what lies there, whatever its size.
-pub(super) async fn look(path: &Path) -> io::Result<There> {
+/// Looks at what lies at a path, whatever its size.
+pub(super) async fn look(path: &Path) -> io::Result<Option<Seen>> {
     let path = path.to_owned();
     unblocked(move || {
         let metadata = match std::fs::symlink_metadata(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(There::Nothing),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             found => found?,
         };
         // Asked first: opening a pipe that somebody left there would wait for ever.
@@ -41,7 +35,7 @@ pub(super) async fn look(path: &Path) -> io::Result<There> {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        Ok(There::Something(Seen { metadata, sha256 }))
+        Ok(Some(Seen { metadata, sha256 }))
     })
     .await
 }
@@ -91,11 +85,8 @@ impl Staged {
     }
 
     /// Takes the place of what was seen. `false`: something else is there by now, and stays.
-    pub(super) async fn replace_seen(self, there: &There) -> io::Result<bool> {
-        let seen = match there {
-            There::Nothing => return self.add().await,
-            There::Something(seen) => seen,
-        };
+    pub(super) async fn replace_seen(self, seen: Option<&Seen>) -> io::Result<bool> {
+        let Some(seen) = seen else { return self.add().await };
         // Nobody can compare and rename in one step. What is left is the time between these two calls.
         match std::fs::symlink_metadata(&self.path) {
             Ok(now) if is_unchanged(&seen.metadata, &now) => self.replace().await.map(|()| true),
@@ -180,20 +171,20 @@ mod tests {
     async fn only_what_was_seen_is_replaced() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("data/spot/a.zip");
-        let put = async |there: &There| {
+        let put = async |seen: &Option<Seen>| {
             let staged = Staged::write(&path, b"new").await.expect("written");
-            staged.replace_seen(there).await.expect("tried")
+            staged.replace_seen(seen.as_ref()).await.expect("tried")
         };
         let text = || std::fs::read_to_string(&path).unwrap_or_default();
         let nothing = look(&path).await.expect("looked");
-        assert!(matches!(nothing, There::Nothing));
+        assert!(nothing.is_none());
         assert!(put(&nothing).await);
         assert_eq!(text(), "new");
         // It came since.
         std::fs::write(&path, "another").expect("written");
         assert!(!put(&nothing).await);
         let seen = look(&path).await.expect("looked");
-        assert!(matches!(&seen, There::Something(seen) if seen.sha256 == Some(Sha256Sum::of(b"another"))));
+        assert!(matches!(&seen, Some(seen) if seen.sha256 == Some(Sha256Sum::of(b"another"))));
         // Somebody's download took its place since.
         std::fs::write(dir.path().join("other"), "another").expect("written");
         std::fs::rename(dir.path().join("other"), &path).expect("renamed");
@@ -209,7 +200,7 @@ mod tests {
         std::fs::remove_file(&path).expect("removed");
         std::os::unix::fs::symlink("nowhere", &path).expect("linked");
         let link = look(&path).await.expect("looked");
-        assert!(matches!(&link, There::Something(seen) if seen.sha256.is_none()));
+        assert!(matches!(&link, Some(seen) if seen.sha256.is_none()));
         let left = std::fs::read_dir(path.parent().expect("a folder")).expect("read").count();
         assert_eq!(left, 1, "no temporary file stays");
     }
