@@ -105,9 +105,10 @@ fn a_day_recorded_while_a_correction_writes_its_tombstones_is_shown() -> Result<
     })?;
     line.set(Fault::Slow(Duration::from_millis(1_200)));
     announce(&project, &day())?;
+    // It has the day in hand, and takes no other unit meanwhile.
+    announce(&project, &month().missing(TENTH).generated_at("2025-04-20T00:00:00Z"))?;
     let days_rows = "SELECT count() FROM {db}.klines WHERE version % 2 = 0 AND is_deleted = 0";
     project.wait_until("the day's rows", PATIENCE, || Ok(project.query(days_rows)?.trim() == "24"))?;
-    announce(&project, &month().missing(TENTH).generated_at("2025-04-20T00:00:00Z"))?;
     assert_eq!(project.archives_loaded()?, 1, "the day is recorded already: nothing is tested");
     project.puller(&["pull"])?.expect_code(0)?;
     check(&project)?;
