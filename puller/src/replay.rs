@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::attendance::Attendance;
 use crate::cli::{Replay, ReplayMode};
+use crate::lost_stream;
 use crate::pull::progress_bar;
 use crate::service::{Failure, connect_to_stream, named_or_served, worker_name};
 use crate::tasks::Progress;
@@ -61,6 +62,14 @@ pub(crate) async fn run(args: &Replay, config: &Config, stop: CancellationToken)
     let chosen = choose(&bus, args).await?;
     if chosen.is_empty() && args.has_filters() {
         return Err(args.no_match());
+    }
+    if chosen.is_empty() {
+        for destination in &destinations {
+            let lost = lost_stream::lost_units(&bus, config, destination).await?;
+            if lost.units > 0 && lost.in_bucket {
+                return Err(Failure::missing(lost.text(&destination.name)).advice(lost_stream::ADVICE));
+            }
+        }
     }
     let mut plans: Vec<Plan> = Vec::new();
     let mut tasks = Vec::new();

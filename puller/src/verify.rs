@@ -25,6 +25,7 @@ use crate::destination::Destination;
 use crate::error::WorkError;
 use crate::job::{self, Job};
 use crate::load::Loader;
+use crate::lost_stream;
 use crate::metrics::Metrics;
 use crate::pull::progress_bar;
 use crate::replay::Standstill;
@@ -131,11 +132,15 @@ async fn verify(
     let beginning = Beginning::of(&shared.bus, destination, tables_since).await?;
     let verifier = Verifier { shared, name, loader, beginning, verbose };
     let mut sent = Vec::new();
+    // What a lost stream no longer announces is not looked at.
+    let lost = lost_stream::lost_units(&shared.bus, &shared.config, destination).await?;
+    report.units_lost = if lost.in_bucket { lost.units } else { 0 };
     verifier.every(units, args.fix.then_some(&mut sent), stop, report).await?;
     if args.wait && !sent.is_empty() {
         verifier.wait(sent, args.max_wait, stop).await?;
         let mut after = DestinationReport::new(name);
         verifier.every(units, None, stop, &mut after).await?;
+        after.units_lost = report.units_lost;
         *report = after;
     }
     report.unsettled =

@@ -48,7 +48,8 @@ fn a_worker_looks_at_the_engines_of_the_tables_that_it_has_made() -> Result<()> 
     project.wait_until("a worker", SOON, || {
         Ok(tests::http::get(worker.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
     })?;
-    assert_eq!(clickhouse.met(), 2, "once before there were tables, once after");
+    // Once before there were tables, and after; more often on a machine on which a start is tried again.
+    assert!(clickhouse.met() >= 2, "{} times", clickhouse.met());
     worker.sigterm()?;
     worker.wait(SOON)?.expect_code(0).map(drop)
 }

@@ -369,6 +369,11 @@ fn a_lost_stream_is_said_by_every_command() -> Result<()> {
     }
     let doctor = project.puller(&["doctor"])?.expect_code(4)?;
     assert!(doctor.stdout.contains("was lost and made anew"), "{}", doctor.stdout);
+    for args in [&["verify"][..], &["verify", "--fix"], &["replay"], &["replay", "--dry-run"]] {
+        let ended = project.puller(args)?.expect_code(4)?;
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        assert!(said.contains("was lost and made anew"), "{args:?}: {said}");
+    }
     let mut worker = project.spawn_puller(&["run"])?;
     worker.wait_for_line("was lost and made anew", PATIENCE)?;
     worker.sigterm()?;

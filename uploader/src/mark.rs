@@ -33,7 +33,7 @@ pub struct Mark {
     list: ListArgs,
 }
 
-/// Marks the units that were named, and those with archives that the filters take. A unit without archives is refused.
+/// Marks the units that were named, or those with archives that the filters take. A unit without archives is refused.
 ///
 /// # Errors
 /// Nothing was asked for, the filters match nothing, or `data_dir` cannot be written to.
@@ -43,6 +43,9 @@ pub(crate) fn run(data_dir: &Path, args: &Mark, when: When, stop: &CancellationT
         let failure = Failure::usage("no unit is named, and no filter given");
         return Err(failure
             .advice("a mark says that no archive of its unit is missing, so name units or filters: uploader mark --market um --from 2026-02-01"));
+    }
+    if !args.units.is_empty() && !args.filter.is_empty() {
+        return Err(Failure::usage("units and filters go together in no mark: name units, or give filters"));
     }
     for unit in &args.units {
         UnitPrefix::from(unit).check_words().map_err(Failure::usage)?;

@@ -54,7 +54,7 @@ impl OnStream {
 
 /// Compares, and with `--fix` repairs; says how it went.
 pub(crate) async fn run(site: &Site, config: &Config, args: &Reconcile, verbose: bool) -> Report {
-    let mut report = Report::new(args.fix);
+    let mut report = Report::new(args.fix, args.content);
     if let Err(failure) = compare_all(site, config, args, verbose, &mut report).await {
         report.fail(failure);
     }

@@ -81,7 +81,8 @@ pub(super) fn host(text: &str, section: &str) -> Result<String, String> {
     if bare.parse::<Ipv6Addr>().is_ok() {
         return Ok(format!("[{bare}]"));
     }
-    match text.split_once(':') {
+    let (name, port) = text.split_at(name_end(text));
+    match port.strip_prefix(':').map(|port| (name, port)) {
         Some((host, "")) => return Err(format!("ends with a colon; write {section}.host: {}", shorten(host))),
         Some((host, port)) if port.chars().all(|c| c.is_ascii_digit()) => {
             return Err(format!("carries a port; write {section}.host: {}, {section}.port: {port}", shorten(host)));
@@ -233,6 +234,7 @@ mod tests {
         check("http://[::1]:8124/", Err("clickhouse.host: [::1], clickhouse.port: 8124, clickhouse.secure: false"));
         check("https://ch/", Err("clickhouse.host: ch, clickhouse.secure: true"));
         check("ch:8123", Err("clickhouse.port: 8123"));
+        check("[::1]:8123", Err("write clickhouse.host: [::1], clickhouse.port: 8123"));
         check("ch:", Err("ends with a colon; write clickhouse.host: ch"));
         check("ch/db", Err("not the name"));
         check("a b", Err("not the name"));

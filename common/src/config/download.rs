@@ -80,7 +80,7 @@ impl Download {
             r.problem("download.every", "must be at least 1s");
         }
         let download = Self {
-            symbols: Symbols::parse(&r.strings("download.symbols")),
+            symbols: symbols(r),
             intervals,
             markets,
             datasets,
@@ -123,6 +123,17 @@ impl Download {
     }
 }
 
+fn symbols(r: &mut Reader) -> Symbols {
+    const KEY: &str = "download.symbols";
+    let names = r.strings(KEY);
+    // What is no list is one long name, for which everybody would wait.
+    let is_separator = |c: char| c.is_whitespace() || c.is_control() || "[](){};,|/\\\"'".contains(c);
+    for name in names.iter().filter(|name| name.is_empty() || name.contains(is_separator)) {
+        r.problem(KEY, &format!("'{}' is no symbol; write [BTCUSDT, ETHUSDT], or BTCUSDT,ETHUSDT", shorten(name)));
+    }
+    Symbols::parse(&names)
+}
+
 /// A key without which nothing can be fetched.
 #[derive(Debug)]
 pub struct Missing {
@@ -160,6 +171,18 @@ mod tests {
         assert!(!parse(&[]).is_set());
         let expected = ["BTCUSDT", "币安人生USDT"].map(str::to_owned).to_vec();
         assert_eq!(parse(&["币安人生usdt", "BTCUSDT", "btcusdt"]), Symbols::Listed(expected));
+    }
+
+    #[test]
+    fn what_is_no_list_is_not_taken_for_one_symbol() {
+        let problems = |symbols: &str| {
+            let mut reader = Reader::new(serde_json::json!({"download": {"symbols": symbols}}));
+            Download::read(&mut reader);
+            reader.finish().expect_err(symbols).to_string()
+        };
+        for symbols in ["[BTCUSDT, ETHUSDT]", "BTCUSDT ETHUSDT", "BTCUSDT;ETHUSDT", "BTC/USDT", "'BTCUSDT'"] {
+            assert!(problems(symbols).contains("is no symbol; write [BTCUSDT, ETHUSDT]"), "{symbols}");
+        }
     }
 
     #[test]

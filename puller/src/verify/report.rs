@@ -6,6 +6,7 @@ use common::unit::Unit;
 use serde::Serialize;
 
 use super::check::Verdict;
+use crate::lost_stream::{ADVICE, LostUnits};
 
 #[derive(Debug, Default, Serialize)]
 struct Archives {
@@ -38,6 +39,8 @@ pub(super) struct DestinationReport {
     pub(super) unsettled: Option<u64>,
     /// Units that could not be checked as a whole.
     units_not_checked: u64,
+    /// Loaded units that the stream no longer announces, so that they were not looked at, and that the bucket can have.
+    pub(super) units_lost: u64,
     /// Why not all was checked, or sent.
     pub(super) error: Option<Failure>,
 }
@@ -61,6 +64,7 @@ impl DestinationReport {
             archives_sent: 0,
             unsettled: None,
             units_not_checked: 0,
+            units_lost: 0,
             error: None,
         }
     }
@@ -167,6 +171,8 @@ impl DestinationReport {
     /// The exit code, where nothing ended the run early.
     pub(super) fn exit_code(&self, fix: bool) -> u8 {
         match (fix, self.to_repair(), self.beyond_repair()) {
+            // Only the uploader can announce them again.
+            (_, 0, 0) if self.units_lost > 0 => exit::DIFFERENCES,
             (_, 0, 0) => exit::DONE,
             (false, _, _) => exit::DIFFERENCES,
             (true, _, 0) => exit::DONE,
@@ -187,6 +193,14 @@ impl DestinationReport {
              {former_revision} with rows of a former revision, {not_checked} not checked{not_wanted}",
             self.units
         ));
+        if self.units_not_checked > 0 {
+            let units = count(self.units_not_checked, "unit");
+            lines.push(format!("{name}: not checked, as their lists of archives cannot be used: {units}"));
+        }
+        if self.units_lost > 0 {
+            let lost = LostUnits { units: self.units_lost, in_bucket: true };
+            lines.push(format!("{} ({ADVICE})", lost.text(name)));
+        }
         if let Some(unsettled) = self.unsettled.filter(|unsettled| *unsettled > 0 && not_loaded > 0) {
             let markers = count(unsettled, "marker");
             lines.push(format!("{name}: not settled yet: {markers}; `puller pull` or running workers load them"));

@@ -17,7 +17,7 @@ pub struct Stack {
 }
 
 /// As many tests as one process can hand an account to; an account that is not used costs the server a few kB.
-const ACCOUNTS: usize = 256;
+const ACCOUNTS: usize = 512;
 
 impl Stack {
     /// A stack of one's own, in a scratch directory that goes with it.

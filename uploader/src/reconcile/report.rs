@@ -112,6 +112,9 @@ struct Counts {
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     fix: bool,
+    /// Whether the objects were read.
+    #[serde(skip)]
+    content: bool,
     pub(super) stream_was_missing: bool,
     units: Counts,
     /// Units that differ; with `--verbose` all.
@@ -127,9 +130,9 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(fix: bool) -> Self {
+    pub(super) fn new(fix: bool, content: bool) -> Self {
         let (units, findings, older) = (Counts::default(), Vec::new(), Vec::new());
-        Self { fix, stream_was_missing: false, units, findings, older, error: None, exit_code: exit::DONE }
+        Self { fix, content, stream_was_missing: false, units, findings, older, error: None, exit_code: exit::DONE }
     }
 
     pub(super) fn add(&mut self, finding: Finding, verbose: bool) {
@@ -198,7 +201,8 @@ impl Report {
         if self.fix {
             lines.push(format!("{} fixed, {} not fixed", units.fixed, units.not_fixed));
         } else if self.exit_code == exit::DIFFERENCES {
-            lines.push("`uploader reconcile --fix` repairs what can be repaired".into());
+            let content = if self.content { " --content" } else { "" };
+            lines.push(format!("`uploader reconcile{content} --fix` repairs what can be repaired"));
         }
         lines.join("\n")
     }
