@@ -244,7 +244,7 @@ fn dry_runs_change_nothing() -> Result<()> {
         let status = project.puller(&["status", "--json"])?.expect_code(4)?.json()?;
         Ok(status["error"]["text"].as_str().unwrap_or_default().to_owned())
     };
-    assert!(status()?.contains("MARKERS"), "{}", status()?);
+    assert!(status()?.contains("ingest-primary"), "{}", status()?);
     project.uploader(&["upload"])?.expect_code(0)?;
     for _ in 0..2 {
         let pending = project.puller(&["pull", "--dry-run", "--json"])?.expect_code(0)?.json()?;

@@ -114,7 +114,6 @@ async fn carry_out(
             upload.check()?;
             let mode = upload.mode(&config.publish);
             cleanup::allowed(&config.storage, mode.cleanup).map_err(Failure::usage)?;
-            let config = &without_making(config, mode.dry_run);
             let mut site = site(config, &mut Registry::default(), progress, shutdown)?;
             site.accepted = upload.accepted();
             let report = pass::run(&site, &upload.scope(), mode, &mut Memory::default(), &Watching::default()).await;
@@ -137,7 +136,6 @@ async fn carry_out(
         }
         Command::Adopt(args) => {
             args.check()?;
-            let config = &without_making(config, args.dry_run);
             let metrics = Metrics::new(&mut Registry::default());
             // Only `--marked` looks there, and is refused without one.
             let data_dir = config.local.data_dir.clone().unwrap_or_default();
@@ -187,13 +185,6 @@ async fn watch(config: &Config, progress: Progress, shutdown: CancellationToken)
     let (ended, ()) = tokio::join!(watching, download);
     site.queue.close().await;
     ended.map(|()| Reply::default())
-}
-
-/// A dry run makes no streams either.
-fn without_making(config: &Config, dry_run: bool) -> Config {
-    let mut config = config.clone();
-    config.nats.manage &= !dry_run;
-    config
 }
 
 /// What a pass works with.
