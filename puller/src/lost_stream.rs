@@ -97,10 +97,10 @@ async fn is_any_in_bucket(config: &Config, lost: &[Unit]) -> Result<bool, Failur
     Ok(false)
 }
 
-/// The same, said in the log; none also where it cannot be known.
-pub(crate) async fn say(bus: &Bus, config: &Config, destination: &Destination) -> LostUnits {
+/// The same, said in the log. `None`: it cannot be known now.
+pub(crate) async fn say(bus: &Bus, config: &Config, destination: &Destination) -> Option<LostUnits> {
     match lost_units(bus, config, destination).await {
-        Ok(LostUnits { units: 0, .. }) => LostUnits::default(),
+        Ok(none @ LostUnits { units: 0, .. }) => Some(none),
         Ok(lost) => {
             let text = lost.text(&destination.name);
             if lost.in_bucket {
@@ -108,11 +108,11 @@ pub(crate) async fn say(bus: &Bus, config: &Config, destination: &Destination) -
             } else {
                 tracing::warn!("{text}");
             }
-            lost
+            Some(lost)
         }
         Err(failure) => {
             tracing::debug!("comparing the ledger with the stream: {}", failure.text);
-            LostUnits::default()
+            None
         }
     }
 }

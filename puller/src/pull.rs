@@ -164,7 +164,7 @@ async fn drain(
     stop: CancellationToken,
 ) -> Result<Drained, Failure> {
     let (started, started_at) = (Instant::now(), common::clock::now());
-    let lost = lost_stream::say(&shared.bus, &shared.config, destination).await;
+    let lost = lost_stream::say(&shared.bus, &shared.config, destination).await.unwrap_or_default();
     let before = shared.bus.destination_progress(&destination.name).await?;
     let (totals, ended) = if before.is_drained() {
         (Totals::default(), Ended::Drained)

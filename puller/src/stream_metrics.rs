@@ -14,7 +14,9 @@ use crate::service::Shared;
 const EVERY: Duration = Duration::from_secs(30);
 /// How often the ledger is compared with the stream while units are lost.
 const WHILE_LOST: Duration = Duration::from_secs(60);
-/// The same while none are known to be: it is a question about the whole ledger.
+/// The same after a comparison that failed.
+const WHILE_UNKNOWN: Duration = Duration::from_secs(10);
+/// The same while none are lost: it is a question about the whole ledger.
 const WHILE_WHOLE: Duration = Duration::from_secs(3600);
 
 /// Asks until `stop`.
@@ -37,8 +39,14 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 pub(crate) async fn watch_for_lost_units(shared: &Shared, destination: &Destination, reopened: &Notify) {
     loop {
         let lost = lost_stream::say(&shared.bus, &shared.config, destination).await;
-        shared.metrics.lost_units(&destination.name, lost.units);
-        let pause = if lost.units > 0 && lost.in_bucket { WHILE_LOST } else { WHILE_WHOLE };
+        if let Some(lost) = lost {
+            shared.metrics.lost_units(&destination.name, lost.units);
+        }
+        let pause = match lost {
+            None => WHILE_UNKNOWN,
+            Some(lost) if lost.units > 0 && lost.in_bucket => WHILE_LOST,
+            Some(_) => WHILE_WHOLE,
+        };
         // Nobody need have opened them in this time.
         drop(tokio::time::timeout(pause, reopened.notified()).await);
     }
