@@ -44,7 +44,9 @@ bench: setup ## Measure against the peers: QUICK=1 tries it out; ONLY=ingest/day
 build: ## Build both binaries for production: target/release/uploader and target/release/puller
 	$(CARGO) build --release --locked --workspace --bins
 
-# Binaries and tests in one build: built apart, the dependencies would be compiled twice, with other features.
+# Binaries and tests in one build: built apart, the dependencies would be compiled twice, with other features. Scenarios wait
+# more than they compute, so that two cores have time for three.
+test: export RUST_TEST_THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); if [ $$n -lt 3 ]; then echo 3; else echo $$n; fi)
 test: setup ## Run all tests on the real servers (they also need rsync and sshd, see tests/servers/setup.py)
 	$(PYTHON) tests/servers/setup.py --rsync
 	$(CARGO) build --locked --workspace --lib --bins --tests
