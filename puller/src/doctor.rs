@@ -1,7 +1,9 @@
 //! `puller doctor`: every server, credential and setting, one by one.
 
+mod backlog;
 mod clickhouse;
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use common::config::{Config, DestinationKind};
@@ -41,7 +43,7 @@ async fn examine(config: &Config) -> Report {
     let mut report = Report::default();
     check_storage(&mut report, &config.storage, End::Puller).await;
     machine::check_store_clock(&mut report, &config.storage).await;
-    let announced = check_queue(&mut report, config).await;
+    let (announced, backlog) = check_queue(&mut report, config).await;
     check_requests(&mut report, &config.storage, End::Puller, &announced).await;
     if config.destinations.is_empty() {
         report.bad("destinations", "none is configured", "set clickhouse.host, or list some under destinations");
@@ -50,11 +52,14 @@ async fn examine(config: &Config) -> Report {
         let name = format!("destination {}", destination.name);
         match &destination.kind {
             DestinationKind::ClickHouse(server) => clickhouse::check(&mut report, &name, server).await,
-            DestinationKind::Directory { path } => check_directory(&mut report, &name, path).await,
+            DestinationKind::Directory { path } => {
+                let to_come = backlog.get(&destination.name).copied().unwrap_or_default();
+                check_directory(&mut report, &name, path, to_come).await;
+            }
         }
     }
     if let Some(path) = &config.local.data_dir {
-        check_directory(&mut report, "local.data_dir", path).await;
+        check_directory(&mut report, "local.data_dir", path, 0).await;
     }
     if let Some(path) = config.local.state_dir.as_deref().filter(|path| path.exists()) {
         machine::check_space(&mut report, "local.state_dir, space", path, FILES_BYTES).await;
@@ -69,14 +74,15 @@ pub(crate) fn open_files_needed(config: &Config) -> u64 {
     (config.storage.transfers as u64).saturating_mul(config.puller.slots as u64).saturating_add(BESIDE)
 }
 
-async fn check_queue(report: &mut Report, config: &Config) -> Announced {
+/// Also returns what directory destinations are still to get.
+async fn check_queue(report: &mut Report, config: &Config) -> (Announced, HashMap<String, u64>) {
     let bus = match Bus::connect(&config.nats, &worker_name()).await {
         Ok(bus) => bus,
         Err(error) => {
             let failure = Failure::from(error);
             let advice = failure.advice.unwrap_or_else(|| "the server must run, and accept these credentials".into());
             report.bad("nats", failure.text, advice);
-            return Announced::Unknown;
+            return (Announced::Unknown, HashMap::new());
         }
     };
     report.good("nats", "reachable, credentials accepted");
@@ -126,8 +132,9 @@ async fn check_queue(report: &mut Report, config: &Config) -> Announced {
             Err(failure) => tracing::debug!("comparing the ledger with the stream: {}", failure.text),
         }
     }
+    let backlog = backlog::bytes(&bus, config).await;
     bus.close().await;
-    announced
+    (announced, backlog)
 }
 
 fn names_of(stale: &[StaleConsumer]) -> String {
@@ -165,14 +172,15 @@ async fn check_place(report: &mut Report, config: &Config, bus: &Bus) -> Announc
     }
 }
 
-async fn check_directory(report: &mut Report, name: &str, path: &Path) {
+/// `to_come`: bytes that are known to be needed there.
+async fn check_directory(report: &mut Report, name: &str, path: &Path, to_come: u64) {
     // A real write: mode bits do not tell of read-only mounts or of other users' folders.
     let folder = path.to_owned();
     let written = move || tempfile::Builder::new().prefix(".ferry-doctor-").tempfile_in(folder).map(drop);
     match machine::on_disk(written).await {
         Ok(()) => {
             report.good(name, format!("{} can be written to", path.display()));
-            machine::check_space(report, &format!("{name}, space"), path, ARCHIVES_BYTES).await;
+            machine::check_space(report, &format!("{name}, space"), path, ARCHIVES_BYTES.max(to_come)).await;
         }
         Err(error) => report.bad(
             name,

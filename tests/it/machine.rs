@@ -4,10 +4,13 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use tests::Result;
+use tests::data::{ArchiveSpec, Market};
 use tests::process::{Finished, Process, Program};
 use tests::project::{Project, binary_path};
 use tests::servers::Stack;
 use tests::{Context, Failure};
+
+use crate::handmade::{Handmade, Placed};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -88,5 +91,46 @@ fn a_folder_without_room_for_archives_is_named() -> Result<()> {
         format!(r#"exec unshare --mount sh -c 'mount -t tmpfs -o size=16m none "{folder}" && exec "$@"' sh "$@""#);
     let doctor = doctor(&project, &script, "puller")?.expect_code(4)?;
     assert!(doctor.stdout.contains("destination copy, space: 16.0 MiB free, 1.0 GiB are needed"), "{}", doctor.stdout);
+    Ok(())
+}
+
+/// What is announced to a folder, or still to be stored in one, needs more than the least.
+#[test]
+fn a_folder_without_room_for_what_is_to_come_is_named() -> Result<()> {
+    const LARGE: u64 = 3 << 30;
+    let user = std::process::Command::new("id").arg("-u").output().context("id")?;
+    if user.stdout != b"0\n" {
+        eprintln!("skipped: needs root, to mount a small file system");
+        return Ok(());
+    }
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, "little-room")?;
+    let folder = project.dir().join("copy");
+    std::fs::create_dir(&folder).context("the folder")?;
+    let folder = folder.to_string_lossy().into_owned();
+    let script =
+        format!(r#"exec unshare --mount sh -c 'mount -t tmpfs -o size=2g none "{folder}" && exec "$@"' sh "$@""#);
+
+    project.set("destinations", serde_json::json!([{ "name": "copy", "type": "directory", "path": folder }]))?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    {
+        let hand = Handmade::new(stack, &project)?;
+        let spec = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01");
+        let mut marker = hand.marker(&spec.unit(), &[Placed::of(&project, &spec, &spec.zip())]);
+        marker["objects"][0]["size"] = LARGE.into();
+        hand.publish(&spec.unit(), marker.to_string().as_bytes())?;
+    }
+    let found = doctor(&project, &script, "puller")?.expect_code(4)?;
+    assert!(found.stdout.contains("destination copy, space: 2.0 GiB free, 3.0 GiB are needed"), "{}", found.stdout);
+
+    // The same at the other end: a sparse file, so large that it must be asked for by its length.
+    let archive = project.data_dir().join("data/spot/daily/klines/BTCUSDT/1h/BTCUSDT-1h-2025-03-02.zip");
+    std::fs::create_dir_all(archive.parent().unwrap_or(&archive)).context("its folder")?;
+    std::fs::File::create(&archive).and_then(|file| file.set_len(LARGE)).context("a sparse file")?;
+    project.set("storage.type", "fs")?;
+    project.set("storage.fs.path", folder.as_str())?;
+    project.set("destinations", serde_json::json!([]))?;
+    let found = doctor(&project, &script, "uploader")?.expect_code(4)?;
+    assert!(found.stdout.contains("shared folder, space: 2.0 GiB free, 3.0 GiB are needed"), "{}", found.stdout);
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! `uploader doctor`: everything this site depends on, looked at one by one.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use common::config::{Config, Place, When};
 use common::doctor::machine::{self, ARCHIVES_BYTES, FILES_BYTES};
@@ -22,6 +24,8 @@ use crate::site::{Site, blocking};
 use crate::standing;
 use crate::strays;
 
+/// How long the archives that are still to be stored may be looked for.
+const WALK_MAX: Duration = Duration::from_secs(8);
 /// Units with older publications that are named one by one.
 const OLDER_MAX: usize = 10;
 
@@ -62,12 +66,42 @@ async fn look_at_machine(report: &mut Report, config: &Config) {
         machine::check_space(report, "data_dir, space", data_dir, ARCHIVES_BYTES).await;
     }
     if let Place::Folder { path } = &config.storage.place {
-        machine::check_space(report, "shared folder, space", path, ARCHIVES_BYTES).await;
+        let store = path.join(config.storage.prefix.to_string());
+        let data_dir = config.local.data_dir.clone();
+        let to_come = data_dir.map(|data_dir| machine::on_disk(move || unstored_bytes(&data_dir, &store)));
+        let to_come = match to_come {
+            // A tree that takes longer than a moment says nothing.
+            Some(asked) => asked.await.unwrap_or_default(),
+            None => 0,
+        };
+        machine::check_space(report, "shared folder, space", path, ARCHIVES_BYTES.max(to_come)).await;
     }
     if let Some(state_dir) = config.local.state_dir.as_deref().filter(|path| path.exists()) {
         machine::check_space(report, "local.state_dir, space", state_dir, FILES_BYTES).await;
     }
     machine::check_open_files(report, open_files_needed(config));
+}
+
+/// Bytes of the archives in `data_dir` that the store has no file of. Blocks.
+fn unstored_bytes(data_dir: &Path, store: &Path) -> io::Result<u64> {
+    let begun = Instant::now();
+    let (mut bytes, mut folders) = (0_u64, vec![PathBuf::from("data")]);
+    while let Some(folder) = folders.pop() {
+        if begun.elapsed() > WALK_MAX {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        for entry in std::fs::read_dir(data_dir.join(&folder))? {
+            let entry = entry?;
+            let (path, kind) = (folder.join(entry.file_name()), entry.file_type()?);
+            if kind.is_dir() {
+                folders.push(path);
+            } else if kind.is_file() && path.extension().is_some_and(|end| end == "zip") && !store.join(&path).exists()
+            {
+                bytes = bytes.saturating_add(entry.metadata()?.len());
+            }
+        }
+    }
+    Ok(bytes)
 }
 
 /// A file and a connection a transfer; beside them are NATS, the log and the folders that are watched.
