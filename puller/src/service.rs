@@ -1,7 +1,7 @@
 //! Wiring: from a command and a configuration to an exit code.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::backoff::Backoff;
 use common::catalogue::one_of;
@@ -11,7 +11,7 @@ use common::http::{Readiness, serve};
 use common::object_store::{End, ObjectStore};
 pub(crate) use common::output::Failure;
 use common::output::{FailureClass, Reply, count};
-use nats::{Bus, BusError, ConsumerSettings, within};
+use nats::{Bus, BusError, BusErrorKind, ConsumerSettings, within};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::sync::{Notify, Semaphore};
@@ -385,7 +385,7 @@ struct Migrated {
 
 async fn migrate(config: &Config, prune: bool) -> Result<Reply, Failure> {
     let bus = Bus::connect(&config.nats, &worker_name()).await?;
-    let faults = bus.migrate_streams().await?;
+    let faults = once_answered(async || bus.migrate_streams().await).await?;
     let mut left: Vec<Failure> =
         faults.iter().map(|fault| Failure::failed(fault.what.clone()).advice(fault.advice.clone())).collect();
     bus.migrate_sweeper().await?;
@@ -428,6 +428,21 @@ async fn migrate(config: &Config, prune: bool) -> Result<Reply, Failure> {
     Ok(reply.text(lines.join("\n")).failed(failure))
 }
 
+/// Asks again while there is no answer: a cluster that was just started has no leader for some seconds, and loses what it is
+/// asked meanwhile. `migrate` is what starts first beside it.
+async fn once_answered<T>(ask: impl AsyncFn() -> Result<T, BusError>) -> Result<T, BusError> {
+    let begun = Instant::now();
+    loop {
+        match ask().await {
+            Err(error) if error.kind == BusErrorKind::Unavailable && begun.elapsed() < LEADER_WAIT => {
+                tracing::warn!(%error, "asking again");
+                tokio::time::sleep(LEADER_PAUSE).await;
+            }
+            ended => return ended,
+        }
+    }
+}
+
 /// Returns also what a person must look at.
 async fn migrate_destination(
     bus: &Bus,
@@ -460,6 +475,10 @@ impl Migrated {
         format!("{}: streams and consumers are there{tables}", self.destination)
     }
 }
+
+/// How long `migrate` waits for a cluster's leader.
+const LEADER_WAIT: Duration = Duration::from_secs(30);
+const LEADER_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a one-shot command waits for the answers of workers.
 pub(crate) const ROSTER_WAIT: Duration = Duration::from_millis(300);
