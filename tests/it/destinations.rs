@@ -184,7 +184,7 @@ fn one_whose_consumers_are_made_anew_is_no_new_one() -> Result<()> {
     periods("")?;
 
     // Tables are dated to the second.
-    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    std::thread::sleep(Duration::from_millis(1_100));
     // Announced, and not delivered yet. Of the database's durables none is left, of the folder's one.
     write_days(&project, &["2018-01-01"])?;
     let hand = Handmade::new(stack, &project)?;
