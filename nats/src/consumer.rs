@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream;
 use tokio::sync::mpsc;
 
 use crate::connection::{Bus, BusError};
@@ -16,6 +18,8 @@ use crate::topology::{ConsumerSettings, LaneConsumer, lanes};
 
 /// How long an idle pull stays open at the server. A worker that is told to stop waits for its end.
 const IDLE_PULL: Duration = Duration::from_secs(3);
+/// How long it may take to note that a delivery is handed back.
+const NOTE_MAX: Duration = Duration::from_secs(2);
 /// For how long it is known before a pull that the consumer is the one that was opened.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
 
@@ -129,15 +133,13 @@ impl Intake {
 
     /// Waits for the end of open pulls and hands back what they bring; of idle ones only if `idle`.
     pub async fn close(mut self, idle: bool, within: Duration) {
-        let pulls = self.lanes.iter_mut().flat_map(|lane| [lane.batch.take(), lane.idle.take().filter(|_| idle)]);
-        let ends: Vec<_> = pulls
-            .flatten()
-            .map(|mut pull| async move {
-                while let Some(came) = pull.recv().await {
-                    if let Ok(held) = came {
-                        hand_back(&held.delivery).await;
-                    }
-                }
+        let ends: Vec<_> = self
+            .lanes
+            .iter_mut()
+            .flat_map(|lane| {
+                let bus = &lane.puller.bus;
+                let pulls = [lane.batch.take(), lane.idle.take().filter(|_| idle)];
+                pulls.into_iter().flatten().map(move |pull| hand_back_all(bus, pull))
             })
             .collect();
         if tokio::time::timeout(within, futures::future::join_all(ends)).await.is_err() {
@@ -221,14 +223,36 @@ impl Puller {
             if let Err(unsent) = arrivals.send(Ok(Held { delivery, lease })).await
                 && let Ok(held) = unsent.0
             {
-                hand_back(&held.delivery).await;
+                hand_back(&self.bus, &held.delivery).await;
             }
         }
         Ok(())
     }
 }
 
-async fn hand_back(delivery: &Delivery) {
+/// Waits for the end of a pull and hands back what it brings, all at a time: there may be as many as a worker has slots.
+async fn hand_back_all(bus: &Bus, mut pull: Arrivals) {
+    let came = stream::poll_fn(move |context| pull.poll_recv(context));
+    came.for_each_concurrent(None, |came| async {
+        if let Ok(held) = came {
+            hand_back(bus, &held.delivery).await;
+        }
+    })
+    .await;
+}
+
+/// Hands back what came when nobody wanted it any more. It is noted first, or it would count as a delivery whose worker
+/// crashed; a worker that ends gets what it has just handed back once more, while a pull of its own is open.
+async fn hand_back(bus: &Bus, delivery: &Delivery) {
+    let note = async {
+        let record = bus.delivery_record(delivery).await?;
+        bus.put_delivery_record(delivery, record.with_hand_back()).await
+    };
+    match tokio::time::timeout(NOTE_MAX, note).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, subject = delivery.subject, "handing back is not noted"),
+        Err(_) => tracing::debug!(subject = delivery.subject, "handing back is not noted: no answer"),
+    }
     if let Err(error) = delivery.nak(Duration::ZERO).await {
         tracing::debug!(%error, subject = delivery.subject, "handing back what came too late");
     }
