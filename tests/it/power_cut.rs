@@ -1,7 +1,8 @@
 //! The power goes just after something was acknowledged: what a server had not asked its disk to keep is gone.
 //!
 //! The server's files are on a file system of their own, in a file. A copy of that file is what the disk would hold: what
-//! the file system has only in memory is not in it.
+//! the file system has only in memory is not in it. While it is copied nothing may be written to it, or the copy would be
+//! of several moments: the server is suspended, and the file system writes its journal when it is asked to only.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -44,14 +45,17 @@ impl Disk {
 
     fn mount(image: PathBuf, path: PathBuf) -> Result<Disk> {
         std::fs::create_dir(&path).context("the mount point")?;
-        run_command("mount", &["-o".as_ref(), "loop".as_ref(), &image, &path])?;
+        run_command("mount", &["-o".as_ref(), "loop,commit=600".as_ref(), &image, &path])?;
         Ok(Disk { image, path })
     }
 
-    /// The disk as a power cut would leave it now, mounted again.
-    fn cut(&self, name: &str) -> Result<Disk> {
+    /// The disk as a power cut would leave it now, mounted again. `signal` reaches the server whose files it holds.
+    fn cut(&self, name: &str, mut signal: impl FnMut(&str) -> Result<()>) -> Result<Disk> {
         let image = self.image.with_file_name(format!("{name}.img"));
-        run_command("cp", &["--sparse=always".as_ref(), &self.image, &image])?;
+        signal("STOP")?;
+        let copied = run_command("cp", &["--sparse=always".as_ref(), &self.image, &image]);
+        signal("CONT")?;
+        copied?;
         Disk::mount(image, self.path.with_file_name(name))
     }
 }
@@ -103,24 +107,24 @@ fn expect_everything(project: &Project, disk: &Disk, units: u32) -> Result<()> {
 fn acknowledged_rows_survive_a_power_cut() -> Result<()> {
     let run = RunDir::new("power-cut")?;
     let Some(disk) = Disk::make(&run, "disk")? else { return Ok(()) };
-    let stack = Stack::with_s3(run.path(), &disk.path, S3::start(&run.path().join("s3"))?)?;
+    let mut stack = Stack::with_s3(run.path(), &disk.path, S3::start(&run.path().join("s3"))?)?;
     let project = Project::new(&stack, "power-cut")?;
     ship(&project, 1..=5)?;
     // At once: nothing but the servers' own requests has brought it to the disk.
-    expect_everything(&project, &disk.cut("after-pull")?, 5)?;
+    expect_everything(&project, &disk.cut("after-pull", |name| stack.clickhouse.signal(name))?, 5)?;
 
     // Merged parts stand in for those that were synchronised, which go soon after.
     for table in ["klines", "archives", "ingest_log"] {
         project.query(&format!("OPTIMIZE TABLE {{db}}.{table} FINAL"))?;
     }
-    expect_everything(&project, &disk.cut("after-merge")?, 5)
+    expect_everything(&project, &disk.cut("after-merge", |name| stack.clickhouse.signal(name))?, 5)
 }
 
 #[test]
 fn acknowledged_markers_survive_a_power_cut() -> Result<()> {
     let run = RunDir::new("power-cut-nats")?;
     let Some(disk) = Disk::make(&run, "disk")? else { return Ok(()) };
-    let stack = Stack::with_s3(&disk.path, run.path(), S3::start(&run.path().join("s3"))?)?;
+    let mut stack = Stack::with_s3(&disk.path, run.path(), S3::start(&run.path().join("s3"))?)?;
     let mut project = Project::new(&stack, "power-cut-nats")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01").write(project.data_dir())?;
@@ -128,7 +132,7 @@ fn acknowledged_markers_survive_a_power_cut() -> Result<()> {
     let pass = project.uploader(&["upload"])?.expect_code(0)?;
     assert!(pass.stdout.contains("1 published"), "{}", pass.stdout);
 
-    let cut = disk.cut("after-upload")?;
+    let cut = disk.cut("after-upload", |name| stack.nats.signal(name))?;
     let nats = Nats::start(&cut.path.join("nats"))?;
     let account = nats.account()?;
     project.set("nats.url", account.url)?;
