@@ -373,7 +373,8 @@ impl<'p> Handmade<'p> {
             while let Some(message) = batch.next().await {
                 messages.push(message.context("a message")?.message);
             }
-            assert_eq!(messages.len(), count);
+            // One may have come since they were counted.
+            assert!(messages.len() >= count, "{} of {count} messages", messages.len());
             Ok(messages)
         })
     }
