@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use bytes::Bytes;
 use common::checksum::Sha256Sum;
 use common::marker::Object;
 use futures::StreamExt;
@@ -23,7 +24,6 @@ use crate::job::Job;
 use crate::load::{FETCHES_MAX, acceptable};
 use crate::memory::MemoryBudget;
 use delivered::Delivered;
-use file::Staged;
 
 /// Another worker with the same unit is done at once; who keeps writing there is none of ours.
 const PUTS_MAX: usize = 3;
@@ -114,7 +114,7 @@ impl Mirror {
         &self,
         path: &Path,
         name: &str,
-        bytes: &[u8],
+        bytes: &Bytes,
         (job, object): (&Job, &Object),
         delivered: &OnceCell<Delivered>,
     ) -> Result<Option<ObjectFault>, WorkError> {
@@ -131,8 +131,7 @@ impl Mirror {
                     return Ok(Some(ObjectFault::NotOurs(path.to_owned())));
                 }
             }
-            let staged = Staged::write(path, bytes).await.map_err(failed)?;
-            if staged.replace_seen(seen.as_ref()).await.map_err(failed)? {
+            if file::replace_seen(path, bytes.clone(), seen).await.map_err(failed)? {
                 return Ok(None);
             }
         }

@@ -33,7 +33,7 @@ pub(super) async fn note(root: &Path, unit: &Unit, objects: &[Object], prefix: &
     }
     let path_of = |object: &Object| prefix.archive_path(&object.key).ok().map(|path| line(path, object.sha256));
     let lines: String = objects.iter().filter_map(path_of).map(|line| line + "\n").collect();
-    file::Staged::write(&record, lines.as_bytes()).await?.replace().await
+    file::replace(&record, lines.into_bytes()).await
 }
 
 /// What is noted of a unit.

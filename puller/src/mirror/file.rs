@@ -1,15 +1,15 @@
 //! Files that are replaced as a whole, and only by those who know what they replace.
 
 use std::fs::{File, Metadata};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use common::checksum::Sha256Sum;
 use common::same_file::is_same_file;
 use sha2::{Digest, Sha256};
 use tempfile::TempPath;
-use tokio::io::AsyncWriteExt;
 
 const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -52,8 +52,20 @@ fn sha256_of(mut file: File) -> io::Result<Sha256Sum> {
     }
 }
 
+/// Makes a file of these bytes, in place of whatever is there: a reader sees the old file or the new one.
+pub(super) async fn replace(path: &Path, bytes: Vec<u8>) -> io::Result<()> {
+    let path = path.to_owned();
+    unblocked(move || Staged::write(&path, &bytes)?.replace()).await
+}
+
+/// The same in place of what was seen. `false`: something else is there by now, and stays.
+pub(super) async fn replace_seen(path: &Path, bytes: Bytes, seen: Option<Seen>) -> io::Result<bool> {
+    let path = path.to_owned();
+    unblocked(move || Staged::write(&path, &bytes)?.replace_seen(seen.as_ref())).await
+}
+
 /// Bytes that are durable beside the path they are to have. They go unless they are put there.
-pub(super) struct Staged {
+struct Staged {
     path: PathBuf,
     temporary: TempPath,
     /// Folders that were made for it.
@@ -61,45 +73,39 @@ pub(super) struct Staged {
 }
 
 impl Staged {
-    pub(super) async fn write(path: &Path, bytes: &[u8]) -> io::Result<Self> {
+    fn write(path: &Path, bytes: &[u8]) -> io::Result<Self> {
         let folder = path.parent().unwrap_or(path);
         let made = folder.ancestors().take_while(|ancestor| !is_here(ancestor) && !ancestor.exists()).count();
-        tokio::fs::create_dir_all(folder).await?;
+        std::fs::create_dir_all(folder)?;
         // Removed when dropped, so a full disk leaves nothing behind.
-        let temporary = tempfile::Builder::new().prefix(".ferry-").suffix(".tmp").tempfile_in(folder)?;
-        let (file, temporary) = temporary.into_parts();
-        let mut file = tokio::fs::File::from_std(file);
-        file.write_all(bytes).await?;
-        // The last write's error comes with this, and not with the synchronising.
-        file.flush().await?;
-        file.sync_all().await?;
-        make_readable(&temporary)?;
-        Ok(Self { path: path.to_owned(), temporary, made })
+        let mut temporary = tempfile::Builder::new().prefix(".ferry-").suffix(".tmp").tempfile_in(folder)?;
+        temporary.write_all(bytes)?;
+        temporary.as_file().sync_all()?;
+        make_readable(temporary.path())?;
+        Ok(Self { path: path.to_owned(), temporary: temporary.into_temp_path(), made })
     }
 
-    /// Takes the place of whatever is there: a reader sees the old file or the new one.
-    pub(super) async fn replace(self) -> io::Result<()> {
+    fn replace(self) -> io::Result<()> {
         let Self { path, temporary, made } = self;
         temporary.persist(&path).map_err(|error| error.error)?;
-        sync_folders(&path, made).await
+        sync_folders(&path, made)
     }
 
-    /// Takes the place of what was seen. `false`: something else is there by now, and stays.
-    pub(super) async fn replace_seen(self, seen: Option<&Seen>) -> io::Result<bool> {
-        let Some(seen) = seen else { return self.add().await };
+    fn replace_seen(self, seen: Option<&Seen>) -> io::Result<bool> {
+        let Some(seen) = seen else { return self.add() };
         // Nobody can compare and rename in one step. What is left is the time between these two calls.
         match std::fs::symlink_metadata(&self.path) {
-            Ok(now) if is_unchanged(&seen.metadata, &now) => self.replace().await.map(|()| true),
+            Ok(now) if is_unchanged(&seen.metadata, &now) => self.replace().map(|()| true),
             Ok(_) => Ok(false),
-            Err(error) if error.kind() == ErrorKind::NotFound => self.add().await,
+            Err(error) if error.kind() == ErrorKind::NotFound => self.add(),
             Err(error) => Err(error),
         }
     }
 
-    async fn add(self) -> io::Result<bool> {
+    fn add(self) -> io::Result<bool> {
         let Self { path, temporary, made } = self;
         let error = match temporary.persist_noclobber(&path) {
-            Ok(()) => return sync_folders(&path, made).await.map(|()| true),
+            Ok(()) => return sync_folders(&path, made).map(|()| true),
             Err(error) => error,
         };
         match error.error.kind() {
@@ -108,7 +114,7 @@ impl Staged {
             ErrorKind::Unsupported | ErrorKind::InvalidInput | ErrorKind::PermissionDenied
                 if std::fs::symlink_metadata(&path).is_err_and(|error| error.kind() == ErrorKind::NotFound) =>
             {
-                Self { path, temporary: error.path, made }.replace().await.map(|()| true)
+                Self { path, temporary: error.path, made }.replace().map(|()| true)
             }
             _ => Err(error.error),
         }
@@ -123,11 +129,11 @@ fn is_unchanged(seen: &Metadata, now: &Metadata) -> bool {
 }
 
 /// Makes a name durable, and those of the folders that were made for it.
-async fn sync_folders(path: &Path, made: usize) -> io::Result<()> {
+fn sync_folders(path: &Path, made: usize) -> io::Result<()> {
     let folder = path.parent().unwrap_or(path);
     for folder in folder.ancestors().take(made + 1) {
         let folder = if is_here(folder) { Path::new(".") } else { folder };
-        tokio::fs::File::open(folder).await?.sync_all().await?;
+        File::open(folder)?.sync_all()?;
     }
     Ok(())
 }
@@ -146,7 +152,6 @@ fn make_readable(path: &Path) -> io::Result<()> {
 pub(super) async fn can_be_written(folder: &Path) -> bool {
     let folder = folder.to_owned();
     let tried = unblocked(move || {
-        use std::io::{Seek, Write};
         let mut file = tempfile::Builder::new().prefix(".ferry-").suffix(".tmp").tempfile_in(folder)?;
         file.write_all(b"probe")?;
         file.as_file().sync_all()?;
@@ -159,6 +164,8 @@ pub(super) async fn can_be_written(folder: &Path) -> bool {
     tried.await.unwrap_or(false)
 }
 
+/// On a thread for it, from the first question to what is dropped at the end: a share that hangs stops that thread, and not
+/// one that other units need.
 async fn unblocked<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
@@ -171,31 +178,29 @@ mod tests {
     async fn only_what_was_seen_is_replaced() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("data/spot/a.zip");
-        let put = async |seen: &Option<Seen>| {
-            let staged = Staged::write(&path, b"new").await.expect("written");
-            staged.replace_seen(seen.as_ref()).await.expect("tried")
-        };
+        let put =
+            async |seen: Option<Seen>| replace_seen(&path, Bytes::from_static(b"new"), seen).await.expect("tried");
         let text = || std::fs::read_to_string(&path).unwrap_or_default();
         let nothing = look(&path).await.expect("looked");
         assert!(nothing.is_none());
-        assert!(put(&nothing).await);
+        assert!(put(None).await);
         assert_eq!(text(), "new");
         // It came since.
         std::fs::write(&path, "another").expect("written");
-        assert!(!put(&nothing).await);
+        assert!(!put(nothing).await);
         let seen = look(&path).await.expect("looked");
         assert!(matches!(&seen, Some(seen) if seen.sha256 == Some(Sha256Sum::of(b"another"))));
         // Somebody's download took its place since.
         std::fs::write(dir.path().join("other"), "another").expect("written");
         std::fs::rename(dir.path().join("other"), &path).expect("renamed");
-        assert!(!put(&seen).await);
+        assert!(!put(seen).await);
         assert_eq!(text(), "another");
-        assert!(put(&look(&path).await.expect("looked")).await);
+        assert!(put(look(&path).await.expect("looked")).await);
         assert_eq!(text(), "new");
         // It went since.
         let seen = look(&path).await.expect("looked");
         std::fs::remove_file(&path).expect("removed");
-        assert!(put(&seen).await);
+        assert!(put(seen).await);
         // A link that leads nowhere is something, too.
         std::fs::remove_file(&path).expect("removed");
         std::os::unix::fs::symlink("nowhere", &path).expect("linked");
