@@ -5,6 +5,7 @@
 //! never come.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use clickhouse::Row;
 use common::config::{Config, Destination, DestinationKind};
@@ -19,6 +20,8 @@ use crate::warehouse::{Warehouse, WarehouseErrorKind};
 
 pub(crate) const ADVICE: &str = "run `uploader reconcile --fix`, which announces again what is in the bucket";
 
+/// How long the comparison may take: it asks three servers, and lists every unit of the stream.
+const COMPARE_MAX: Duration = Duration::from_secs(300);
 /// So many of the lost units, the newest, are looked for in the bucket, and so many at once.
 const LOOKED_FOR_MAX: usize = 256;
 const LOOKED_FOR_AT_ONCE: usize = 16;
@@ -48,6 +51,16 @@ struct LoadedUnit {
 
 /// A directory keeps no ledger, and says nothing of it.
 pub(crate) async fn lost_units(bus: &Bus, config: &Config, destination: &Destination) -> Result<LostUnits, Failure> {
+    match tokio::time::timeout(COMPARE_MAX, compare(bus, config, destination)).await {
+        Ok(compared) => compared,
+        Err(_) => {
+            let seconds = COMPARE_MAX.as_secs();
+            Err(Failure::unreachable(format!("comparing the ledger with the stream: no answer for {seconds} s")))
+        }
+    }
+}
+
+async fn compare(bus: &Bus, config: &Config, destination: &Destination) -> Result<LostUnits, Failure> {
     let DestinationKind::ClickHouse(server) = &destination.kind else { return Ok(LostUnits::default()) };
     let state = bus.stream_state().await?;
     let loaded_before = format!(

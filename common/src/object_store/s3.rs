@@ -38,6 +38,8 @@ const SHA256: &str = "sha256";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest silence of the server, also between two chunks of a body.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a whole answer whose body the SDK reads: to a list, a small object, a refusal. [`READ_TIMEOUT`] ends with its head.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Longest silence while a body goes out. A reply comes only after all of it arrived, and the system's buffers may still
 /// have a good deal to send on a slow link when we have none left.
 const UPLOAD_SILENCE: Duration = Duration::from_secs(120);
@@ -67,10 +69,19 @@ pub(super) struct S3 {
 
 impl S3 {
     pub(super) fn new(storage: &config::Bucket, bandwidth: Bandwidth) -> Self {
+        Self::answered_within(ANSWER_TIMEOUT, storage, bandwidth)
+    }
+
+    fn answered_within(answer: Duration, storage: &config::Bucket, bandwidth: Bandwidth) -> Self {
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
             .build_https();
-        let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
+        // The attempt to fetch an object ends with the head of its answer; its body is watched in `Download::chunk`.
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .operation_attempt_timeout(answer)
+            .build();
         let credentials = Credentials::new(
             storage.access_key_id.reveal(),
             storage.secret_access_key.reveal(),
@@ -96,7 +107,11 @@ impl S3 {
             // Our own limit in `Download::chunk` says which object stalled.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .build();
-        let connecting = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).disable_read_timeout().build();
+        let connecting = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .disable_read_timeout()
+            .disable_operation_attempt_timeout()
+            .build();
         let uploads = config.to_builder().timeout_config(connecting).build();
         Self {
             client: Client::from_conf(config),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use common::object_store::StoreErrorKind;
 use common::unit::Unit;
+use nats::within;
 use tokio_util::sync::CancellationToken;
 
 use super::{HandBack, Worker};
@@ -14,6 +15,9 @@ use crate::job::is_behind;
 
 /// A unit that is handed back may come to an open pull of this worker: not at once again and again.
 const LEFT_FOR: Duration = Duration::from_secs(1);
+
+/// How long the answer to what the time is may take.
+const ASK_MAX: Duration = Duration::from_secs(5);
 
 /// Who says that the clock is off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +82,9 @@ impl Worker {
             }
             (ClockFault::Refused, None) => None,
             (ClockFault::Behind, _) => {
-                let stored_at = self.bus.server_time().await.ok()??;
+                // A request that cannot be handed over yet, for want of a connection, has no time-out of the client's.
+                let asked = within(ASK_MAX, "asking for the time", self.bus.server_time()).await;
+                let stored_at = asked.ok()??;
                 Some(is_behind(stored_at).is_none())
             }
         }
