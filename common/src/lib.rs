@@ -27,6 +27,7 @@ pub mod failpoint;
 pub mod healthcheck;
 pub mod http;
 pub mod output;
+pub mod regular_file;
 pub mod same_file;
 pub mod shutdown;
 pub mod telemetry;

@@ -13,6 +13,7 @@ use archive::{Archive, ArchiveFault, Source};
 use bytes::Bytes;
 use common::checksum::{Sha256Sum, Summing, Sums};
 use common::object_store::parts::{OBJECT_BYTES_MAX, SINGLE_BYTES_MAX, part_bytes};
+use common::regular_file;
 use common::unit::shorten;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -89,7 +90,7 @@ impl From<ArchiveFault> for Fault {
 
 /// Reads an archive and its `.CHECKSUM`, if there is one, and checks them. Blocks.
 pub(crate) fn check_file(path: &Path, now: Timestamp) -> Result<(Checked, Fingerprint), Fault> {
-    let mut file = File::open(path)?;
+    let mut file = regular_file::open(path)?;
     let fingerprint = Fingerprint::of(&file.metadata()?);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let (size, mtime) = (fingerprint.size, mtime(fingerprint));
@@ -115,7 +116,7 @@ pub(crate) fn check_file(path: &Path, now: Timestamp) -> Result<(Checked, Finger
 
 /// Reads a file whole that goes out by a single PUT. Blocks.
 pub(crate) fn read(path: &Path) -> Result<Bytes, Fault> {
-    let mut file = File::open(path)?;
+    let mut file = regular_file::open(path)?;
     let before = Fingerprint::of(&file.metadata()?);
     if before.size > SINGLE_BYTES_MAX {
         return Err(Fault::Changed);
@@ -132,7 +133,7 @@ fn read_whole(file: &mut File, size: u64) -> Result<Vec<u8>, Fault> {
 
 /// The sums of a file, whatever it is. Blocks.
 pub(crate) fn sum_file(path: &Path) -> Result<Sums, Fault> {
-    let mut file = File::open(path)?;
+    let mut file = regular_file::open(path)?;
     let size = file.metadata()?.len();
     sum(&mut file, size)
 }
@@ -269,7 +270,7 @@ pub(crate) fn is_ahead(at: Timestamp, now: Timestamp) -> bool {
 pub(crate) fn read_checksum(path: &Path) -> Result<Option<String>, Fault> {
     let mut name = path.as_os_str().to_owned();
     name.push(".CHECKSUM");
-    let file = match File::open(name) {
+    let file = match regular_file::open(Path::new(&name)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Fault::ChecksumFile(error.to_string())),

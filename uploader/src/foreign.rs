@@ -4,7 +4,6 @@
 //! Such an object has no sha256 in its metadata, and a marker may name only what has (rule 1: what is announced was read
 //! back). So the bucket copies it onto itself with the sha256 added, and is asked again. No byte of it crosses the link.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use common::checksum::{Md5Sum, Summing};
 use common::marker::Object;
 use common::object_store::{Given, Stored};
+use common::regular_file;
 
 use crate::digest::Digested;
 use crate::error::UnitError;
@@ -98,7 +98,7 @@ fn has_etag(file: &Path, fingerprint: Fingerprint, etag: &str) -> io::Result<boo
     let Some(parts) = etag.split_once('-').and_then(|(_, parts)| parts.parse::<u64>().ok()) else { return Ok(false) };
     let candidates = PART_MIB.into_iter().map(|mib| mib << 20).filter(|part| fingerprint.size.div_ceil(*part) == parts);
     for part in candidates {
-        let mut opened = File::open(file)?;
+        let mut opened = regular_file::open(file)?;
         let actual = etag_of_parts(&mut opened, part)?;
         if Fingerprint::of(&opened.metadata()?) != fingerprint {
             return Ok(false);

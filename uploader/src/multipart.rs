@@ -17,6 +17,7 @@ use common::failpoint::failpoint;
 use common::marker::Object;
 use common::object_store::parts::{PartStored, UploadId, part_bytes};
 use common::object_store::{Over, Put, StoreError, StoreErrorKind};
+use common::regular_file;
 use futures::{StreamExt, stream};
 use jiff::SignedDuration;
 
@@ -75,7 +76,7 @@ pub(crate) async fn send(
 ) -> Result<Option<u64>, UnitError> {
     let file = site.data_dir.join(path);
     let opened = blocking(move || -> io::Result<_> {
-        let file = File::open(file)?;
+        let file = regular_file::open(&file)?;
         let fingerprint = Fingerprint::of(&file.metadata()?);
         Ok(Source { file, fingerprint })
     });

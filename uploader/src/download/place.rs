@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use common::checksum::Sha256Sum;
 use common::failpoint::failpoint;
+use common::regular_file;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -196,7 +197,7 @@ pub(crate) fn check_writable(data_dir: &Path) -> io::Result<()> {
 }
 
 fn hash(path: &Path) -> io::Result<(Sha256Sum, Fingerprint)> {
-    let mut file = File::open(path)?;
+    let mut file = regular_file::open(path)?;
     let fingerprint = Fingerprint::of(&file.metadata()?);
     let (mut digest, mut buffer) = (Sha256::new(), vec![0; 256 << 10]);
     loop {
@@ -208,7 +209,7 @@ fn hash(path: &Path) -> io::Result<(Sha256Sum, Fingerprint)> {
 }
 
 fn read_small(path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
+    let file = match regular_file::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
