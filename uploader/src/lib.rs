@@ -103,6 +103,14 @@ pub async fn run(
     }
 }
 
+/// Waits until [`run`] is to have ended long ago. It reads and writes the state folder itself, and looks at the data folder
+/// before it begins: a disk that hangs stops it.
+pub async fn hangs(shutdown: CancellationToken) -> Failure {
+    common::shutdown::overdue(shutdown).await;
+    tokio::time::sleep(STOP_SLACK + 2 * common::shutdown::LEAVE).await;
+    Failure::stopped("stopped by a signal; a disk (local.state_dir or local.data_dir) does not answer")
+}
+
 async fn carry_out(
     cli: &Cli,
     config: &Config,

@@ -30,14 +30,20 @@ fn main() -> ExitCode {
         Err(error) => return ExitCode::from(output.finish(Err(Failure::config(error.to_string())))),
     };
     tracing::debug!(version = env!("CARGO_PKG_VERSION"), ?config, "starting");
-    ExitCode::from(output.finish(start(&cli, &config)))
+    ExitCode::from(output.finish(start(&cli, &config, &output)))
 }
 
-fn start(cli: &Cli, config: &Config) -> Result<Reply, Failure> {
+fn start(cli: &Cli, config: &Config, output: &Output) -> Result<Reply, Failure> {
     let progress = if cli.shows_progress() { Progress::on_stderr() } else { Progress::hidden() };
     let runtime = tokio::runtime::Runtime::new()?;
     let ended = runtime.block_on(async {
         let shutdown = shutdown::on_signals()?;
+        let (output, ends) = (output.clone(), shutdown.clone());
+        // On another thread than this one, which may be the one that hangs.
+        tokio::spawn(async move {
+            let stopped = uploader::hangs(ends).await;
+            std::process::exit(output.finish(Err(stopped)).into());
+        });
         uploader::run(cli, config, progress, shutdown).await
     });
     // What blocks on a disk does not keep the process.
