@@ -34,6 +34,9 @@ pub struct Check {
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
+    /// Some of the paths that it is about, for programs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
 }
 
 /// Checks in the order they were made.
@@ -45,19 +48,26 @@ pub struct Report {
 impl Report {
     pub fn good(&mut self, name: &str, found: impl Into<String>) {
         let (name, found) = (name.to_owned(), found.into());
-        self.checks.push(Check { name, ok: true, found, warning: false, advice: None });
+        self.checks.push(Check { name, ok: true, found, warning: false, advice: None, paths: Vec::new() });
     }
 
     /// What is worth knowing and no failure.
     pub fn warn(&mut self, name: &str, found: impl Into<String>) {
         let (name, found) = (name.to_owned(), found.into());
-        self.checks.push(Check { name, ok: true, found, warning: true, advice: None });
+        self.checks.push(Check { name, ok: true, found, warning: true, advice: None, paths: Vec::new() });
     }
 
     pub fn bad(&mut self, name: &str, found: impl Into<String>, advice: impl Into<String>) {
         let (name, found) = (name.to_owned(), found.into());
         let advice = Some(advice.into()).filter(|advice| !advice.is_empty());
-        self.checks.push(Check { name, ok: false, found, warning: false, advice });
+        self.checks.push(Check { name, ok: false, found, warning: false, advice, paths: Vec::new() });
+    }
+
+    /// Adds paths to the check that was made last.
+    pub fn paths(&mut self, paths: impl IntoIterator<Item = impl Into<String>>) {
+        if let Some(check) = self.checks.last_mut() {
+            check.paths.extend(paths.into_iter().map(Into::into));
+        }
     }
 
     pub fn exit_code(&self) -> u8 {

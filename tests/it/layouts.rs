@@ -1,13 +1,17 @@
 //! Archives that lie or are spelt otherwise are never left out without a word.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
 use tests::servers::Stack;
 use tests::{Context, Result};
+
+const SOON: Duration = Duration::from_secs(60);
 
 fn day(symbol: &str) -> ArchiveSpec {
     ArchiveSpec::new(Market::Spot, symbol, "1h", "2025-03-01")
@@ -124,5 +128,115 @@ fn archives_that_are_not_collected_are_no_failure() -> Result<()> {
     day("BTCUSDT").write(project.data_dir())?;
     let doctor = project.uploader(&["doctor"])?.expect_code(0)?;
     assert!(doctor.stdout.contains("WARN  archives: 1 file looks like an archive"), "{}", doctor.stdout);
+    let upload = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(upload.stdout.contains("there is no archive to publish; 1 file is not taken"), "{}", upload.stdout);
+    Ok(())
+}
+
+/// Each kind of mistake is counted and shown by itself, and none of them hides another.
+#[test]
+fn every_kind_of_file_that_is_not_taken_is_shown_with_its_place() -> Result<()> {
+    const FOLDER: &str = "data/spot/daily/klines/BTCUSDT/1h";
+    const MARK: &str = "_SUCCESS__2025-03-01__spot__1h";
+    let project = Project::new(Stack::shared(), "kinds-not-taken")?;
+    let data_dir = project.data_dir().to_owned();
+    project.puller(&["migrate"])?.expect_code(0)?;
+    let place = format!("{FOLDER}/BTCUSDT-1h-2025-03-01.zip");
+
+    // A download that broke off is a remark; one that goes on is none, and neither is another program's temporary file.
+    let part = |name: &str, age: Duration| {
+        let path = data_dir.join(FOLDER).join(name);
+        put(&data_dir, &format!("{FOLDER}/{name}"), &day("BTCUSDT"))?;
+        let file = fs::File::options().write(true).open(&path).context(name)?;
+        file.set_modified(SystemTime::now() - age).context(name)
+    };
+    part("BTCUSDT-1h-2025-03-01.zip.part", Duration::from_secs(7200))?;
+    part("BTCUSDT-1h-2025-03-02.zip.part", Duration::ZERO)?;
+    part(".BTCUSDT-1h-2025-03-03.zip.a1b2c3", Duration::from_secs(7200))?;
+    let upload = project.uploader(&["upload"])?.expect_code(0)?;
+    assert!(
+        upload.stdout.contains("nothing to do: no unit is marked complete; 1 file is not taken"),
+        "{}",
+        upload.stdout
+    );
+    project.uploader(&["doctor"])?.expect_code(0)?;
+
+    let files = [
+        ("name", "BTCUSDT_1h_2025-03-01.zip", Some(&place)),
+        ("name", "BTCUSDT-1h-20250301.zip", Some(&place)),
+        ("name", "BTCUSDT-1h-2025-03-01.zip.zip", Some(&place)),
+        ("copy", "BTCUSDT-1h-2025-03-01 (1).zip", Some(&place)),
+        ("copy", "Copy of BTCUSDT-1h-2025-03-01.zip", Some(&place)),
+        ("date", "BTCUSDT-1h-2024-02-30.zip", None),
+        ("interval", "BTCUSDT-7h-2025-03-01.zip", None),
+        ("format", "BTCUSDT-1h-2025-03-01.csv", Some(&place)),
+        ("unknown", "archive.zip", None),
+    ];
+    for (_, name, _) in files {
+        put(&data_dir, &format!("{FOLDER}/{name}"), &day("BTCUSDT"))?;
+    }
+    fs::write(data_dir.join("data").join(MARK), "").context("a mark that lies too deep")?;
+    let mut expected: BTreeMap<&str, BTreeMap<String, Option<String>>> = BTreeMap::new();
+    for (why, name, place) in files {
+        expected.entry(why).or_default().insert(format!("{FOLDER}/{name}"), place.cloned());
+    }
+    expected.entry("partial").or_default().insert(format!("{place}.part"), Some(place.clone()));
+    expected.entry("mark_folder").or_default().insert(format!("data/{MARK}"), Some(MARK.to_owned()));
+
+    let report = project.uploader(&["upload", "--json"])?.expect_code(1)?.json()?;
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let mut found: BTreeMap<&str, BTreeMap<String, Option<String>>> = BTreeMap::new();
+    for strays in report["not_taken"].as_array().into_iter().flatten() {
+        let files: BTreeMap<_, _> = strays["files"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|file| (text(&file["path"]).unwrap_or_default(), text(&file["place"])))
+            .collect();
+        assert_eq!(strays["count"], files.len(), "{strays:#}");
+        assert_eq!(text(&strays["example"]).as_ref(), files.keys().next(), "{strays:#}");
+        found.insert(strays["why"].as_str().unwrap_or_default(), files);
+    }
+    assert_eq!(found, expected);
+
+    let upload = project.uploader(&["upload"])?.expect_code(1)?;
+    assert!(!upload.stdout.contains("nothing to do"), "{}", upload.stdout);
+    assert!(upload.stderr.contains("no archive lies where it belongs"), "{}", upload.stderr);
+    let doctor = project.uploader(&["doctor"])?.expect_code(4)?;
+    let checks = project.uploader(&["doctor", "--json"])?.expect_code(4)?.json()?;
+    let named = |path: &str| {
+        checks["checks"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|check| check["paths"].as_array().is_some_and(|paths| paths.iter().any(|named| named == path)))
+    };
+    let mut service = project.spawn("uploader", &["watch"], &[])?;
+    for (why, files) in &expected {
+        let (example, _) = files.first_key_value().expect("a file of each kind");
+        for shown in [&upload.stdout, &doctor.stdout] {
+            assert!(shown.contains(example), "{why}: {shown}");
+        }
+        assert!(files.keys().all(|path| named(path)), "{why}: {checks:#}");
+        service.wait_for_line(example, SOON)?;
+    }
+    service.sigterm()?;
+    service.wait(SOON)?.expect_code(0)?;
+
+    // With the archive in its place the mark is all that is missing.
+    day("BTCUSDT").write(&data_dir)?;
+    let upload = project.uploader(&["upload"])?.expect_code(1)?;
+    assert!(upload.stderr.contains("no completion mark lies where it belongs"), "{}", upload.stderr);
+    fs::rename(data_dir.join("data").join(MARK), data_dir.join(MARK)).context("the mark")?;
+    let upload = project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?;
+    assert_eq!(upload["units"]["published"], 1, "{upload:#}");
+    let again = project.uploader(&["upload"])?.expect_code(0)?;
+    let sum = "nothing to do: 1 unit, 1 archive are published; 10 files are not taken";
+    assert!(again.stdout.contains(sum), "{}", again.stdout);
+
+    // A mark in the root that is spelt otherwise is told with its right name.
+    fs::rename(data_dir.join(MARK), data_dir.join("_SUCCESS_2025-03-01_spot_1h")).context("the mark")?;
+    let upload = project.uploader(&["upload"])?.expect_code(1)?;
+    assert!(upload.stderr.contains(&format!("would be called {MARK}")), "{}", upload.stderr);
     Ok(())
 }

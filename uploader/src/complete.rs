@@ -94,6 +94,12 @@ impl Wanted {
         }
     }
 
+    /// Marks alone count.
+    #[cfg(test)]
+    pub(crate) fn marked() -> Self {
+        Self { marks: true, ..Self::default() }
+    }
+
     /// Whether marks count.
     pub(crate) fn marks(&self) -> bool {
         self.marks

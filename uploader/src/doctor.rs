@@ -135,7 +135,8 @@ async fn look_at_data_dir(report: &mut Report, data_dir: &Path, when: When) {
                 bad => report.bad(
                     "marks",
                     format!("{} of the marks cannot be understood: {}", bad.len(), bad.join(", ")),
-                    format!("a mark is called {}", marks::SHAPE),
+                    bad.first()
+                        .map_or_else(String::new, |bad| format!("{bad} would be called {}", marks::right_name(bad))),
                 ),
             }
         }
@@ -156,12 +157,14 @@ async fn look_at_archives(report: &mut Report, data_dir: &Path, config: &Config,
     for why in &found.unreadable {
         report.bad(NAME, why, "let this user read it: archives that lie there are not uploaded");
     }
-    let (left_out, strays): (Vec<_>, Vec<_>) = found.strays.iter().partition(|strays| strays.are_left_out());
-    for strays in strays {
-        report.bad(NAME, strays.to_string(), "move or rename them; docs/MIGRATING.md says what is taken");
+    for strays in &found.strays {
+        if strays.is_remark() {
+            report.warn(NAME, strays.to_string());
+        } else {
+            report.bad(NAME, strays.to_string(), "move, rename or remove them; docs/MIGRATING.md says what is taken");
+        }
+        report.paths(strays.paths());
     }
-    // As it is configured: somebody may keep them here for another purpose.
-    left_out.iter().for_each(|strays| report.warn(NAME, strays.to_string()));
     if !report.checks.iter().any(|check| check.name == NAME && !check.ok) {
         report.good(NAME, format!("{} lie where they belong", found.in_place));
     }

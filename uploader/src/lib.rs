@@ -12,6 +12,7 @@ mod layout;
 mod mark;
 mod marks;
 mod scan;
+mod spelling;
 mod strays;
 mod tree;
 

@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
+use common::catalogue::DATASETS;
 use common::unit::{Token, Unit, shorten};
 
-use crate::layout::{DATASET, EXCHANGE, market_folder};
+use crate::layout::{DATASET, EXCHANGE, MARKETS, market_folder};
+use crate::spelling::{self, Date};
 
-const MARK: &str = "_SUCCESS";
+/// What the name of every mark begins with.
+pub(crate) const MARK: &str = "_SUCCESS";
 const SEPARATOR: &str = "__";
 
 /// What a mark's name looks like, for messages.
@@ -79,6 +82,52 @@ pub(crate) fn parse(name: &str) -> Option<Unit> {
     Some(Unit { exchange: token(EXCHANGE)?, market: token(market)?, dataset, interval, period })
 }
 
+/// Whether a name begins like a mark's and says more than the `_SUCCESS` that other programs leave in their folders.
+pub(crate) fn begins_like_a_mark(name: &str) -> bool {
+    name.len() > MARK.len() && name.starts_with(MARK)
+}
+
+/// The unit that a name is meant to mark, however it is spelt: `_success_2026-2-14_UM_1h`, `SUCCESS um 1h 20260214.txt`.
+/// `None`: the name does not say all of a period, a market and an interval, or says more than a dataset beside them.
+pub(crate) fn meant(name: &str) -> Option<Unit> {
+    if let Some(unit) = parse(name) {
+        return Some(unit);
+    }
+    let mut words = name.split('.').next()?.split(['_', ' ']).filter(|word| !word.is_empty());
+    // Also SUCCES and SUCESS.
+    if !words.next()?.to_lowercase().starts_with("suc") {
+        return None;
+    }
+    let (mut period, mut market, mut interval, mut dataset) = (None, None, None, None);
+    for word in words {
+        let numbers: Vec<&str> = word.split('-').collect();
+        let is_word = |known: &&str| known.eq_ignore_ascii_case(word);
+        if let Some((Date::Period(date), _)) = spelling::date_at_end(&numbers).filter(|(_, all)| *all == numbers.len())
+        {
+            period = Some(date);
+        } else if let Some((known, _)) = MARKETS.into_iter().find(|(known, _)| is_word(known)) {
+            market = Some(known);
+        } else if let Some(known) = DATASETS.into_iter().find(is_word) {
+            dataset = Some(known);
+        } else {
+            interval = Some(spelling::interval(word)?);
+        }
+    }
+    let token = |text: &str| text.parse::<Token>().ok();
+    Some(Unit {
+        exchange: token(EXCHANGE)?,
+        market: token(market?)?,
+        dataset: token(dataset.unwrap_or(DATASET))?,
+        interval: token(interval?)?,
+        period: period?,
+    })
+}
+
+/// What a name that is no mark would be called, for messages.
+pub(crate) fn right_name(name: &str) -> String {
+    meant(name).and_then(|unit| name_of(&unit)).unwrap_or_else(|| SHAPE.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +159,37 @@ mod tests {
             "_SUCCESS__2026-02-14__um__..",
         ] {
             assert_eq!(parse(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn marks_that_are_spelt_otherwise_tell_their_unit() {
+        let check = |name: &str, right: Option<&str>| {
+            assert_eq!(meant(name).and_then(|unit| name_of(&unit)).as_deref(), right, "{name}");
+        };
+        for name in [
+            "_SUCCESS__2026-02-14__um__1h",
+            "_SUCCESS_2026-02-14_um_1h",
+            "__SUCCESS__2026-02-14__um__1h",
+            "_success__2026-2-14__UM__1H",
+            "SUCCESS um 1h 20260214.txt",
+            "_SUCESS__2026-02-14__um__1h__klines",
+        ] {
+            check(name, Some("_SUCCESS__2026-02-14__um__1h"));
+        }
+        check("_SUCCESS_2026-02_spot_1M", Some("_SUCCESS__2026-02__spot__1mo"));
+        check("_SUCCESS_2026-02-14_um_1m_markpriceklines", Some("_SUCCESS__2026-02-14__um__1m__markPriceKlines"));
+        for name in [
+            "_SUCCESS",
+            "_SUCCESS__2026-02-30__um__1h",
+            "_SUCCESS__2026-02-14__um",
+            "_SUCCESS_2026-02-14_um_7h",
+            "_SUCCESS__2026-02-14__usdm__1h",
+            "SUCUSDT_1h_2026-02-14.zip",
+            "success stories 2026-02-14.txt",
+            "notes_2026-02-14_um_1h",
+        ] {
+            check(name, None);
         }
     }
 

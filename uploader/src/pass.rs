@@ -28,7 +28,7 @@ use crate::queue::QueueError;
 use crate::report::{OlderUnit, Report};
 use crate::settle::{Mode, Outcome, Settled};
 use crate::site::{Site, UNITS_MAX, blocking};
-use crate::strays;
+use crate::strays::{self, Strays};
 use crate::tree::{Found, Seen, Walk};
 use crate::turn::{self, Candidate, Handled};
 use crate::upload::Transferred;
@@ -259,7 +259,7 @@ impl Pass<'_> {
         }
         for name in &bad {
             if self.memory.is_news(name) {
-                tracing::warn!(name, "not a completion mark; it would be called {}", marks::SHAPE);
+                tracing::warn!(name, "not a completion mark; it would be called {}", marks::right_name(name));
             }
         }
         self.report.bad_marks = bad;
@@ -292,7 +292,7 @@ impl Pass<'_> {
         Ok(units)
     }
 
-    /// Finds files that look like archives and are not taken; a service does so once.
+    /// Finds files that look like archives or marks and are not taken; a service does so once.
     async fn look_for_strays(&mut self) -> Result<(), PassError> {
         let site = self.site;
         if self.mode.service && self.memory.strays_reported {
@@ -312,9 +312,7 @@ impl Pass<'_> {
         }
         // Not before: a pass that was given up has reported nothing.
         self.memory.strays_reported = true;
-        for strays in &found.strays {
-            tracing::warn!("{strays}");
-        }
+        found.strays.iter().for_each(Strays::log);
         self.report.take_strays(found);
         Ok(())
     }

@@ -9,6 +9,7 @@ use common::output::{self, Failure, FailureClass, Finding, Reply, list};
 use common::unit::{Unit, shorten};
 use serde::{Serialize, Serializer};
 
+use crate::marks;
 use crate::settle::{Outcome, Settled};
 use crate::strays::{self, Strays};
 use crate::unit_plan::OlderArchive;
@@ -31,9 +32,9 @@ pub(crate) struct Report {
     pub(crate) bad_marks: Vec<String>,
     /// Units of which `data_dir` has archives that are older than the announced ones.
     pub(crate) older: Vec<OlderUnit>,
-    /// What looks like an archive and is not taken.
+    /// Files that look like archives or marks and are not taken.
     pub(crate) not_taken: Vec<Strays>,
-    /// Whether that is all there is.
+    /// Whether no archive lies where it belongs.
     #[serde(skip)]
     nothing_in_place: bool,
     /// What in `data_dir` was left out and belongs to no unit.
@@ -232,9 +233,10 @@ impl Report {
         }
         let parts = [
             (units.held_back, count(units.held_back, "unit") + " held back"),
-            (usize::from(self.is_misplaced()), "no archive lies where it belongs".to_owned()),
+            (usize::from(self.archives_are_misplaced()), "no archive lies where it belongs".to_owned()),
+            (usize::from(self.marks_are_misplaced()), "no completion mark lies where it belongs".to_owned()),
             (self.unreadable.len(), self.unreadable.join("; ")),
-            (self.bad_marks.len(), format!("marks not understood: {}", self.bad_marks.join(", "))),
+            (self.bad_marks.len(), bad_marks(&self.bad_marks)),
             (archives.not_removed.len(), format!("not removed from disk: {}", archives.not_removed.join(", "))),
         ];
         let text: Vec<String> = parts.into_iter().filter(|(number, _)| *number > 0).map(|(_, text)| text).collect();
@@ -243,7 +245,9 @@ impl Report {
 
     pub(crate) fn take_strays(&mut self, found: strays::Found) {
         self.nothing_in_place = found.in_place == 0;
-        self.findings.extend(found.strays.iter().map(|strays| Finding::new("not_taken", strays.to_string())));
+        self.findings.extend(
+            found.strays.iter().map(|strays| Finding::new("not_taken", strays.to_string()).class(strays.class())),
+        );
         self.not_taken = found.strays;
     }
 
@@ -258,8 +262,14 @@ impl Report {
     }
 
     /// A tree of archives none of which is where it belongs is a mistake, and not a tree with nothing to do.
-    fn is_misplaced(&self) -> bool {
-        !self.not_taken.is_empty() && self.nothing_in_place && self.units.total == 0
+    fn archives_are_misplaced(&self) -> bool {
+        let mut archives = self.not_taken.iter().filter(|strays| !strays.is_remark() && !strays.are_marks());
+        self.units.total == 0 && self.nothing_in_place && archives.next().is_some()
+    }
+
+    /// The same of completion marks.
+    fn marks_are_misplaced(&self) -> bool {
+        self.units.total == 0 && self.not_taken.iter().any(Strays::are_marks)
     }
 
     /// The pass ended early.
@@ -272,7 +282,8 @@ impl Report {
         let units = &self.units;
         let ended = units.published + units.unchanged + units.held_back + units.unannounced + units.waiting;
         self.units.left = units.total.saturating_sub(ended + self.planned.len());
-        let some_failed = self.is_misplaced()
+        let some_failed = self.archives_are_misplaced()
+            || self.marks_are_misplaced()
             || self.units.held_back > 0
             || !self.unreadable.is_empty()
             || !self.bad_marks.is_empty()
@@ -294,7 +305,7 @@ impl Report {
         let idle =
             self.exit_code == exit::DONE && units.published == 0 && self.planned.is_empty() && archives.removed == 0;
         if idle {
-            lines.push(if units.total == 0 {
+            let nothing = if units.total == 0 {
                 let found =
                     if self.by_archives { "there is no archive to publish" } else { "no unit is marked complete" };
                 format!("nothing to do: {found}")
@@ -307,7 +318,13 @@ impl Report {
                     count(units.unchanged, "unit"),
                     count(archives.published, "archive")
                 )
-            });
+            };
+            let not_taken = match self.not_taken.iter().map(Strays::count).sum::<usize>() {
+                0 => String::new(),
+                1 => "; 1 file is not taken, see above".to_owned(),
+                files => format!("; {files} files are not taken, see above"),
+            };
+            lines.push(nothing + &not_taken);
             return lines.join("\n");
         }
         if self.dry_run {
@@ -369,6 +386,12 @@ pub(crate) fn unannounced(units: usize, queue: Option<&Failure>) -> Failure {
     let first =
         queue.and_then(|failure| failure.advice.as_ref()).map(|advice| format!("{advice}; ")).unwrap_or_default();
     Failure::new(class, text).advice(format!("{first}{then}"))
+}
+
+/// Marks that cannot be understood, and what the first would be called.
+fn bad_marks(names: &[String]) -> String {
+    let example = names.first().map(|name| format!("; {name} would be called {}", marks::right_name(name)));
+    format!("marks not understood: {}{}", names.join(", "), example.unwrap_or_default())
 }
 
 fn waits(units: usize) -> String {

@@ -209,7 +209,7 @@ pub(crate) async fn settle_with(
 }
 
 /// Candles of an interval that does not exist would be a dead letter at every destination, and stay announced.
-fn is_no_series(unit: &Unit) -> Option<String> {
+pub(crate) fn is_no_series(unit: &Unit) -> Option<String> {
     if !DATASETS.contains(&unit.dataset.as_str()) {
         return None;
     }

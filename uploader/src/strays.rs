@@ -1,35 +1,59 @@
-//! Files in `data_dir` that look like archives and lie, or are spelt, so that they are not taken: counted, with an example
-//! and the place it would belong to. Whoever puts archives there by hand or by another program learns of it.
+//! Files in `data_dir` that look like archives or completion marks and are not taken, because they lie elsewhere or are
+//! spelt otherwise: counted by kind of mistake, with examples and the place where each would belong.
+//!
+//! Not reported, because they are no loss: names that begin with `.` or `_` (rsync's temporary files, folders such as
+//! `_ingested`), `.CHECKSUM` files, archives that a cleanup has renamed, and downloads that may still go on.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::fs::{self, DirEntry};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::{fmt, path::PathBuf};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use common::catalogue::{DATASETS, INTERVALS};
-use common::unit::{Period, Unit, shorten};
-use serde::Serialize;
+use common::output::printable;
+use serde::{Serialize, Serializer};
 use tokio_util::sync::CancellationToken;
 
 use crate::complete::Wanted;
 use crate::scan::is_absent;
-use crate::{layout, signs};
+use crate::settle::is_no_series;
+use crate::spelling::{Date, Format, Interval, Name};
+use crate::{layout, marks, signs};
 
 /// Folders above an archive, with some to spare: a loop of links ends here.
 const DEPTH_MAX: usize = 12;
 /// Most lines that are kept of folders that cannot be read.
 const UNREADABLE_MAX: usize = 20;
+/// Most files that are named of one kind of mistake.
+const FILES_MAX: usize = 20;
+/// A download that nobody has written to for so long has broken off.
+const BROKEN_OFF: Duration = Duration::from_secs(3600);
+/// The folders of the exchange's tree. In them every zip file is meant to be an archive; elsewhere its name has to say so.
+const TREE: [&str; 3] = ["data/spot/", "data/futures/", "data/option/"];
 
-/// Why files that look like archives are not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Why {
+/// A kind of mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Why {
     /// The name is right, the folder is not.
     Folder,
     /// The name is spelt otherwise than the exchange spells it.
     Name,
+    /// By its name it is a second copy.
+    Copy,
+    /// Its date does not exist.
+    Date,
+    /// Its interval does not exist.
+    Interval,
+    /// Another container, or unpacked data.
+    Format,
+    /// A download that broke off.
+    Partial,
+    /// A completion mark that does not lie in the root of `data_dir`.
+    MarkFolder,
+    /// A completion mark that is spelt otherwise.
+    MarkName,
     /// Its market, dataset or interval is not among those that are collected.
     NotCollected,
     /// No unit is known that it could belong to.
@@ -37,39 +61,130 @@ pub(crate) enum Why {
 }
 
 /// All files that are not taken for one reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Strays {
     why: Why,
     count: usize,
-    /// The first of them, below `data_dir`.
-    example: String,
-    /// Where that would belong, if it can be told.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    place: Option<String>,
+    /// The first of them by their paths below `data_dir`, each with the place where it would belong, if that can be told.
+    files: BTreeMap<String, Option<String>>,
 }
 
 impl Strays {
-    /// Whether they lie where they belong, and somebody has said that they are not to be collected.
-    pub(crate) fn are_left_out(&self) -> bool {
-        self.why == Why::NotCollected
+    /// The kind of mistake as JSON has it.
+    pub(crate) fn class(&self) -> &'static str {
+        match self.why {
+            Why::Folder => "folder",
+            Why::Name => "name",
+            Why::Copy => "copy",
+            Why::Date => "date",
+            Why::Interval => "interval",
+            Why::Format => "format",
+            Why::Partial => "partial",
+            Why::MarkFolder => "mark_folder",
+            Why::MarkName => "mark_name",
+            Why::NotCollected => "not_collected",
+            Why::Unknown => "unknown",
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Warns of the first, and names more of them for who wants to read that.
+    pub(crate) fn log(&self) {
+        tracing::warn!("{self}");
+        let more: Vec<String> = self.files.keys().skip(1).map(|path| printable(path)).collect();
+        if !more.is_empty() {
+            tracing::info!("not taken for the same reason: {}", more.join(", "));
+        }
+    }
+
+    /// The paths that are kept.
+    pub(crate) fn paths(&self) -> Vec<&str> {
+        self.files.keys().map(String::as_str).collect()
+    }
+
+    /// Whether these are completion marks.
+    pub(crate) fn are_marks(&self) -> bool {
+        matches!(self.why, Why::MarkFolder | Why::MarkName)
+    }
+
+    /// Whether this needs no correction: somebody has said that these are not to be collected, or the download may be
+    /// begun anew.
+    pub(crate) fn is_remark(&self) -> bool {
+        matches!(self.why, Why::NotCollected | Why::Partial)
+    }
+
+    fn example(&self) -> (&str, Option<&str>) {
+        self.files.first_key_value().map(|(path, place)| (path.as_str(), place.as_deref())).unwrap_or_default()
+    }
+
+    fn add(&mut self, path: &str, place: Option<String>) {
+        self.count += 1;
+        self.files.insert(path.to_owned(), place);
+        // The same ones each time, in whatever order folders are read.
+        if self.files.len() > FILES_MAX {
+            self.files.pop_last();
+        }
     }
 }
 
 impl fmt::Display for Strays {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (example, files) = (shorten(&self.example), if self.count == 1 { "file looks" } else { "files look" });
-        let are = if self.count == 1 { "is" } else { "are" };
-        write!(f, "{} {files} like an archive and {are} not taken, e.g. {example}: ", self.count)?;
-        match (self.why, &self.place) {
-            (Why::NotCollected, _) => f.write_str(
-                "its market, dataset or interval is not collected (download.market, download.datasets, download.intervals)",
+        let (example, place) = self.example();
+        let (count, example) = (self.count, printable(example));
+        let kind = if self.are_marks() { "a completion mark" } else { "an archive" };
+        let (look, are) = if count == 1 { ("file looks", "is") } else { ("files look", "are") };
+        write!(f, "{count} {look} like {kind} and {are} not taken, e.g. {example}: ")?;
+        f.write_str(match self.why {
+            Why::Folder => "it lies in another folder",
+            Why::Name => "its name is spelt otherwise",
+            Why::Copy => "by its name it is a second copy, to be removed if the archive is in its place",
+            Why::Date => "its date does not exist",
+            Why::Interval => "the exchange has no such interval",
+            Why::Format => "only zip archives are taken, as the exchange publishes them",
+            Why::Partial => "a download that broke off, nobody has written to it for an hour",
+            Why::MarkFolder => "marks count in the root of local.data_dir only",
+            Why::MarkName => "its name is spelt otherwise",
+            Why::NotCollected => {
+                "its market, dataset or interval is not collected (download.market, download.datasets, download.intervals)"
+            }
+            Why::Unknown => "no unit is known that it could belong to",
+        })?;
+        match (self.why, place) {
+            // Another name would not make an archive of these.
+            (Why::Format | Why::Partial, Some(place)) => write!(f, "; its archive would be {}", printable(place)),
+            (_, Some(place)) => write!(f, "; it belongs to {}", printable(place)),
+            (Why::MarkFolder | Why::MarkName, None) => write!(f, "; a mark is called {}", marks::SHAPE),
+            (Why::Unknown, None) => f.write_str(
+                "; archives belong to data/<market>/<daily|monthly>/<dataset>/SYMBOL/INTERVAL/SYMBOL-INTERVAL-PERIOD.zip",
             ),
-            (_, Some(place)) => write!(f, "it belongs to {}", shorten(place)),
-            (_, None) => f.write_str(
-                "no unit is known that it could belong to; archives belong to \
-                 data/<market>/<daily|monthly>/<dataset>/SYMBOL/INTERVAL/SYMBOL-INTERVAL-PERIOD.zip",
-            ),
+            _ => Ok(()),
         }
+    }
+}
+
+impl Serialize for Strays {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct File<'a> {
+            path: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            place: Option<&'a str>,
+        }
+        #[derive(Serialize)]
+        struct Fields<'a> {
+            why: &'static str,
+            count: usize,
+            example: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            place: Option<&'a str>,
+            files: Vec<File<'a>>,
+        }
+        let (example, place) = self.example();
+        let files = self.files.iter().map(|(path, place)| File { path, place: place.as_deref() }).collect();
+        Fields { why: self.class(), count: self.count, example, place, files }.serialize(serializer)
     }
 }
 
@@ -111,17 +226,23 @@ pub(crate) fn find(data_dir: &Path, wanted: &Wanted, stop: &CancellationToken) -
             }
             let Ok(name) = entry.file_name().into_string() else { continue };
             let path = folder.join(&name);
-            if name.starts_with(['.', '_']) {
+            if name.starts_with('.') {
                 continue;
             }
             if is_folder(&entry, &mut linked) {
-                if depth < DEPTH_MAX {
+                if depth < DEPTH_MAX && !name.starts_with('_') {
                     folders.push((path, depth + 1));
                 }
-            } else if has_ending(&name)
-                && let Some(path) = path.to_str()
-            {
-                found.take(path, wanted);
+            } else if let Some(path) = path.to_str() {
+                match judge(path, wanted) {
+                    Verdict::InPlace => found.in_place += 1,
+                    Verdict::NotTaken(Why::Partial, _) if may_go_on(&entry.path()) => {}
+                    // The unit has its mark in the right place, too.
+                    Verdict::NotTaken(Why::MarkFolder | Why::MarkName, _)
+                        if marks::meant(&name).is_some_and(|unit| marks::is_marked(data_dir, &unit)) => {}
+                    Verdict::NotTaken(why, place) => found.add(why, path, place),
+                    Verdict::Other => {}
+                }
             }
         }
     }
@@ -143,151 +264,104 @@ fn is_folder(entry: &DirEntry, linked: &mut HashSet<(u64, u64)>) -> bool {
 }
 
 impl Found {
-    fn take(&mut self, path: &str, wanted: &Wanted) {
-        let why = match layout::parse(path) {
-            Some((unit, _)) if wanted.by_archives() && !wanted.marks() && !wanted.takes(&unit) => Why::NotCollected,
-            Some(_) => {
-                self.in_place += 1;
-                return;
-            }
-            None => Why::Unknown,
-        };
-        let Some(name) = Name::of(path) else { return };
-        let place = name.place(path);
-        let why = match &place {
-            _ if why == Why::NotCollected => why,
-            Some(place) if file_name(place) == file_name(path) => Why::Folder,
-            Some(_) => Why::Name,
-            None => Why::Unknown,
-        };
-        let place = place.filter(|_| why != Why::NotCollected);
-        match self.strays.iter_mut().find(|strays| strays.why == why) {
-            Some(strays) => {
-                strays.count += 1;
-                // The same one each time, in whatever order folders are read.
-                if path < strays.example.as_str() {
-                    (strays.example, strays.place) = (path.to_owned(), place);
-                }
-            }
-            None => self.strays.push(Strays { why, count: 1, example: path.to_owned(), place }),
-        }
+    fn add(&mut self, why: Why, path: &str, place: Option<String>) {
+        let at = self.strays.iter().position(|strays| strays.why == why).unwrap_or_else(|| {
+            self.strays.push(Strays { why, count: 0, files: BTreeMap::new() });
+            self.strays.len() - 1
+        });
+        self.strays[at].add(path, place);
     }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// An archive where it belongs.
+    InPlace,
+    /// The kind of mistake, and where the file would belong.
+    NotTaken(Why, Option<String>),
+    /// Neither an archive nor a mark, by its name and folder.
+    Other,
+}
+
+/// Decides by the path of a file alone, below `data_dir`.
+fn judge(path: &str, wanted: &Wanted) -> Verdict {
+    let name = file_name(path);
+    if wanted.marks()
+        && let Some(verdict) = judge_mark(path)
+    {
+        return verdict;
+    }
+    if name.starts_with('_') {
+        return Verdict::Other;
+    }
+    if let Some((unit, _)) = layout::parse(path) {
+        return if wanted.by_archives() && !wanted.marks() && !wanted.takes(&unit) {
+            Verdict::NotTaken(Why::NotCollected, None)
+        } else if is_no_series(&unit).is_some() {
+            Verdict::NotTaken(Why::Interval, None)
+        } else {
+            Verdict::InPlace
+        };
+    }
+    let spelt = Name::of(name);
+    let place = spelt.place(path);
+    let in_tree = TREE.iter().any(|folder| path.starts_with(folder));
+    let looks_like_an_archive = match spelt.format {
+        Format::Zip if in_tree => true,
+        // Elsewhere a date in a name means nothing.
+        Format::Zip => {
+            spelt.date.is_some() && (path.starts_with("data/") || matches!(spelt.interval, Interval::Known(_)))
+        }
+        Format::Other => in_tree,
+        // The uploader's own downloads have parts of a .CHECKSUM, too.
+        Format::Partial => in_tree && !name.contains(".CHECKSUM"),
+        Format::Unknown => in_tree && place.is_some(),
+    };
+    if !looks_like_an_archive {
+        return Verdict::Other;
+    }
+    let why = match (spelt.format, &place) {
+        (Format::Partial, _) => Why::Partial,
+        (Format::Other, _) => Why::Format,
+        (_, Some(_)) if spelt.is_copy => Why::Copy,
+        (_, Some(place)) if file_name(place) == name => Why::Folder,
+        (_, Some(_)) => Why::Name,
+        (_, None) if spelt.date == Some(Date::DoesNotExist) => Why::Date,
+        (_, None) if spelt.interval == Interval::DoesNotExist => Why::Interval,
+        (_, None) => Why::Unknown,
+    };
+    Verdict::NotTaken(why, place)
+}
+
+/// `None`: the file is not meant to be a completion mark.
+fn judge_mark(path: &str) -> Option<Verdict> {
+    let name = file_name(path);
+    if name == path && name.starts_with(marks::MARK) {
+        // A mark, or a name that `marks::read` reports.
+        return Some(Verdict::Other);
+    }
+    let unit = marks::meant(name);
+    if unit.is_none() && !marks::begins_like_a_mark(name) {
+        return None;
+    }
+    let why = if marks::parse(name).is_some() { Why::MarkFolder } else { Why::MarkName };
+    Some(Verdict::NotTaken(why, unit.and_then(|unit| marks::name_of(&unit))))
+}
+
+/// Whether somebody may still be writing a part of a download, or the uploader's next download goes on with it: that one
+/// has a `.part.of` beside it.
+fn may_go_on(part: &Path) -> bool {
+    let mut origin = part.as_os_str().to_owned();
+    origin.push(".of");
+    // Not the change time, which a new owner or a link changes too. A time in the future says nothing.
+    let modified = fs::metadata(part).and_then(|metadata| metadata.modified()).ok();
+    let age = modified.and_then(|modified| SystemTime::now().duration_since(modified).ok());
+    age.is_none_or(|age| age < BROKEN_OFF) || Path::new(&origin).exists()
 }
 
 fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-fn has_ending(name: &str) -> bool {
-    name.len() > 4 && name.as_bytes()[name.len() - 4..].eq_ignore_ascii_case(b".zip")
-}
-
-/// What the name of a file says, however it is spelt.
-struct Name {
-    symbol: String,
-    interval: Option<&'static str>,
-    period: Period,
-}
-
-impl Name {
-    /// `None`: it does not look like the name of an archive.
-    fn of(path: &str) -> Option<Self> {
-        let name = file_name(path);
-        let mut parts: Vec<&str> = name.get(..name.len() - 4)?.split('-').collect();
-        let is_number = |part: &&str| (1..=4).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
-        let numbers = parts.iter().rev().take(3).take_while(|part| is_number(part)).count();
-        let numbers = parts.split_off(parts.len() - numbers);
-        let number = |part: &&str| part.parse::<u16>().ok();
-        let period = match numbers.iter().map(number).collect::<Option<Vec<_>>>()?.as_slice() {
-            [year, month, day] if *year >= 2000 => format!("{year}-{month:02}-{day:02}"),
-            [year, month] | [_, year, month] if *year >= 2000 => format!("{year}-{month:02}"),
-            _ => return None,
-        };
-        let interval = parts.pop().and_then(interval);
-        // Elsewhere a date in a name means nothing.
-        if interval.is_none() && !path.starts_with("data/") {
-            return None;
-        }
-        Some(Self { symbol: parts.join("-").to_uppercase(), interval, period: period.parse().ok()? })
-    }
-
-    /// Where it belongs, by its name and the folders it lies in.
-    fn place(&self, path: &str) -> Option<String> {
-        let folders: Vec<String> = path.rsplit('/').skip(1).map(str::to_lowercase).collect();
-        let has = |name: &str| folders.iter().any(|folder| folder == name);
-        let market = ["um", "cm", "spot"].into_iter().find(|market| has(market))?;
-        let dataset = DATASETS.into_iter().find(|dataset| has(&dataset.to_lowercase())).unwrap_or(layout::DATASET);
-        let unit = Unit {
-            exchange: layout::EXCHANGE.parse().ok()?,
-            market: market.parse().ok()?,
-            dataset: dataset.parse().ok()?,
-            interval: self.interval?.parse().ok()?,
-            period: self.period,
-        };
-        layout::is_symbol(&self.symbol).then(|| layout::archive_path(&unit, &self.symbol))
-    }
-}
-
-/// An interval as the exchange spells it. A minute and a month differ in their case only.
-fn interval(text: &str) -> Option<&'static str> {
-    let exact = INTERVALS.into_iter().find(|interval| *interval == text);
-    exact.or_else(|| INTERVALS.into_iter().find(|interval| *interval == text.to_lowercase()))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_folder_that_is_read_shows_that_the_pass_gets_on() {
-        let dir = tempfile::tempdir().expect("a folder");
-        for symbol in 0..200 {
-            fs::create_dir_all(dir.path().join(format!("data/spot/daily/klines/S{symbol}/1h"))).expect("made");
-        }
-        let before = signs::count();
-        find(dir.path(), &Wanted::default(), &CancellationToken::new()).expect("read");
-        // Other tests of the process may count too.
-        assert!(signs::count() - before >= 400);
-    }
-
-    #[test]
-    fn folders_of_the_tree_that_cannot_be_read_are_told() {
-        let dir = tempfile::tempdir().expect("a folder");
-        fs::create_dir_all(dir.path().join("data/spot/daily/klines/BTCUSDT")).expect("made");
-        let unreadable = Path::new("data/spot/daily/klines/BTCUSDT/1h");
-        // root may read every folder, and so may a test; nobody follows such a name.
-        std::os::unix::fs::symlink("x".repeat(300), dir.path().join(unreadable)).expect("linked");
-        let found = find(dir.path(), &Wanted::default(), &CancellationToken::new()).expect("read");
-        assert_eq!(found.unreadable.len(), 1, "{found:?}");
-    }
-
-    #[test]
-    fn the_place_of_a_file_is_told_by_its_name_and_folders() {
-        let check = |path: &str, why: Option<Why>, place: Option<&str>| {
-            let mut found = Found::default();
-            found.take(path, &Wanted::default());
-            let stray = found.strays.first();
-            assert_eq!(stray.map(|stray| stray.why), why, "{path}");
-            assert_eq!(stray.and_then(|stray| stray.place.as_deref()), place, "{path}");
-        };
-        let right = "data/spot/daily/klines/BTCUSDT/1h/BTCUSDT-1h-2026-02-14.zip";
-        let month = "data/futures/um/monthly/klines/BTCUSDT/1h/BTCUSDT-1h-2020-08.zip";
-        check(right, None, None);
-        for path in [
-            "data/spot/daily/klines/BTCUSDT/1h/2026-02-01_2026-03-01/BTCUSDT-1h-2026-02-14.zip",
-            "data/spot/klines/BTCUSDT/1h/BTCUSDT-1h-2026-02-14.zip",
-            "data/spot/daily/klines/BTCUSDT/1m/BTCUSDT-1h-2026-02-14.zip",
-            "data/spot/monthly/klines/BTCUSDT/1h/BTCUSDT-1h-2026-02-14.zip",
-            "spot/BTCUSDT-1h-2026-02-14.zip",
-        ] {
-            check(path, Some(Why::Folder), Some(right));
-        }
-        check("data/futures/um/monthly/klines/BTCUSDT/1h/BTCUSDT-1h-2020-8.zip", Some(Why::Name), Some(month));
-        check("data/futures/um/monthly/klines/BTCUSDT/1h/btcusdt-1H-2020-08.ZIP", Some(Why::Name), Some(month));
-        check("data/option/daily/klines/BTC/1h/BTC-1h-2026-02-14.zip", Some(Why::Unknown), None);
-        check("data/spot/daily/trades/BTCUSDT/BTCUSDT-trades-2026-02-14.zip", Some(Why::Unknown), None);
-        for path in ["backup.zip", "photos-2024-05.zip", "data/notes.zip"] {
-            check(path, None, None);
-        }
-    }
-}
+mod tests;
