@@ -61,7 +61,7 @@ async fn examine(config: &Config) -> Report {
     if let Some(path) = &config.local.data_dir {
         check_directory(&mut report, "local.data_dir", path, 0).await;
     }
-    if let Some(path) = config.local.state_dir.as_deref().filter(|path| path.exists()) {
+    if let Some(path) = config.local.state_dir.as_deref() {
         machine::check_space(&mut report, "local.state_dir, space", path, FILES_BYTES).await;
     }
     machine::check_open_files(&mut report, open_files_needed(config));

@@ -258,7 +258,7 @@ fn a_state_folder_that_hangs_does_not_keep_the_process() -> Result<()> {
     let pipes = std::process::Command::new("sh").args(["-c", script]).arg(&state).output().context("pipes")?;
     assert!(!pipes.stdout.is_empty(), "{}", String::from_utf8_lossy(&pipes.stderr));
     let mut service = project.spawn("uploader", &["watch"], &[])?;
-    std::thread::sleep(Duration::from_secs(2));
+    thread::sleep(Duration::from_secs(2));
     service.sigterm()?;
     let ended = service.wait(SOON)?;
     assert!(ended.stderr.contains("a disk (local.state_dir or local.data_dir) does not answer"), "{}", ended.stderr);

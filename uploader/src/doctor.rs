@@ -46,8 +46,9 @@ pub(crate) async fn examine(config: &Config, stop: &CancellationToken) -> Report
     let mut report = Report::default();
     match &config.local.data_dir {
         Some(data_dir) => {
-            look_at_data_dir(&mut report, data_dir, config.publish.when).await;
-            look_at_archives(&mut report, data_dir, config, stop.clone()).await;
+            if look_at_data_dir(&mut report, data_dir, config.publish.when).await {
+                look_at_archives(&mut report, data_dir, config, stop.clone()).await;
+            }
         }
         None => report.bad("data_dir", "local.data_dir is not set", "set it to the folder with the archives"),
     }
@@ -76,7 +77,7 @@ async fn look_at_machine(report: &mut Report, config: &Config) {
         };
         machine::check_space(report, "shared folder, space", path, ARCHIVES_BYTES.max(to_come)).await;
     }
-    if let Some(state_dir) = config.local.state_dir.as_deref().filter(|path| path.exists()) {
+    if let Some(state_dir) = config.local.state_dir.as_deref() {
         machine::check_space(report, "local.state_dir, space", state_dir, FILES_BYTES).await;
     }
     machine::check_open_files(report, open_files_needed(config));
@@ -110,14 +111,15 @@ pub(crate) fn open_files_needed(config: &Config) -> u64 {
     (config.storage.transfers as u64).saturating_mul(2).saturating_add(BESIDE)
 }
 
-async fn look_at_data_dir(report: &mut Report, data_dir: &Path, when: When) {
+/// Whether it can be read.
+async fn look_at_data_dir(report: &mut Report, data_dir: &Path, when: When) -> bool {
     let (folder, tree) = (data_dir.to_owned(), data_dir.join("data"));
     let shown = data_dir.display();
-    match blocking(move || marks::read(&folder)).await {
+    match machine::on_disk(move || marks::read(&folder)).await {
         Err(error) => {
             let advice = "check local.data_dir, and that this user may read it";
             report.bad("data_dir", format!("{shown} cannot be read: {error}"), advice);
-            return;
+            return false;
         }
         Ok(found) => {
             report.good("data_dir", format!("{shown} can be read"));
@@ -141,10 +143,11 @@ async fn look_at_data_dir(report: &mut Report, data_dir: &Path, when: When) {
             }
         }
     }
-    if let Err(error) = blocking(move || std::fs::read_dir(tree)).await {
+    if let Err(error) = machine::on_disk(move || std::fs::read_dir(tree)).await {
         let advice = "local.data_dir is the folder that holds Binance's tree: data/spot/…, data/futures/…";
         report.bad("archives", format!("{shown}/data cannot be read: {error}"), advice);
     }
+    true
 }
 
 /// How many archives lie where they belong, and what looks like one and does not.

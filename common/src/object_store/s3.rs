@@ -418,7 +418,36 @@ fn kind_of(status: u16, code: &str) -> StoreErrorKind {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
+    use crate::bwlimit::BwLimit;
+
+    #[tokio::test]
+    async fn an_answer_that_stops_in_the_middle_is_no_answer() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        std::thread::spawn(move || {
+            let mut open = Vec::new();
+            for connection in listener.incoming().flatten() {
+                let mut connection = connection;
+                drop(connection.read(&mut [0; 4096]));
+                drop(connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n<?xml"));
+                open.push(connection);
+            }
+        });
+        let bucket = config::Bucket {
+            bucket: "bucket".into(),
+            endpoint: format!("http://{address}"),
+            region: "auto".into(),
+            access_key_id: config::Secret::new("key"),
+            secret_access_key: config::Secret::new("secret"),
+            path_style: true,
+        };
+        let s3 = S3::answered_within(Duration::from_millis(200), &bucket, Bandwidth::new(BwLimit::default()));
+        let listed = tokio::time::timeout(READ_TIMEOUT, s3.list("prefix/", None)).await.expect("it does not wait");
+        assert_eq!(listed.expect_err("no list").kind, StoreErrorKind::Unavailable);
+    }
 
     #[test]
     fn answers_are_told_apart() {
