@@ -31,6 +31,21 @@ pub async fn hang(name: &str) {
 #[inline]
 pub async fn hang(_name: &str) {}
 
+/// The same with the whole thread, as a disk that does not answer does.
+#[cfg(debug_assertions)]
+pub fn hang_thread(name: &str) {
+    if std::env::var("FERRY_HANG").is_ok_and(|wanted| wanted == name) {
+        tracing::error!(name, "hanging at a fail point");
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+#[cfg(not(debug_assertions))]
+#[inline]
+pub fn hang_thread(_name: &str) {}
+
 /// A bound, or the seconds that this variable of the environment gives instead.
 #[cfg(debug_assertions)]
 pub fn bound(bound: std::time::Duration, variable: &str) -> std::time::Duration {

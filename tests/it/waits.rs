@@ -245,20 +245,12 @@ fn a_pass_that_hangs_is_begun_anew() -> Result<()> {
     service.wait(GOES_ON)?.expect_code(0).map(drop)
 }
 
-/// A disk that hangs stops the thread that reads it, and not the end of the process.
+/// A disk that hangs stops the thread that asks it, and not the end of the process.
 #[test]
-fn a_state_folder_that_hangs_does_not_keep_the_process() -> Result<()> {
-    let project = Project::new(Stack::shared(), "hanging-state")?;
-    ArchiveSpec::new(Market::Spot, "AAAUSDT", "1h", "2025-03-01").write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
-    let state = project.data_dir().with_file_name("state");
-    // A pipe that nobody writes to hangs as a disk does.
-    let script = "find \"$0\" -type f -size +0 -exec rm {} ';' -exec mkfifo {} ';' -print";
-    let pipes = std::process::Command::new("sh").args(["-c", script]).arg(&state).output().context("pipes")?;
-    assert!(!pipes.stdout.is_empty(), "{}", String::from_utf8_lossy(&pipes.stderr));
-    let mut service = project.spawn("uploader", &["watch"], &[])?;
-    thread::sleep(Duration::from_secs(2));
+fn an_uploader_whose_disk_hangs_ends_on_sigterm() -> Result<()> {
+    let project = Project::new(Stack::shared(), "hanging-disk")?;
+    let mut service = project.spawn("uploader", &["watch"], &[("FERRY_HANG", "uploader.disk")])?;
+    project.wait_until("the disk to hang", GOES_ON, || Ok(service.stderr().contains("hanging at a fail point")))?;
     service.sigterm()?;
     let ended = service.wait(SOON)?;
     assert!(ended.stderr.contains("a disk (local.state_dir or local.data_dir) does not answer"), "{}", ended.stderr);

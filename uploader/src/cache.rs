@@ -99,6 +99,7 @@ struct Line {
 impl Cache {
     /// What earlier runs left for this `data_dir`.
     pub(crate) fn open(state_dir: Option<&Path>, data_dir: &Path) -> Self {
+        common::failpoint::hang_thread("uploader.disk");
         let root = folder(state_dir).map(|folder| folder.join(format!("archives-{}", which(data_dir))));
         Self { root, open: Mutex::default(), failed: AtomicBool::new(false) }
     }
