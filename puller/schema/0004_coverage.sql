@@ -9,6 +9,9 @@ WITH
             if(length(period) = 7, toLastDayOfMonth(first_day), first_day) AS last_day,
             modulo(toRelativeDayNum(toDate(first_open_time)), 3) AS phase
         FROM {database}.archives FINAL
+        -- An archive that has moved to another prefix is in the ledger by both keys.
+        ORDER BY loaded_at DESC
+        LIMIT 1 BY exchange, market, dataset, interval, symbol, period
     ),
     covered AS (
         SELECT

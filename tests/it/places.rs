@@ -107,6 +107,7 @@ fn archives_that_have_moved_are_announced_from_there() -> Result<()> {
     spec("BTCUSDT", "2025-03-01").write(project.data_dir())?;
     mark_all(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
     let prefix = format!("{}-moved", project.prefix());
     moved(&project, &["upload"], &prefix)?.expect_code(2)?;
     let upload = moved(&project, &["upload", "--accept-move"], &prefix)?.expect_code(0)?;
@@ -118,6 +119,10 @@ fn archives_that_have_moved_are_announced_from_there() -> Result<()> {
     mark_all(project.data_dir())?;
     let upload = project.uploader(&["upload"])?.expect_code(0)?;
     assert!(upload.stdout.contains("1 published, 1 unchanged"), "{}", upload.stdout);
+    // What was loaded before is in the ledger by both keys, and covered once.
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!(project.query("SELECT count() FROM {db}.klines_latest")?.trim(), "48");
+    assert_eq!(project.query("SELECT count(), countIf(state = 'complete') FROM {db}.coverage")?.trim(), "2\t2");
     Ok(())
 }
 
