@@ -237,6 +237,8 @@ pub(crate) fn find(data_dir: &Path, wanted: &Wanted, stop: &CancellationToken) -
                 match judge(path, wanted) {
                     Verdict::InPlace => found.in_place += 1,
                     Verdict::NotTaken(Why::Partial, _) if may_go_on(&entry.path()) => {}
+                    // Unpacked, or fetched again since: the archive itself is there.
+                    Verdict::NotTaken(Why::Format | Why::Partial, Some(place)) if data_dir.join(&place).is_file() => {}
                     // The unit has its mark in the right place, too.
                     Verdict::NotTaken(Why::MarkFolder | Why::MarkName, _)
                         if marks::meant(&name).is_some_and(|unit| marks::is_marked(data_dir, &unit)) => {}

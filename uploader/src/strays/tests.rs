@@ -161,3 +161,15 @@ fn a_mark_whose_unit_is_marked_in_the_root_too_is_no_loss() {
     fs::write(dir.path().join(mark), "").expect("written");
     assert_eq!(count(), 0);
 }
+
+#[test]
+fn what_was_unpacked_beside_its_archive_is_no_loss() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = dir.path().join("data/spot/daily/klines/BTCUSDT/1h");
+    fs::create_dir_all(&folder).expect("made");
+    fs::write(folder.join("BTCUSDT-1h-2026-02-14.csv"), "").expect("written");
+    let count = || find(dir.path(), &Wanted::default(), &CancellationToken::new()).expect("read").strays.len();
+    assert_eq!(count(), 1);
+    fs::write(folder.join("BTCUSDT-1h-2026-02-14.zip"), "").expect("written");
+    assert_eq!(count(), 0);
+}
