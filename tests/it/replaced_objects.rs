@@ -49,7 +49,7 @@ fn late(project: &Project, newer: &Path, words: &str) -> Result<()> {
     let stack = Stack::shared();
     let hand = Handmade::new(stack, project)?;
     let proxy = Proxy::start(stack.s3.address())?;
-    proxy.set(Fault::aimed(words, u64::MAX, Fate::Refused));
+    proxy.set(Fault::holding(words));
     let endpoint = format!("http://{}", proxy.address());
     let env = [("FERRY__STORAGE__R2__ENDPOINT", endpoint.as_str())];
     let mut late = project.start("uploader", &["upload", "--json"], &env)?;
@@ -156,7 +156,7 @@ fn reconcile_puts_no_former_archive_over_a_correction() -> Result<()> {
             hand.delete(&key(&project))?;
         }
         let proxy = Proxy::start(stack.s3.address())?;
-        proxy.set(Fault::aimed(format!("{request} /{}/{}", stack.s3.bucket(), key(&project)), u64::MAX, Fate::Refused));
+        proxy.set(Fault::holding(&format!("{request} /{}/{}", stack.s3.bucket(), key(&project))));
         let endpoint = format!("http://{}", proxy.address());
         let env = [("FERRY__STORAGE__R2__ENDPOINT", endpoint.as_str())];
         let mut reconcile = project.start("uploader", &["reconcile", "--fix"], &env)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
-use tests::proxy::{Fate, Fault, Proxy};
+use tests::proxy::{Fault, Proxy};
 use tests::servers::Stack;
 use tests::{Context, Result};
 
@@ -28,7 +28,7 @@ fn who_is_refused_leaves_no_trace_in_the_bucket() -> Result<()> {
     }
     let current = format!("{}/_markers/{}/current.json", project.prefix(), spec("BTCUSDT").unit());
     let proxy = Proxy::start(stack.s3.address())?;
-    proxy.set(Fault::aimed(format!("PUT /{}/{current}", stack.s3.bucket()), u64::MAX, Fate::Refused));
+    proxy.set(Fault::holding(&format!("PUT /{}/{current}", stack.s3.bucket())));
     let text = |path: &std::path::Path| path.display().to_string();
     let env = [
         ("FERRY__LOCAL__DATA_DIR", text(&elsewhere)),
@@ -71,7 +71,7 @@ fn two_lanes_at_the_same_moment_name_all_archives() -> Result<()> {
     }
     let current = format!("{}/_markers/{}/current.json", project.prefix(), spec("BTCUSDT").unit());
     let proxy = Proxy::start(stack.s3.address())?;
-    proxy.set(Fault::aimed(format!("PUT /{}/{current}", stack.s3.bucket()), u64::MAX, Fate::Refused));
+    proxy.set(Fault::holding(&format!("PUT /{}/{current}", stack.s3.bucket())));
     let text = |path: &std::path::Path| path.display().to_string();
     let env = [
         ("FERRY__LOCAL__DATA_DIR", text(&elsewhere)),

@@ -30,6 +30,12 @@ impl Fault {
         let words = words.iter().map(|&word| word.to_owned()).collect();
         Fault::Words(Arc::new(Words { words, left: times.into(), act }))
     }
+
+    /// Holds requests with this text until the next fault is set: that cuts their connections, and clients ask again. For
+    /// what another process is to do meanwhile, which may take longer than the attempts of a client that is refused.
+    pub fn holding(text: &str) -> Fault {
+        Fault::with_words(&[text], u64::MAX, Act::Hold(Duration::from_secs(25)))
+    }
 }
 
 impl Words {
