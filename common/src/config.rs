@@ -25,7 +25,7 @@ pub use storage::{Bucket, Place, Rsync, Storage};
 pub use stream_limits::StreamLimits;
 
 use crate::backoff::{Backoff, Growth};
-use crate::telemetry::{LogFormat, LogSettings};
+use crate::telemetry::{self, LogFormat, LogSettings};
 use reader::Reader;
 
 /// Name of the destination that the `clickhouse` section describes.
@@ -275,6 +275,16 @@ impl Config {
         for (key, problem) in overlap::problems(&config.local, &config.storage, &config.destinations[unlisted..]) {
             r.problem(&key, &problem);
         }
+        if let Err(problem) = telemetry::check_level(&config.log.level) {
+            r.problem("log.level", &problem);
+        }
+        if config.nats.replicas.is_multiple_of(2) {
+            let problem = format!(
+                "{} is not 1, 3 or 5: an even number of copies outlives no more servers than one less",
+                config.nats.replicas
+            );
+            r.problem("nats.replicas", &problem);
+        }
         if config.puller.ack_wait < Duration::from_secs(1) {
             r.problem("puller.ack_wait", "must be at least 1s");
         }
@@ -292,7 +302,7 @@ impl Config {
         if needs.contains(&Need::Destination) && config.destinations.is_empty() {
             r.problem("clickhouse.host", "is not set, and destinations lists none: there is nowhere to load to");
         }
-        r.finish()?;
+        r.finish(&source::variables(environment))?;
         Ok(config)
     }
 

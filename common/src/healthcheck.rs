@@ -20,19 +20,18 @@ const ANSWER_BYTES_MAX: u64 = 64 << 10;
 /// Of the configuration only `http.listen` counts, and nothing else is connected to.
 ///
 /// # Errors
-/// It is not ready, or nobody answers: exit code 1 in each case, as Docker keeps the others for itself.
+/// It is not ready, or nobody answers: exit code 1. Where the configuration does not say whom to ask, 2. To Docker every code
+/// but 0 means unhealthy.
 pub fn run(config: Option<&Path>, live: bool) -> Result<Reply, Failure> {
-    let answer = examine(config, live).map_err(Failure::failed)?;
+    let listen = Config::load_http_listen(config).map_err(|error| Failure::config(error.to_string()))?;
+    let listen = listen.ok_or_else(|| {
+        Failure::config("http.listen is not set: set it, e.g. to 127.0.0.1:9100, for the service and for this command")
+    })?;
+    let answer = examine(listen, live).map_err(Failure::failed)?;
     Ok(Reply::default().text(answer))
 }
 
-fn examine(config: Option<&Path>, live: bool) -> Result<String, String> {
-    let listen = Config::load_http_listen(config).map_err(|error| error.to_string())?;
-    let Some(listen) = listen else {
-        return Err(
-            "http.listen is not set: set it, e.g. to 127.0.0.1:9100, for the service and for this command".into()
-        );
-    };
+fn examine(listen: SocketAddr, live: bool) -> Result<String, String> {
     let address = reachable(listen);
     let path = if live { "/livez" } else { "/readyz" };
     let answer = ask(address, path).map_err(|error| match error.kind() {
@@ -115,12 +114,13 @@ mod tests {
         check("10.0.0.7:9100", "10.0.0.7:9100");
     }
 
-    /// Of a configuration in which much is wrong.
-    fn check(http: &str, live: bool) -> Result<String, String> {
+    /// Of a configuration in which much is wrong. The answer, or the exit code and why.
+    fn check(http: &str, live: bool) -> Result<String, (u8, String)> {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let yaml = format!("colour: red\nnats: {{password_file: /nonexistent}}\n{http}");
         std::fs::write(file.path(), yaml).expect("written");
-        examine(Some(file.path()), live)
+        let asked = run(Some(file.path()), live);
+        asked.map(|reply| reply.text).map_err(|failure| (failure.exit_code(), failure.text))
     }
 
     #[test]
@@ -149,19 +149,20 @@ mod tests {
             }
         });
         assert_eq!(check(&http, false), Ok("ready".into()));
-        assert_eq!(check(&http, false), Err("not ready\nnats: connecting".into()));
+        assert_eq!(check(&http, false), Err((1, "not ready\nnats: connecting".into())));
         assert_eq!(check(&http, true), Ok("alive".into()));
-        assert!(check(&http, false).expect_err("404").contains("answers 404"));
-        assert!(check(&http, false).expect_err("no HTTP").contains("no HTTP"));
+        assert!(check(&http, false).expect_err("404").1.contains("answers 404"));
+        assert!(check(&http, false).expect_err("no HTTP").1.contains("no HTTP"));
         serving.join().expect("served");
-        let gone = check(&http, false).expect_err("gone");
-        assert!(gone.contains("nothing listens on 127.0.0.1:") && gone.contains("http.listen"), "{gone}");
+        let (code, gone) = check(&http, false).expect_err("gone");
+        assert!(code == 1 && gone.contains("nothing listens on 127.0.0.1:") && gone.contains("http.listen"), "{gone}");
     }
 
     #[test]
     fn http_listen_must_be_set_and_be_an_address() {
-        assert!(check("", false).expect_err("not set").starts_with("http.listen is not set"));
-        let wrong = check("http: {listen: here}", false).expect_err("no address");
-        assert!(wrong.contains("http.listen: 'here'") && !wrong.contains("colour"), "{wrong}");
+        let (code, unset) = check("", false).expect_err("not set");
+        assert!(code == 2 && unset.starts_with("http.listen is not set"), "{unset}");
+        let (code, wrong) = check("http: {listen: here}", false).expect_err("no address");
+        assert!(code == 2 && wrong.contains("http.listen: 'here'") && !wrong.contains("colour"), "{wrong}");
     }
 }

@@ -147,7 +147,15 @@ impl Output {
 
 /// Sentences that are wider than the terminal, broken at spaces.
 fn fitted(text: &str) -> String {
-    let width = width();
+    fit(text, width())
+}
+
+/// The same for what goes to stderr, which may be a terminal where stdout is none.
+pub fn fit_stderr(text: &str) -> String {
+    fit(text, columns(&io::stderr(), &console::Term::stderr()).unwrap_or(usize::MAX))
+}
+
+fn fit(text: &str, width: usize) -> String {
     let mut lines = Vec::new();
     for line in text.lines() {
         if console::measure_text_width(line) <= width {
@@ -169,13 +177,19 @@ fn now() -> Timestamp {
 /// How wide a line may be. Where stdout is no terminal nothing is cut or broken, so that a text can be searched for,
 /// unless $COLUMNS asks for it.
 pub fn width() -> usize {
-    if io::stdout().is_terminal() {
-        return console::Term::stdout().size_checked().map_or(COLUMNS, |(_, columns)| usize::from(columns).max(40));
+    if let Some(columns) = columns(&io::stdout(), &console::Term::stdout()) {
+        return columns;
     }
     std::env::var("COLUMNS")
         .ok()
         .and_then(|columns| columns.parse().ok())
         .map_or(usize::MAX, |columns: usize| columns.max(40))
+}
+
+/// The width of a terminal; `None` where there is none.
+fn columns(stream: &impl IsTerminal, terminal: &console::Term) -> Option<usize> {
+    let size = || terminal.size_checked().map_or(COLUMNS, |(_, columns)| usize::from(columns).max(40));
+    stream.is_terminal().then(size)
 }
 
 /// How long ago, in the two largest units: `3d 4h`.
@@ -198,6 +212,11 @@ pub fn short_duration(seconds: u64) -> String {
 /// `1 unit`, `2 units`.
 pub fn count(number: u64, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// The same for what may be a large number: `2,000 rows`.
+pub fn grouped(number: u64, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{} {noun}s", indicatif::HumanCount(number)) }
 }
 
 /// Breaks text at spaces so that each line, behind `indent` spaces, fits the width.
@@ -244,6 +263,18 @@ mod tests {
         let envelope = output.envelope(&failed);
         assert_eq!(envelope["error"], json!({"class": "unreachable", "text": "no server", "advice": "start it"}));
         assert_eq!(envelope["exit_code"], exit::UNREACHABLE);
+    }
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!(
+            (count(1, "unit"), count(0, "unit"), count(2000, "unit")),
+            ("1 unit".into(), "0 units".into(), "2000 units".into())
+        );
+        assert_eq!(
+            (grouped(1, "row"), grouped(0, "row"), grouped(2000, "row")),
+            ("1 row".into(), "0 rows".into(), "2,000 rows".into())
+        );
     }
 
     #[test]

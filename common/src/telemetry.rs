@@ -1,6 +1,6 @@
 //! Logs: structured, on stderr, and in a file a day when `local.log_dir` is set.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
 use tracing::{Level, Metadata};
@@ -10,6 +10,10 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+use crate::catalogue::one_of;
+use crate::output::fit_stderr;
+use crate::unit::shorten;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -42,8 +46,9 @@ pub enum TelemetryError {
 }
 
 /// Sets up logging for the process; `stderr` is where lines go (a progress bar passes its own writer, so that
-/// lines and bar do not write over each other). Where that is a terminal and `is_quiet`, it shows no line about a single
-/// unit and none below a warning: the command has its bar, and says at its end how it went. The file has them all.
+/// lines and bar do not write over each other). `is_quiet`: a command, which says at its end how it went. Where stderr is a
+/// terminal it shows no line about a single unit then and none below a warning, without the time and broken to the
+/// terminal's width. The file has them all.
 ///
 /// # Errors
 /// The level cannot be understood, or the folder cannot be written to.
@@ -52,15 +57,22 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let filter = EnvFilter::builder()
-        .parse(directives(&settings.level))
+        .parse(directives(&settings.level, is_quiet))
         .map_err(|source| TelemetryError::Level { level: settings.level.clone(), source })?;
-    let ansi = std::io::stderr().is_terminal();
+    let ansi = io::stderr().is_terminal();
     let is_quiet = is_quiet && ansi;
     // Inside a span a line is about a delivery, thus a unit.
     let shown = dynamic_filter_fn(move |metadata, context| {
         !is_quiet || metadata.is_span() || is_for_a_watcher(metadata) && context.lookup_current().is_none()
     });
-    let on_stderr = layer(settings.format, stderr, ansi).with_filter(shown);
+    let on_stderr: Box<dyn Layer<Registry> + Send + Sync> = match settings.format {
+        LogFormat::Text if is_quiet => {
+            let lines = tracing_subscriber::fmt::layer().with_writer(Fitted(stderr)).without_time();
+            lines.with_target(false).boxed()
+        }
+        LogFormat::Text | LogFormat::Json => layer(settings.format, stderr, ansi),
+    };
+    let on_stderr = on_stderr.with_filter(shown);
     let (in_file, guard) = match &settings.dir {
         None => (None, None),
         Some(dir) => {
@@ -78,6 +90,23 @@ where
     Ok(LogGuard { _file: guard })
 }
 
+/// Whether a text can be `log.level`.
+///
+/// # Errors
+/// It is neither a level nor directives: what it may be.
+pub fn check_level(level: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    if level.contains(['=', ',']) {
+        let parsed = EnvFilter::builder().parse(level).map(drop);
+        return parsed.map_err(|error| {
+            let level = shorten(level);
+            format!("'{level}' is not a list of directives such as info,puller=debug: {error}")
+        });
+    }
+    let named = one_of(&level.to_lowercase(), &LEVELS).map(drop);
+    named.map_err(|problem| format!("'{}' is no level: {problem}", shorten(level)))
+}
+
 /// Whether a line is more than one of a unit's many, all of which the command's result sums up.
 fn is_for_a_watcher(metadata: &Metadata<'_>) -> bool {
     const OF_A_UNIT: [&str; 6] = ["unit", "archive", "subject", "sequence", "key", "attempt"];
@@ -85,13 +114,39 @@ fn is_for_a_watcher(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= Level::WARN && !names_a_unit
 }
 
-/// A plain level is ours; libraries below it are heard from `warn` on. Directives are taken as they are.
-fn directives(level: &str) -> String {
+/// A plain level is ours; libraries below it are heard from `warn` on. Directives are taken as they are. A command that cannot
+/// connect to NATS ends with the reason, so that the library need not say it before.
+fn directives(level: &str, is_quiet: bool) -> String {
     if level.contains(['=', ',']) {
         return level.to_owned();
     }
     let libraries = if matches!(level, "off" | "error") { level } else { "warn" };
-    format!("{libraries},common={level},nats={level},uploader={level},puller={level}")
+    let connector = if is_quiet { ",async_nats::connector=off" } else { "" };
+    format!("{libraries}{connector},common={level},nats={level},uploader={level},puller={level}")
+}
+
+/// Breaks lines at spaces so that they fit the terminal.
+struct Fitted<W>(W);
+
+impl<'w, W: MakeWriter<'w>> MakeWriter<'w> for Fitted<W> {
+    type Writer = Fitted<W::Writer>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        Fitted(self.0.make_writer())
+    }
+}
+
+impl<W: Write> Write for Fitted<W> {
+    /// A line of the log comes whole.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        self.0.write_all(format!("{}\n", fit_stderr(text.trim_start().trim_end_matches('\n'))).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 fn layer<W>(format: LogFormat, writer: W, ansi: bool) -> Box<dyn Layer<Registry> + Send + Sync>

@@ -45,6 +45,13 @@ pub struct SymbolFilter {
     pub symbol: Vec<String>,
 }
 
+impl SymbolFilter {
+    /// The option as it was given; none where it was not.
+    pub fn describe(&self) -> Option<String> {
+        (!self.symbol.is_empty()).then(|| format!("symbol {}", self.symbol.join(",")))
+    }
+}
+
 fn market(text: &str) -> Result<String, String> {
     one_of(text, &MARKETS)
 }
@@ -135,16 +142,20 @@ impl UnitFilter {
         words.join(", ")
     }
 
-    /// That nothing is left of `what`, e.g. "unit that is announced".
-    pub fn no_match(&self, what: &str) -> Failure {
+    /// That these filters and `others`, e.g. `class missing`, leave none of `all` there are of `what`, e.g. `announced unit`;
+    /// `None`: it is not known how many there are.
+    pub fn none_of(&self, all: Option<u64>, what: &str, others: &[String]) -> Failure {
         if let Some(Err(problem)) = self.unit.as_ref().map(UnitPrefix::check_words) {
             return Failure::usage(format!("--unit: {problem}"));
         }
-        let filters = self.describe();
-        if filters.is_empty() {
-            return Failure::no_match(format!("there is no {what}"));
-        }
-        Failure::no_match(format!("there is no {what} that the filters match: {filters}"))
+        let own = Some(self.describe()).filter(|own| !own.is_empty());
+        let filters: Vec<&str> = own.iter().chain(others).map(String::as_str).collect();
+        Failure::no_match(match all {
+            None => format!("no {what} matches the filters: {}", filters.join(", ")),
+            Some(0) => format!("there is no {what}, whatever the filters"),
+            Some(1) => format!("the only {what} does not match the filters: {}", filters.join(", ")),
+            Some(all) => format!("none of the {all} {what}s matches the filters: {}", filters.join(", ")),
+        })
     }
 }
 
@@ -273,9 +284,25 @@ mod tests {
 
     #[test]
     fn what_matches_nothing_is_wrong_usage_only_where_a_word_is() {
-        let code = |args: &[&str]| filter(args).no_match("unit").exit_code();
+        let code = |args: &[&str]| filter(args).none_of(Some(3), "unit", &[]).exit_code();
         assert_eq!(code(&["--unit", "binance/um/klines/1h"]), crate::exit::DIFFERENCES);
         assert_eq!(code(&["--unit", "binance/futures"]), crate::exit::USAGE);
+    }
+
+    #[test]
+    fn a_filter_that_leaves_nothing_says_of_how_many() {
+        let check = |all, args: &[&str], others: &[&str], expected: &str| {
+            let others: Vec<String> = others.iter().map(|&other| other.to_owned()).collect();
+            assert_eq!(filter(args).none_of(Some(all), "dead letter", &others).text, expected);
+        };
+        check(0, &["--market", "um"], &[], "there is no dead letter, whatever the filters");
+        check(1, &[], &["class missing"], "the only dead letter does not match the filters: class missing");
+        check(
+            12,
+            &["--market", "um", "--from", "2026-02"],
+            &["class missing"],
+            "none of the 12 dead letters matches the filters: market um, from 2026-02, class missing",
+        );
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub use delivery_record::DeliveryRecord;
 pub use fleet::{Sent, Standing};
 pub use lease::{Activity, Lease};
 pub use letters::Letter;
-pub use progress::{DestinationProgress, ReplaysState, StreamState};
+pub use progress::{DestinationProgress, PendingMarker, ReplaysState, StreamState};
 pub use publisher::{Announcement, Latest, Newest, Published};
 pub use replay::ReplayOptions;
 pub use roster::{Roster, WorkerState};

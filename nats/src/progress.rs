@@ -34,6 +34,14 @@ pub struct StreamState {
     pub subjects: u64,
 }
 
+/// A message that waits for a destination.
+#[derive(Debug, Clone)]
+pub struct PendingMarker {
+    pub subject: String,
+    pub stored_at: Timestamp,
+    pub payload: Bytes,
+}
+
 /// Which messages the stream of replays holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplaysState {
@@ -78,7 +86,7 @@ impl Bus {
     /// where its consumers are not there yet.
     ///
     /// Reads the stream beside the consumers, so nothing is delivered by it.
-    pub async fn pending_markers(&self, destination: &str, count_max: usize) -> Result<Vec<(String, Bytes)>, BusError> {
+    pub async fn pending_markers(&self, destination: &str, count_max: usize) -> Result<Vec<PendingMarker>, BusError> {
         let doing = || "listing pending markers".to_owned();
         let mut pending = Vec::new();
         for lane in lanes(destination) {
@@ -92,7 +100,12 @@ impl Bus {
                 match stream.direct_get_next_for_subject(&lane.filter, Some(next)).await {
                     Ok(message) => {
                         next = message.sequence + 1;
-                        pending.push((message.subject.to_string(), message.payload));
+                        let stored_at = Timestamp::from_nanosecond(message.time.unix_timestamp_nanos());
+                        pending.push(PendingMarker {
+                            subject: message.subject.to_string(),
+                            stored_at: stored_at.unwrap_or_default(),
+                            payload: message.payload,
+                        });
                     }
                     Err(error) if error.kind() == DirectGetErrorKind::NotFound => break,
                     Err(error) => return Err(BusError::unavailable(doing(), &error)),

@@ -25,7 +25,7 @@ use crate::load::Loader;
 use crate::metrics::Metrics;
 use crate::pull::progress_bar;
 use crate::service::{Failure, Shared, worker_name};
-use crate::verify::{chosen, unit_error};
+use crate::verify::{Strangers, chosen, unit_error};
 
 use compare::Verdict;
 use hints::{Hints, Wanted};
@@ -105,12 +105,15 @@ async fn adopt(
         .map(async |(unit, wanted)| (unit, wanted, adopter.unit(unit, wanted).await))
         .buffered(UNITS_MAX);
     let mut looks = std::pin::pin!(looks);
+    let mut elsewhere = Strangers::default();
     while let Some((unit, wanted, looked)) = looks.next().await {
         bar.inc(1);
         match looked? {
             Looked::NotAnnounced => report.not_announced(&unit.to_string()),
             Looked::Unchecked(why) => report.unchecked(unit, why),
+            Looked::Elsewhere(why) => elsewhere.add(unit, why),
             Looked::Compared(job, verdicts) => {
+                elsewhere.is_any_here = true;
                 let symbols: Vec<String> = job.objects.iter().map(|object| object.symbol.clone()).collect();
                 let lacking = match wanted {
                     Wanted::Whole => Vec::new(),
@@ -128,7 +131,7 @@ async fn adopt(
             "stopped by a signal; what was verified is recorded, run this again for the rest",
         ));
     }
-    Ok(())
+    elsewhere.end(|unit, why| report.unchecked(unit, why))
 }
 
 struct Adopter<'s> {
@@ -142,6 +145,8 @@ struct Adopter<'s> {
 enum Looked {
     NotAnnounced,
     Unchecked(String),
+    /// It is announced from another bucket or prefix.
+    Elsewhere(String),
     Compared(Box<Job>, Vec<Verdict>),
 }
 
@@ -169,6 +174,7 @@ impl Adopter<'_> {
         };
         match compared.await {
             Ok(looked) => Ok(looked),
+            Err(WorkError::Elsewhere(elsewhere)) => Ok(Looked::Elsewhere(elsewhere.to_string())),
             Err(error) => unit_error(error).map(Looked::Unchecked),
         }
     }

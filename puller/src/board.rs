@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use common::output::Failure;
 use tokio::sync::Notify;
 
 use crate::destination::Work;
+use crate::worker::Ending;
 
 /// What a destination's workers in this process hold, have parked and have done.
 #[derive(Clone, Default)]
@@ -25,7 +27,7 @@ struct BoardState {
     parked: Vec<Parked>,
     totals: Totals,
     letters_waiting: usize,
-    letters_wait_for: Option<String>,
+    letters_wait_for: Option<Failure>,
 }
 
 /// A unit that was handed back, to be delivered again later.
@@ -49,6 +51,8 @@ pub(crate) struct Totals {
     /// Units that need no further delivery, dead ones included.
     pub units: u64,
     pub dead: u64,
+    /// Passed over, because the destination does not want units that old.
+    pub too_old: u64,
     pub archives: u64,
     pub skipped: u64,
     pub rows: u64,
@@ -108,7 +112,7 @@ impl Board {
     }
 
     /// Notes that a unit waits until its dead letter can be stored.
-    pub(crate) fn wait_with_letter(&self, reason: String) -> WaitingLetter {
+    pub(crate) fn wait_with_letter(&self, reason: Failure) -> WaitingLetter {
         {
             let mut state = self.state();
             state.letters_waiting += 1;
@@ -124,7 +128,7 @@ impl Board {
     }
 
     /// Why dead letters cannot be stored, if they cannot.
-    pub(crate) fn letters_wait_for(&self) -> Option<String> {
+    pub(crate) fn letters_wait_for(&self) -> Option<Failure> {
         self.state().letters_wait_for.clone()
     }
 
@@ -134,10 +138,11 @@ impl Board {
     }
 
     /// Counts a unit that needs no further delivery.
-    pub(crate) fn count(&self, dead: bool) {
+    pub(crate) fn count(&self, ending: Ending) {
         let totals = &mut self.state().totals;
         totals.units += 1;
-        totals.dead += u64::from(dead);
+        totals.dead += u64::from(ending == Ending::DeadLetter);
+        totals.too_old += u64::from(ending == Ending::TooOld);
     }
 
     pub(crate) fn add(&self, work: &Work) {

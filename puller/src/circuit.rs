@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use common::backoff::{Backoff, Growth};
 use common::http::Readiness;
+use common::output::Failure;
 use tokio::sync::watch;
 
 /// How soon a server that is away is tried again.
@@ -25,13 +26,13 @@ pub(crate) struct Circuit {
 enum CircuitState {
     #[default]
     Closed,
-    Open(String),
+    Open(Failure),
     /// Other units are pulled, to see whether they fare better. Not ready until one does.
-    HalfOpen(String),
+    HalfOpen(Failure),
 }
 
 impl CircuitState {
-    fn reason(&self) -> Option<&str> {
+    fn reason(&self) -> Option<&Failure> {
         match self {
             Self::Closed => None,
             Self::Open(reason) | Self::HalfOpen(reason) => Some(reason),
@@ -44,9 +45,10 @@ impl Circuit {
         Self { state: watch::Sender::default(), destination: destination.to_owned(), readiness }
     }
 
-    pub(crate) fn open(&self, reason: &str) {
-        self.readiness.not_ready(&self.part(), reason);
-        let former = self.state.send_replace(CircuitState::Open(reason.to_owned()));
+    pub(crate) fn open(&self, failure: Failure) {
+        let reason = failure.to_string();
+        self.readiness.not_ready(&self.part(), reason.as_str());
+        let former = self.state.send_replace(CircuitState::Open(failure));
         if former == CircuitState::Closed {
             tracing::warn!(destination = self.destination, reason, "waiting, nothing is pulled meanwhile");
         }
@@ -56,7 +58,7 @@ impl Circuit {
     pub(crate) fn try_others(&self) {
         self.state.send_modify(|state| {
             if let Some(reason) = state.reason() {
-                *state = CircuitState::HalfOpen(reason.to_owned());
+                *state = CircuitState::HalfOpen(reason.clone());
             }
         });
     }
@@ -73,7 +75,12 @@ impl Circuit {
     }
 
     pub(crate) fn reason(&self) -> Option<String> {
-        self.state.borrow().reason().map(str::to_owned)
+        self.failure().map(|failure| failure.to_string())
+    }
+
+    /// The same, with its class.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.state.borrow().reason().cloned()
     }
 
     /// Returns once units may be pulled. Waits for as long as a server is away: the caller stops waiting when it is to end.
@@ -106,12 +113,12 @@ mod tests {
         let may_pull = |circuit: &Circuit| circuit.closed().now_or_never().is_some();
         circuit.try_others();
         assert!(may_pull(&circuit) && circuit.reason().is_none(), "nothing was wrong");
-        circuit.open("away");
+        circuit.open(Failure::unreachable("away"));
         assert!(!may_pull(&circuit));
         circuit.try_others();
         assert!(may_pull(&circuit));
         assert_eq!(circuit.reason().as_deref(), Some("away"));
-        circuit.open("away still");
+        circuit.open(Failure::unreachable("away still"));
         assert!(!may_pull(&circuit));
         circuit.close();
         assert!(may_pull(&circuit) && circuit.reason().is_none());

@@ -13,6 +13,7 @@ use crate::dead::Dead;
 use crate::explain::Explain;
 use crate::gaps::Gaps;
 use crate::history::History;
+use crate::moment;
 use crate::pause::{Pause, Resume};
 
 const VERIFY_EXAMPLES: &str = "\
@@ -191,8 +192,8 @@ pub enum Command {
 
     /// Ask the running service whether it is ready, on http.listen; for Docker's HEALTHCHECK
     ///
-    /// Exit 0 when it is, 1 when not, with the reasons. Of the configuration only http.listen counts, and nothing else is
-    /// connected to.
+    /// Exit 0 when it is, 1 when not, with the reasons, and 2 when http.listen is not set. Of the configuration only http.listen
+    /// counts, and nothing else is connected to.
     #[command(after_help = HEALTHCHECK_EXAMPLES)]
     Healthcheck {
         /// Ask only whether it runs
@@ -219,7 +220,7 @@ pub struct Pull {
     pub no_ingest: bool,
 
     /// Stop after this time even if something is left, e.g. 10m
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = moment::duration)]
     pub max_wait: Option<Duration>,
 
     /// How fast bytes may come, instead of storage.bwlimit: 10M, 512K, off, or a timetable '08:00,512K 19:00,off'
@@ -267,7 +268,7 @@ pub struct Replay {
     pub wait: bool,
 
     /// With --wait: how long to wait while no worker takes part [default: 60s], and at most altogether if given
-    #[arg(long, value_name = "TIME", requires = "wait", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = moment::duration)]
     pub max_wait: Option<Duration>,
 
     /// Only say what would be sent: units, archives, bytes, and an estimate
@@ -338,7 +339,7 @@ pub struct Verify {
     pub wait: bool,
 
     /// With --wait: how long to wait while no worker is there [default: 60s], and at most altogether if given
-    #[arg(long, value_name = "TIME", requires = "wait", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = moment::duration)]
     pub max_wait: Option<Duration>,
 
     #[command(flatten)]

@@ -8,7 +8,7 @@ mod clerk;
 use clap::{Args, Subcommand};
 use common::config::Config;
 use common::output::{Finding, LINES_MAX, ListArgs, Reply, ago, count, printable, printable_json, table};
-use common::unit::{Token, Unit};
+use common::unit::Unit;
 use common::unit_filter::{UnitFilter, UnitPrefix};
 use jiff::Timestamp;
 use nats::{Bus, Letter};
@@ -20,7 +20,7 @@ use clerk::{Act, Clerk};
 use crate::error::ErrorClass;
 use crate::journal::Journal;
 use crate::moment;
-use crate::service::{Failure, worker_name};
+use crate::service::{Failure, check_name, worker_name};
 
 #[derive(Debug, Subcommand)]
 pub enum Dead {
@@ -86,7 +86,7 @@ pub enum Dead {
 pub struct Filter {
     /// Only of this destination
     #[arg(long, value_name = "NAME")]
-    destination: Option<Token>,
+    destination: Option<String>,
 
     #[command(flatten)]
     units: UnitFilter,
@@ -142,22 +142,39 @@ impl Filter {
         }
     }
 
+    /// Before anything is connected to.
+    fn check(&self, config: &Config) -> Result<(), Failure> {
+        self.units.check()?;
+        self.destination.as_deref().map_or(Ok(()), |name| check_name(config, name))
+    }
+
     /// The letters as they are now. Those that a retry brings back are not among them.
     async fn list(&self, bus: &Bus) -> Result<Vec<Summary>, Failure> {
-        self.units.check()?;
         let mut found = Vec::new();
         let tokens = self.units.unit.as_ref().map(UnitPrefix::exact).unwrap_or_default();
-        let destination = self.destination.as_ref().map(Token::as_str);
         let keep = |letter: Letter| {
             if self.matches(&letter) {
                 found.push(Summary::of(&letter));
             }
         };
-        bus.each_letter(destination, &tokens, keep).await?;
+        bus.each_letter(self.destination.as_deref(), &tokens, keep).await?;
         if found.is_empty() && !self.is_empty() {
-            return Err(self.units.no_match("dead letter"));
+            let mut all = 0;
+            bus.each_letter(None, &[], |_| all += 1).await?;
+            return Err(self.units.none_of(Some(all), "dead letter", &self.other_filters()));
         }
         Ok(found)
+    }
+
+    /// Those that are not of units, as they were given.
+    fn other_filters(&self) -> Vec<String> {
+        let filters = [
+            self.destination.as_ref().map(|name| format!("destination {name}")),
+            self.class.map(|class| format!("class {}", class.as_str())),
+            self.older_than.map(|time| format!("older than {time:.0}")),
+            self.newer_than.map(|time| format!("newer than {time:.0}")),
+        ];
+        filters.into_iter().flatten().collect()
     }
 }
 
@@ -221,7 +238,18 @@ fn unit_name(letter: &Letter) -> String {
     letter.unit_tokens.replace('.', "/")
 }
 
+impl Dead {
+    fn filter(&self) -> Option<&Filter> {
+        match self {
+            Self::Ls { filter, .. } => Some(filter),
+            Self::Show { .. } => None,
+            Self::Retry { chosen, .. } | Self::Discard { chosen, .. } => Some(&chosen.filter),
+        }
+    }
+}
+
 pub(crate) async fn run(command: &Dead, config: &Config) -> Result<Reply, Failure> {
+    command.filter().map_or(Ok(()), |filter| filter.check(config))?;
     let name = worker_name();
     let bus = Bus::connect(&config.nats, &name).await?;
     let reply = match command {

@@ -5,7 +5,7 @@ use common::config::{Config, Destination, DestinationKind};
 use common::exit;
 use common::marker::{CURRENT_BYTES_MAX, Content, Current, Incomplete, MANIFEST_BYTES_MAX, Marker, Object};
 use common::object_store::{End, ObjectStore};
-use common::output::{Finding, ListArgs, Reply, list, printable, wrap};
+use common::output::{Finding, ListArgs, Reply, count, list, printable, wrap};
 use common::unit::Unit;
 use common::unit_filter::UnitPrefix;
 use indicatif::HumanBytes;
@@ -369,11 +369,12 @@ impl AtDestination {
     fn clause(&self) -> String {
         let name = &self.destination;
         let has = match self.loaded {
-            Some(loaded) => format!("{name} has {loaded} of {} archives", self.archives),
+            Some(loaded) => format!("{name} has {loaded} of {}", count(self.archives as u64, "archive")),
             None => format!("{name} cannot be asked what it has"),
         };
         let paused = if self.queue.paused { format!(", and {name} is paused") } else { String::new() };
         match self.state {
+            State::Loaded if self.archives == 1 => format!("{name} has its only archive, verified"),
             State::Loaded => format!("{name} has all {} archives, verified", self.archives),
             State::InHand => format!("{} is loading it into {name}", self.queue.in_hand_of.join(" and ")),
             State::Pending => format!("{has} and the marker waits to be delivered{paused}"),
@@ -459,7 +460,7 @@ fn to_text(
     if let Some(marker) = marker {
         lines.push(format!("\nrevision {}", marker.revision));
         lines.push(format!("published {:.0} by {}", marker.published_at, printable(&marker.uploader)));
-        lines.push(format!("{} archives, {}", marker.archives, HumanBytes(marker.bytes)));
+        lines.push(format!("{}, {}", count(marker.archives as u64, "archive"), HumanBytes(marker.bytes)));
         if let Some(incomplete) = &marker.incomplete {
             lines.extend(wrap(&printable(&format!("published without {incomplete}")), 0));
         }

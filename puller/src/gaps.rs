@@ -33,8 +33,13 @@ pub struct Gaps {
 }
 
 impl Gaps {
+    pub(crate) fn destination(&self) -> Option<&str> {
+        self.destination.as_deref()
+    }
+
+    /// Whether it is about some of the archives only.
     pub(crate) fn has_filters(&self) -> bool {
-        self.destination.is_some() || !self.filter.is_empty() || !self.symbols.symbol.is_empty()
+        !self.filter.is_empty() || !self.symbols.symbol.is_empty()
     }
 }
 
@@ -52,6 +57,8 @@ struct Range {
 #[derive(Debug, Serialize)]
 struct DestinationGaps {
     destination: String,
+    /// Archives in the ledger that the filters leave: without any, nothing says what could be missing.
+    archives: u64,
     days: u64,
     symbols: u64,
     /// Why it is not known.
@@ -112,16 +119,17 @@ pub(crate) async fn run(args: &Gaps, config: &Config) -> Result<Reply, Failure> 
         let DestinationKind::ClickHouse(server) = &destination.kind else { continue };
         let name = destination.name.clone();
         // What cannot be asked at one destination hides nothing of the others.
-        let (ranges, error) = match of_destination(args, server, &filters).await {
-            Ok(ranges) => (ranges, None),
+        let (ranges, archives, error) = match of_destination(args, server, &filters).await {
+            Ok((ranges, archives)) => (ranges, archives, None),
             Err(failure) => {
                 failures.push(failure.clone().of_destination(&name));
-                (Vec::new(), Some(failure))
+                (Vec::new(), 0, Some(failure))
             }
         };
         let symbols: std::collections::BTreeSet<&str> = ranges.iter().map(|range| range.symbol.as_str()).collect();
         destinations.push(DestinationGaps {
             destination: name.clone(),
+            archives,
             days: ranges.iter().map(|range| range.days).sum(),
             symbols: symbols.len() as u64,
             error,
@@ -140,15 +148,17 @@ pub(crate) async fn run(args: &Gaps, config: &Config) -> Result<Reply, Failure> 
     Ok(reply.text(lines.join("\n")).failed(failure))
 }
 
-async fn of_destination(args: &Gaps, server: &ClickHouse, filters: &str) -> Result<Vec<Range>, Failure> {
+/// The ranges, and how many archives they were found among.
+async fn of_destination(args: &Gaps, server: &ClickHouse, filters: &str) -> Result<(Vec<Range>, u64), Failure> {
+    const LOADED: &str = "SELECT count() FROM {database}.archives FINAL";
     let warehouse = Warehouse::to_look(server).await?;
-    if args.has_filters() {
-        let loaded = format!("SELECT count() FROM {{database}}.archives WHERE {filters}");
-        if warehouse.select_one::<u64>(&loaded).await? == 0 {
-            return Err(args.filter.no_match("archive that is loaded"));
-        }
+    let archives = warehouse.select_one::<u64>(&format!("{LOADED} WHERE {filters}")).await?;
+    if archives == 0 && args.has_filters() {
+        let all = warehouse.select_one::<u64>(LOADED).await?;
+        let symbols: Vec<String> = args.symbols.describe().into_iter().collect();
+        return Err(args.filter.none_of(Some(all), "loaded archive", &symbols));
     }
-    Ok(warehouse.select(&RANGES.replace("{conditions}", filters)).await?)
+    Ok((warehouse.select(&RANGES.replace("{conditions}", filters)).await?, archives))
 }
 
 impl Range {
@@ -171,6 +181,9 @@ impl DestinationGaps {
     fn to_line(&self) -> String {
         let name = &self.destination;
         match self.days {
+            0 if self.archives == 0 => {
+                format!("{name}: nothing is loaded yet, so there is nothing to compare with")
+            }
             0 => format!("{name}: no day is missing between the first and the last of each symbol"),
             days => format!("{name}: {} of {} missing", count(days, "day"), count(self.symbols, "symbol")),
         }

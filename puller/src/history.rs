@@ -4,9 +4,8 @@ use clap::Args;
 use clickhouse::Row;
 use common::catalogue::one_of;
 use common::config::{Config, Destination, DestinationKind};
-use common::output::{Finding, Reply, count, printable, table};
+use common::output::{Finding, Reply, count, grouped, printable, table};
 use common::unit_filter::{UnitFilter, UnitPrefix};
-use indicatif::HumanCount;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -170,8 +169,7 @@ pub(crate) async fn run(args: &History, config: &Config) -> Result<Reply, Failur
     }
     let (failure, others) = Failure::gravest(failures);
     if all.is_empty() && failure.is_none() && args.has_filters() {
-        let prefix = args.prefix.clone().or_else(|| args.filter.unit.clone());
-        return Err(UnitFilter { unit: prefix, ..args.filter.clone() }.no_match("attempt"));
+        return Err(none_of(args, config, &names).await?);
     }
     all.sort_by_key(|tried| std::cmp::Reverse(tried.finished_at));
     let is_cut = all.len() >= args.limit as usize;
@@ -189,6 +187,27 @@ pub(crate) async fn run(args: &History, config: &Config) -> Result<Reply, Failur
     };
     others.iter().for_each(|other| text.push_str(&format!("\n{other}")));
     Ok(Reply::default().findings(all.iter().map(Tried::finding).collect()).text(text).failed(failure))
+}
+
+/// That there are attempts, and the filters leave none.
+async fn none_of(args: &History, config: &Config, names: &[String]) -> Result<Failure, Failure> {
+    let mut all = 0;
+    for destination in config.destinations.iter().filter(|found| names.contains(&found.name)) {
+        if let DestinationKind::ClickHouse(server) = &destination.kind {
+            let warehouse = Warehouse::to_look(server).await?;
+            all += warehouse.select_one::<u64>("SELECT count() FROM {database}.ingest_log").await?;
+        }
+    }
+    let mut others = Vec::new();
+    if args.failed {
+        others.push("failed".to_owned());
+    }
+    if !args.outcome.is_empty() {
+        others.push(format!("outcome {}", args.outcome.join(",")));
+    }
+    others.extend(args.class.map(|class| format!("class {}", class.as_str())));
+    let unit = args.prefix.clone().or_else(|| args.filter.unit.clone());
+    Ok(UnitFilter { unit, ..args.filter.clone() }.none_of(Some(all), "attempt", &others))
 }
 
 /// The newest attempts of a destination for which a condition holds.
@@ -217,7 +236,7 @@ fn attempts_table(all: &[Tried], several: bool) -> String {
         &HEADER,
         all.iter().map(|tried| {
             let why = tried.why();
-            let rows = format!("{} rows, {:.1} s", HumanCount(tried.rows), tried.duration_ms as f64 / 1000.0);
+            let rows = format!("{}, {:.1} s", grouped(tried.rows, "row"), tried.duration_ms as f64 / 1000.0);
             let outcome =
                 if several { format!("{} ({})", tried.outcome, tried.destination) } else { tried.outcome.clone() };
             vec![

@@ -73,7 +73,11 @@ pub(crate) async fn read(
     payload: &[u8],
     options: ReplayOptions,
 ) -> Result<Job, WorkError> {
-    checked(store, prefix, Marker::parse(payload)?, subject, options, common::clock::now()).await
+    let marker = Marker::parse(payload)?;
+    if let Some(elsewhere) = marker.elsewhere(store.bucket(), prefix) {
+        return Err(elsewhere.into());
+    }
+    checked(store, prefix, marker, subject, options, common::clock::now()).await
 }
 
 async fn checked(

@@ -11,6 +11,7 @@ use clickhouse::Row;
 use common::config::{Config, Destination, DestinationKind};
 use common::marker::CURRENT_BYTES_MAX;
 use common::object_store::{End, ObjectStore};
+use common::output::count;
 use common::unit::Unit;
 use nats::Bus;
 use serde::Deserialize;
@@ -38,8 +39,9 @@ impl LostUnits {
     pub(crate) fn text(self, destination: &str) -> String {
         let Self { units, in_bucket } = self;
         let bucket = if in_bucket { "" } else { ", nor is any of them in the bucket" };
+        let units = count(units, "unit");
         format!(
-            "the stream MARKERS was lost and made anew: {destination} has loaded {units} units that it does not announce{bucket}"
+            "the stream MARKERS was lost and made anew: {destination} has loaded {units} that it does not announce{bucket}"
         )
     }
 }
@@ -69,7 +71,7 @@ async fn compare(bus: &Bus, config: &Config, destination: &Destination) -> Resul
         state.created_at.as_millisecond()
     );
     let warehouse = Warehouse::to_look(server).await?;
-    let count = match warehouse.select_one::<u64>(&format!("SELECT count() {loaded_before}")).await {
+    let loaded_units = match warehouse.select_one::<u64>(&format!("SELECT count() {loaded_before}")).await {
         // The stream has at least as many subjects as units: names need not be compared.
         Ok(loaded) if loaded <= state.subjects => return Ok(LostUnits::default()),
         Ok(loaded) => loaded,
@@ -82,7 +84,7 @@ async fn compare(bus: &Bus, config: &Config, destination: &Destination) -> Resul
         // A worker may have no right to read the stream by itself.
         Err(error) => {
             tracing::debug!(%error, "reading which units the stream announces");
-            return Ok(LostUnits { units: count - state.subjects, in_bucket: true });
+            return Ok(LostUnits { units: loaded_units - state.subjects, in_bucket: true });
         }
     };
     let names = format!(
@@ -110,22 +112,20 @@ async fn is_any_in_bucket(config: &Config, lost: &[Unit]) -> Result<bool, Failur
     Ok(false)
 }
 
-/// The same, said in the log. `None`: it cannot be known now.
+/// The same. `None`: it cannot be known now.
+pub(crate) async fn known(bus: &Bus, config: &Config, destination: &Destination) -> Option<LostUnits> {
+    let lost = lost_units(bus, config, destination).await;
+    lost.inspect_err(|failure| tracing::debug!("comparing the ledger with the stream: {}", failure.text)).ok()
+}
+
+/// The same, said in the log.
 pub(crate) async fn say(bus: &Bus, config: &Config, destination: &Destination) -> Option<LostUnits> {
-    match lost_units(bus, config, destination).await {
-        Ok(none @ LostUnits { units: 0, .. }) => Some(none),
-        Ok(lost) => {
-            let text = lost.text(&destination.name);
-            if lost.in_bucket {
-                tracing::error!("{text} ({ADVICE})");
-            } else {
-                tracing::warn!("{text}");
-            }
-            Some(lost)
-        }
-        Err(failure) => {
-            tracing::debug!("comparing the ledger with the stream: {}", failure.text);
-            None
-        }
+    let lost = known(bus, config, destination).await?;
+    let text = lost.text(&destination.name);
+    match lost {
+        LostUnits { units: 0, .. } => {}
+        LostUnits { in_bucket: true, .. } => tracing::error!("{text} ({ADVICE})"),
+        LostUnits { in_bucket: false, .. } => tracing::warn!("{text}"),
     }
+    Some(lost)
 }

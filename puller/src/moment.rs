@@ -1,8 +1,15 @@
 //! Times on the command line: RFC 3339, a day, or a duration from now.
 
+use std::time::Duration;
+
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+
+/// How long.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "write a number and a unit, e.g. 30s, 10m or 2h".to_owned())
+}
 
 /// A time in the past; `2h` is two hours ago.
 pub(crate) fn past(text: &str) -> Result<Timestamp, String> {
@@ -41,6 +48,15 @@ fn parse(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_has_a_unit() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        for text in ["foo", "10", "", "-5s"] {
+            assert!(duration(text).is_err_and(|why| why.contains("10m")), "{text}");
+        }
+    }
 
     #[test]
     fn times_are_written_in_three_ways() {

@@ -1,5 +1,7 @@
 //! `puller pull`: drains what is pending now, then exits.
 
+mod dry_run;
+
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,10 +9,10 @@ use std::time::{Duration, Instant};
 use common::bars::BARS;
 use common::config::{Config, Destination as DestinationConfig};
 use common::http::Readiness;
-use common::marker::{Content, Marker};
-use common::output::{Finding, Reply, count, list};
+use common::marker::Marker;
+use common::output::{FailureClass, Finding, Reply, count, grouped, list};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
-use nats::{Bus, BusErrorKind};
+use nats::Bus;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -28,11 +30,11 @@ use crate::service::{Failure, Shared, served, worker_name};
 const POLL: Duration = Duration::from_millis(200);
 /// How long a server may be away before a command gives up.
 const GIVE_UP: Duration = Duration::from_secs(60);
-/// Most pending markers that --dry-run lists.
-const LISTED_MAX: usize = 100_000;
+/// So many of the oldest pending markers must all be of another place before none is tried.
+const MISPLACED: usize = 16;
 
 /// What a run did for one destination.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Summary {
     destination: String,
     units: u64,
@@ -41,6 +43,8 @@ struct Summary {
     rows: u64,
     bytes: u64,
     dead_letters: u64,
+    /// Of the units, those passed over, because they are older than the destination's `initial_days`.
+    too_old: u64,
     /// Markers still pending or unsettled when the run ended.
     left: u64,
     /// Units that were loaded from a stream MARKERS that is no more, and that the present one does not announce.
@@ -57,7 +61,7 @@ enum Ended {
     Stopped,
     /// Nothing will be delivered until somebody resumes it.
     Paused,
-    GaveUp(String),
+    GaveUp(Failure),
 }
 
 pub(crate) async fn run(args: &Pull, config: Config, stop: CancellationToken) -> Result<Reply, Failure> {
@@ -67,7 +71,7 @@ pub(crate) async fn run(args: &Pull, config: Config, stop: CancellationToken) ->
     let metrics = Metrics::new(&mut Registry::default());
     let shared = Shared::new(config, name, bus, Readiness::default(), metrics);
     let reply = if args.dry_run {
-        Ok(dry_run(&shared, &destinations, args.list.all).await)
+        Ok(dry_run::run(&shared, &destinations, args.list.all).await)
     } else {
         drain_all(&shared, &destinations, args, stop).await
     };
@@ -123,10 +127,12 @@ impl Ended {
         let (name, left) = (&summary.destination, count(summary.left, "marker"));
         let is_left = if summary.left == 1 { "is" } else { "are" };
         match self {
-            Self::GaveUp(reason) => Some(
-                Failure::unreachable(format!("{name}: giving up after {} s: {reason}", GIVE_UP.as_secs()))
-                    .advice("the next run goes on"),
-            ),
+            Self::GaveUp(reason) => {
+                let text = format!("{name}: giving up after {} s: {reason}", GIVE_UP.as_secs());
+                // What only a person can change would stop the next run too.
+                let advice = (reason.class == FailureClass::Unreachable).then(|| "the next run goes on".to_owned());
+                Some(Failure { advice, ..Failure::new(reason.class, text) })
+            }
             Self::Paused => Some(
                 Failure::failed(format!("{name} is paused, so nothing is delivered"))
                     .advice(format!("`puller resume --destination {name}`")),
@@ -164,13 +170,17 @@ async fn drain(
     stop: CancellationToken,
 ) -> Result<Drained, Failure> {
     let (started, started_at) = (Instant::now(), common::clock::now());
-    let lost = lost_stream::say(&shared.bus, &shared.config, destination).await.unwrap_or_default();
+    // What was found is part of the result.
+    let lost = lost_stream::known(&shared.bus, &shared.config, destination).await.unwrap_or_default();
     let before = shared.bus.destination_progress(&destination.name).await?;
     let (totals, ended) = if before.is_drained() {
         (Totals::default(), Ended::Drained)
     } else if before.paused {
         (Totals::default(), Ended::Paused)
     } else {
+        if let Some(elsewhere) = misplaced(shared, &destination.name).await {
+            return Err(elsewhere);
+        }
         let runner = Arc::new(shared.open(destination).await?);
         let bar = progress_bar(&destination.name, before.pending + before.unsettled);
         let watching = async {
@@ -191,6 +201,7 @@ async fn drain(
         rows: totals.rows,
         bytes: totals.bytes,
         dead_letters: totals.dead,
+        too_old: totals.too_old,
         left: after.pending + after.unsettled,
         lost: lost.units,
         lost_in_bucket: lost.in_bucket,
@@ -206,6 +217,31 @@ async fn drain(
         shared.bus.each_letter(Some(&destination.name), &[], keep).await?;
     }
     Ok(Drained { summary, ended, dead })
+}
+
+/// Whether what is pending is of another bucket or prefix than this process is configured with: all of it, as far as the
+/// oldest markers tell. A stranger among others is a dead letter in the end, and keeps nothing back.
+async fn misplaced(shared: &Shared, destination: &str) -> Option<Failure> {
+    let (store, prefix) = (&shared.fetcher.store, &shared.config.storage.prefix);
+    let elsewhere = |payload: &[u8]| Marker::parse(payload).ok()?.elsewhere(store.bucket(), prefix);
+    let mut first = None;
+    // As a rule the oldest one is of this place, and no other is read.
+    for read in [1, MISPLACED] {
+        let pending = match shared.bus.pending_markers(destination, read).await {
+            Ok(pending) => pending,
+            Err(error) => {
+                tracing::debug!(%error, "looking at what is pending");
+                return None;
+            }
+        };
+        let strangers: Vec<_> = pending.iter().map_while(|marker| elsewhere(&marker.payload)).collect();
+        if strangers.len() < pending.len() {
+            return None;
+        }
+        first = strangers.into_iter().next();
+        first.as_ref()?;
+    }
+    Some(Failure::config(first?.to_string()))
 }
 
 /// Watches until there is nothing left to do, or no more time or hope to do it.
@@ -226,7 +262,7 @@ async fn watch(
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Ok(Ended::TimeIsUp);
         }
-        let mut away = runner.worker.circuit.reason().or_else(|| runner.worker.board.letters_wait_for());
+        let mut away = runner.worker.circuit.failure().or_else(|| runner.worker.board.letters_wait_for());
         match shared.bus.destination_progress(&runner.settings.destination).await {
             Ok(progress) if progress.is_drained() => return Ok(Ended::Drained),
             Ok(progress) if progress.paused && runner.worker.board.in_hand().is_empty() => {
@@ -235,12 +271,13 @@ async fn watch(
             Ok(progress) => {
                 unasked = 0;
                 let totals = runner.worker.board.totals();
-                pace.show(bar, &runner.worker.board, totals, progress.pending + progress.unsettled, away.as_deref());
+                let reason = away.as_ref().map(ToString::to_string);
+                pace.show(bar, &runner.worker.board, totals, progress.pending + progress.unsettled, reason.as_deref());
             }
             Err(error) => {
                 unasked += 1;
                 tracing::debug!(%error, unasked, "asking how much is left");
-                away = away.or_else(|| Some(error.to_string()));
+                away = away.or_else(|| Some(error.into()));
             }
         }
         match away {
@@ -270,107 +307,6 @@ pub(crate) fn progress_bar(destination: &str, units: u64) -> ProgressBar {
     BARS.add(ProgressBar::new(units)).with_style(style).with_prefix(destination.to_owned())
 }
 
-/// One marker that waits.
-#[derive(Debug)]
-struct Pending {
-    destination: String,
-    subject: String,
-    unit: Option<String>,
-    /// `None` where the list is in the manifest only, or the message is not a marker.
-    archives: Option<usize>,
-    bytes: Option<u64>,
-}
-
-impl Pending {
-    fn finding(&self) -> Finding {
-        let archives = self.archives.map_or_else(|| "? archives".into(), |number| count(number as u64, "archive"));
-        // Without the bytes, so that days in a row are one line.
-        Finding::named(self.unit.as_deref().unwrap_or(&self.subject), "queued", archives)
-            .sign(" ")
-            .destination(&self.destination)
-            .field("subject", &self.subject)
-            .field("archives", &self.archives)
-            .field("bytes", &self.bytes)
-    }
-}
-
-/// What waits for a destination.
-#[derive(Debug, Serialize)]
-struct Waiting {
-    destination: String,
-    pending: u64,
-    unsettled: u64,
-    /// Whether its streams and consumers are there; `pull` makes them, where it may.
-    is_made: bool,
-    /// Why it is not known.
-    error: Option<Failure>,
-}
-
-/// Only asks: nothing is made, and nothing is delivered.
-async fn dry_run(shared: &Shared, destinations: &[DestinationConfig], all: bool) -> Reply {
-    let (mut waiting, mut findings, mut failures) = (Vec::new(), Vec::new(), Vec::new());
-    for destination in destinations {
-        match waiting_for(shared, &destination.name, &mut findings).await {
-            Ok(found) => waiting.push(found),
-            Err(failure) => {
-                let (destination, error) = (destination.name.clone(), Some(failure.clone()));
-                failures.push(failure.of_destination(&destination));
-                waiting.push(Waiting { destination, pending: 0, unsettled: 0, is_made: false, error });
-            }
-        }
-    }
-    let mut lines = list(&findings, all);
-    lines.extend(waiting.iter().filter(|waiting| waiting.error.is_none()).map(Waiting::to_line));
-    let (failure, others) = Failure::gravest(failures);
-    lines.extend(others.iter().map(ToString::to_string));
-    Reply::default().destinations(&waiting).findings(findings).text(lines.join("\n")).failed(failure)
-}
-
-async fn waiting_for(shared: &Shared, destination: &str, findings: &mut Vec<Finding>) -> Result<Waiting, Failure> {
-    let checked = shared.bus.check_destination(&shared.consumer_settings(destination)).await;
-    let is_made = match checked {
-        // What differs without harm is told by whoever is to work here.
-        Ok(_) => true,
-        Err(error) if error.kind == BusErrorKind::Missing && shared.config.nats.manage => false,
-        Err(error) => return Err(error.into()),
-    };
-    let markers = shared.bus.pending_markers(destination, LISTED_MAX).await?;
-    let (pending, unsettled) = match is_made {
-        true => {
-            let progress = shared.bus.destination_progress(destination).await?;
-            (progress.pending, progress.unsettled)
-        }
-        false => (markers.len() as u64, 0),
-    };
-    findings.extend(markers.into_iter().map(|(subject, payload)| {
-        let marker = Marker::parse(&payload).ok();
-        let objects = marker.as_ref().and_then(|marker| match &marker.content {
-            Content::Objects(objects) => Some(objects),
-            Content::Manifest(_) => None,
-        });
-        let pending = Pending {
-            destination: destination.to_owned(),
-            subject,
-            unit: marker.as_ref().map(|marker| marker.unit.to_string()),
-            archives: objects.map(Vec::len),
-            bytes: objects.map(|objects| objects.iter().map(|object| object.size).sum()),
-        };
-        pending.finding()
-    }));
-    Ok(Waiting { destination: destination.to_owned(), pending, unsettled, is_made, error: None })
-}
-
-impl Waiting {
-    fn to_line(&self) -> String {
-        let Self { destination, pending, unsettled, is_made, .. } = self;
-        let made = if *is_made { "" } else { " (`pull` makes its consumers first)" };
-        format!(
-            "{destination}: {} pending, {unsettled} in flight or waiting for a retry{made}",
-            count(*pending, "marker")
-        )
-    }
-}
-
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let name = &self.destination;
@@ -379,11 +315,11 @@ impl std::fmt::Display for Summary {
         }
         write!(
             f,
-            "{name}: {}, {} archives loaded, {} there already, {} rows, {} in {:.1} s",
-            count(self.units, "unit"),
-            HumanCount(self.archives),
+            "{name}: {}, {} loaded, {} there already, {}, {} in {:.1} s",
+            grouped(self.units, "unit"),
+            grouped(self.archives, "archive"),
             HumanCount(self.archives_skipped),
-            HumanCount(self.rows),
+            grouped(self.rows, "row"),
             HumanBytes(self.bytes),
             self.seconds,
         )?;
@@ -397,6 +333,9 @@ impl std::fmt::Display for Summary {
                     format!("{} DEAD LETTERS", self.dead_letters)
                 }
             )?;
+        }
+        if self.too_old > 0 {
+            write!(f, "; {} passed over as older than initial_days", count(self.too_old, "unit"))?;
         }
         if self.left > 0 {
             write!(f, "; {} not settled yet", count(self.left, "marker"))?;
@@ -414,5 +353,24 @@ impl std::fmt::Display for Summary {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn giving_up_has_the_exit_code_of_the_reason() {
+        let summary = Summary { destination: "primary".into(), left: 3, ..Summary::default() };
+        let check = |reason: Failure, code, advice: Option<&str>| {
+            let failure = Ended::GaveUp(reason).failure(&summary).expect("it gave up");
+            assert_eq!((failure.exit_code(), failure.advice.as_deref()), (code, advice), "{failure}");
+            assert!(failure.text.starts_with("primary: giving up after 60 s: "), "{failure}");
+        };
+        check(Failure::unreachable("no server"), 3, Some("the next run goes on"));
+        check(Failure::config("another prefix"), 2, None);
+        check(Failure::missing("no table"), 4, None);
+        check(Failure::failed("the disk is full"), 1, None);
     }
 }

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use common::config::{Config, DestinationKind};
 use common::marker::{Content, Marker};
-use common::output::{Finding, Reply, count, list};
+use common::output::{Finding, Reply, count, grouped, list};
 use common::unit::Unit;
 use futures::{StreamExt, TryStreamExt};
-use indicatif::{HumanBytes, HumanCount, HumanDuration};
+use indicatif::{HumanBytes, HumanDuration};
 use jiff::Timestamp;
 use nats::{Bus, BusErrorKind, ReplayOptions, Task, TaskState, TaskUnit};
 use serde::Serialize;
@@ -59,9 +59,9 @@ pub(crate) async fn run(args: &Replay, config: &Config, stop: CancellationToken)
     args.filter.check()?;
     let destinations = named_or_served(config, args.destination.as_deref())?;
     let bus = connect_to_stream(config).await?;
-    let chosen = choose(&bus, args).await?;
+    let (chosen, announced) = choose(&bus, args).await?;
     if chosen.is_empty() && args.has_filters() {
-        return Err(args.no_match());
+        return Err(args.none_of(announced));
     }
     if chosen.is_empty() {
         for destination in &destinations {
@@ -130,8 +130,8 @@ impl Chosen {
     }
 }
 
-/// The current markers that the arguments select.
-async fn choose(bus: &Bus, args: &Replay) -> Result<Vec<Chosen>, Failure> {
+/// The current markers that the arguments select, and how many there are.
+async fn choose(bus: &Bus, args: &Replay) -> Result<(Vec<Chosen>, u64), Failure> {
     let symbols: BTreeSet<&str> = args.symbols.symbol.iter().map(String::as_str).collect();
     // A unit may have a marker on each of two subjects; the later one counts.
     let mut newest: BTreeMap<Unit, Chosen> = BTreeMap::new();
@@ -160,7 +160,9 @@ async fn choose(bus: &Bus, args: &Replay) -> Result<Vec<Chosen>, Failure> {
         }
     })
     .await?;
-    Ok(newest.into_values().filter(|chosen| chosen.holds_symbols && args.selects(chosen)).collect())
+    let announced = newest.len() as u64;
+    let chosen = newest.into_values().filter(|chosen| chosen.holds_symbols && args.selects(chosen)).collect();
+    Ok((chosen, announced))
 }
 
 impl Replay {
@@ -172,18 +174,19 @@ impl Replay {
         !self.filter.is_empty() || !self.symbols.symbol.is_empty() || self.since.is_some()
     }
 
-    fn no_match(&self) -> Failure {
-        let symbols = if self.symbols.symbol.is_empty() { "" } else { " with an archive of these symbols" };
-        let since = self.since.map(|since| format!(" announced since {since}")).unwrap_or_default();
-        self.filter.no_match(&format!("current marker{symbols}{since}"))
+    fn none_of(&self, announced: u64) -> Failure {
+        self.filter.none_of(Some(announced), "announced unit", &self.other_filters())
+    }
+
+    /// Those that are not of units, as they were given.
+    fn other_filters(&self) -> Vec<String> {
+        let since = self.since.map(|since| format!("since {since}"));
+        self.symbols.describe().into_iter().chain(since).collect()
     }
 
     fn selection(&self) -> String {
         let mut words = vec![self.filter.describe()];
-        if !self.symbols.symbol.is_empty() {
-            words.push(format!("symbol {}", self.symbols.symbol.join(",")));
-        }
-        words.extend(self.since.map(|since| format!("since {since}")));
+        words.extend(self.other_filters());
         words.retain(|word| !word.is_empty());
         if words.is_empty() { "everything".into() } else { words.join(", ") }
     }
@@ -412,10 +415,10 @@ impl std::fmt::Display for Plan {
         let task = self.task.as_ref().map_or_else(|| "dry run".into(), |task| format!("task {task}"));
         write!(
             f,
-            "{}: {task}: {} units, {} archives, {}",
+            "{}: {task}: {}, {}, {}",
             self.destination,
-            HumanCount(self.units),
-            HumanCount(self.archives),
+            grouped(self.units, "unit"),
+            grouped(self.archives, "archive"),
             HumanBytes(self.bytes)
         )?;
         match self.estimated_seconds {

@@ -206,7 +206,7 @@ impl Runner {
             started_at,
             in_hand: worker.board.in_hand(),
             parked: worker.board.parked(),
-            waiting_for: worker.circuit.reason().or_else(|| worker.board.letters_wait_for()),
+            waiting_for: worker.circuit.reason().or_else(|| Some(worker.board.letters_wait_for()?.text)),
         };
         self.worker.bus.answer_roster(&self.settings.destination, state, stop.clone()).await
     }

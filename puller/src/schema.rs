@@ -121,10 +121,17 @@ impl Warehouse {
     }
 
     /// What is wrong with the tables as far as it concerns what was loaded, a line each.
+    ///
+    /// # Errors
+    /// `MissingSchema` also where nobody asked for the table, or the column, that is not there.
     pub(crate) async fn warnings(&self) -> Result<Vec<String>, WarehouseError> {
         let mut found = self.inspect().await?;
         if found.is_newer() {
             found.defects.retain(Defect::is_mendable);
+        }
+        if found.has_lost_rows() {
+            let lost: Vec<Defect> = found.defects.into_iter().filter(Defect::loses_rows).collect();
+            return Err(WarehouseError::of_kind(WarehouseErrorKind::MissingSchema, describe(&lost)));
         }
         if !found.defects.is_empty() {
             return Ok(vec![format!("{} (run `puller doctor`)", describe(&found.defects))]);

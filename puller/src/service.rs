@@ -11,6 +11,7 @@ use common::http::{Readiness, serve};
 use common::object_store::{End, ObjectStore};
 pub(crate) use common::output::Failure;
 use common::output::{FailureClass, Reply, count};
+use common::unit::shorten;
 use nats::{Bus, BusError, BusErrorKind, ConsumerSettings, within};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
@@ -137,7 +138,7 @@ pub(crate) struct Shared {
     pub bus: Bus,
     pub readiness: Readiness,
     pub metrics: Metrics,
-    fetcher: Fetcher,
+    pub fetcher: Fetcher,
     memory: MemoryBudget,
     decodings: Arc<Semaphore>,
 }
@@ -254,11 +255,23 @@ pub(crate) fn worker_name() -> String {
 
 /// The destination of that name.
 pub(crate) fn destination(config: &Config, name: &str) -> Result<DestinationConfig, Failure> {
-    config.destination(name).cloned().ok_or_else(|| {
-        let names: Vec<&str> = config.destinations.iter().map(|known| known.name.as_str()).collect();
-        let problem = one_of(name, &names).err().unwrap_or_default();
-        Failure::usage(format!("--destination: '{name}' is not configured: {problem}"))
-    })
+    config.destination(name).cloned().ok_or_else(|| not_configured(config, name))
+}
+
+/// Whether there is a destination of that name, or it is what `pull --no-ingest` fills.
+pub(crate) fn check_name(config: &Config, name: &str) -> Result<(), Failure> {
+    let is_mirror = || config.mirror().is_some_and(|mirror| mirror.name == name);
+    if config.destination(name).is_some() || is_mirror() { Ok(()) } else { Err(not_configured(config, name)) }
+}
+
+fn not_configured(config: &Config, name: &str) -> Failure {
+    let names: Vec<&str> = config.destinations.iter().map(|known| known.name.as_str()).collect();
+    let problem = if names.is_empty() {
+        "the configuration has no destination".to_owned()
+    } else {
+        one_of(name, &names).err().unwrap_or_default()
+    };
+    Failure::usage(format!("--destination: '{}' is not configured: {problem}", shorten(name)))
 }
 
 /// The destination that was named, or those this process serves.

@@ -1,6 +1,6 @@
 //! `puller status`: how far each destination is.
 
-use common::config::{ClickHouse, Config, DestinationKind};
+use common::config::{ClickHouse, Config, Destination, DestinationKind};
 use common::output::{Finding, Reply, ago, count, list, printable, table, wrap};
 use jiff::Timestamp;
 use nats::{Bus, BusError, ConsumerSettings, DestinationProgress, StreamUsage, WorkerState};
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cli::Status;
 use crate::gaps;
-use crate::service::{Failure, ROSTER_WAIT, connect_to_stream, served};
+use crate::service::{Failure, ROSTER_WAIT, connect_to_stream, named_or_served};
 use crate::warehouse::{Warehouse, WarehouseError};
 
 /// Lines about the units of one worker.
@@ -40,15 +40,17 @@ pub(crate) async fn run(args: &Status, config: &Config) -> Result<Reply, Failure
         return gaps::run(&args.gaps, config).await;
     }
     if args.gaps.has_filters() {
-        return Err(Failure::usage("filters go with --missing; `puller status` tells of whole destinations"));
+        let text = "filters of units go with --missing: `puller status` tells of whole destinations";
+        return Err(Failure::usage(text));
     }
+    let destinations = named_or_served(config, args.gaps.destination())?;
     let bus = connect_to_stream(config).await?;
     let mut all = Vec::new();
-    for destination in served(config) {
+    for destination in &destinations {
         all.push(one(&bus, &destination.name, &destination.kind).await);
     }
     let usage = bus.stream_usage().await?;
-    let warnings = warnings(&bus, config, &usage).await?;
+    let warnings = warnings(&bus, config, &destinations, &usage).await?;
     bus.close().await;
     let mut lines = vec![destinations_table(&all)];
     for status in &all {
@@ -65,10 +67,16 @@ pub(crate) async fn run(args: &Status, config: &Config) -> Result<Reply, Failure
 }
 
 /// What will go wrong, or goes wrong unseen: streams that are nearly full, and settings by which markers are lost.
-async fn warnings(bus: &Bus, config: &Config, usage: &[StreamUsage]) -> Result<Vec<String>, Failure> {
-    let settings: Vec<ConsumerSettings> = served(config)
-        .into_iter()
-        .map(|destination| ConsumerSettings { destination: destination.name, ack_wait: config.puller.ack_wait })
+async fn warnings(
+    bus: &Bus,
+    config: &Config,
+    destinations: &[Destination],
+    usage: &[StreamUsage],
+) -> Result<Vec<String>, Failure> {
+    let ack_wait = config.puller.ack_wait;
+    let settings: Vec<ConsumerSettings> = destinations
+        .iter()
+        .map(|destination| ConsumerSettings { destination: destination.name.clone(), ack_wait })
         .collect();
     let mut warnings: Vec<String> = usage.iter().filter_map(StreamUsage::warning).collect();
     let faults = bus.queue_faults(&settings).await?;
@@ -85,10 +93,14 @@ async fn one(bus: &Bus, name: &str, kind: &DestinationKind) -> DestinationStatus
     };
     let (last_loaded, warnings) = match kind {
         DestinationKind::Directory { .. } => (None, Vec::new()),
-        DestinationKind::ClickHouse(server) => of_tables(server).await.unwrap_or_else(|error| {
-            failures.push(Failure::from(error));
-            (None, Vec::new())
-        }),
+        DestinationKind::ClickHouse(server) => {
+            let (last_loaded, warnings) = of_tables(server).await;
+            let warnings = warnings.unwrap_or_else(|error| {
+                failures.push(Failure::from(error));
+                Vec::new()
+            });
+            (last_loaded, warnings)
+        }
     };
     let (progress, workers, dead) =
         queue.map_or((None, Vec::new(), None), |(progress, workers, dead)| (Some(progress), workers, Some(dead)));
@@ -118,10 +130,17 @@ async fn of_queue(bus: &Bus, name: &str) -> Result<(DestinationProgress, Vec<Wor
     Ok((progress, bus.roster(name, ROSTER_WAIT).await?.workers, bus.dead_letters(name).await?))
 }
 
-/// When something was last loaded, and what is wrong.
-async fn of_tables(server: &ClickHouse) -> Result<(Option<Timestamp>, Vec<String>), WarehouseError> {
-    let warehouse = Warehouse::to_look(server).await?;
-    Ok((warehouse.last_loaded().await?, warehouse.warnings().await?))
+/// When something was last loaded, as far as that is known, and what is wrong. That a table is not there is an error, as to
+/// every command that needs it.
+async fn of_tables(server: &ClickHouse) -> (Option<Timestamp>, Result<Vec<String>, WarehouseError>) {
+    let mut last_loaded = None;
+    let looked = async {
+        let warehouse = Warehouse::to_look(server).await?;
+        last_loaded = warehouse.last_loaded().await?;
+        warehouse.warnings().await
+    };
+    let warnings = looked.await;
+    (last_loaded, warnings)
 }
 
 fn destinations_table(all: &[DestinationStatus]) -> String {

@@ -10,7 +10,8 @@ use common::unit::Token;
 use indicatif::HumanCount;
 use jiff::{SignedDuration, Timestamp};
 use nats::{Bus, ReplaysState, Task, TaskState, TaskUnit};
-use serde::Serialize;
+use serde::ser::Error as _;
+use serde::{Serialize, Serializer};
 
 use crate::cli::Tasks;
 use crate::service::{Failure, ROSTER_WAIT, worker_name};
@@ -38,10 +39,21 @@ pub(crate) struct Progress {
 
 #[derive(Debug, Serialize)]
 struct Shown<'t> {
-    #[serde(flatten)]
+    #[serde(flatten, serialize_with = "by_name")]
     task: &'t Task,
     state: &'static str,
     progress: Progress,
+}
+
+/// Its id is called `task`, as in the answer of `puller replay`; in the stream it is `id`.
+fn by_name<S: Serializer>(task: &&Task, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut shown = serde_json::to_value(task).map_err(S::Error::custom)?;
+    if let Some(fields) = shown.as_object_mut()
+        && let Some(id) = fields.remove("id")
+    {
+        fields.insert("task".to_owned(), id);
+    }
+    shown.serialize(serializer)
 }
 
 pub(crate) async fn run(args: &Tasks, config: &Config) -> Result<Reply, Failure> {
@@ -254,7 +266,13 @@ async fn show(bus: &Bus, id: &str, all: bool) -> Result<Reply, Failure> {
     let findings: Vec<Finding> = units.iter().map(|unit| finding(&task, unit)).collect();
     let forced = if task.force { ", forced" } else { "" };
     let mut lines = vec![
-        format!("{} to {}: {state}, {} of {} units", task.id, task.destination, progress.finished(), task.units),
+        format!(
+            "{} to {}: {state}, {} of {}",
+            task.id,
+            task.destination,
+            progress.finished(),
+            count(task.units, "unit")
+        ),
         printable(&format!("  mode {}, {}{forced}", task.mode, task.selection)),
     ];
     if !task.reason.is_empty() {
@@ -262,7 +280,7 @@ async fn show(bus: &Bus, id: &str, all: bool) -> Result<Reply, Failure> {
     }
     if progress.cut_short {
         let why = if task.cut_short.is_empty() { "the command that sent it ended" } else { &task.cut_short };
-        lines.push(printable(&format!("  {} of {} units were sent: {why}", units.len(), task.units)));
+        lines.push(printable(&format!("  {} of {} sent: {why}", units.len(), count(task.units, "unit"))));
     }
     if let Some(rate) = progress.units_per_second {
         let left =

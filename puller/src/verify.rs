@@ -101,13 +101,13 @@ pub(crate) fn chosen(name: Option<&str>, config: &Config) -> Result<Vec<Destinat
 async fn units(bus: &Bus, filter: &UnitFilter) -> Result<Vec<Unit>, Failure> {
     let mut units = BTreeSet::new();
     bus.survey(|message| {
-        if filter.matches(&message.subject.unit) {
-            units.insert(message.subject.unit);
-        }
+        units.insert(message.subject.unit);
     })
     .await?;
+    let all = units.len() as u64;
+    units.retain(|unit| filter.matches(unit));
     if units.is_empty() && !filter.is_empty() {
-        return Err(filter.no_match("unit that is announced"));
+        return Err(filter.none_of(Some(all), "announced unit", &[]));
     }
     Ok(units.into_iter().collect())
 }
@@ -160,6 +160,8 @@ struct Verifier<'s> {
 enum Looked {
     Checked(Box<Checked>),
     Unchecked(String),
+    /// It is announced from another bucket or prefix.
+    Elsewhere(String),
 }
 
 struct Checked {
@@ -183,11 +185,14 @@ impl Verifier<'_> {
             .map(async |unit| (unit, self.unit(unit).await))
             .buffered(UNITS_MAX);
         let mut looks = std::pin::pin!(looks);
+        let mut elsewhere = Strangers::default();
         while let Some((unit, looked)) = looks.next().await {
             bar.inc(1);
             match looked? {
                 Looked::Unchecked(why) => report.unchecked(unit, why),
+                Looked::Elsewhere(why) => elsewhere.add(unit, why),
                 Looked::Checked(checked) => {
+                    elsewhere.is_any_here = true;
                     let Checked { payload, job, verdicts } = *checked;
                     let symbols = job.objects.iter().map(|object| object.symbol.clone());
                     let bad = report.add(unit, symbols.zip(verdicts).collect(), self.verbose);
@@ -201,7 +206,7 @@ impl Verifier<'_> {
         if stop.is_cancelled() {
             return Err(Failure::stopped("stopped by a signal before all was checked"));
         }
-        Ok(())
+        elsewhere.end(|unit, why| report.unchecked(unit, why))
     }
 
     async fn unit(&self, unit: &Unit) -> Result<Looked, Failure> {
@@ -223,6 +228,7 @@ impl Verifier<'_> {
             Ok((job, verdicts)) => {
                 Ok(Looked::Checked(Box::new(Checked { payload: message.payload.to_vec(), job, verdicts })))
             }
+            Err(WorkError::Elsewhere(elsewhere)) => Ok(Looked::Elsewhere(elsewhere.to_string())),
             Err(error) => unit_error(error).map(Looked::Unchecked),
         }
     }
@@ -309,6 +315,32 @@ impl Verifier<'_> {
             attendance.check(bus, &format!("{} of {all} are settled", all - sent.len())).await?;
             if stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_none() {
                 return Err(attendance.failure(Failure::stopped("stopped by a signal")));
+            }
+        }
+    }
+}
+
+/// Units that are announced from another bucket or prefix than this process is configured with.
+#[derive(Default)]
+pub(crate) struct Strangers {
+    units: Vec<(Unit, String)>,
+    /// Whether any other is announced from here.
+    pub(crate) is_any_here: bool,
+}
+
+impl Strangers {
+    pub(crate) fn add(&mut self, unit: &Unit, why: String) {
+        self.units.push((unit.clone(), why));
+    }
+
+    /// Some among others are reported one by one. Where there are only such, the configuration is wrong, as to every other
+    /// command.
+    pub(crate) fn end(self, mut report: impl FnMut(&Unit, String)) -> Result<(), Failure> {
+        match self.units.first() {
+            Some((_, why)) if !self.is_any_here => Err(Failure::config(why.clone())),
+            _ => {
+                self.units.into_iter().for_each(|(unit, why)| report(&unit, why));
+                Ok(())
             }
         }
     }

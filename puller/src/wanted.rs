@@ -4,7 +4,7 @@ use common::config::Destination;
 use common::marker::Marker;
 use common::unit::Unit;
 use jiff::{SignedDuration, Timestamp};
-use nats::{Bus, BusError, Lane, StreamMarker};
+use nats::{Bus, BusError, Lane, MarkerSubject, StreamMarker};
 
 /// Whether a marker was announced before the destination was served, and its period lies further back than the destination
 /// wants.
@@ -51,7 +51,12 @@ impl Beginning {
 
     /// Whether workers load the unit whose newest marker this is.
     pub(crate) fn wants(&self, StreamMarker { subject, stored_at, payload, .. }: &StreamMarker) -> bool {
-        let announced_at = || announced_at(payload, *stored_at);
+        self.wants_delivery(subject, *stored_at, payload)
+    }
+
+    /// Whether workers load what this message announces, when it is delivered.
+    pub(crate) fn wants_delivery(&self, subject: &MarkerSubject, stored_at: Timestamp, payload: &[u8]) -> bool {
+        let announced_at = || announced_at(payload, stored_at);
         !is_too_old(self.initial_days, &subject.unit, subject.lane, announced_at, self.since)
     }
 }

@@ -265,9 +265,7 @@ impl WarehouseError {
                 "the account's max_memory_usage, or the server's memory, is too little: raise it"
             }
             WarehouseErrorKind::Unavailable if self.code.is_some() => "see the message, and the server's log",
-            WarehouseErrorKind::Unavailable => {
-                "check clickhouse.host and port (the HTTP port, 8123 or 8443), and the server"
-            }
+            WarehouseErrorKind::Unavailable => unreachable_advice(&self.message),
             WarehouseErrorKind::TooHeavy if self.code.is_none() => {
                 "the server did not answer within 120 s: see what else it does, and the way to it"
             }
@@ -342,6 +340,23 @@ fn stated_time_limit_s(message: &str) -> Option<f64> {
     Some(if unit.trim_start().starts_with("ms") { number / 1000.0 } else { number })
 }
 
+/// What a server that speaks TLS, or none, says to a client that does the other.
+fn unreachable_advice(message: &str) -> &'static str {
+    let says = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
+    if says(&["InvalidContentType"]) {
+        "the server speaks no TLS at this port: set clickhouse.secure to false, or clickhouse.port to its HTTPS port (8443)"
+    } else if says(&[
+        "HTTPS port",
+        "HTTPS server",
+        "invalid HTTP version",
+        "connection closed before message completed",
+    ]) {
+        "the server may expect TLS at this port: set clickhouse.secure to true, or clickhouse.port to its HTTP port (8123)"
+    } else {
+        "check clickhouse.host and port (8123, or 8443 with clickhouse.secure: true), and the server"
+    }
+}
+
 fn limit_advice(code: Option<u32>) -> &'static str {
     match code {
         Some(158) => "the account's profile limits max_rows_to_read, or another count of rows: raise it",
@@ -367,6 +382,15 @@ fn limit_advice(code: Option<u32>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mix_up_of_tls_is_named() {
+        let check = |message, advice| assert!(unreachable_advice(message).contains(advice), "{message}");
+        check("network error: client error (Connect): received corrupt message of type InvalidContentType", "false");
+        check("bad response: The plain HTTP request was sent to HTTPS port", "clickhouse.secure to true");
+        check("client error (SendRequest): connection closed before message completed", "clickhouse.secure to true");
+        check("tcp connect error: Connection refused", "8443 with clickhouse.secure: true");
+    }
 
     #[test]
     fn exceptions_are_told_apart() {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::config::Retry;
 use common::failpoint::failpoint;
+use common::output::Failure;
 use common::unit::Unit;
 use jiff::Timestamp;
 use nats::{Bus, DeadLetter, Delivery, DeliveryRecord, Held, MarkerSubject, SettleError, TaskState};
@@ -33,7 +34,8 @@ use crate::warehouse::WarehouseErrorKind;
 use crate::writes::Writes;
 use clock::ClockFault;
 pub(crate) use clock::ClockWatch;
-use ending::{Ending, Finished, Settlement, Stopped, describe};
+pub(crate) use ending::Ending;
+use ending::{Finished, Settlement, Stopped, failure};
 
 /// Tries, 30 s in all, after which a unit is put off whose error may be its own: others shall have its place.
 const WAITS_MAX: u32 = 6;
@@ -229,7 +231,7 @@ impl Worker {
             let settlement = match (stopped, decide(&result, in_hand.attempt(), &self.retry, evidence), &result) {
                 (Some(stopped), _, _) => Some(Settlement::Stopped(stopped)),
                 (None, Disposition::Leave, Err(error)) => {
-                    self.circuit.open(&describe(error));
+                    self.circuit.open(failure(error));
                     return Some(HandBack::for_the_clock(error));
                 }
                 (None, disposition, _) => Settlement::of(disposition),
@@ -351,8 +353,8 @@ impl Worker {
     /// Something everything depends on may be away: keep the delivery, pull nothing, try again soon. Some: it is to be
     /// handed back, because the worker ends, or because the unit alone may be at fault and others wait behind it.
     async fn wait(&self, in_hand: &InHand<'_>, result: &Result<Work, WorkError>, waits: u32) -> Option<HandBack> {
-        let reason = result.as_ref().err().map_or_else(|| "a server is away".into(), describe);
-        self.circuit.open(&reason);
+        let away = || Failure::unreachable("a server is away");
+        self.circuit.open(result.as_ref().err().map_or_else(away, failure));
         if let (Destination::ClickHouse(loader), Err(WorkError::Warehouse(error))) = (&self.destination, result)
             && error.kind == WarehouseErrorKind::MissingSchema
             && let Ok(_only_one) = loader.preparing.try_lock()
@@ -360,7 +362,7 @@ impl Worker {
         {
             // Unlike the statement that failed, it says what to do.
             tracing::warn!(%error, "creating the tables");
-            self.circuit.open(&describe(&error.into()));
+            self.circuit.open(error.into());
         }
         if let Err(error) = result
             && waits >= WAITS_MAX
@@ -414,7 +416,7 @@ impl Worker {
         }
         self.metrics.settled(&self.destination_name, ending.as_str());
         if ending != Ending::Retry {
-            self.board.count(ending == Ending::DeadLetter);
+            self.board.count(ending);
         }
         if ending == Ending::Loaded {
             self.suspects.loaded(&delivery.consumer, delivery.stream_sequence);
@@ -446,7 +448,7 @@ impl Worker {
             waits += 1;
             tracing::warn!(%error, waits, "the dead letter could not be stored, trying again");
             self.circuit.readiness().not_ready(&part, error.to_string());
-            waiting.get_or_insert_with(|| self.board.wait_with_letter(error.to_string()));
+            waiting.get_or_insert_with(|| self.board.wait_with_letter(error.into()));
             tokio::time::sleep(Circuit::pause(waits)).await;
             held.lease.activity.bump();
         }

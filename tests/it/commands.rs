@@ -70,7 +70,7 @@ const TABLE: &[Row] = &[
     filtered("puller", &["verify"], [0, 3, 3, 4]),
     row("puller", &["doctor"], [0, 4, 4, 4]),
     row("puller", &["doctor", "--config-only"], [0, 0, 0, 0]),
-    row("puller", &["healthcheck"], [1, 1, 1, 1]),
+    row("puller", &["healthcheck"], [2, 2, 2, 2]),
     filtered("uploader", &["upload", "--dry-run"], [0, 3, 0, 4]),
     filtered("uploader", &["upload"], [0, 3, 0, 4]),
     row("uploader", &["reconcile"], [0, 3, 0, 4]),
@@ -78,7 +78,7 @@ const TABLE: &[Row] = &[
     filtered("uploader", &["adopt", "--dry-run"], [0, 3, 0, 4]),
     row("uploader", &["doctor"], [0, 4, 0, 4]),
     row("uploader", &["doctor", "--config-only"], [0, 0, 0, 0]),
-    row("uploader", &["healthcheck"], [1, 1, 1, 1]),
+    row("uploader", &["healthcheck"], [2, 2, 2, 2]),
     row("puller", &["adopt", "--ingested", "hints"], [0, 3, 3, 4]),
     row("puller", &["migrate"], [0, 3, 3, 0]),
 ];
@@ -213,15 +213,45 @@ fn every_command_answers_in_one_envelope_when_it_is_used_wrongly() -> Result<()>
         (&["dead", "ls", "--class", "mising"], "did you mean missing?"),
         (&["history", "--outcome", "load"], "did you mean loaded?"),
         (&["history", "--class", "damage"], "did you mean damaged?"),
-        (&["status", "--destination", "primary"], "--missing"),
-        (&["verify", "--destination", "primry"], "did you mean primary?"),
+        (&["status", "--market", "spot"], "--missing"),
+        (&["pull", "--max-wait", "foo"], "30s, 10m or 2h"),
         (&["explain", "binance/futures/klines/1h/2025-03-01"], "did you mean um?"),
     ] {
         let envelope = check(&project, "puller", args, 2)?;
         assert!(envelope["error"]["text"].as_str().is_some_and(|said| said.contains(text)), "{envelope:#}");
     }
-    check(&project, "puller", &["replay", "--dry-run", "--symbol", "NONESUCH"], 4)?;
-    check(&project, "puller", &["gaps", "--symbol", "NONESUCH"], 4)?;
+    for command in [
+        &["status"][..],
+        &["gaps"],
+        &["replay", "--dry-run"],
+        &["dead", "ls"],
+        &["dead", "retry", "--all"],
+        &["dead", "discard", "--all", "--reason", "a test"],
+        &["pause"],
+        &["resume"],
+        &["history"],
+        &["verify"],
+        &["adopt", "--ingested", "hints"],
+    ] {
+        let envelope = check(&project, "puller", &[command, &["--destination", "primry"]].concat(), 2)?;
+        assert_eq!(envelope["error"]["class"], "usage", "{envelope:#}");
+        assert!(envelope["error"]["text"].as_str().is_some_and(|said| said.contains("primary")), "{envelope:#}");
+    }
+    let status = check(&project, "puller", &["status", "--destination", "primary"], 0)?;
+    assert_eq!(status["destinations"].as_array().map(Vec::len), Some(1), "{status:#}");
+    for (args, said) in [
+        (&["verify", "--market", "cm"][..], "the only announced unit does not match the filters: market cm"),
+        (
+            &["replay", "--dry-run", "--symbol", "NONESUCH"],
+            "announced unit does not match the filters: symbol NONESUCH",
+        ),
+        (&["gaps", "--symbol", "NONESUCH"], "the only loaded archive does not match the filters: symbol NONESUCH"),
+        (&["history", "--failed", "--class", "missing"], "attempt does not match the filters: failed, class missing"),
+        (&["dead", "ls", "--class", "missing"], "there is no dead letter, whatever the filters"),
+    ] {
+        let envelope = check(&project, "puller", args, 4)?;
+        assert!(envelope["error"]["text"].as_str().is_some_and(|text| text.contains(said)), "{envelope:#}");
+    }
 
     project.set("puller.slotz", 3)?;
     for Row { binary, args, .. } in TABLE.iter().chain(&services) {
@@ -234,7 +264,39 @@ fn every_command_answers_in_one_envelope_when_it_is_used_wrongly() -> Result<()>
     Ok(())
 }
 
-/// What the last command of a pipe has seen enough of is no fault, and no panic.
+/// What keeps a command from looking is said once, and nothing is summed up of what was not looked at.
+#[test]
+fn a_fault_is_said_once_and_without_sums() -> Result<()> {
+    let project = project(World::Well)?;
+    spec("2025-03-02").write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let of_uploader = [&["upload"][..], &["upload", "--dry-run"], &["reconcile"], &["adopt"], &["adopt", "--dry-run"]];
+    let of_puller = [&["verify"][..], &["adopt", "--ingested", "hints"], &["pull"], &["pull", "--dry-run"]];
+    let bucket = "http://127.0.0.1:9";
+    for (name, value, uploader, puller, code) in [
+        ("FERRY__NATS__PASSWORD", "wrong", &of_uploader[..], &of_puller[..], 2),
+        // A wrong prefix is a wrong configuration to everybody.
+        ("FERRY__STORAGE__R2__PREFIX", "other", &of_uploader, &of_puller, 2),
+        ("FERRY__STORAGE__R2__ENDPOINT", bucket, &of_uploader[2..], &[], 3),
+        ("FERRY__CLICKHOUSE__PORT", "9", &[], &of_puller[..3], 3),
+        ("FERRY__CLICKHOUSE__SECURE", "true", &[], &of_puller[..3], 3),
+    ] {
+        let commands =
+            uploader.iter().map(|args| ("uploader", *args)).chain(puller.iter().map(|args| ("puller", *args)));
+        for (binary, args) in commands {
+            let finished = project.start(binary, args, &[(name, value)])?.wait(SOON)?;
+            let place = format!("{binary} {args:?} with {name}={value}: {}{}", finished.stdout, finished.stderr);
+            assert_eq!((finished.code, finished.stdout.trim()), (Some(code), ""), "{place}");
+            assert_eq!(finished.stderr.lines().count(), 1, "{place}");
+            if name.ends_with("SECURE") {
+                assert!(finished.stderr.contains("set clickhouse.secure to false"), "{place}");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Without a worker a replay that is waited for ends, and says what is missing.
 #[test]
 fn a_replay_that_nobody_works_on_is_not_waited_for_without_end() -> Result<()> {
@@ -283,6 +345,9 @@ fn a_finished_task_that_is_cancelled_stays_as_it_was() -> Result<()> {
 #[test]
 fn gaps_are_what_could_be_there_and_is_not() -> Result<()> {
     let project = Project::new(Stack::shared(), "gaps")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    let nothing = project.puller(&["gaps"])?.expect_code(0)?.stdout;
+    assert!(nothing.contains("nothing to compare with"), "{nothing}");
     let days = |symbol: &str, interval: &str, days: &[&str]| {
         let write =
             |day: &&str| ArchiveSpec::new(Market::Spot, symbol, interval, day).write(project.data_dir()).map(drop);

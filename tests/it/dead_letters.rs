@@ -68,7 +68,7 @@ fn a_retry_loads_what_was_missing() -> Result<()> {
     assert_eq!(listed(&project, &["--unit", "binance/spot/klines/1h"])?.len(), 3);
     assert_eq!(listed(&project, &["--unit", "binance/um"])?.len(), 0);
     assert_eq!(listed(&project, &["--class", "missing", "--destination", "primary"])?.len(), 2);
-    assert_eq!(listed(&project, &["--destination", "elsewhere"])?.len(), 0);
+    project.puller(&["dead", "ls", "--destination", "elsewhere"])?.expect_code(2)?;
     assert_eq!(listed(&project, &["--older-than", "1h"])?.len(), 0);
     assert_eq!(listed(&project, &["--newer-than", "1h"])?.len(), 3);
     let table = project.puller(&["dead", "ls"])?.expect_code(0)?.stdout;

@@ -98,7 +98,19 @@ fn a_new_one_starts_with_as_much_history_as_it_wants() -> Result<()> {
     let mut destination = clickhouse(stack, "second", &second);
     destination["initial_days"] = json!(2000);
     project.set("destinations", json!([destination]))?;
-    project.puller(&["pull"])?.expect_code(0)?;
+    // What a pull passes over is said, before and after.
+    let planned = project.puller(&["pull", "--dry-run", "--json"])?.expect_code(0)?.json()?;
+    let planned_of = |day: &str| {
+        let mut findings = planned["findings"].as_array().into_iter().flatten();
+        findings.find(|found| found["from"] == day).map(|found| found["state"].clone())
+    };
+    assert_eq!((planned_of("2019-01-01"), planned_of("2025-03-01")), (Some(json!("too_old")), Some(json!("queued"))));
+    assert_eq!(planned["destinations"][1]["too_old"], 1, "{planned:#}");
+    let planned = project.puller(&["pull", "--dry-run"])?.expect_code(0)?.stdout;
+    assert!(planned.contains("second: 2 markers pending, 1 of them older than initial_days"), "{planned}");
+    let pulled = project.puller(&["pull", "--json"])?.expect_code(0)?.json()?;
+    let second_of = |figure: &str| &pulled["destinations"][1][figure];
+    assert_eq!((second_of("units"), second_of("too_old"), second_of("archives")), (&json!(2), &json!(1), &json!(1)));
     let periods = format!("SELECT period FROM {second}.archives FINAL ORDER BY period FORMAT TSV");
     assert_eq!(project.query(&periods)?.trim(), "2025-03-01");
     // What it does not want is not missing, and `verify --fix` does not load it.

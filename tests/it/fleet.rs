@@ -175,7 +175,7 @@ fn a_unit_is_explained_in_every_state() -> Result<()> {
     hand.put(&placed.key, &spec("2025-03-01").zip())?;
     hand.publish_marker(&unit, &[placed])?;
     project.puller(&["pull"])?.expect_code(0)?;
-    let loaded = explain(0, "loaded", "primary has all 1 archives, verified")?;
+    let loaded = explain(0, "loaded", "primary has its only archive, verified")?;
     assert_eq!(loaded["destinations"][0]["attempts"][0]["state"], "loaded", "{loaded}");
     Ok(())
 }

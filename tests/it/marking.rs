@@ -36,6 +36,8 @@ fn units_with_archives_are_marked_and_published_and_others_refused() -> Result<(
     assert!(marks(&project)?.is_empty());
     let refused = project.uploader(&["mark", "binance/spot/klines/1h/2025-03-09", "--json"])?.expect_code(1)?.json()?;
     assert_eq!((&refused["refused"], &refused["findings"][0]["state"]), (&1.into(), &"refused".into()), "{refused}");
+    let error = &refused["error"];
+    assert_eq!((&error["class"], &error["text"]), (&"failed".into(), &"1 unit refused".into()), "{refused}");
 
     // A word that does not exist is not taken for the nearest one.
     for unit in ["kraken/spot/klines/1h/2025-03-01", "binance/swap/klines/1h/2025-03-01"] {

@@ -49,7 +49,7 @@ fn an_uploaders_newer_archive_is_not_replaced() -> Result<()> {
     fs::remove_file(project.data_dir().join(day(2).path())).context("a cleanup")?;
 
     let pull = project.puller(&["pull", "--no-ingest"])?.expect_code(1)?;
-    assert!(pull.stdout.contains("1 archives loaded") && pull.stdout.contains("1 DEAD LETTER"), "{}", pull.stdout);
+    assert!(pull.stdout.contains("1 archive loaded") && pull.stdout.contains("1 DEAD LETTER"), "{}", pull.stdout);
     assert!(has(project.data_dir(), &corrected(1, 1)), "the newer archive is there as it was");
     assert!(has(project.data_dir(), &day(2)));
     let letter = &hand.dead_letters()?[0];
@@ -94,7 +94,7 @@ fn corrections_replace_what_was_delivered_and_nothing_else() -> Result<()> {
     announce(&project, &corrected(3, 1))?;
     announce(&project, &corrected(1, 3))?;
     let pull = project.puller(&["pull"])?.expect_code(1)?;
-    assert!(pull.stdout.contains("1 archives loaded") && pull.stdout.contains("1 DEAD LETTER"), "{}", pull.stdout);
+    assert!(pull.stdout.contains("1 archive loaded") && pull.stdout.contains("1 DEAD LETTER"), "{}", pull.stdout);
     assert!(has(&copy, &foreign) && has(&copy, &corrected(1, 3)));
     fs::rename(copy.join(foreign.path()), project.dir().join("aside.zip")).context("moved away")?;
     project.puller(&["dead", "retry", "--all"])?.expect_code(0)?;

@@ -253,6 +253,9 @@ fn a_worker_set_up_for_another_prefix_or_bucket_waits() -> Result<()> {
         let env = [(variable.as_str(), wrong)];
         let doctor = project.start("puller", &["doctor"], &env)?.wait(SOON)?.expect_code(4)?;
         assert!(doctor.stdout.contains("'other'") && doctor.stdout.contains(key), "{}", doctor.stdout);
+        // For a command it is a wrong configuration, as for the uploader.
+        let pull = project.start("puller", &["pull"], &env)?.wait(SOON)?.expect_code(2)?;
+        assert!(pull.stderr.contains("'other'") && pull.stderr.contains(key), "{}", pull.stderr);
         let mut worker = project.spawn("puller", &["run"], &env)?;
         project.wait_until("the reason", SOON, || Ok(not_ready(&worker, &["'other'", right, key])))?;
         // Longer than a unit is tried before it is put off.

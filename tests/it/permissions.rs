@@ -103,7 +103,7 @@ fn every_role_can_do_its_work() -> Result<()> {
     }
     site.run("operator", "puller", &["replay", "--force", "--wait"], 0)?;
     let tasks = site.run("operator", "puller", &["tasks", "ls", "--json"], 0)?.json()?;
-    let id = tasks["tasks"][0]["id"].as_str().ok_or_else(|| Failure::new(format!("no task: {tasks}")))?;
+    let id = tasks["tasks"][0]["task"].as_str().ok_or_else(|| Failure::new(format!("no task: {tasks}")))?;
     // What the worker wrote.
     let task = site.run("operator", "puller", &["tasks", "show", id, "--json"], 0)?.json()?;
     assert_eq!(task["progress"]["success"], json!(2), "{task}");

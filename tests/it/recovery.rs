@@ -385,7 +385,7 @@ fn deleted_rows_come_back() -> Result<()> {
 
         let before = rows_loaded(&project)?;
         let fixed = project.puller(&["verify", "--fix"])?.expect_code(0)?;
-        assert!(sent(&fixed.stdout).contains(&format!("{archives} archives")), "{harm}\n{}", fixed.stdout);
+        assert!(sent(&fixed.stdout).contains(&format!("{archives} archive")), "{harm}\n{}", fixed.stdout);
         // Asked twice, it is loaded once.
         project.puller(&["verify", "--fix"])?.expect_code(0)?;
         project.puller(&["pull"])?.expect_code(0)?;

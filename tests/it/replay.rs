@@ -55,7 +55,7 @@ fn what_is_verified_is_skipped_unless_forced() -> Result<()> {
     let states: Vec<&Value> = tasks["tasks"].as_array().into_iter().flatten().map(|task| &task["state"]).collect();
     assert_eq!(states, ["SUCCESS", "SUCCESS"], "{tasks}");
     assert_eq!(tasks["tasks"][0]["reason"], "a try");
-    let id = tasks["tasks"][1]["id"].as_str().unwrap_or_default();
+    let id = tasks["tasks"][1]["task"].as_str().unwrap_or_default();
     let shown = project.puller(&["tasks", "show", id, "--json"])?.expect_code(0)?.json()?;
     assert_eq!(shown["progress"]["success"], 2, "{shown}");
     assert_eq!(shown["findings"][0]["unit"], "binance/spot/klines/1h/2025-03-02", "{shown}");

@@ -41,6 +41,8 @@ fn what_was_dropped_is_named_and_made_again() -> Result<()> {
         project.query(statement)?;
         let doctor = project.puller(&["doctor"])?.expect_code(4)?;
         assert!(doctor.stdout.contains(named), "{statement}: {}", doctor.stdout);
+        // As to the commands that read the rows.
+        project.puller(&["status"])?.expect_code(if loses { 4 } else { 0 })?;
         let migrate = project.puller(&["migrate"])?.expect_code(0)?;
         assert!(
             migrate.stderr.lines().any(|line| line.contains(named) && line.contains("made again")),

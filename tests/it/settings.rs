@@ -63,6 +63,24 @@ fn values_that_cannot_be_used_are_refused_by_their_key() -> Result<()> {
         ("CLICKHOUSE_HOST", "http://u:hunter2@ch:8123", "clickhouse.host: holds an @"),
         ("R2_ENDPOINT", "https://u:hun/ter2@host", "storage.r2.endpoint: holds an @"),
         ("CLICKHOUSE_PASSWORD", "hunter2 ", "clickhouse.password: begins or ends with white space"),
+        ("CLICKHOUSE_HOST", "127.0.0.1,", "clickhouse.host: '127.0.0.1,' is not the name or address of a host"),
+        (
+            "CLICKHOUSE_HOST",
+            "$HOST",
+            "clickhouse.host: '$HOST' is not the name or address of a host: variables are not",
+        ),
+        (
+            "FERRY__LOG__LEVEL",
+            "loud",
+            "log.level: 'loud' is no level: it is none of off, error, warn, info, debug, trace",
+        ),
+        (
+            "FERRY__LOG",
+            "x",
+            "log: is a section, and FERRY__LOG gives it a value: set its keys, e.g. FERRY__LOG__FORMAT",
+        ),
+        ("FERRY__NATS__REPLICAS", "2", "nats.replicas: 2 is not 1, 3 or 5"),
+        ("FERRY__PULER__SLOTS", "2", "puler.slots: unknown key (of FERRY__PULER__SLOTS); did you mean puller.slots?"),
         ("FERRY__NATS__PASSWORD", "hun\tter2", "nats.password: holds a line break or another control character"),
     ] {
         for (binary, args) in [("puller", ["status"]), ("uploader", ["upload"])] {

@@ -133,7 +133,7 @@ fn a_replay_that_is_cancelled_while_it_is_sent_stays_so() -> Result<()> {
             Ok(tasks()?.get(number).is_some_and(|task| task["published"] == sent))
         })?;
         let task = tasks()?[number].clone();
-        project.puller(&["tasks", "cancel", task["id"].as_str().unwrap_or_default()])?.expect_code(0)?;
+        project.puller(&["tasks", "cancel", task["task"].as_str().unwrap_or_default()])?.expect_code(0)?;
         // Workers pass over what was sent.
         let mut worker = sent.then(|| project.spawn_puller(&["run"])).transpose()?;
         let ended = replay.wait(PATIENCE)?.expect_code(1)?.json()?;
@@ -508,7 +508,7 @@ fn a_replay_that_was_killed_is_not_running_for_ever() -> Result<()> {
     let shown = project.puller(&["tasks", "show", "primary-killed", "--json"])?.expect_code(0)?.json()?;
     assert_eq!((&shown["state"], &shown["progress"]["failed"]), (&json!("FAILED"), &json!(4)), "{shown}");
     let shown = project.puller(&["tasks", "show", "primary-killed"])?.expect_code(0)?;
-    assert!(shown.stdout.contains("2 of 5 units were sent"), "{}", shown.stdout);
+    assert!(shown.stdout.contains("2 of 5 units sent"), "{}", shown.stdout);
     Ok(())
 }
 

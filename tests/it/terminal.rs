@@ -205,7 +205,7 @@ fn assert_fits(lines: &[String]) {
 fn a_terminal_of_80_columns_shows_results_and_no_log() -> Result<()> {
     const UNITS: usize = 40;
     let stack = Stack::shared();
-    let project = Project::new(stack, "terminal-80")?;
+    let mut project = Project::new(stack, "terminal-80")?;
     let hand = Handmade::new(stack, &project)?;
     for day in 1..=20 {
         for symbol in ["BTCUSDT", "ETHUSDT"] {
@@ -264,6 +264,19 @@ fn a_terminal_of_80_columns_shows_results_and_no_log() -> Result<()> {
         assert_fits(&shown);
         assert!(without_bars(&shown).len() < 60, "{shown:#?}");
     }
+
+    // A line of the log that a command shows meanwhile fits too.
+    project.set("puller.ack_wait", "90s")?;
+    project.set("nats.manage", false)?;
+    let warned = on_terminal(&project, "puller", &["pull"], 0)?;
+    assert_fits(&warned);
+    assert!(joined(&warned).contains("WARN consumer ingest-primary of stream MARKERS: ack_wait is"), "{warned:#?}");
+    project.set("nats.url", "nats://127.0.0.1:9")?;
+    project.set("publish.timeout", "1s")?;
+    let unannounced = on_terminal(&project, "uploader", &["upload"], 3)?;
+    assert_fits(&unannounced);
+    let reasons = joined(&without_bars(&unannounced).into_iter().cloned().collect::<Vec<_>>());
+    assert_eq!(reasons.matches("Connection refused").count(), 1, "the reason is said once: {unannounced:#?}");
     Ok(())
 }
 

@@ -32,6 +32,7 @@ use crate::previous::{self, Known};
 use crate::queue::QueueError;
 use crate::settle::{self, Mode, Outcome, Settled};
 use crate::site::{Site, UNITS_MAX, blocking};
+use crate::standing;
 use crate::unit_plan::OlderArchive;
 
 use list::Found;
@@ -60,12 +61,16 @@ async fn every_unit(site: &Site, config: &Config, args: &Adopt, report: &mut Rep
         Ok(_) => {}
         Err(QueueError::Refused(error)) => return Err(PassError::Queue(error)),
         Err(error @ (QueueError::Away(_) | QueueError::Lost)) => {
-            tracing::warn!(%error, "adopting without the queue; the next run announces what this one stores");
+            // Why is said at the end.
+            if !args.dry_run {
+                tracing::warn!("NATS does not answer: what is stored now is announced by the next run");
+            }
             report.queue = Some(error.into());
         }
     }
     site.progress.doing("listing the bucket".into());
     let mut listed = list::list(site, &args.filter).await?;
+    let is_empty = listed.is_empty();
     if args.marked {
         let data_dir = site.data_dir.clone();
         let marks = blocking(move || marks::read(&data_dir)).await;
@@ -84,8 +89,13 @@ async fn every_unit(site: &Site, config: &Config, args: &Adopt, report: &mut Rep
         // The other units are adopted all the same.
         report.fail(PassError::NotAdopted(absent).into());
     }
+    if is_empty && let Ok(Some(newest)) = site.queue.newest().await {
+        // A wrong prefix looks like an empty bucket.
+        standing::check(&standing::Place::of_site(site), &newest, false)?;
+    }
     if listed.units.is_empty() && !args.filter.is_empty() {
-        return Err(PassError::NoMatch(Box::new(args.filter.clone())));
+        let all = listed.left_out.len() as u64;
+        return Err(PassError::NoMatch(Box::new(args.filter.clone()), Some(all)));
     }
     site.progress.begin(listed.units.len(), 0);
 

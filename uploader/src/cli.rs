@@ -158,8 +158,8 @@ pub enum Command {
     },
     /// Ask the running service whether it is ready, on http.listen; for Docker's HEALTHCHECK
     ///
-    /// Exit 0 when it is, 1 when not, with the reasons. Of the configuration only http.listen counts, and nothing else is
-    /// connected to.
+    /// Exit 0 when it is, 1 when not, with the reasons, and 2 when http.listen is not set. Of the configuration only http.listen
+    /// counts, and nothing else is connected to.
     #[command(after_help = HEALTHCHECK_EXAMPLES)]
     Healthcheck {
         /// Ask only whether it runs
@@ -318,6 +318,11 @@ impl Cli {
             | Command::Adopt(Adopt { bwlimit, .. }) => bwlimit.as_ref(),
             Command::Mark(_) | Command::Doctor { .. } | Command::Healthcheck { .. } => None,
         }
+    }
+
+    /// Whether it runs until it is stopped, and tells by its log how it goes.
+    pub fn is_service(&self) -> bool {
+        matches!(self.command, Command::Watch(_))
     }
 
     /// Whether somebody may be watching: a service has its log.

@@ -8,7 +8,7 @@ use common::config::{Config, Place, When};
 use common::doctor::machine::{self, ARCHIVES_BYTES, FILES_BYTES};
 use common::doctor::{Announced, Report, check_requests, check_storage, describe_http, describe_storage};
 use common::object_store::{End, ObjectStore};
-use common::output::Failure;
+use common::output::{Failure, count};
 use nats::{Bus, StreamUsage};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -133,7 +133,7 @@ async fn look_at_data_dir(report: &mut Report, data_dir: &Path, when: When) -> b
                 [] if found.units.is_empty() => {
                     report.good("marks", "no unit is marked complete; nothing is uploaded before one is");
                 }
-                [] => report.good("marks", format!("{} units are marked complete", found.units.len())),
+                [] => report.good("marks", marked(found.units.len())),
                 bad => report.bad(
                     "marks",
                     format!("{} of the marks cannot be understood: {}", bad.len(), bad.join(", ")),
@@ -148,6 +148,10 @@ async fn look_at_data_dir(report: &mut Report, data_dir: &Path, when: When) -> b
         report.bad("archives", format!("{shown}/data cannot be read: {error}"), advice);
     }
     true
+}
+
+fn marked(units: usize) -> String {
+    if units == 1 { "1 unit is marked complete".to_owned() } else { format!("{units} units are marked complete") }
 }
 
 /// How many archives lie where they belong, and what looks like one and does not.
@@ -169,7 +173,7 @@ async fn look_at_archives(report: &mut Report, data_dir: &Path, config: &Config,
         report.paths(strays.paths());
     }
     if !report.checks.iter().any(|check| check.name == NAME && !check.ok) {
-        report.good(NAME, format!("{} lie where they belong", found.in_place));
+        report.good(NAME, format!("{} where they belong", count(found.in_place as u64, "archive")));
     }
 }
 

@@ -35,8 +35,9 @@ pub(crate) enum PassError {
     NotAdopted(Vec<Unit>),
     #[error("stopped by a signal")]
     Stopped,
+    /// Of how many units, if that is known.
     #[error("the filters match no unit")]
-    NoMatch(Box<UnitFilter>),
+    NoMatch(Box<UnitFilter>, Option<u64>),
     #[error(
         "nowhere to keep archives while they are checked: {0}; set local.state_dir to a folder that can be written"
     )]
@@ -71,7 +72,7 @@ impl From<PassError> for Failure {
             PassError::NoUnit(_) | PassError::NotAdopted(_) => Self::no_match(error.to_string()),
             PassError::Queue(error) => error.into(),
             PassError::Stopped => Self::stopped("stopped by a signal"),
-            PassError::NoMatch(filter) => filter.no_match("unit"),
+            PassError::NoMatch(filter, all) => filter.none_of(all, "unit", &[]),
         }
     }
 }

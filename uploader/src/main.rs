@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     if let Some(limit) = cli.bwlimit() {
         config.storage.bwlimit = limit.clone();
     }
-    let is_quiet = cli.shows_progress() && !cli.output.verbose;
+    let is_quiet = !cli.is_service() && !cli.output.verbose;
     let _log = match telemetry::start(&config.log, "uploader", LogWriter, is_quiet) {
         Ok(guard) => guard,
         Err(error) => return ExitCode::from(output.finish(Err(Failure::config(error.to_string())))),

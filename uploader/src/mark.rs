@@ -7,7 +7,6 @@ use std::path::Path;
 
 use clap::Args;
 use common::config::When;
-use common::exit;
 use common::output::{Failure, Finding, ListArgs, Reply, count, list};
 use common::unit::Unit;
 use common::unit_filter::{UnitFilter, UnitPrefix};
@@ -139,7 +138,7 @@ impl Tally {
     }
 
     fn into_reply(self, args: &Mark) -> Reply {
-        let code = if self.refused > 0 || !self.problems.is_empty() { exit::SOME_FAILED } else { exit::DONE };
+        let failure = self.failure();
         let shown: Vec<Finding> =
             self.findings.iter().filter(|finding| finding.state != "already_marked").cloned().collect();
         let mut lines = list(&shown, args.list.all);
@@ -152,7 +151,7 @@ impl Tally {
                 "publish.when is complete, so no other command reads these marks: set it to marked or both".into(),
             );
         }
-        Reply::new(code)
+        Reply::default()
             .field("dry_run", &args.dry_run)
             .field("ignored", &self.ignored)
             .field("marked", &self.marked)
@@ -161,5 +160,15 @@ impl Tally {
             .field("problems", &self.problems)
             .findings(self.findings)
             .text(lines.join("\n"))
+            .failed(failure)
+    }
+
+    /// Why not all of it was done.
+    fn failure(&self) -> Option<Failure> {
+        let refused = (self.refused > 0).then(|| format!("{} refused", count(self.refused, "unit")));
+        let problems = (!self.problems.is_empty())
+            .then(|| format!("{} in local.data_dir left out", count(self.problems.len() as u64, "name")));
+        let parts: Vec<String> = refused.into_iter().chain(problems).collect();
+        (!parts.is_empty()).then(|| Failure::failed(parts.join("; ")))
     }
 }

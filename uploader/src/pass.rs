@@ -82,6 +82,7 @@ pub(crate) async fn run(site: &Site, scope: &Scope, mode: Mode, memory: &mut Mem
             PassError::Stopped => tracing::info!("the pass was stopped by a signal"),
             // The command ends with it, and says it.
             PassError::Elsewhere { .. } => {}
+            _ if !mode.service => {}
             _ => tracing::error!(%error, "the pass ended early"),
         }
         pass.report.misconfigured = matches!(error, PassError::Elsewhere { .. });
@@ -123,7 +124,10 @@ impl Pass<'_> {
             Ok(connects) => (Some(connects), None),
             Err(QueueError::Refused(error)) => return Err(PassError::Queue(error)),
             Err(error @ (QueueError::Away(_) | QueueError::Lost)) => {
-                if self.memory.is_news(&error.to_string()) {
+                // A command says at its end why, and a dry run waits for nothing.
+                if !self.mode.service && !self.mode.dry_run {
+                    tracing::warn!("uploading without the queue, units are announced when it is back");
+                } else if self.mode.service && self.memory.is_news(&error.to_string()) {
                     tracing::warn!(%error, "uploading without the queue, units are announced when it is back");
                 }
                 (None, Some(error))
@@ -139,7 +143,8 @@ impl Pass<'_> {
             && !filter.is_empty()
             && self.report.unreadable.is_empty()
         {
-            return Err(PassError::NoMatch(Box::new(filter.clone())));
+            // What the filters leave out was not looked at.
+            return Err(PassError::NoMatch(Box::new(filter.clone()), None));
         }
         self.report.units.marked = found.iter().filter(|(.., marked)| *marked).count();
 
@@ -413,15 +418,6 @@ impl Pass<'_> {
                 }
             }
         }
-        if let Some(Unannounced { settled: Settled { outcome: Outcome::Unannounced { why }, .. }, .. }) =
-            unannounced.first()
-        {
-            tracing::error!(
-                units = unannounced.len(),
-                why,
-                "uploaded and not announced; the next run announces them without uploading again"
-            );
-        }
         for Unannounced { marked, settled } in unannounced {
             self.done(Handled { settled, marked, archives: None });
         }
@@ -445,7 +441,10 @@ impl Pass<'_> {
             Outcome::HeldBack(reasons) if news => {
                 reasons.iter().for_each(|reason| tracing::error!(%unit, reason, "unit held back"));
             }
-            Outcome::Unannounced { why } if news => tracing::warn!(%unit, why, "stored, not announced yet"),
+            // A command has said so of each unit, and says at its end why.
+            Outcome::Unannounced { why } if news && self.mode.service => {
+                tracing::warn!(%unit, why, "stored, not announced yet");
+            }
             // All of a new tree may wait for a quiet time.
             Outcome::Waiting { wait, .. } if matches!(wait.reason, Reason::Written | Reason::Quiet) => {
                 tracing::debug!(%unit, until = %wait.until, "{}", wait.reason);

@@ -76,7 +76,6 @@ async fn compare_all(
     let mut there = bus.has_stream().await?;
     report.stream_was_missing = !there;
     if !there {
-        tracing::warn!("there is no stream MARKERS: it was deleted, or NATS has lost its store");
         if args.fix {
             if !config.nats.manage {
                 return Err(Failure::missing("there is no stream MARKERS, and nats.manage is false")
@@ -105,9 +104,11 @@ async fn compare_all(
     }
     let listed = bucket::list(site).await?;
     let filter = &args.filter;
-    let units: BTreeSet<&Unit> = announced.keys().chain(listed.keys()).filter(|unit| filter.matches(unit)).collect();
+    let mut units: BTreeSet<&Unit> = announced.keys().chain(listed.keys()).collect();
+    let all = units.len() as u64;
+    units.retain(|unit| filter.matches(unit));
     if units.is_empty() && !filter.is_empty() {
-        return Err(PassError::NoMatch(Box::new(filter.clone())).into());
+        return Err(PassError::NoMatch(Box::new(filter.clone()), Some(all)).into());
     }
     site.progress.begin(units.len(), 0);
     let data_dir = config.local.data_dir.is_some();

@@ -194,7 +194,8 @@ impl Report {
             }
             Outcome::Unannounced { why } => {
                 self.units.unannounced += 1;
-                self.findings.push(finding("unannounced", why).sign("+"));
+                let text = why_unannounced(why, self.queue.as_ref());
+                self.findings.push(finding("unannounced", text).sign("+"));
             }
             Outcome::Waiting { wait, missing } => {
                 self.units.waiting += 1;
@@ -327,6 +328,13 @@ impl Report {
             lines.push(nothing + &not_taken);
             return lines.join("\n");
         }
+        if self.error.is_some() && units.total == units.left {
+            // Nothing was looked at, so there is nothing to sum up.
+            if units.left > 0 {
+                lines.push(format!("{} not looked at", count(units.left, "unit")));
+            }
+            return lines.join("\n");
+        }
         if self.dry_run {
             let sum = |part: fn(&PlannedUnit) -> u64| self.planned.iter().map(part).sum::<u64>();
             lines.push(format!(
@@ -392,6 +400,11 @@ pub(crate) fn unannounced(units: usize, queue: Option<&Failure>) -> Failure {
 fn bad_marks(names: &[String]) -> String {
     let example = names.first().map(|name| format!("; {name} would be called {}", marks::right_name(name)));
     format!("marks not understood: {}{}", names.join(", "), example.unwrap_or_default())
+}
+
+/// Why one of these units is not announced: what the command says of all of them is not repeated.
+pub(crate) fn why_unannounced(why: String, queue: Option<&Failure>) -> String {
+    if queue.is_some_and(|failure| failure.text == why) { "stored, not announced".to_owned() } else { why }
 }
 
 fn waits(units: usize) -> String {

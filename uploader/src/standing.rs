@@ -44,7 +44,7 @@ impl Place {
         Self { bucket: store.bucket().to_owned(), prefix: prefix.clone() }
     }
 
-    fn of_site(site: &Site) -> Self {
+    pub(crate) fn of_site(site: &Site) -> Self {
         Self::new(&site.store, &site.prefix)
     }
 

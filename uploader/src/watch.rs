@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use common::backoff::{Backoff, Growth};
 use common::failpoint::bound;
 use common::http::Readiness;
-use common::output::Failure;
+use common::output::{Failure, count};
 use common::unit::Unit;
 use common::unit_filter::UnitFilter;
 use tokio_util::sync::CancellationToken;
@@ -343,7 +343,7 @@ fn show(report: &Report, counts: Counts, readiness: &Readiness) {
     }
     match counts.unannounced {
         0 => readiness.ready(QUEUE),
-        units => readiness.not_ready(QUEUE, format!("{units} units are stored and not announced")),
+        units => readiness.not_ready(QUEUE, format!("{} stored and not announced", count(units as u64, "unit"))),
     }
     let units = &report.units;
     if units.published + report.units.unannounced > 0 {

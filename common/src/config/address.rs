@@ -89,7 +89,8 @@ pub(super) fn host(text: &str, section: &str) -> Result<String, String> {
         }
         _ => {}
     }
-    let wrong = || format!("'{}' is not the name or address of a host", shorten(text));
+    let replaced = if text.contains('$') { ": variables are not replaced" } else { "" };
+    let wrong = || format!("'{}' is not the name or address of a host{replaced}", shorten(text));
     let parsed = Url::parse(&format!("http://{text}/")).map_err(|error| format!("{}: {error}", wrong()))?;
     is_host(&parsed, text).then(|| text.to_owned()).ok_or_else(wrong)
 }
@@ -106,11 +107,16 @@ fn is_host(parsed: &Url, authority: &str) -> bool {
     let ipv6 = |text: &str| text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok();
     let is_name = match ipv6(found) {
         Some(address) => ipv6(name) == Some(address),
-        None if name.is_ascii() => name.eq_ignore_ascii_case(found),
+        // The parser takes `$HOST`, `a,b` and more for names; no resolver does.
+        None if name.is_ascii() => name.eq_ignore_ascii_case(found) && name.chars().all(is_of_a_name),
         None => !name.contains(['%', '[', ']', '@', '/', '\\', '?', '#']) && !name.contains(char::is_whitespace),
     };
     let named = found.chars().any(|c| c.is_ascii_alphanumeric()) && !found.starts_with('.') && !found.contains("..");
     named && is_name && port_is_one
+}
+
+fn is_of_a_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
 }
 
 /// Where the host ends in `host[:port]`.
@@ -154,6 +160,8 @@ mod tests {
             "http://[::1",
             "http://[::1]x",
             "http://127.1",
+            "http://$HOST:9000",
+            "http://a,b",
         ] {
             let problem = check(url).expect_err(url);
             assert!(!problem.contains("hun") && !problem.contains("ter2"), "{problem}");
@@ -182,6 +190,7 @@ mod tests {
             "nats://h/x",
             "na ts://h",
             "h h",
+            "$NATS_HOST",
             "nats://[fd00::2",
         ] {
             let problem = check_nats(url).expect_err(url);
@@ -239,6 +248,12 @@ mod tests {
         check("ch/db", Err("not the name"));
         check("a b", Err("not the name"));
         check("#", Err("not the name"));
+        check("127.0.0.1,", Err("not the name"));
+        check("ch1,ch2", Err("not the name"));
+        check("$HOST", Err("variables are not replaced"));
+        check("${HOST}", Err("not the name"));
+        check("ch*", Err("not the name"));
+        check("click_house-1.example.", Ok("click_house-1.example."));
         for text in ["u:hunter2@ch", "u:hunter2@ch:8123", "http://u:hunter2@ch:8123", "https://u:hun/ter2@ch"] {
             check(text, Err("write the name or address of the host alone, and clickhouse.user"));
             let problem = host(text, "clickhouse").expect_err(text);

@@ -178,7 +178,7 @@ mod tests {
         let problems = |symbols: &str| {
             let mut reader = Reader::new(serde_json::json!({"download": {"symbols": symbols}}));
             Download::read(&mut reader);
-            reader.finish().expect_err(symbols).to_string()
+            reader.finish(&[]).expect_err(symbols).to_string()
         };
         for symbols in ["[BTCUSDT, ETHUSDT]", "BTCUSDT ETHUSDT", "BTCUSDT;ETHUSDT", "BTC/USDT"] {
             assert!(problems(symbols).contains("is no symbol; write [BTCUSDT, ETHUSDT]"), "{symbols}");

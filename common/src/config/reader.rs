@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::address::split_nats;
 use super::secret::Secret;
+use super::source::Variable;
 use super::text::{self, Kind};
 use crate::unit::{Token, shorten};
 
@@ -59,20 +60,49 @@ impl Reader {
         self.problems.push(format!("{key}: {problem}"));
     }
 
-    pub(super) fn finish(mut self) -> Result<(), ConfigError> {
+    /// Reports the keys that nobody read. `variables`: those of the environment, which are named where they are at fault.
+    pub(super) fn finish(mut self, variables: &[Variable]) -> Result<(), ConfigError> {
         let mut leaves = Vec::new();
         collect_leaves("", &self.tree, &mut leaves);
-        for (leaf, is_null) in leaves {
+        // Whether the tree has the text or what stands below the section depends on the order of the two.
+        let mut texts: Vec<(String, bool)> = variables.iter().map(|variable| (variable.key.clone(), false)).collect();
+        texts.retain(|(key, _)| self.first_of_section(key).is_some());
+        leaves.retain(|leaf| !texts.contains(leaf));
+        for (leaf, is_empty) in texts.into_iter().chain(leaves) {
+            let first = self.first_of_section(&leaf);
             // A section whose keys are all commented out is null to YAML.
-            let section = format!("{leaf}.");
-            let is_section = || self.known.range(section.clone()..).next().is_some_and(|key| key.starts_with(&section));
-            if !(self.known.contains(&leaf) || is_null && is_section()) {
-                let nearest = self.known.iter().min_by_key(|known| strsim::damerau_levenshtein(known, &leaf));
-                let hint = nearest.map(|known| format!("; did you mean {known}?")).unwrap_or_default();
-                self.problem(&shorten(&leaf), &format!("unknown key{hint}"));
+            if self.known.contains(&leaf) || is_empty && first.is_some() {
+                continue;
             }
+            let variable = variables.iter().find(|variable| variable.key == leaf);
+            let problem = match (first, variable) {
+                (Some(first), None) => format!("is a section, and not a value: it has keys such as {first}"),
+                (Some(first), Some(Variable { name, .. })) => {
+                    let own = format!("FERRY__{}", first.to_uppercase().replace('.', "__"));
+                    format!("is a section, and {name} gives it a value: set its keys, e.g. {own}")
+                }
+                (None, variable) => {
+                    let from = variable.map(|variable| format!(" (of {})", variable.name)).unwrap_or_default();
+                    let hint = self.nearest(&leaf).map(|nearest| format!("; did you mean {nearest}?"));
+                    format!("unknown key{from}{}", hint.unwrap_or_default())
+                }
+            };
+            self.problem(&shorten(&leaf), &problem);
         }
         self.finish_unread()
+    }
+
+    /// A key of the section, if there is such a section.
+    fn first_of_section(&self, name: &str) -> Option<&String> {
+        let section = format!("{name}.");
+        self.known.range(section.clone()..).next().filter(|key| key.starts_with(&section))
+    }
+
+    /// The known key or section that is written most like this one.
+    fn nearest(&self, unknown: &str) -> Option<&str> {
+        let sections = self.known.iter().flat_map(|key| key.match_indices('.').map(|(end, _)| &key[..end]));
+        let known = self.known.iter().map(String::as_str).chain(sections);
+        known.min_by_key(|known| strsim::damerau_levenshtein(known, unknown))
     }
 
     /// The same where only some of the keys were to be read.
@@ -380,10 +410,11 @@ fn read_secret(file: &Path, kind: Kind) -> Result<Secret, String> {
     if text.is_empty() { Err("is empty".into()) } else { Ok(Secret::new(text)) }
 }
 
-/// All keys that have a value, and whether it is null.
+/// All keys that have a value, and whether it is null or a section without keys.
 fn collect_leaves(at: &str, value: &Value, leaves: &mut Vec<(String, bool)>) {
     let below = |segment: &str| if at.is_empty() { segment.to_owned() } else { format!("{at}.{segment}") };
     match value {
+        Value::Object(map) if map.is_empty() && !at.is_empty() => leaves.push((at.to_owned(), true)),
         Value::Object(map) => map.iter().for_each(|(key, value)| collect_leaves(&below(key), value, leaves)),
         Value::Array(items) if items.iter().any(Value::is_object) => {
             items

@@ -59,6 +59,20 @@ fn is_ours(name: &str) -> bool {
         || OLDER_NAMES.iter().any(|(older, _)| *older == name)
 }
 
+/// A variable of the environment, and the key that it sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Variable {
+    pub name: String,
+    pub key: String,
+}
+
+/// Those that begin with `FERRY__` and are not empty.
+pub(super) fn variables(environment: &[(String, String)]) -> Vec<Variable> {
+    let is_set = environment.iter().filter(|(_, value)| !value.is_empty());
+    let named = is_set.filter_map(|(name, _)| Some((name, name.strip_prefix("FERRY__")?)));
+    named.map(|(name, key)| Variable { name: name.clone(), key: key.to_lowercase().replace("__", ".") }).collect()
+}
+
 /// Merges the file, `FERRY__…` and the older names; of two, the one named later here wins.
 /// An empty environment variable counts as not set: compose files pass those on.
 pub(super) fn tree(path: Option<&Path>, environment: &[(String, String)]) -> Result<Value, ConfigError> {
@@ -68,6 +82,8 @@ pub(super) fn tree(path: Option<&Path>, environment: &[(String, String)]) -> Res
     let mut builder = config::Config::builder();
     if let Some(file) = file(path, variable(FERRY_CONFIG).as_deref()) {
         let text = std::fs::read_to_string(&file).map_err(|error| ConfigError::file(&file, &error))?;
+        // Editors on Windows write this mark at the beginning; the parser would take it for part of the first key.
+        let text = text.trim_start_matches('\u{feff}').to_owned();
         builder = builder.add_source(File::from_str(&text, FileFormat::Yaml));
         // Parsed once by itself, so that an error names the file.
         config::Config::builder()

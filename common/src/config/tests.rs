@@ -366,9 +366,9 @@ fn a_message_repeats_nothing_of_an_address_with_a_password() {
 
 #[test]
 fn a_section_whose_keys_are_commented_out_is_empty() {
-    let yaml = "local:\nstorage:\n  type: s3\n  r2:\nnats:\n  tls:\ndestinations:\npuller: {group: }";
+    let yaml = "local:\nstorage:\n  type: s3\n  r2:\nnats:\n  tls:\ndestinations:\npuller: {group: }\nlog: {}";
     read(yaml, &[], &[]).expect("reads");
-    for unknown in ["nat:", "nats: {tlss: }", "storage: {r: }"] {
+    for unknown in ["nat:", "nats: {tlss: }", "storage: {r: }", "puler: {}", "nats: {tlss: {}}"] {
         let message = read(unknown, &[], &[]).expect_err(unknown).to_string();
         assert!(message.contains("unknown key"), "{unknown}: {message}");
     }
@@ -404,4 +404,54 @@ fn a_size_has_a_unit() {
         let message = read(limit).expect_err(limit).to_string();
         assert!(message.contains(said), "{message}");
     }
+}
+
+#[test]
+fn an_unknown_section_is_answered_with_the_nearest() {
+    let check = |yaml: &str, pairs: &[(&str, &str)], expected: &str| {
+        let message = read(yaml, pairs, &[]).expect_err(expected).to_string();
+        let lines: Vec<&str> = message.lines().skip(1).map(str::trim).collect();
+        assert_eq!(lines, [expected]);
+    };
+    check("puler: {}", &[], "puler: unknown key; did you mean puller?");
+    check("puler:", &[], "puler: unknown key; did you mean puller?");
+    check("puler: {slots: 3}", &[], "puler.slots: unknown key; did you mean puller.slots?");
+    check("log: loud", &[], "log: is a section, and not a value: it has keys such as log.format");
+    check(
+        "",
+        &[("FERRY__PULLER__SLOTZ", "3")],
+        "puller.slotz: unknown key (of FERRY__PULLER__SLOTZ); did you mean puller.slots?",
+    );
+    let said = "log: is a section, and FERRY__LOG gives it a value: set its keys, e.g. FERRY__LOG__FORMAT";
+    for more in
+        [&[][..], &[("FERRY__LOG__LEVEL", "debug")], &[("FERRY__LOG__FORMAT", "json"), ("FERRY__LOG__LEVEL", "")]]
+    {
+        for yaml in ["", "log: {level: debug}"] {
+            check(yaml, &[&[("FERRY__LOG", "x")], more].concat(), said);
+        }
+    }
+    read("", &[("FERRY__LOG", ""), ("FERRY__PULLER__DESTINATIONS", "")], &[]).expect("an empty one is not set");
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_first_key() {
+    let config = read("\u{feff}nats: {replicas: 3}\n", &[], &[]).expect("reads");
+    assert_eq!(config.nats.replicas, 3);
+}
+
+#[test]
+fn levels_and_copies_are_of_closed_sets() {
+    let check = |yaml: &str, expected: &str| {
+        let message = read(yaml, &[], &[]).expect_err(yaml).to_string();
+        assert!(message.contains(&format!("\n  {expected}")), "{message}");
+    };
+    check("log: {level: loud}", "log.level: 'loud' is no level: it is none of off, error, warn, info, debug, trace");
+    check("log: {level: 'info,puller=loud'}", "log.level: 'info,puller=loud' is not a list of directives");
+    for level in ["info", "WARN", "off", "info,puller=debug", "puller=trace"] {
+        read(&format!("log: {{level: '{level}'}}"), &[], &[]).expect(level);
+    }
+    for even in ["2", "4"] {
+        check(&format!("nats: {{replicas: {even}}}"), &format!("nats.replicas: {even} is not 1, 3 or 5"));
+    }
+    read("nats: {replicas: 5}", &[], &[]).expect("an odd number");
 }

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
-use super::{printable_lines, wrap};
+use super::{fit_stderr, printable_lines};
 use crate::exit;
 use crate::object_store::{StoreError, StoreErrorKind};
 
@@ -122,9 +122,8 @@ impl Failure {
         }
         let binary = command.split(' ').next().unwrap_or(command);
         let text = printable_lines(&format!("{binary}: {self}"));
-        let text = if io::stderr().is_terminal() { wrap(&text, 0).join("\n") } else { text };
         // Nothing is left to tell it to when stderr is closed.
-        let _told = writeln!(io::stderr(), "{text}");
+        let _told = writeln!(io::stderr(), "{}", fit_stderr(&text));
     }
 }
 

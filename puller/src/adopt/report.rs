@@ -1,7 +1,7 @@
 //! What came of the hints, for people and as JSON.
 
 use common::exit;
-use common::output::{Failure, Finding, printable};
+use common::output::{Failure, Finding, count, printable};
 use common::unit::Unit;
 use serde::Serialize;
 
@@ -63,7 +63,7 @@ impl Report {
     pub(super) fn add(&mut self, unit: &Unit, verdicts: Vec<(String, Verdict)>, lacking: Vec<String>, verbose: bool) {
         self.units.hinted += 1;
         let (mut differ, mut unchecked) = (0, 0);
-        let count = verdicts.len();
+        let archives = verdicts.len();
         for (symbol, verdict) in verdicts {
             match verdict {
                 Verdict::There => self.archives.adopted += 1,
@@ -92,7 +92,7 @@ impl Report {
         };
         *count_as += 1;
         if verbose && differ + unchecked == 0 && announced {
-            self.find("=", &unit.to_string(), None, format!("{count} archives"));
+            self.find("=", &unit.to_string(), None, count(archives as u64, "archive"));
         }
     }
 
@@ -144,21 +144,24 @@ impl Report {
             lines.push(format!("? … and {} more names; --all lists them", self.not_understood.len() - shown));
         }
         let (name, units, archives) = (&self.destination, &self.units, &self.archives);
+        if self.error.is_some() && units.hinted == 0 {
+            // Nothing was compared, so there is nothing to sum up.
+            return;
+        }
         lines.push(format!(
-            "{name}: {} files hint at {} units: {} verified, {} differ, {} not announced, {} not checked; {} names not \
-             understood",
-            self.files,
-            units.hinted,
+            "{name}: {} for {}: {} verified, {} differ, {} not announced, {} not checked; {} not understood",
+            count(self.files, "hint"),
+            count(units.hinted, "unit"),
             units.verified,
             units.differ,
             units.not_announced,
             units.not_checked,
-            self.not_understood.len()
+            count(self.not_understood.len() as u64, "name")
         ));
         let adopted = if self.dry_run { "to adopt" } else { "adopted" };
         lines.push(format!(
-            "{name}: {} archives {adopted}, {} recorded before, {} left to the workers",
-            archives.adopted,
+            "{name}: {} {adopted}, {} recorded before, {} left to the workers",
+            count(archives.adopted, "archive"),
             archives.recorded_before,
             archives.differ + archives.not_checked
         ));

@@ -2,7 +2,7 @@
 
 use common::config::Config;
 use common::exit;
-use common::output::{FailureClass, Finding, LINES_MAX, Reply, printable};
+use common::output::{FailureClass, Finding, LINES_MAX, Reply, count, printable};
 use common::unit::{Unit, shorten};
 use nats::{Bus, Letter, ReplayOptions};
 use serde::Serialize;
@@ -95,17 +95,18 @@ impl Clerk<'_> {
         let done = letters.iter().filter(|handled| handled.done).count();
         let failed = letters.iter().filter(|handled| handled.error.is_some());
         let findings: Vec<Finding> = failed.clone().map(Handled::finding).collect();
-        let (first, count) = (failed.clone().find_map(|handled| handled.error.clone()), findings.len());
+        let first = failed.clone().find_map(|handled| handled.error.clone());
+        let letters_of = |number: usize| count(number as u64, "dead letter");
         // One condition has one code, also where it is the only letter's.
         let failure = ended.or_else(|| match first {
             Some(first) if sequences.len() == 1 && first.exit_code() == exit::DIFFERENCES => Some(first),
-            Some(_) => Some(Failure::failed(format!("{count} dead letters not {}", self.act.done()))),
+            Some(_) => Some(Failure::failed(format!("{} not {}", letters_of(findings.len()), self.act.done()))),
             None => None,
         });
         // Of many only those that failed: the others are as they were asked for.
         let is_shown = |handled: &&Handled| letters.len() <= LINES_MAX || handled.error.is_some();
         let mut lines: Vec<String> = letters.iter().filter(is_shown).map(|one| one.to_line(self.act)).collect();
-        lines.push(format!("{done} of {} dead letters {}", sequences.len(), self.act.done()));
+        lines.push(format!("{done} of {} {}", letters_of(sequences.len()), self.act.done()));
         Ok(Reply::default()
             .field("chosen", &sequences.len())
             .field("done", &done)

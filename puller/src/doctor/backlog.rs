@@ -21,7 +21,7 @@ pub(super) async fn bytes(bus: &Bus, config: &Config) -> HashMap<String, u64> {
         let DestinationKind::Directory { path } = &destination.kind else { continue };
         let asked = within(TIMEOUT, "reading the backlog", bus.pending_markers(&destination.name, MARKERS_MAX)).await;
         let Ok(markers) = asked.inspect_err(|error| tracing::debug!(%error, "what is still to come")) else { continue };
-        let objects = markers.iter().filter_map(|(_, payload)| match Marker::parse(payload).ok()?.content {
+        let objects = markers.iter().filter_map(|marker| match Marker::parse(&marker.payload).ok()?.content {
             Content::Objects(objects) => Some(objects),
             Content::Manifest(_) => None,
         });

@@ -183,15 +183,20 @@ impl DestinationReport {
     /// The sums.
     pub(super) fn lines(&self, lines: &mut Vec<String>) {
         let name = &self.destination;
+        if self.error.is_some() && self.units == 0 {
+            // Nothing was looked at, so there is nothing to sum up.
+            return;
+        }
         let Archives { verified, not_loaded, not_wanted, wrong, former_revision, not_checked } = self.archives;
         let not_wanted = match not_wanted {
             0 => String::new(),
             archives => format!(", {archives} not wanted (initial_days)"),
         };
         lines.push(format!(
-            "{name}: {} units, {verified} archives verified, {not_loaded} not loaded, {wrong} with wrong rows, \
-             {former_revision} with rows of a former revision, {not_checked} not checked{not_wanted}",
-            self.units
+            "{name}: {}, {} verified, {not_loaded} not loaded, {wrong} with wrong rows, {former_revision} with rows of a \
+             former revision, {not_checked} not checked{not_wanted}",
+            count(self.units, "unit"),
+            count(verified, "archive")
         ));
         if self.units_not_checked > 0 {
             let units = count(self.units_not_checked, "unit");
@@ -207,8 +212,9 @@ impl DestinationReport {
         }
         if self.replays_sent > 0 {
             lines.push(format!(
-                "{name}: {} archives sent again in {} markers; `puller pull` or running workers load them",
-                self.archives_sent, self.replays_sent
+                "{name}: {} sent again in {}; `puller pull` or running workers load them",
+                count(self.archives_sent, "archive"),
+                count(self.replays_sent, "marker")
             ));
         }
     }

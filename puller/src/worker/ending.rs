@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use common::output::Failure;
 use common::unit::Unit;
 use jiff::Timestamp;
 use nats::TaskState;
@@ -14,7 +15,7 @@ use crate::writes::Writes;
 
 /// How a delivery ended, as `ingest_log`, logs and metrics call it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(crate) enum Ending {
     Loaded,
     Skipped,
     Superseded,
@@ -133,13 +134,27 @@ impl Finished<'_> {
 }
 
 /// An error with what to do about it.
-pub(super) fn describe(error: &WorkError) -> String {
+fn describe(error: &WorkError) -> String {
     match error {
-        WorkError::Store(store) => {
-            store.advice().map_or_else(|| error.to_string(), |advice| format!("{error} ({advice})"))
-        }
-        WorkError::Warehouse(warehouse) => format!("{error} ({})", warehouse.advice()),
+        WorkError::Store(_) | WorkError::Warehouse(_) => failure(error).to_string(),
         other => other.to_string(),
+    }
+}
+
+/// The same for a command that ends with it, which has one exit code for a condition, whoever meets it.
+pub(super) fn failure(error: &WorkError) -> Failure {
+    match error {
+        WorkError::Store(error) => error.clone().into(),
+        WorkError::Warehouse(error) => error.clone().into(),
+        WorkError::Queue(error) => error.clone().into(),
+        // The configuration is of another place, or the machine's clock is wrong: the uploader's classes, too.
+        WorkError::Elsewhere(_) | WorkError::ClockBehind(_) => Failure::config(error.to_string()),
+        WorkError::Marker(_)
+        | WorkError::NoDecoder(_)
+        | WorkError::Manifest(_)
+        | WorkError::Disk { .. }
+        | WorkError::Panicked(_)
+        | WorkError::Exhausted { .. } => Failure::failed(error.to_string()),
     }
 }
 

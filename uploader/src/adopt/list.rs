@@ -1,7 +1,7 @@
 //! What the bucket holds under the prefix, by units.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use common::unit::{Unit, shorten};
@@ -27,7 +27,16 @@ pub(super) struct Found {
 pub(super) struct Listed {
     /// Those of the newest period first; the archives of each sorted by symbol.
     pub(super) units: Vec<(Unit, Vec<Found>)>,
+    /// Units that the filters do not take.
+    pub(super) left_out: HashSet<Unit>,
     pub(super) others: Others,
+}
+
+impl Listed {
+    /// Whether no archive lies under the prefix.
+    pub(super) fn is_empty(&self) -> bool {
+        self.units.is_empty() && self.left_out.is_empty()
+    }
 }
 
 /// Objects under the prefix that are neither archives nor manifests.
@@ -62,6 +71,7 @@ pub(super) async fn list(site: &Site, filter: &UnitFilter) -> Result<Listed, Pas
 #[derive(Default)]
 struct Collector {
     units: HashMap<Unit, Vec<Found>>,
+    left_out: HashSet<Unit>,
     /// Keys come sorted, so a symbol's come one after another and share its name.
     symbol: Option<Arc<str>>,
     others: Others,
@@ -72,7 +82,7 @@ impl Collector {
     fn take(&mut self, key: &str, path: Option<&str>, filter: &UnitFilter) {
         let archive = path.map(|path| path.strip_suffix(CHECKSUM).unwrap_or(path)).and_then(layout::parse);
         match archive {
-            Some((unit, _)) if !filter.matches(&unit) => {}
+            Some((unit, _)) if !filter.matches(&unit) => drop(self.left_out.insert(unit)),
             Some((unit, symbol)) if !key.ends_with(CHECKSUM) => {
                 let shared = match &self.symbol {
                     Some(last) if **last == *symbol => Arc::clone(last),
@@ -103,7 +113,7 @@ impl Collector {
         for (_, found) in &mut units {
             found.sort_unstable_by(|a, b| a.symbol.cmp(&b.symbol));
         }
-        Listed { units, others: self.others }
+        Listed { units, left_out: self.left_out, others: self.others }
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Adopted;
 use super::list::Listed;
-use crate::report::unannounced;
+use crate::report::{unannounced, why_unannounced};
 use crate::settle::Outcome;
 
 #[derive(Debug, Default, Serialize)]
@@ -33,6 +33,12 @@ pub(crate) struct Report {
     pub(super) queue: Option<Failure>,
     #[serde(skip)]
     exit_code: u8,
+    /// Whether the bucket has said what it holds.
+    #[serde(skip)]
+    is_listed: bool,
+    /// Whether any unit was looked at.
+    #[serde(skip)]
+    is_begun: bool,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -76,6 +82,7 @@ impl Report {
     }
 
     pub(super) fn found(&mut self, listed: &Listed) {
+        self.is_listed = true;
         self.units.found = listed.units.len();
         self.archives.found = listed.units.iter().map(|(_, found)| found.len()).sum();
         let others = &listed.others;
@@ -83,6 +90,7 @@ impl Report {
     }
 
     pub(super) fn add(&mut self, adopted: Adopted) {
+        self.is_begun = true;
         let unit = adopted.settled.unit.to_string();
         let finding = |state, text: String| Finding::of_unit(&adopted.settled.unit, state, text);
         self.archives.new += adopted.new;
@@ -99,7 +107,8 @@ impl Report {
             }
             Outcome::Unannounced { why } => {
                 self.units.unannounced += 1;
-                self.findings.push(finding("unannounced", why).sign("+"));
+                let text = why_unannounced(why, self.queue.as_ref());
+                self.findings.push(finding("unannounced", text).sign("+"));
             }
             Outcome::Planned { .. } => self.planned.push(Planned {
                 unit,
@@ -155,21 +164,32 @@ impl Report {
         let size = |bytes: u64| indicatif::BinaryBytes(bytes).to_string();
         let planned = self.planned.iter().map(|Planned { unit, archives, to_fetch, bytes_to_fetch }| {
             let bytes = size(*bytes_to_fetch);
-            let text = format!("would fetch {to_fetch} of its {archives} archives ({bytes}) and publish");
+            let archives = count(*archives as u64, "archive");
+            let text = format!("would fetch {to_fetch} of its {archives} ({bytes}) and publish");
             Finding::named(unit, "planned", text).sign(" ")
         });
         let mut lines = list(&planned.collect::<Vec<_>>(), all);
         lines.extend(list(&self.findings, all));
-        lines.push(format!(
-            "bucket:   {} units, {} archives, {} other objects",
-            units.found, archives.found, others.count
-        ));
+        if self.is_listed && (self.error.is_none() || units.found > 0) {
+            lines.push(format!(
+                "bucket:   {}, {}, {}",
+                count(units.found as u64, "unit"),
+                count(archives.found as u64, "archive"),
+                count(others.count, "other object")
+            ));
+        }
         if others.count > 0 {
             let more = if others.count > others.examples.len() as u64 { ", …" } else { "" };
             lines.push(format!("          not archives: {}{more}", others.examples.join(", ")));
         }
         if units.not_marked > 0 {
-            lines.push(format!("          {} more units have no mark in local.data_dir", units.not_marked));
+            let more = count(units.not_marked as u64, "more unit");
+            let have = if units.not_marked == 1 { "has" } else { "have" };
+            lines.push(format!("          {more} {have} no mark in local.data_dir"));
+        }
+        if self.error.is_some() && !self.is_begun {
+            // No unit was looked at, so there is nothing to sum up.
+            return lines.join("\n");
         }
         let planned = if self.dry_run { format!("{} to publish, ", self.planned.len()) } else { String::new() };
         lines.push(format!(

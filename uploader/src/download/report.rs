@@ -154,7 +154,11 @@ impl Report {
         if self.dry_run {
             let planned: Vec<Finding> = self.units.iter().map(UnitReport::planned).collect();
             let mut lines = list(&planned, all);
-            lines.push(format!("dry run: would ask for {would_ask} archives of {} units", self.units.len()));
+            lines.push(format!(
+                "dry run: would ask for {} of {}",
+                count(would_ask as u64, "archive"),
+                count(self.units.len() as u64, "unit")
+            ));
             return lines.join("\n");
         }
         let bytes = indicatif::BinaryBytes(self.bytes_downloaded);
@@ -174,7 +178,7 @@ impl Report {
 
 impl UnitReport {
     fn planned(&self) -> Finding {
-        let text = format!("would ask for {} of {} archives", self.would_ask, self.archives);
+        let text = format!("would ask for {} of {}", self.would_ask, count(self.archives as u64, "archive"));
         Finding::named(&self.unit, "planned", text).sign(" ")
     }
 

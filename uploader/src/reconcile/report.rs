@@ -108,6 +108,16 @@ struct Counts {
     not_fixed: usize,
 }
 
+impl Counts {
+    fn differences(&self) -> usize {
+        self.bucket_only + self.stream_only + self.differ + self.faulty
+    }
+
+    fn looked_at(&self) -> usize {
+        self.same + self.differences()
+    }
+}
+
 /// What a run found and did.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
@@ -164,7 +174,7 @@ impl Report {
 
     pub(super) fn end(&mut self) {
         let units = &self.units;
-        let differences = units.bucket_only + units.stream_only + units.differ + units.faulty;
+        let differences = units.differences();
         self.exit_code = match &self.error {
             Some(failure) => failure.exit_code(),
             None if self.fix && units.not_fixed > 0 => exit::SOME_FAILED,
@@ -191,12 +201,17 @@ impl Report {
     fn to_text(&self, findings: &[output::Finding], all: bool) -> String {
         let mut lines = output::list(findings, all);
         let units = &self.units;
+        if self.error.is_some() && units.looked_at() == 0 {
+            // There is nothing to sum up.
+            return lines.join("\n");
+        }
         lines.push(format!(
             "{} the same, {} only in the bucket, {} only on the stream, {} differ, {} faulty",
             units.same, units.bucket_only, units.stream_only, units.differ, units.faulty
         ));
         if self.stream_was_missing {
-            lines.push(format!("there was no stream MARKERS{}", if self.fix { ", it was made" } else { "" }));
+            let made = if self.fix && self.error.is_none() { "; it is made" } else { "" };
+            lines.push(format!("there was no stream MARKERS: it was deleted, or NATS has lost its store{made}"));
         }
         if self.fix {
             lines.push(format!("{} fixed, {} not fixed", units.fixed, units.not_fixed));
