@@ -75,15 +75,13 @@ async fn compare_all(
     let bus = Bus::connect(&config.nats, &format!("uploader-reconcile-{}", std::process::id())).await?;
     let mut there = bus.has_stream().await?;
     report.stream_was_missing = !there;
-    if !there {
-        if args.fix {
-            if !config.nats.manage {
-                return Err(Failure::missing("there is no stream MARKERS, and nats.manage is false")
-                    .advice("have an operator run `puller migrate`, then run this again"));
-            }
-            bus.create_streams().await?;
-            there = true;
+    if !there && args.fix {
+        if !config.nats.manage {
+            return Err(Failure::missing("there is no stream MARKERS, and nats.manage is false")
+                .advice("have an operator run `puller migrate`, then run this again"));
         }
+        bus.create_streams().await?;
+        there = true;
     }
     if there && let Some(newest) = bus.newest_announcement().await? {
         standing::compare(site, &newest)?;
