@@ -28,8 +28,8 @@ pub(crate) struct Runner {
     pub shutdown_grace: Duration,
     /// Whether streams and consumers that are gone may be created again.
     pub manage: bool,
-    /// Told each time that the consumers were opened once more: the stream may be another one.
-    pub reopened: Notify,
+    /// Told each time that the consumers were opened: the stream may be another one than before.
+    pub opened: Notify,
 }
 
 impl Runner {
@@ -46,11 +46,8 @@ impl Runner {
         }
         let ends = Ends { stop: stop.clone(), abort: abort.clone() };
         let mut last = None;
-        let mut is_first = true;
         while let Some(mut intake) = stop.run_until_cancelled(self.open()).await {
-            if !std::mem::take(&mut is_first) {
-                self.reopened.notify_one();
-            }
+            self.opened.notify_one();
             if stop.run_until_cancelled(self.pull(&mut intake, &slots, &mut jobs, &ends)).await.is_none() {
                 last = Some(intake);
                 break;

@@ -241,7 +241,7 @@ impl Shared {
             stall_timeout: puller.stall_timeout,
             shutdown_grace: puller.shutdown_grace,
             manage: self.config.nats.manage,
-            reopened: Notify::new(),
+            opened: Notify::new(),
         })
     }
 }
@@ -383,7 +383,7 @@ async fn serve_destination(shared: Arc<Shared>, destination: DestinationConfig, 
         tracing::info!(destination = destination.name, worker = shared.worker_name, "working");
         tokio::select! {
             () = runner.run(stop, true) => {}
-            () = stream_metrics::watch_for_lost_units(&shared, &destination, &runner.reopened) => {}
+            () = stream_metrics::watch_for_lost_units(&shared, &destination, &runner.opened) => {}
         }
     }
 }

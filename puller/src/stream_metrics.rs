@@ -34,9 +34,11 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     stop.run_until_cancelled(asking).await;
 }
 
-/// Compares a destination's ledger with the stream, for as long as it is polled: at the start, each time its consumers were
-/// opened anew, which is when a stream may have been made anew, and until all that was lost is announced again.
-pub(crate) async fn watch_for_lost_units(shared: &Shared, destination: &Destination, reopened: &Notify) {
+/// Compares a destination's ledger with the stream, for as long as it is polled: each time its consumers were opened, which
+/// is when a stream may have been made anew, and until all that was lost is announced again.
+pub(crate) async fn watch_for_lost_units(shared: &Shared, destination: &Destination, opened: &Notify) {
+    // They may not be there, and the stream yet.
+    drop(tokio::time::timeout(WHILE_UNKNOWN, opened.notified()).await);
     loop {
         let lost = lost_stream::say(&shared.bus, &shared.config, destination).await;
         if let Some(lost) = lost {
@@ -48,6 +50,6 @@ pub(crate) async fn watch_for_lost_units(shared: &Shared, destination: &Destinat
             Some(_) => WHILE_WHOLE,
         };
         // Nobody need have opened them in this time.
-        drop(tokio::time::timeout(pause, reopened.notified()).await);
+        drop(tokio::time::timeout(pause, opened.notified()).await);
     }
 }
