@@ -57,7 +57,7 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let filter = EnvFilter::builder()
-        .parse(directives(&settings.level, is_quiet))
+        .parse(directives(&settings.level))
         .map_err(|source| TelemetryError::Level { level: settings.level.clone(), source })?;
     let ansi = io::stderr().is_terminal();
     let is_quiet = is_quiet && ansi;
@@ -111,18 +111,19 @@ pub fn check_level(level: &str) -> Result<(), String> {
 fn is_for_a_watcher(metadata: &Metadata<'_>) -> bool {
     const OF_A_UNIT: [&str; 6] = ["unit", "archive", "subject", "sequence", "key", "attempt"];
     let names_a_unit = metadata.fields().iter().any(|field| OF_A_UNIT.contains(&field.name()));
-    *metadata.level() <= Level::WARN && !names_a_unit
+    // A command that cannot connect to NATS ends with the reason, so that the library need not say it before.
+    let is_said_at_the_end = metadata.target() == "async_nats::connector";
+    *metadata.level() <= Level::WARN && !names_a_unit && !is_said_at_the_end
 }
 
-/// A plain level is ours; libraries below it are heard from `warn` on. Directives are taken as they are. A command that cannot
-/// connect to NATS ends with the reason, so that the library need not say it before.
-fn directives(level: &str, is_quiet: bool) -> String {
+/// A plain level is ours; libraries below it are heard from `warn` on. Directives are taken as they are.
+fn directives(level: &str) -> String {
     if level.contains(['=', ',']) {
         return level.to_owned();
     }
-    let libraries = if matches!(level, "off" | "error") { level } else { "warn" };
-    let connector = if is_quiet { ",async_nats::connector=off" } else { "" };
-    format!("{libraries}{connector},common={level},nats={level},uploader={level},puller={level}")
+    let level = level.to_lowercase();
+    let libraries = if matches!(level.as_str(), "off" | "error") { level.as_str() } else { "warn" };
+    format!("{libraries},common={level},nats={level},uploader={level},puller={level}")
 }
 
 /// Breaks lines at spaces so that they fit the terminal.

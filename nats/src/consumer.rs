@@ -19,7 +19,7 @@ use crate::topology::{ConsumerSettings, LaneConsumer, lanes};
 /// How long an idle pull stays open at the server. A worker that is told to stop waits for its end.
 const IDLE_PULL: Duration = Duration::from_secs(3);
 /// How long it may take to note that a delivery is handed back.
-const NOTE_MAX: Duration = Duration::from_secs(2);
+const NOTE_MAX: Duration = Duration::from_secs(1);
 /// For how long it is known before a pull that the consumer is the one that was opened.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
 

@@ -23,7 +23,7 @@ const DIRECT_GET_TIMEOUT: Duration = Duration::from_secs(5);
 const ANNOUNCEMENTS_MAX: usize = 40;
 
 /// The newest marker of a unit on the stream.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Latest {
     /// `None` when the message there is not a marker this version reads.
     pub marker: Option<Marker>,

@@ -23,9 +23,10 @@ use crate::error::WorkError;
 use crate::job::{self, Job};
 use crate::load::Loader;
 use crate::metrics::Metrics;
+use crate::place;
 use crate::pull::progress_bar;
 use crate::service::{Failure, Shared, worker_name};
-use crate::verify::{Strangers, chosen, unit_error};
+use crate::verify::{chosen, unit_error};
 
 use compare::Verdict;
 use hints::{Hints, Wanted};
@@ -54,6 +55,7 @@ pub(crate) async fn run(
     }
     let metrics = Metrics::new(&mut Registry::default());
     let shared = Shared::new(config, name, bus, Readiness::default(), metrics);
+    place::check(&shared).await?;
     let (mut reports, mut failures) = (Vec::new(), Vec::new());
     for destination in &destinations {
         let mut report = Report::new(&destination.name, args.dry_run, &hints);
@@ -105,15 +107,12 @@ async fn adopt(
         .map(async |(unit, wanted)| (unit, wanted, adopter.unit(unit, wanted).await))
         .buffered(UNITS_MAX);
     let mut looks = std::pin::pin!(looks);
-    let mut elsewhere = Strangers::default();
     while let Some((unit, wanted, looked)) = looks.next().await {
         bar.inc(1);
         match looked? {
             Looked::NotAnnounced => report.not_announced(&unit.to_string()),
             Looked::Unchecked(why) => report.unchecked(unit, why),
-            Looked::Elsewhere(why) => elsewhere.add(unit, why),
             Looked::Compared(job, verdicts) => {
-                elsewhere.is_any_here = true;
                 let symbols: Vec<String> = job.objects.iter().map(|object| object.symbol.clone()).collect();
                 let lacking = match wanted {
                     Wanted::Whole => Vec::new(),
@@ -131,7 +130,7 @@ async fn adopt(
             "stopped by a signal; what was verified is recorded, run this again for the rest",
         ));
     }
-    elsewhere.end(|unit, why| report.unchecked(unit, why))
+    Ok(())
 }
 
 struct Adopter<'s> {
@@ -145,8 +144,6 @@ struct Adopter<'s> {
 enum Looked {
     NotAnnounced,
     Unchecked(String),
-    /// It is announced from another bucket or prefix.
-    Elsewhere(String),
     Compared(Box<Job>, Vec<Verdict>),
 }
 
@@ -174,7 +171,6 @@ impl Adopter<'_> {
         };
         match compared.await {
             Ok(looked) => Ok(looked),
-            Err(WorkError::Elsewhere(elsewhere)) => Ok(Looked::Elsewhere(elsewhere.to_string())),
             Err(error) => unit_error(error).map(Looked::Unchecked),
         }
     }

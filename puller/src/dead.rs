@@ -142,14 +142,8 @@ impl Filter {
         }
     }
 
-    /// Before anything is connected to.
-    fn check(&self, config: &Config) -> Result<(), Failure> {
-        self.units.check()?;
-        self.destination.as_deref().map_or(Ok(()), |name| check_name(config, name))
-    }
-
     /// The letters as they are now. Those that a retry brings back are not among them.
-    async fn list(&self, bus: &Bus) -> Result<Vec<Summary>, Failure> {
+    async fn list(&self, bus: &Bus, config: &Config) -> Result<Vec<Summary>, Failure> {
         let mut found = Vec::new();
         let tokens = self.units.unit.as_ref().map(UnitPrefix::exact).unwrap_or_default();
         let keep = |letter: Letter| {
@@ -159,6 +153,8 @@ impl Filter {
         };
         bus.each_letter(self.destination.as_deref(), &tokens, keep).await?;
         if found.is_empty() && !self.is_empty() {
+            // One that is configured no more may have left letters.
+            self.destination.as_deref().map_or(Ok(()), |name| check_name(config, name))?;
             let mut all = 0;
             bus.each_letter(None, &[], |_| all += 1).await?;
             return Err(self.units.none_of(Some(all), "dead letter", &self.other_filters()));
@@ -249,11 +245,11 @@ impl Dead {
 }
 
 pub(crate) async fn run(command: &Dead, config: &Config) -> Result<Reply, Failure> {
-    command.filter().map_or(Ok(()), |filter| filter.check(config))?;
+    command.filter().map_or(Ok(()), |filter| filter.units.check())?;
     let name = worker_name();
     let bus = Bus::connect(&config.nats, &name).await?;
     let reply = match command {
-        Dead::Ls { filter, list } => ls(&bus, filter, list.all).await,
+        Dead::Ls { filter, list } => ls(&bus, config, filter, list.all).await,
         Dead::Show { sequence } => show(&bus, *sequence).await,
         Dead::Retry { chosen, reason, accept_shrink, force } => {
             let act = Act::Retry { accept_shrink: *accept_shrink, force: *force };
@@ -268,8 +264,8 @@ pub(crate) async fn run(command: &Dead, config: &Config) -> Result<Reply, Failur
     reply
 }
 
-async fn ls(bus: &Bus, filter: &Filter, all: bool) -> Result<Reply, Failure> {
-    let letters = filter.list(bus).await?;
+async fn ls(bus: &Bus, config: &Config, filter: &Filter, all: bool) -> Result<Reply, Failure> {
+    let letters = filter.list(bus, config).await?;
     let findings = letters.iter().map(Summary::finding).collect();
     let text = if letters.is_empty() { "no dead letters".to_owned() } else { letters_table(&letters, all) };
     Ok(Reply::default().findings(findings).text(text))

@@ -53,6 +53,7 @@ mod lost_stream;
 mod moment;
 mod pace;
 mod pause;
+mod place;
 mod pull;
 mod replay;
 mod service;

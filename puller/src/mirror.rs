@@ -8,6 +8,7 @@ mod file;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use common::checksum::Sha256Sum;
 use common::marker::Object;
 use futures::StreamExt;
 use nats::Activity;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 
 use crate::destination::Work;
 use crate::error::{FaultyObject, ObjectFault, WorkError};
@@ -38,6 +39,19 @@ enum Kept {
     Already,
     Fetched { bytes: u64 },
     Faulty(ObjectFault),
+}
+
+/// An archive in memory. A write that hangs holds it longer than whoever waited for that, and the room that it takes.
+#[derive(Clone)]
+struct Fetched {
+    bytes: Bytes,
+    _memory: Arc<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Fetched {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl Mirror {
@@ -83,7 +97,7 @@ impl Mirror {
         };
         let path = self.root.join(name);
         // Memory first, as the loader does: the other order could leave each waiting for what the other holds.
-        let _memory = activity.while_waiting(self.memory.take(object.size)).await;
+        let memory = Arc::new(activity.while_waiting(self.memory.take(object.size)).await);
         if tokio::fs::metadata(&path).await.is_ok_and(|there| there.is_dir()) {
             let why = format!("a folder lies where it belongs: {}", path.display());
             return Ok(Kept::Faulty(ObjectFault::Refused(why)));
@@ -100,7 +114,8 @@ impl Mirror {
             Ok(bytes) => bytes,
             Err(fault) => return Ok(Kept::Faulty(fault)),
         };
-        match self.twice(|| self.put(&path, name, &bytes, (job, object), delivered)).await? {
+        let fetched = Fetched { bytes, _memory: memory };
+        match self.twice(|| self.put(&path, name, &fetched, (job, object), delivered)).await? {
             Ok(None) => {
                 activity.bump();
                 Ok(Kept::Fetched { bytes: object.size })
@@ -114,7 +129,7 @@ impl Mirror {
         &self,
         path: &Path,
         name: &str,
-        bytes: &Bytes,
+        fetched: &Fetched,
         (job, object): (&Job, &Object),
         delivered: &OnceCell<Delivered>,
     ) -> Result<Option<ObjectFault>, WorkError> {
@@ -131,7 +146,7 @@ impl Mirror {
                     return Ok(Some(ObjectFault::NotOurs(path.to_owned())));
                 }
             }
-            if file::replace_seen(path, bytes.clone(), seen).await.map_err(failed)? {
+            if file::replace_seen(path, fetched.clone(), seen).await.map_err(failed)? {
                 return Ok(None);
             }
         }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use common::bars::BARS;
 use common::config::{Config, Destination as DestinationConfig};
 use common::http::Readiness;
-use common::marker::Marker;
 use common::output::{FailureClass, Finding, Reply, count, grouped, list};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use nats::Bus;
@@ -23,6 +22,7 @@ use crate::dead as letters;
 use crate::lost_stream::{self, LostUnits};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
+use crate::place;
 use crate::runner::Runner;
 use crate::service::{Failure, Shared, served, worker_name};
 
@@ -30,8 +30,6 @@ use crate::service::{Failure, Shared, served, worker_name};
 const POLL: Duration = Duration::from_millis(200);
 /// How long a server may be away before a command gives up.
 const GIVE_UP: Duration = Duration::from_secs(60);
-/// So many of the oldest pending markers must all be of another place before none is tried.
-const MISPLACED: usize = 16;
 
 /// What a run did for one destination.
 #[derive(Debug, Default, Serialize)]
@@ -171,16 +169,19 @@ async fn drain(
 ) -> Result<Drained, Failure> {
     let (started, started_at) = (Instant::now(), common::clock::now());
     // What was found is part of the result.
-    let lost = lost_stream::known(&shared.bus, &shared.config, destination).await.unwrap_or_default();
+    let lost = lost_stream::known(&shared.bus, &shared.config, destination);
+    let lost = match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), lost).await.unwrap_or_default(),
+        None => lost.await,
+    };
+    let lost = lost.unwrap_or_default();
     let before = shared.bus.destination_progress(&destination.name).await?;
     let (totals, ended) = if before.is_drained() {
         (Totals::default(), Ended::Drained)
     } else if before.paused {
         (Totals::default(), Ended::Paused)
     } else {
-        if let Some(elsewhere) = misplaced(shared, &destination.name).await {
-            return Err(elsewhere);
-        }
+        place::check(shared).await?;
         let runner = Arc::new(shared.open(destination).await?);
         let bar = progress_bar(&destination.name, before.pending + before.unsettled);
         let watching = async {
@@ -217,31 +218,6 @@ async fn drain(
         shared.bus.each_letter(Some(&destination.name), &[], keep).await?;
     }
     Ok(Drained { summary, ended, dead })
-}
-
-/// Whether what is pending is of another bucket or prefix than this process is configured with: all of it, as far as the
-/// oldest markers tell. A stranger among others is a dead letter in the end, and keeps nothing back.
-async fn misplaced(shared: &Shared, destination: &str) -> Option<Failure> {
-    let (store, prefix) = (&shared.fetcher.store, &shared.config.storage.prefix);
-    let elsewhere = |payload: &[u8]| Marker::parse(payload).ok()?.elsewhere(store.bucket(), prefix);
-    let mut first = None;
-    // As a rule the oldest one is of this place, and no other is read.
-    for read in [1, MISPLACED] {
-        let pending = match shared.bus.pending_markers(destination, read).await {
-            Ok(pending) => pending,
-            Err(error) => {
-                tracing::debug!(%error, "looking at what is pending");
-                return None;
-            }
-        };
-        let strangers: Vec<_> = pending.iter().map_while(|marker| elsewhere(&marker.payload)).collect();
-        if strangers.len() < pending.len() {
-            return None;
-        }
-        first = strangers.into_iter().next();
-        first.as_ref()?;
-    }
-    Some(Failure::config(first?.to_string()))
 }
 
 /// Watches until there is nothing left to do, or no more time or hope to do it.

@@ -27,6 +27,7 @@ use crate::job::{self, Job};
 use crate::load::Loader;
 use crate::lost_stream;
 use crate::metrics::Metrics;
+use crate::place;
 use crate::pull::progress_bar;
 use crate::replay::Standstill;
 use crate::service::{Failure, Shared, connect_to_stream, named_or_served, worker_name};
@@ -51,6 +52,7 @@ pub(crate) async fn run(
     let bus = connect_to_stream(&config).await?;
     let metrics = Metrics::new(&mut Registry::default());
     let shared = Shared::new(config, worker_name(), bus, Readiness::default(), metrics);
+    place::check(&shared).await?;
     let units = units(&shared.bus, &args.filter).await?;
     let (mut reports, mut failures) = (Vec::new(), Vec::new());
     for destination in &destinations {
@@ -160,8 +162,6 @@ struct Verifier<'s> {
 enum Looked {
     Checked(Box<Checked>),
     Unchecked(String),
-    /// It is announced from another bucket or prefix.
-    Elsewhere(String),
 }
 
 struct Checked {
@@ -185,14 +185,11 @@ impl Verifier<'_> {
             .map(async |unit| (unit, self.unit(unit).await))
             .buffered(UNITS_MAX);
         let mut looks = std::pin::pin!(looks);
-        let mut elsewhere = Strangers::default();
         while let Some((unit, looked)) = looks.next().await {
             bar.inc(1);
             match looked? {
                 Looked::Unchecked(why) => report.unchecked(unit, why),
-                Looked::Elsewhere(why) => elsewhere.add(unit, why),
                 Looked::Checked(checked) => {
-                    elsewhere.is_any_here = true;
                     let Checked { payload, job, verdicts } = *checked;
                     let symbols = job.objects.iter().map(|object| object.symbol.clone());
                     let bad = report.add(unit, symbols.zip(verdicts).collect(), self.verbose);
@@ -206,7 +203,7 @@ impl Verifier<'_> {
         if stop.is_cancelled() {
             return Err(Failure::stopped("stopped by a signal before all was checked"));
         }
-        elsewhere.end(|unit, why| report.unchecked(unit, why))
+        Ok(())
     }
 
     async fn unit(&self, unit: &Unit) -> Result<Looked, Failure> {
@@ -228,7 +225,6 @@ impl Verifier<'_> {
             Ok((job, verdicts)) => {
                 Ok(Looked::Checked(Box::new(Checked { payload: message.payload.to_vec(), job, verdicts })))
             }
-            Err(WorkError::Elsewhere(elsewhere)) => Ok(Looked::Elsewhere(elsewhere.to_string())),
             Err(error) => unit_error(error).map(Looked::Unchecked),
         }
     }
@@ -315,32 +311,6 @@ impl Verifier<'_> {
             attendance.check(bus, &format!("{} of {all} are settled", all - sent.len())).await?;
             if stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_none() {
                 return Err(attendance.failure(Failure::stopped("stopped by a signal")));
-            }
-        }
-    }
-}
-
-/// Units that are announced from another bucket or prefix than this process is configured with.
-#[derive(Default)]
-pub(crate) struct Strangers {
-    units: Vec<(Unit, String)>,
-    /// Whether any other is announced from here.
-    pub(crate) is_any_here: bool,
-}
-
-impl Strangers {
-    pub(crate) fn add(&mut self, unit: &Unit, why: String) {
-        self.units.push((unit.clone(), why));
-    }
-
-    /// Some among others are reported one by one. Where there are only such, the configuration is wrong, as to every other
-    /// command.
-    pub(crate) fn end(self, mut report: impl FnMut(&Unit, String)) -> Result<(), Failure> {
-        match self.units.first() {
-            Some((_, why)) if !self.is_any_here => Err(Failure::config(why.clone())),
-            _ => {
-                self.units.into_iter().for_each(|(unit, why)| report(&unit, why));
-                Ok(())
             }
         }
     }

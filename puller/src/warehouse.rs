@@ -345,12 +345,7 @@ fn unreachable_advice(message: &str) -> &'static str {
     let says = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
     if says(&["InvalidContentType"]) {
         "the server speaks no TLS at this port: set clickhouse.secure to false, or clickhouse.port to its HTTPS port (8443)"
-    } else if says(&[
-        "HTTPS port",
-        "HTTPS server",
-        "invalid HTTP version",
-        "connection closed before message completed",
-    ]) {
+    } else if says(&["HTTPS port", "HTTPS server", "invalid HTTP version"]) {
         "the server may expect TLS at this port: set clickhouse.secure to true, or clickhouse.port to its HTTP port (8123)"
     } else {
         "check clickhouse.host and port (8123, or 8443 with clickhouse.secure: true), and the server"
@@ -388,7 +383,6 @@ mod tests {
         let check = |message, advice| assert!(unreachable_advice(message).contains(advice), "{message}");
         check("network error: client error (Connect): received corrupt message of type InvalidContentType", "false");
         check("bad response: The plain HTTP request was sent to HTTPS port", "clickhouse.secure to true");
-        check("client error (SendRequest): connection closed before message completed", "clickhouse.secure to true");
         check("tcp connect error: Connection refused", "8443 with clickhouse.secure: true");
     }
 

@@ -9,6 +9,8 @@ use tests::project::Project;
 use tests::servers::Stack;
 use tests::{Context, Failure, Result, http};
 
+use crate::handmade::Handmade;
+
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 fn two_days(project: &Project) -> Result<()> {
@@ -237,8 +239,13 @@ fn dry_runs_change_nothing() -> Result<()> {
     two_days(&project)?;
     let plan = project.uploader(&["upload", "--dry-run"])?.expect_code(0)?;
     assert!(plan.stdout.contains("binance/spot/klines/1h/2025-03-01"), "{}", plan.stdout);
+    project.uploader(&["adopt", "--dry-run"])?.expect_code(0)?;
+    let hand = Handmade::new(Stack::shared(), &project)?;
+    let is_made = || hand.act(async |streams| Ok(streams.get_stream("MARKERS").await.is_ok()));
+    assert!(!is_made()?, "no stream was made");
     let nothing = project.puller(&["pull", "--dry-run", "--json"])?.expect_code(0)?.json()?;
     assert_eq!(nothing["findings"].as_array().map(Vec::len), Some(0), "{nothing}");
+    assert!(!is_made()?, "no stream was made");
     // No consumer was made.
     let status = || -> Result<String> {
         let status = project.puller(&["status", "--json"])?.expect_code(4)?.json()?;

@@ -93,7 +93,8 @@ async fn every_unit(site: &Site, config: &Config, args: &Adopt, report: &mut Rep
         // A wrong prefix looks like an empty bucket.
         standing::check(&standing::Place::of_site(site), &newest, false)?;
     }
-    if listed.units.is_empty() && !args.filter.is_empty() {
+    // Those without a mark are summed up, and did match.
+    if listed.units.is_empty() && report.units.not_marked == 0 && !args.filter.is_empty() {
         let all = listed.left_out.len() as u64;
         return Err(PassError::NoMatch(Box::new(args.filter.clone()), Some(all)));
     }

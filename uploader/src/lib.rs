@@ -125,6 +125,7 @@ async fn carry_out(
             cleanup::allowed(&config.storage, mode.cleanup).map_err(Failure::usage)?;
             let mut site = site(config, &mut Registry::default(), progress, shutdown)?;
             site.accepted = upload.accepted();
+            site.queue.only_looks = mode.dry_run;
             let report = pass::run(&site, &upload.scope(), mode, &mut Memory::default(), &Watching::default()).await;
             site.queue.close().await;
             Ok(report.into_reply(upload.list.all))
@@ -150,6 +151,7 @@ async fn carry_out(
             let data_dir = config.local.data_dir.clone().unwrap_or_default();
             let mut site = Site::new(config, data_dir, metrics, progress, shutdown);
             site.accepted = args.accepted();
+            site.queue.only_looks = args.dry_run;
             let report = adopt::run(&site, config, args).await;
             site.queue.close().await;
             Ok(report.into_reply(args.list.all))

@@ -1,6 +1,7 @@
 //! The queue, which may be away: work on the bucket goes on without it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +30,10 @@ pub(crate) struct Queue {
     name: String,
     link: Mutex<Link>,
     unanswered: std::sync::Mutex<Option<(BusError, Instant)>>,
+    /// For a dry run: nothing is made at the server.
+    pub(crate) only_looks: bool,
+    /// Whether a dry run found that there is no stream yet, which a run would make: nothing is announced.
+    is_to_be_made: AtomicBool,
 }
 
 enum Link {
@@ -72,7 +77,14 @@ impl From<QueueError> for Failure {
 
 impl Queue {
     pub(crate) fn new(config: Nats, name: String) -> Self {
-        Self { config, name, link: Mutex::new(Link::Untried), unanswered: std::sync::Mutex::default() }
+        Self {
+            config,
+            name,
+            link: Mutex::new(Link::Untried),
+            unanswered: std::sync::Mutex::default(),
+            only_looks: false,
+            is_to_be_made: AtomicBool::new(false),
+        }
     }
 
     /// A working connection, with the streams there if we may create them.
@@ -108,7 +120,11 @@ impl Queue {
     async fn connect(&self) -> Result<Bus, BusError> {
         let connecting = async {
             let bus = Bus::connect(&self.config, &self.name).await?;
-            if self.config.manage {
+            if self.config.manage && self.only_looks && !bus.has_stream().await? {
+                self.is_to_be_made.store(true, Ordering::Relaxed);
+                return Ok(bus);
+            }
+            if self.config.manage && !self.only_looks {
                 bus.create_streams().await?;
             }
             // What is announced on a stream that drops it would be lost without a word.
@@ -126,6 +142,9 @@ impl Queue {
     /// Which message of the stream is the newest, of every unit.
     pub(crate) async fn stamps(&self) -> Result<HashMap<Unit, Stamp>, QueueError> {
         let bus = self.bus().await?;
+        if self.is_to_be_made() {
+            return Ok(HashMap::new());
+        }
         // A message or an answer every few seconds, or an error: see nats/design.md. All of them together may take longer
         // than a pass may be silent.
         Ok(bus.stamps(signs::bump).await?)
@@ -133,6 +152,9 @@ impl Queue {
 
     pub(crate) async fn latest(&self, unit: &Unit) -> Result<Latest, QueueError> {
         let bus = self.bus().await?;
+        if self.is_to_be_made() {
+            return Ok(Latest::default());
+        }
         self.answered(within(ANSWER_MAX, "asking for a marker", bus.latest_marker(unit)).await)
     }
 
@@ -162,7 +184,14 @@ impl Queue {
 
     pub(crate) async fn newest(&self) -> Result<Option<Newest>, QueueError> {
         let bus = self.bus().await?;
+        if self.is_to_be_made() {
+            return Ok(None);
+        }
         self.answered(within(ANSWER_MAX, "asking for the newest marker", bus.newest_announcement()).await)
+    }
+
+    fn is_to_be_made(&self) -> bool {
+        self.is_to_be_made.load(Ordering::Relaxed)
     }
 
     fn answered<T>(&self, answer: Result<T, BusError>) -> Result<T, QueueError> {

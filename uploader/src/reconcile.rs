@@ -81,6 +81,7 @@ async fn compare_all(
                 .advice("have an operator run `puller migrate`, then run this again"));
         }
         bus.create_streams().await?;
+        tracing::warn!("there was no stream MARKERS: it was deleted, or NATS has lost its store; it is made");
         there = true;
     }
     if there && let Some(newest) = bus.newest_announcement().await? {

@@ -270,7 +270,7 @@ impl Report {
 
     /// The same of completion marks.
     fn marks_are_misplaced(&self) -> bool {
-        self.units.total == 0 && self.not_taken.iter().any(Strays::are_marks)
+        self.units.total == 0 && self.not_taken.iter().any(|strays| strays.are_marks() && !strays.is_remark())
     }
 
     /// The pass ended early.

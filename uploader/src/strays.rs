@@ -110,10 +110,14 @@ impl Strays {
         matches!(self.why, Why::MarkFolder | Why::MarkName)
     }
 
-    /// Whether this needs no correction: somebody has said that these are not to be collected, or the download may be
-    /// begun anew.
+    /// Whether this may need no correction: somebody has said that these are not to be collected, the download may be begun
+    /// anew, or they were left when the archives went: unpacked data, second copies, marks that somebody has put away.
     pub(crate) fn is_remark(&self) -> bool {
-        matches!(self.why, Why::NotCollected | Why::Partial)
+        match self.why {
+            Why::NotCollected | Why::Partial | Why::Format | Why::Copy => true,
+            Why::MarkFolder => !self.files.keys().any(|path| path.starts_with("data/")),
+            Why::Folder | Why::Name | Why::Date | Why::Interval | Why::MarkName | Why::Unknown => false,
+        }
     }
 
     fn example(&self) -> (&str, Option<&str>) {

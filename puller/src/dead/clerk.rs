@@ -118,7 +118,7 @@ impl Clerk<'_> {
 
     async fn choose(&self, chosen: &Chosen) -> Result<Vec<u64>, Failure> {
         if chosen.all {
-            let letters = chosen.filter.list(self.bus).await?;
+            let letters = chosen.filter.list(self.bus, self.config).await?;
             return Ok(letters.into_iter().map(|letter| letter.sequence).collect());
         }
         if !chosen.filter.is_empty() {

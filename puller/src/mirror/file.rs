@@ -5,7 +5,6 @@ use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use common::checksum::Sha256Sum;
 use common::same_file::is_same_file;
 use sha2::{Digest, Sha256};
@@ -59,9 +58,13 @@ pub(super) async fn replace(path: &Path, bytes: Vec<u8>) -> io::Result<()> {
 }
 
 /// The same in place of what was seen. `false`: something else is there by now, and stays.
-pub(super) async fn replace_seen(path: &Path, bytes: Bytes, seen: Option<Seen>) -> io::Result<bool> {
+pub(super) async fn replace_seen(
+    path: &Path,
+    bytes: impl AsRef<[u8]> + Send + 'static,
+    seen: Option<Seen>,
+) -> io::Result<bool> {
     let path = path.to_owned();
-    unblocked(move || Staged::write(&path, &bytes)?.replace_seen(seen.as_ref())).await
+    unblocked(move || Staged::write(&path, bytes.as_ref())?.replace_seen(seen.as_ref())).await
 }
 
 /// Bytes that are durable beside the path they are to have. They go unless they are put there.
@@ -178,8 +181,7 @@ mod tests {
     async fn only_what_was_seen_is_replaced() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("data/spot/a.zip");
-        let put =
-            async |seen: Option<Seen>| replace_seen(&path, Bytes::from_static(b"new"), seen).await.expect("tried");
+        let put = async |seen: Option<Seen>| replace_seen(&path, b"new", seen).await.expect("tried");
         let text = || std::fs::read_to_string(&path).unwrap_or_default();
         let nothing = look(&path).await.expect("looked");
         assert!(nothing.is_none());

@@ -6,6 +6,7 @@ use common::output::{Finding, Reply, count, list};
 use nats::{BusErrorKind, MarkerSubject, PendingMarker};
 use serde::Serialize;
 
+use crate::place;
 use crate::service::{Failure, Shared};
 use crate::wanted::Beginning;
 use crate::warehouse::{Warehouse, WarehouseErrorKind};
@@ -68,8 +69,9 @@ impl Pending {
 struct Waiting {
     destination: String,
     pending: u64,
-    /// Of the pending ones, those that a pull passes over, because they are older than `initial_days`.
-    too_old: u64,
+    /// Of the pending ones that are listed, those that a pull passes over, because they are older than `initial_days`;
+    /// `None` where that is not known.
+    too_old: Option<u64>,
     unsettled: u64,
     /// Whether its streams and consumers are there; `pull` makes them, where it may.
     is_made: bool,
@@ -82,11 +84,14 @@ pub(super) async fn run(shared: &Shared, destinations: &[Destination], all: bool
     let (mut waiting, mut findings, mut failures) = (Vec::new(), Vec::new(), Vec::new());
     for destination in destinations {
         match waiting_for(shared, destination, &mut findings).await {
-            Ok(found) => waiting.push(found),
+            Ok(found) => {
+                failures.extend(found.error.clone().map(|failure| failure.of_destination(&destination.name)));
+                waiting.push(found);
+            }
             Err(failure) => {
                 failures.push(failure.clone().of_destination(&destination.name));
                 let (destination, error) = (destination.name.clone(), Some(failure));
-                waiting.push(Waiting { destination, pending: 0, too_old: 0, unsettled: 0, is_made: false, error });
+                waiting.push(Waiting { destination, pending: 0, too_old: None, unsettled: 0, is_made: false, error });
             }
         }
     }
@@ -111,8 +116,8 @@ async fn waiting_for(
         Err(error) => return Err(error.into()),
     };
     let markers = shared.bus.pending_markers(name, LISTED_MAX).await?;
-    if let Some(elsewhere) = super::misplaced(shared, name).await {
-        return Err(elsewhere);
+    if !markers.is_empty() {
+        place::check(shared).await?;
     }
     let (pending, unsettled) = match is_made {
         true => {
@@ -122,11 +127,17 @@ async fn waiting_for(
         false => (markers.len() as u64, 0),
     };
     // Where nothing waits, no table is asked, as in a pull.
-    let beginning = if markers.is_empty() { None } else { Some(beginning(shared, destination).await?) };
+    let beginning = if markers.is_empty() { Ok(None) } else { beginning(shared, destination).await.map(Some) };
+    // What waits is shown all the same.
+    let (beginning, error) = match beginning {
+        Ok(beginning) => (beginning, None),
+        Err(failure) => (None, Some(failure)),
+    };
     let found: Vec<Pending> = markers.into_iter().map(|marker| Pending::of(name, marker, beginning.as_ref())).collect();
     findings.extend(found.iter().map(Pending::finding));
     let too_old = found.iter().filter(|pending| pending.is_too_old).count() as u64;
-    Ok(Waiting { destination: name.to_owned(), pending, too_old, unsettled, is_made, error: None })
+    let too_old = error.is_none().then_some(too_old);
+    Ok(Waiting { destination: name.to_owned(), pending, too_old, unsettled, is_made, error })
 }
 
 /// Since when the destination is served. Its tables are asked only where that decides anything.
@@ -150,8 +161,8 @@ impl Waiting {
         let Self { destination, pending, too_old, unsettled, is_made, .. } = self;
         let made = if *is_made { "" } else { " (`pull` makes its consumers first)" };
         let too_old = match too_old {
-            0 => String::new(),
-            units => format!(", {units} of them older than initial_days and passed over"),
+            None | Some(0) => String::new(),
+            Some(units) => format!(", {units} of them older than initial_days and passed over"),
         };
         format!(
             "{destination}: {} pending{too_old}, {unsettled} in flight or waiting for a retry{made}",

@@ -31,8 +31,8 @@ impl Fault {
         Fault::Words(Arc::new(Words { words, left: times.into(), act }))
     }
 
-    /// Holds requests with this text until the next fault is set: that cuts their connections, and clients ask again. For
-    /// what another process is to do meanwhile, which may take longer than the attempts of a client that is refused.
+    /// Holds requests with this text until the next fault is set, 25 s at most: that cuts their connections, and clients ask
+    /// again. For what another process is to do meanwhile: the attempts of a client that is refused end after 8 s.
     pub fn holding(text: &str) -> Fault {
         Fault::with_words(&[text], u64::MAX, Act::Hold(Duration::from_secs(25)))
     }
