@@ -46,13 +46,13 @@ pub enum TelemetryError {
 }
 
 /// Sets up logging for the process; `stderr` is where lines go (a progress bar passes its own writer, so that
-/// lines and bar do not write over each other). `is_quiet`: a command, which says at its end how it went. Where stderr is a
+/// lines and bar do not write over each other). `is_command`: a command, which says at its end how it went. Where stderr is a
 /// terminal it shows no line about a single unit then and none below a warning, without the time and broken to the
 /// terminal's width. The file has them all.
 ///
 /// # Errors
 /// The level cannot be understood, or the folder cannot be written to.
-pub fn start<W>(settings: &LogSettings, binary: &str, stderr: W, is_quiet: bool) -> Result<LogGuard, TelemetryError>
+pub fn start<W>(settings: &LogSettings, binary: &str, stderr: W, is_command: bool) -> Result<LogGuard, TelemetryError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -60,10 +60,13 @@ where
         .parse(directives(&settings.level))
         .map_err(|source| TelemetryError::Level { level: settings.level.clone(), source })?;
     let ansi = io::stderr().is_terminal();
-    let is_quiet = is_quiet && ansi;
+    let is_quiet = is_command && ansi;
     // Inside a span a line is about a delivery, thus a unit.
     let shown = dynamic_filter_fn(move |metadata, context| {
-        !is_quiet || metadata.is_span() || is_for_a_watcher(metadata) && context.lookup_current().is_none()
+        // A command that cannot connect to NATS ends with the reason, so that the library need not say it before.
+        let is_said_at_the_end = is_command && metadata.target() == "async_nats::connector";
+        let is_shown = || is_for_a_watcher(metadata) && context.lookup_current().is_none();
+        !is_said_at_the_end && (!is_quiet || metadata.is_span() || is_shown())
     });
     let on_stderr: Box<dyn Layer<Registry> + Send + Sync> = match settings.format {
         LogFormat::Text if is_quiet => {
@@ -111,9 +114,7 @@ pub fn check_level(level: &str) -> Result<(), String> {
 fn is_for_a_watcher(metadata: &Metadata<'_>) -> bool {
     const OF_A_UNIT: [&str; 6] = ["unit", "archive", "subject", "sequence", "key", "attempt"];
     let names_a_unit = metadata.fields().iter().any(|field| OF_A_UNIT.contains(&field.name()));
-    // A command that cannot connect to NATS ends with the reason, so that the library need not say it before.
-    let is_said_at_the_end = metadata.target() == "async_nats::connector";
-    *metadata.level() <= Level::WARN && !names_a_unit && !is_said_at_the_end
+    *metadata.level() <= Level::WARN && !names_a_unit
 }
 
 /// A plain level is ours; libraries below it are heard from `warn` on. Directives are taken as they are.

@@ -108,19 +108,28 @@ fn archives_that_have_moved_are_announced_from_there() -> Result<()> {
     mark_all(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
+    // One that is never loaded from the former place, and gone from the disk.
+    let lost = spec("BTCUSDT", "2025-02-27");
+    lost.write(project.data_dir())?;
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    std::fs::remove_file(project.data_dir().join(lost.path())).context("the archive")?;
+    std::fs::remove_file(project.data_dir().join("_SUCCESS__2025-02-27__spot__1h")).context("its mark")?;
     let prefix = format!("{}-moved", project.prefix());
     moved(&project, &["upload"], &prefix)?.expect_code(2)?;
     let upload = moved(&project, &["upload", "--accept-move"], &prefix)?.expect_code(0)?;
     assert!(upload.stdout.contains("1 published"), "{}", upload.stdout);
-    assert_eq!(hand.markers()?.len(), 2);
+    assert_eq!(hand.markers()?.len(), 3);
     drop(hand);
     project.set("storage.r2.prefix", prefix)?;
     spec("BTCUSDT", "2025-03-02").write(project.data_dir())?;
     mark_all(project.data_dir())?;
     let upload = project.uploader(&["upload"])?.expect_code(0)?;
     assert!(upload.stdout.contains("1 published, 1 unchanged"), "{}", upload.stdout);
+    // The one that is announced from the former place only keeps nothing back.
+    let pull = project.puller(&["pull"])?.expect_code(1)?;
+    assert!(pull.stdout.contains("refused"), "{}", pull.stdout);
     // What was loaded before is in the ledger by both keys, and covered once.
-    project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!(project.query("SELECT count() FROM {db}.klines_latest")?.trim(), "48");
     assert_eq!(project.query("SELECT count(), countIf(state = 'complete') FROM {db}.coverage")?.trim(), "2\t2");
     Ok(())

@@ -12,7 +12,8 @@ use std::path::Path;
 use archive::{Archive, ArchiveFault, Source};
 use bytes::Bytes;
 use common::checksum::{Sha256Sum, Summing, Sums};
-use common::object_store::parts::{OBJECT_BYTES_MAX, SINGLE_BYTES_MAX, part_bytes};
+use common::marker::OBJECT_BYTES_MAX;
+use common::object_store::parts::{SINGLE_BYTES_MAX, part_bytes};
 use common::regular_file;
 use common::unit::shorten;
 use jiff::tz::TimeZone;
@@ -60,7 +61,7 @@ pub(crate) enum Fault {
     Read(#[from] io::Error),
     #[error("changed while it was read; it is taken once it stays as it is")]
     Changed,
-    #[error("has {0} bytes, more than the {OBJECT_BYTES_MAX} that can be stored")]
+    #[error("has {0} bytes, more than the {OBJECT_BYTES_MAX} that a marker may name")]
     TooLarge(u64),
     #[error("is no whole zip file: {0}")]
     Zip(ArchiveFault),

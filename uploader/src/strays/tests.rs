@@ -173,3 +173,14 @@ fn what_was_unpacked_beside_its_archive_is_no_loss() {
     fs::write(folder.join("BTCUSDT-1h-2026-02-14.zip"), "").expect("written");
     assert_eq!(count(), 0);
 }
+
+#[test]
+fn marks_that_somebody_put_away_are_a_remark() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let find = || find(dir.path(), &Wanted::marked(), &CancellationToken::new()).expect("read").strays;
+    for (folder, is_remark) in [("done", true), ("data", false)] {
+        fs::create_dir_all(dir.path().join(folder)).expect("made");
+        fs::write(dir.path().join(folder).join("_SUCCESS__2026-02-14__um__1h"), "").expect("written");
+        assert_eq!(find().iter().map(Strays::is_remark).collect::<Vec<_>>(), [is_remark], "{folder}");
+    }
+}
