@@ -8,6 +8,7 @@ mod download;
 mod overlap;
 mod reader;
 mod secret;
+mod small_file;
 mod source;
 mod storage;
 mod stream_limits;

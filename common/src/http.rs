@@ -16,6 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Connections served at the same time; more wait in the listener's queue.
@@ -25,6 +26,10 @@ const CONNECTIONS_MAX: usize = 32;
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause after a connection could not be accepted, for want of a file descriptor perhaps.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a server is away before a service is not ready for that: a cut connection is made anew in less.
+const AWAY_SHOWN: Duration = Duration::from_secs(10);
+const AWAY_ASKED: Duration = Duration::from_secs(1);
 
 /// Why a service is not ready, by part; ready when there is no reason.
 ///
@@ -41,6 +46,23 @@ impl Readiness {
 
     pub fn ready(&self, part: &str) {
         self.reasons.lock().unwrap_or_else(PoisonError::into_inner).remove(part);
+    }
+
+    /// Shows, for as long as it is polled, that a server has been away for longer than a reconnection takes.
+    pub async fn follow<F: Future<Output = bool>>(&self, part: &str, is_connected: impl Fn() -> F) {
+        let mut away_since = None;
+        loop {
+            if is_connected().await {
+                away_since = None;
+                self.ready(part);
+            } else {
+                let away = away_since.get_or_insert_with(Instant::now).elapsed();
+                if away >= AWAY_SHOWN {
+                    self.not_ready(part, format!("not connected for {} s", away.as_secs()));
+                }
+            }
+            tokio::time::sleep(AWAY_ASKED).await;
+        }
     }
 
     /// One line a reason; empty when ready.

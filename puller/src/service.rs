@@ -328,6 +328,11 @@ async fn serve_workers(config: Config, stop: CancellationToken) -> Result<Reply,
     }
     destinations.spawn(sweep::run(shared.clone(), stop.clone()));
     destinations.spawn(stream_metrics::run(shared.clone(), stop.clone()));
+    let (followed, ends) = (shared.clone(), stop.clone());
+    destinations.spawn(async move {
+        let following = followed.readiness.follow("nats", || std::future::ready(followed.bus.is_connected()));
+        ends.run_until_cancelled(following).await;
+    });
     while let Some(ended) = destinations.join_next().await {
         if let Err(error) = ended {
             stop.cancel();

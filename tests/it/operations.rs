@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use tests::data::{ArchiveSpec, Market, mark_all};
-use tests::project::Project;
+use tests::project::{Project, Service};
 use tests::servers::Stack;
 use tests::{Context, Failure, Result, http};
 
@@ -99,7 +99,7 @@ fn a_server_that_is_away_is_waited_for() -> Result<()> {
 
     stack.clickhouse.stop()?;
     let mut worker = project.spawn_puller(&["run"])?;
-    let reason = |worker: &tests::project::Service, part: &str| -> Result<bool> {
+    let reason = |worker: &Service, part: &str| -> Result<bool> {
         let response = http::get(worker.http(), "/readyz");
         Ok(response
             .is_ok_and(|response| response.status == 503 && response.text().is_ok_and(|text| text.contains(part))))
@@ -122,8 +122,19 @@ fn a_server_that_is_away_is_waited_for() -> Result<()> {
     stack.s3.restart()?;
     project.wait_for_archives(3, Duration::from_secs(60))?;
 
+    // NATS goes away while both services are idle.
+    let mut watcher = project.spawn("uploader", &["watch"], &[])?;
+    let services = [&worker, &watcher];
+    let is_ready = |service: &Service| http::get(service.http(), "/readyz").is_ok_and(|ready| ready.status == 200);
+    project.wait_until("both services", Duration::from_secs(60), || Ok(services.into_iter().all(is_ready)))?;
     stack.nats.kill()?;
+    for service in services {
+        project.wait_until("the reason", Duration::from_secs(30), || reason(service, "nats: not connected for"))?;
+    }
     stack.nats.restart()?;
+    project.wait_until("both services", Duration::from_secs(30), || Ok(services.into_iter().all(is_ready)))?;
+    watcher.sigterm()?;
+    watcher.wait(Duration::from_secs(30))?.expect_code(0)?;
     ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-04").write(project.data_dir())?;
     mark_all(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;

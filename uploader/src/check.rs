@@ -273,7 +273,12 @@ pub(crate) fn read_checksum(path: &Path) -> Result<Option<String>, Fault> {
     name.push(".CHECKSUM");
     let file = match regular_file::open(Path::new(&name)) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return match std::fs::symlink_metadata(&name) {
+                Ok(_) => Err(Fault::ChecksumFile("it is a link that leads nowhere".to_owned())),
+                Err(_) => Ok(None),
+            };
+        }
         Err(error) => return Err(Fault::ChecksumFile(error.to_string())),
     };
     let mut text = String::new();

@@ -193,7 +193,11 @@ async fn watch(config: &Config, progress: Progress, shutdown: CancellationToken)
         site.shutdown.cancel();
         ended
     };
-    let (ended, ()) = tokio::join!(watching, download);
+    let following = readiness.follow("nats", || site.queue.is_connected());
+    let following = async {
+        site.shutdown.run_until_cancelled(following).await;
+    };
+    let (ended, (), ()) = tokio::join!(watching, download, following);
     site.queue.close().await;
     ended.map(|()| Reply::default())
 }

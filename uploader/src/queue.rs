@@ -134,6 +134,12 @@ impl Queue {
         within(CONNECT_MAX, "connecting", connecting).await
     }
 
+    /// Whether there is a connection, as far as one was ever needed; one that could not be made is tried again.
+    pub(crate) async fn is_connected(&self) -> bool {
+        let is_untried = matches!(&*self.link.lock().await, Link::Untried);
+        is_untried || self.bus().await.is_ok()
+    }
+
     /// Longest message that may carry its list of objects.
     pub(crate) async fn inline_bytes_max(&self) -> Result<usize, QueueError> {
         Ok(self.bus().await?.inline_bytes_max())

@@ -125,7 +125,9 @@ pub(crate) fn list(data_dir: &Path, unit: Unit, marked: bool) -> LocalUnit {
 /// What is wrong with it. An archive that is a link to nowhere was meant to be there.
 pub(crate) fn look_at(file: &Path) -> Result<Option<Fingerprint>, String> {
     match fs::metadata(file) {
-        Ok(metadata) => Ok(metadata.is_file().then(|| Fingerprint::of(&metadata))),
+        Ok(metadata) if metadata.is_file() => Ok(Some(Fingerprint::of(&metadata))),
+        // A folder, a pipe, a socket: whoever put it there took an archive's place.
+        Ok(_) => Err("is no regular file".into()),
         Err(error) if is_absent(&error) => {
             if fs::symlink_metadata(file).is_ok_and(|metadata| metadata.is_symlink()) {
                 return Err("is a link that leads nowhere".into());
@@ -173,12 +175,17 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_nowhere_is_told() {
+    fn what_takes_an_archives_place_is_told() {
         let dir = tempfile::tempdir().expect("a folder");
-        let folder = dir.path().join("data/spot/daily/klines/BTCUSDT/1h");
-        fs::create_dir_all(&folder).expect("made");
-        std::os::unix::fs::symlink("gone", folder.join("BTCUSDT-1h-2026-01-01.zip")).expect("linked");
+        let place = |symbol: &str| {
+            let folder = dir.path().join(format!("data/spot/daily/klines/{symbol}/1h"));
+            fs::create_dir_all(&folder).expect("made");
+            folder.join(format!("{symbol}-1h-2026-01-01.zip"))
+        };
+        std::os::unix::fs::symlink("gone", place("ADAUSDT")).expect("a link to nowhere");
+        fs::create_dir(place("BNBUSDT")).expect("a folder");
+        std::os::unix::net::UnixListener::bind(place("BTCUSDT")).expect("a socket");
         let found = list(dir.path(), unit("binance/spot/klines/1h/2026-01-01"), true);
-        assert_eq!(found.unreadable.len(), 1, "{found:?}");
+        assert_eq!(found.unreadable.len(), 3, "{found:?}");
     }
 }

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,6 +10,7 @@ use serde_json::Value;
 
 use super::address::split_nats;
 use super::secret::Secret;
+use super::small_file;
 use super::source::Variable;
 use super::text::{self, Kind};
 use crate::unit::{Token, shorten};
@@ -394,18 +393,7 @@ impl Reader {
 }
 
 fn read_secret(file: &Path, kind: Kind) -> Result<Secret, String> {
-    let opened = File::open(file).map_err(|error| format!("cannot be read: {error}"))?;
-    if opened.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-        // Docker makes a folder of a file that is not there and is to be mounted.
-        return Err("is a directory, not a file".into());
-    }
-    let mut bytes = Vec::new();
-    let read = opened.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes);
-    let length = read.map_err(|error| format!("cannot be read: {error}"))?;
-    if length as u64 > SECRET_BYTES_MAX {
-        return Err(format!("is larger than {} KiB", SECRET_BYTES_MAX >> 10));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| "is not text".to_owned())?;
+    let text = small_file::read(file, SECRET_BYTES_MAX).map_err(|error| format!("cannot be read: {error}"))?;
     let text = text::clean(&text, kind)?;
     if text.is_empty() { Err("is empty".into()) } else { Ok(Secret::new(text)) }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use config::{Environment, File, FileFormat};
 use serde_json::Value;
 
-use super::ConfigError;
+use super::{ConfigError, small_file};
 
 /// The environment names of the cron job this replaces, which people have in their `.env`.
 const OLDER_NAMES: [(&str, &str); 16] = [
@@ -33,6 +33,7 @@ const FERRY_CONFIG: &str = "FERRY_CONFIG";
 /// all profiles and so cannot ask for those of one.
 const FERRY_REQUIRED: &str = "FERRY_REQUIRED";
 const DEFAULT_FILE: &str = "config.yaml";
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The variables that are text. Those that are not are other programs', and no concern of ours.
 ///
@@ -81,7 +82,7 @@ pub(super) fn tree(path: Option<&Path>, environment: &[(String, String)]) -> Res
     };
     let mut builder = config::Config::builder();
     if let Some(file) = file(path, variable(FERRY_CONFIG).as_deref()) {
-        let text = std::fs::read_to_string(&file).map_err(|error| ConfigError::file(&file, &error))?;
+        let text = small_file::read(&file, FILE_BYTES_MAX).map_err(|error| ConfigError::file(&file, &error))?;
         // Editors on Windows write this mark at the beginning; the parser would take it for part of the first key.
         let text = text.trim_start_matches('\u{feff}').to_owned();
         builder = builder.add_source(File::from_str(&text, FileFormat::Yaml));

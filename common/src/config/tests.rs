@@ -258,10 +258,10 @@ fn secrets_may_be_in_files() {
         assert!(message.contains(&line) && message.lines().count() == 2, "{line}\nin\n{message}");
     };
     check(dir.path().join("absent").to_str().expect("UTF-8"), "cannot be read: No such file");
-    check(dir.path().to_str().expect("UTF-8"), "is a directory, not a file");
+    check(dir.path().to_str().expect("UTF-8"), "cannot be read: it is a directory, not a file");
     check(&file("empty", b"\r\n"), "is empty");
-    check(&file("large", &[b'x'; 65537]), "is larger than 64 KiB");
-    check(&file("binary", &[0xff, 0xfe]), "is not text");
+    check(&file("large", &[b'x'; 65537]), "cannot be read: it is larger than 64 KiB");
+    check(&file("binary", &[0xff, 0xfe]), "cannot be read: it is not text");
     check(&file("blank", b"hun ter2\n"), "holds a blank or a character that is not ASCII, which no key has");
     read(&format!("nats: {{password_file: '{}'}}", file("largest", &[b'x'; 65536])), &[], &[]).expect("fits");
 

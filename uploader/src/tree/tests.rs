@@ -38,7 +38,11 @@ fn archives_are_found_whether_asked_by_name_listed_or_looked_for() {
     let days = |n: i64| (0..n).map(|n| unit(&format!("binance/spot/klines/1h/{}", day(n)))).collect::<Vec<_>>();
     let everything = walk.everything(vec![], &UnitFilter::default());
     assert_eq!(everything.problems.len(), 2, "{:?}", everything.problems);
-    assert_eq!(everything.units[0].0, unit(&format!("binance/spot/klines/1h/{}", day(39))));
+    // A folder takes the place of an archive: the unit is there, and cannot be whole.
+    let (first, seen) = &everything.units[0];
+    assert_eq!((first, seen.archives), (&unit("binance/spot/klines/1h/2026-06-01"), 0));
+    assert!(seen.unreadable[0].ends_with("is no regular file"), "{:?}", seen.unreadable);
+    assert_eq!(everything.units[1].0, unit(&format!("binance/spot/klines/1h/{}", day(39))));
     let all: HashMap<Unit, Seen> = everything.units.into_iter().filter(|(_, seen)| seen.archives > 0).collect();
     assert_eq!(all.len(), 40);
     for n in [2, 40] {
@@ -51,7 +55,8 @@ fn archives_are_found_whether_asked_by_name_listed_or_looked_for() {
         }
     }
     let none = walk.units(vec![unit("binance/spot/klines/1h/2026-06-01"), unit("binance/um/klines/1h/2026-01-01")]);
-    assert!(none.units.iter().all(|(_, seen)| seen.archives == 0 && seen.unreadable.is_empty()), "{none:?}");
+    let found: Vec<_> = none.units.iter().map(|(_, seen)| (seen.archives, seen.unreadable.len())).collect();
+    assert_eq!(found, [(0, 1), (0, 0)], "{none:?}");
 }
 
 #[test]
