@@ -56,7 +56,14 @@ impl Reader {
     }
 
     pub(super) fn problem(&mut self, key: &str, problem: &str) {
-        self.problems.push(format!("{key}: {problem}"));
+        let text = format!("{key}: {problem}");
+        // A key that two sections need is read twice; and one that cannot be understood is set.
+        let is_known = |known: &String| {
+            *known == text || problem.starts_with("is not set") && known.starts_with(&format!("{key}: "))
+        };
+        if !self.problems.iter().any(is_known) {
+            self.problems.push(text);
+        }
     }
 
     /// Reports the keys that nobody read. `variables`: those of the environment, which are named where they are at fault.
@@ -159,9 +166,8 @@ impl Reader {
 
     /// The same, where it is needed. What is wrong with it is said once.
     pub(super) fn required(&mut self, key: &str, meaning: &str) -> String {
-        let before = self.problems.len();
         let value = self.text(key);
-        if value.is_none() && self.problems.len() == before {
+        if value.is_none() {
             self.problem(key, &format!("is not set ({meaning})"));
         }
         value.unwrap_or_default()
