@@ -8,6 +8,11 @@ export PYTHON
 # of that one package.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
+define build-demo
+@echo "Building marketferry; the first time that takes 5 to 7 minutes on two cores"
+$(CARGO) build --profile demo --locked --workspace --bin demo --bin uploader --bin puller
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo stack chaos bench bench-scan build test test-compose lint fmt ci secrets certs remote-bundle \
 	backup restore
@@ -19,12 +24,12 @@ setup: ## Install the pinned servers into .servers (the other targets do it by t
 	$(PYTHON) tests/servers/setup.py
 
 demo: setup ## Ship generated archives (or DATA=path, only read) through real servers and show the result
-	$(CARGO) build --release --locked --workspace --bins
-	$(TARGET)/release/demo $(if $(DATA),--data "$(DATA)")
+	$(build-demo)
+	$(TARGET)/demo/demo $(if $(DATA),--data "$(DATA)")
 
 stack: setup ## Keep the servers up and print what to export; DIR=path keeps their data
-	$(CARGO) build --release --locked --workspace --bins
-	$(TARGET)/release/demo stack $(if $(DIR),--dir "$(DIR)")
+	$(build-demo)
+	$(TARGET)/demo/demo stack $(if $(DIR),--dir "$(DIR)")
 
 chaos: setup ## Break servers and processes at random for MINUTES=n (SEED=s repeats a run), then compare every row
 	$(CARGO) build --locked --workspace
