@@ -25,6 +25,7 @@ use crate::load::Loader;
 use crate::metrics::Metrics;
 use crate::place;
 use crate::pull::progress_bar;
+use crate::schema::MissingTables;
 use crate::service::{Failure, Shared, worker_name};
 use crate::verify::{chosen, unit_error};
 
@@ -88,7 +89,8 @@ async fn adopt(
     stop: &CancellationToken,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let runner = shared.open(destination).await?;
+    let missing = if dry_run { MissingTables::Refuse } else { MissingTables::Make };
+    let runner = shared.open(destination, missing).await?;
     let Destination::ClickHouse(loader) = &runner.worker.destination else {
         unreachable!("only ClickHouse destinations are chosen");
     };

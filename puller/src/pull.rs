@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::place;
 use crate::runner::Runner;
+use crate::schema::MissingTables;
 use crate::service::{Failure, Shared, served, worker_name};
 
 /// How often the queue is asked how much is left.
@@ -182,7 +183,7 @@ async fn drain(
         (Totals::default(), Ended::Paused)
     } else {
         place::check(shared).await?;
-        let runner = Arc::new(shared.open(destination).await?);
+        let runner = Arc::new(shared.open(destination, MissingTables::Make).await?);
         let bar = progress_bar(&destination.name, before.pending + before.unsettled);
         let watching = async {
             let ended = watch(shared, &runner, &bar, deadline, &stop).await;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tests::Result;
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
 use tests::servers::Stack;
+use tests::{Context, Result};
 
 use crate::handmade::Handmade;
 
@@ -60,6 +60,42 @@ fn what_was_dropped_is_named_and_made_again() -> Result<()> {
         project.check_tables()?;
     }
     Ok(())
+}
+
+/// A look changes nothing, whatever is missing.
+#[test]
+fn a_look_makes_no_database_table_or_view() -> Result<()> {
+    let project = Project::new(Stack::shared(), "look-only")?;
+    upload(&project, "2025-03-01")?;
+    let hints = project.dir().join("_ingested");
+    std::fs::create_dir(&hints).context("a folder")?;
+    std::fs::write(hints.join("_SUCCESS__2025-03-01__spot__1h"), "").context("a hint")?;
+    let adopt = ["adopt", "--dry-run", "--ingested", hints.to_str().unwrap_or_default()];
+    let names = "SELECT name FROM system.tables WHERE database = '{db}' ORDER BY name FORMAT TSV";
+    project.query("DROP DATABASE IF EXISTS {db} SYNC")?;
+    for args in [&["verify"][..], &adopt] {
+        let ended = project.puller(&[args, &["--json"]].concat())?.expect_code(4)?.json()?;
+        let error = (&ended["error"]["class"], &ended["error"]["advice"]);
+        assert_eq!(error, (&"missing".into(), &"run `puller migrate`".into()), "{args:?}: {ended}");
+        let databases = "SELECT count() FROM system.databases WHERE name = '{db}' FORMAT TSV";
+        assert_eq!(project.query(databases)?.trim(), "0", "{args:?}");
+    }
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.query("DROP VIEW {db}.coverage")?;
+    project.query("DROP TABLE {db}.ingest_log SYNC")?;
+    let before = project.query(names)?;
+    project.puller(&["verify"])?.expect_code(0)?;
+    project.puller(&adopt)?.expect_code(0)?;
+    assert_eq!(project.query(names)?, before);
+    project.query("RENAME TABLE {db}.klines TO {db}.elsewhere")?;
+    for args in [&["verify"][..], &adopt] {
+        let ended = project.puller(args)?.expect_code(4)?;
+        assert!(ended.stderr.contains("table klines is missing"), "{args:?}: {}", ended.stderr);
+    }
+    project.query("RENAME TABLE {db}.elsewhere TO {db}.klines")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.check_tables()
 }
 
 /// As a restore of some of the tables leaves it.
