@@ -10,6 +10,7 @@ use tests::{Context, Result};
 use crate::handmade::Handmade;
 
 const SOON: Duration = Duration::from_secs(60);
+const UNIT: &str = "binance/spot/klines/1h/2025-03-01";
 const KEY: &str = "(exchange, market, dataset, interval, symbol, open_time)";
 
 fn upload(project: &Project, day: &str) -> Result<()> {
@@ -43,6 +44,11 @@ fn what_was_dropped_is_named_and_made_again() -> Result<()> {
         assert!(doctor.stdout.contains(named), "{statement}: {}", doctor.stdout);
         // As to the commands that read the rows.
         project.puller(&["status"])?.expect_code(if loses { 4 } else { 0 })?;
+        // This one reads the other tables, too.
+        let is_view = named.starts_with("view");
+        let explain = project.puller(&["explain", UNIT])?.expect_code(if is_view { 0 } else { 4 })?;
+        assert_eq!(explain.stdout.contains("verified"), is_view, "{statement}: {}", explain.stdout);
+        assert!(!loses || explain.stderr.contains(named), "{statement}: {}", explain.stderr);
         let migrate = project.puller(&["migrate"])?.expect_code(0)?;
         assert!(
             migrate.stderr.lines().any(|line| line.contains(named) && line.contains("made again")),
@@ -106,9 +112,9 @@ fn rows_that_the_ledger_knows_and_nobody_has_are_loaded_again() -> Result<()> {
     upload(&project, "2025-03-01")?;
     project.puller(&["pull"])?.expect_code(0)?;
     project.query("TRUNCATE TABLE {db}.klines")?;
-    for command in ["doctor", "status"] {
-        let said = project.puller(&[command])?;
-        assert!(said.stdout.contains("klines is empty"), "{command}: {}", said.stdout);
+    for command in [&["doctor"][..], &["status"], &["explain", UNIT]] {
+        let said = project.puller(command)?;
+        assert!(said.stdout.contains("klines is empty"), "{command:?}: {}", said.stdout);
     }
     let verify = project.puller(&["verify", "--fix"])?.expect_code(0)?;
     assert!(verify.stdout.contains("none of its rows is there"), "{}", verify.stdout);
