@@ -161,6 +161,12 @@ impl Bus {
         }
     }
 
+    /// # Errors
+    /// `Missing`: there is no stream of dead letters.
+    pub async fn expect_letters(&self) -> Result<(), BusError> {
+        self.dead_stream().await.map(drop)
+    }
+
     async fn dead_stream(&self) -> Result<stream::Stream, BusError> {
         self.context.get_stream(DEAD).await.map_err(|error| {
             let kind = if is_missing(&error.kind()) { BusErrorKind::Missing } else { BusErrorKind::Unavailable };
