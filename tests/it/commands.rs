@@ -212,6 +212,7 @@ fn every_command_answers_in_one_envelope_when_it_is_used_wrongly() -> Result<()>
     }
     for (args, text) in [
         (&["replay", "--dry-run", "--symbol", "btcusdt"][..], "did you mean BTCUSDT?"),
+        (&["replay", "--dry-run", "--since", "tomorrow"], "a day as 2026-02-14"),
         (&["gaps", "--symbol", "BTC/USDT"], "BTCUSD_PERP"),
         (&["dead", "ls", "--class", "mising"], "did you mean missing?"),
         (&["history", "--outcome", "load"], "did you mean loaded?"),
