@@ -123,7 +123,12 @@ impl Bus {
     /// The dead letter of this sequence, asked of the stream's leader; `None` when it is not there (any more).
     pub async fn letter(&self, sequence: u64) -> Result<Option<Letter>, BusError> {
         let doing = || format!("reading dead letter {sequence}");
-        match self.dead_stream().await?.get_raw_message(sequence).await {
+        let stream = self.dead_stream().await?;
+        // Sequences begin with 1, and the server calls this one a bad request.
+        if sequence == 0 {
+            return Ok(None);
+        }
+        match stream.get_raw_message(sequence).await {
             Ok(message) => Letter::read(message).map(Some),
             Err(error) => match error.kind() {
                 RawMessageErrorKind::NoMessageFound => Ok(None),
@@ -154,6 +159,12 @@ impl Bus {
                 }
             },
         }
+    }
+
+    /// # Errors
+    /// `Missing`: there is no stream of dead letters.
+    pub async fn expect_letters(&self) -> Result<(), BusError> {
+        self.dead_stream().await.map(drop)
     }
 
     async fn dead_stream(&self) -> Result<stream::Stream, BusError> {

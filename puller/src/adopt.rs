@@ -13,7 +13,7 @@ use common::marker::{CURRENT_BYTES_MAX, Current, MANIFEST_BYTES_MAX, Marker};
 use common::output::{Finding, Reply, list};
 use common::unit::Unit;
 use futures::{StreamExt, stream};
-use nats::{Bus, Lane, MarkerSubject, ReplayOptions};
+use nats::{Lane, MarkerSubject, ReplayOptions};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,8 @@ use crate::load::Loader;
 use crate::metrics::Metrics;
 use crate::place;
 use crate::pull::progress_bar;
-use crate::service::{Failure, Shared, worker_name};
+use crate::schema::MissingTables;
+use crate::service::{Failure, Shared, connect_to_stream, worker_name};
 use crate::verify::{chosen, unit_error};
 
 use compare::Verdict;
@@ -44,17 +45,14 @@ pub(crate) async fn run(
     let destinations = chosen(args.destination.as_deref(), &config)?;
     let hints = hints::read(&args.ingested)
         .map_err(|error| Failure::usage(format!("--ingested: {} cannot be read: {error}", args.ingested.display())))?;
-    let name = worker_name();
-    let bus = Bus::connect(&config.nats, &name).await?;
+    let bus = connect_to_stream(&config).await?;
     let mut announced = HashSet::new();
-    if bus.has_stream().await? {
-        bus.survey(|message| {
-            announced.insert(message.subject.unit);
-        })
-        .await?;
-    }
+    bus.survey(|message| {
+        announced.insert(message.subject.unit);
+    })
+    .await?;
     let metrics = Metrics::new(&mut Registry::default());
-    let shared = Shared::new(config, name, bus, Readiness::default(), metrics);
+    let shared = Shared::new(config, worker_name(), bus, Readiness::default(), metrics);
     place::check(&shared).await?;
     let (mut reports, mut failures) = (Vec::new(), Vec::new());
     for destination in &destinations {
@@ -88,7 +86,8 @@ async fn adopt(
     stop: &CancellationToken,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let runner = shared.open(destination).await?;
+    let missing = if dry_run { MissingTables::Refuse } else { MissingTables::Make };
+    let runner = shared.open(destination, missing).await?;
     let Destination::ClickHouse(loader) = &runner.worker.destination else {
         unreachable!("only ClickHouse destinations are chosen");
     };

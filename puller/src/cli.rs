@@ -118,7 +118,7 @@ pub enum Command {
     #[command(
         after_help = "Examples:\n  puller replay --dry-run\n  puller replay --market um --interval 1h --from 2026-01 --to 2026-02 --wait\n  \
                             puller replay --symbol BTCUSDT --force --reason \"rows were deleted by mistake\"\n  \
-                            puller replay --since 2026-02-14T00:00:00Z"
+                            puller replay --since 2026-02-14"
     )]
     Replay(Box<Replay>),
 
@@ -250,8 +250,9 @@ pub struct Replay {
     #[arg(long, value_enum, default_value_t = ReplayMode::Full)]
     pub mode: ReplayMode,
 
-    /// Only markers announced at this time or later, e.g. 2026-02-14T00:00:00Z; implies --mode since
-    #[arg(long, value_name = "TIME", required_if_eq("mode", "since"))]
+    /// Only markers announced since a time (2026-02-14T08:00:00Z), a day (2026-02-14, from 00:00 UTC) or this long ago (3d);
+    /// implies --mode since
+    #[arg(long, value_name = "TIME", required_if_eq("mode", "since"), value_parser = moment::past)]
     pub since: Option<Timestamp>,
 
     /// Write also what is loaded and verified

@@ -38,7 +38,7 @@ pub struct Explain {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum State {
-    /// All that the newest marker names is there and verified.
+    /// All that the newest marker names is there: as files with these bytes, or in the ledger, which names what was read back.
     Loaded,
     InHand,
     Pending,
@@ -84,8 +84,13 @@ struct AtDestination {
     attempts: Vec<Finding>,
     /// Why not all of this is known.
     error: Option<Failure>,
+    /// What is wrong with its tables.
+    warnings: Vec<String>,
     #[serde(skip)]
     tried: Vec<Tried>,
+    /// In what way that which is there was verified.
+    #[serde(skip)]
+    verified: &'static str,
 }
 
 /// What NATS knows of the unit at a destination.
@@ -212,11 +217,12 @@ async fn at(
     newest: Option<&Newest>,
 ) -> AtDestination {
     let objects = newest.map(|newest| newest.objects.as_slice()).unwrap_or_default();
-    let (lacks, tried, since, mut failures) = match stored(config, destination, unit, objects).await {
-        Ok((lacks, tried, since)) => (Some(lacks), tried, since, Vec::new()),
-        Err(failure) => (None, Vec::new(), None, vec![failure]),
+    let (lacks, stored, mut failures) = match stored(config, destination, unit, objects).await {
+        Ok((lacks, stored)) => (Some(lacks), stored, Vec::new()),
+        Err(failure) => (None, Stored::default(), vec![failure]),
     };
-    let queue = Queue::of(bus, destination, unit, (&tried, since)).await;
+    let Stored { tried, tables_since, warnings } = stored;
+    let queue = Queue::of(bus, destination, unit, (&tried, tables_since)).await;
     let queue = queue.unwrap_or_else(|failure| {
         failures.push(failure);
         Queue { is_wanted: true, ..Queue::default() }
@@ -245,27 +251,41 @@ async fn at(
         queue,
         attempts: tried.iter().map(Tried::finding).collect(),
         error: Failure::gravest(failures).0,
+        warnings,
         tried,
+        verified: match destination.kind {
+            DestinationKind::ClickHouse(_) => "verified when loaded",
+            DestinationKind::Directory { .. } => "verified",
+        },
     }
 }
 
-/// What the destination itself lacks, what was tried, and since when its tables are there.
+/// What a database says of the unit beside what it lacks.
+#[derive(Default)]
+struct Stored {
+    tried: Vec<Tried>,
+    tables_since: Option<Timestamp>,
+    warnings: Vec<String>,
+}
+
+/// What the destination itself lacks and has. Without its rows the ledger proves nothing: that is an error.
 async fn stored(
     config: &Config,
     destination: &Destination,
     unit: &Unit,
     objects: &[Object],
-) -> Result<(Lacks, Vec<Tried>, Option<Timestamp>), Failure> {
+) -> Result<(Lacks, Stored), Failure> {
     match &destination.kind {
         DestinationKind::ClickHouse(server) => {
             let warehouse = Warehouse::to_look(server).await?;
-            let attempts = tried(&warehouse, &destination.name, &unit_condition(unit, true), ATTEMPTS_MAX).await?;
-            let since = warehouse.served_since().await?;
-            Ok((lacking_rows(&warehouse, unit, objects).await?, attempts, since))
+            let warnings = warehouse.warnings().await?;
+            let tried = tried(&warehouse, &destination.name, &unit_condition(unit, true), ATTEMPTS_MAX).await?;
+            let stored = Stored { tried, tables_since: warehouse.served_since().await?, warnings };
+            Ok((lacking_rows(&warehouse, unit, objects).await?, stored))
         }
         DestinationKind::Directory { path } => {
             let missing = missing_files(config, path, objects).await?;
-            Ok((Lacks { missing, ..Lacks::default() }, Vec::new(), None))
+            Ok((Lacks { missing, ..Lacks::default() }, Stored::default()))
         }
     }
 }
@@ -374,8 +394,8 @@ impl AtDestination {
         };
         let paused = if self.queue.paused { format!(", and {name} is paused") } else { String::new() };
         match self.state {
-            State::Loaded if self.archives == 1 => format!("{name} has its only archive, verified"),
-            State::Loaded => format!("{name} has all {} archives, verified", self.archives),
+            State::Loaded if self.archives == 1 => format!("{name} has its only archive, {}", self.verified),
+            State::Loaded => format!("{name} has all {} archives, {}", self.archives, self.verified),
             State::InHand => format!("{} is loading it into {name}", self.queue.in_hand_of.join(" and ")),
             State::Pending => format!("{has} and the marker waits to be delivered{paused}"),
             State::Parked => {
@@ -420,6 +440,7 @@ impl AtDestination {
             None => "what is loaded is not known".into(),
         };
         let mut lines = vec![format!("\n{}{paused}: {loaded}", self.destination)];
+        lines.extend(self.warnings.iter().flat_map(|warning| wrap(&printable(warning), 0)));
         lines.extend(list(&self.findings(unit), all));
         let mut add = |label: &str, text: String| {
             let below = wrap(&text, 11);

@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::place;
 use crate::runner::Runner;
+use crate::schema::MissingTables;
 use crate::service::{Failure, Shared, served, worker_name};
 
 /// How often the queue is asked how much is left.
@@ -141,11 +142,7 @@ impl Ended {
             Self::Stopped if summary.left > 0 => {
                 Some(Failure::stopped(format!("{name}: stopped by a signal, {left} {is_left} not settled yet")))
             }
-            // Nothing can be done about those that the bucket does not have either.
-            Self::Drained | Self::TimeIsUp | Self::Stopped if summary.lost_in_bucket => {
-                let lost = LostUnits { units: summary.lost, in_bucket: true };
-                Some(Failure::missing(lost.text(name)).advice(lost_stream::ADVICE))
-            }
+            Self::Drained | Self::TimeIsUp | Self::Stopped if summary.lost_in_bucket => summary.lost().failure(name),
             Self::Drained | Self::TimeIsUp | Self::Stopped if summary.dead_letters > 0 => Some(
                 Failure::failed(format!("{name}: {}", count(summary.dead_letters, "dead letter")))
                     .advice("`puller dead ls` lists them"),
@@ -182,7 +179,7 @@ async fn drain(
         (Totals::default(), Ended::Paused)
     } else {
         place::check(shared).await?;
-        let runner = Arc::new(shared.open(destination).await?);
+        let runner = Arc::new(shared.open(destination, MissingTables::Make).await?);
         let bar = progress_bar(&destination.name, before.pending + before.unsettled);
         let watching = async {
             let ended = watch(shared, &runner, &bar, deadline, &stop).await;
@@ -283,6 +280,12 @@ pub(crate) fn progress_bar(destination: &str, units: u64) -> ProgressBar {
     BARS.add(ProgressBar::new(units)).with_style(style).with_prefix(destination.to_owned())
 }
 
+impl Summary {
+    fn lost(&self) -> LostUnits {
+        LostUnits { units: self.lost, in_bucket: self.lost_in_bucket, no_stream: false }
+    }
+}
+
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let name = &self.destination;
@@ -316,19 +319,7 @@ impl std::fmt::Display for Summary {
         if self.left > 0 {
             write!(f, "; {} not settled yet", count(self.left, "marker"))?;
         }
-        if self.lost > 0 {
-            let advice = if self.lost_in_bucket {
-                ": run `uploader reconcile --fix`"
-            } else {
-                ", nor does the bucket have them"
-            };
-            write!(
-                f,
-                "; the stream MARKERS no longer announces {} that were loaded{advice}",
-                count(self.lost, "unit")
-            )?;
-        }
-        Ok(())
+        f.write_str(&self.lost().clause())
     }
 }
 

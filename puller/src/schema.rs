@@ -25,6 +25,14 @@ const SCHEMA_MIGRATIONS_TABLE: &str = "CREATE TABLE IF NOT EXISTS {database}.sch
      SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1, \
      min_compressed_bytes_to_fsync_after_merge = 1";
 
+/// What opening a destination does where tables are missing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum MissingTables {
+    Make,
+    /// A command that only looks changes nothing.
+    Refuse,
+}
+
 /// What [`Warehouse::migrate`] did, and what it could not do.
 #[derive(Debug, Default)]
 pub(crate) struct Migrated {
@@ -76,15 +84,7 @@ impl Warehouse {
     /// `MissingSchema` also where rows were lost with a table or column: made again, empty, it would hide the loss, since
     /// neither the ledger nor the queue knows of it. An operator's `puller migrate` makes it, and is told what follows.
     pub(crate) async fn prepare_tables(&self) -> Result<(), WarehouseError> {
-        let before = self.inspect().await?;
-        if !before.is_newer() && before.has_lost_rows() {
-            let lost: Vec<Defect> = before.defects.into_iter().filter(Defect::loses_rows).collect();
-            let message = format!(
-                "{}, and what was loaded is lost with it: run `puller migrate`, then `puller verify --fix`",
-                describe(&lost)
-            );
-            return Err(WarehouseError::of_kind(WarehouseErrorKind::MissingSchema, message));
-        }
+        self.inspect().await?.refuse_lost_rows()?;
         let migrated = match self.migrate().await {
             Ok(migrated) => migrated,
             // Only people read the views.
@@ -98,6 +98,21 @@ impl Warehouse {
         match migrated.left.as_slice() {
             [] => Ok(()),
             left => Err(WarehouseError::of_kind(WarehouseErrorKind::MissingSchema, describe(left))),
+        }
+    }
+
+    /// The same for a command that reads `klines` and `archives`: it makes nothing, and needs nothing else.
+    ///
+    /// # Errors
+    /// `MissingSchema`: one of them, or a column of it, is not there, or is not ours.
+    pub(crate) async fn check_tables(&self) -> Result<(), WarehouseError> {
+        let found = self.inspect().await?;
+        found.refuse_lost_rows()?;
+        let is_newer = found.is_newer();
+        let breaks = |defect: &Defect| defect.loses_rows() || !is_newer && !defect.is_mendable();
+        match found.defects.into_iter().filter(breaks).collect::<Vec<_>>().as_slice() {
+            [] => Ok(()),
+            broken => Err(WarehouseError::of_kind(WarehouseErrorKind::MissingSchema, describe(broken))),
         }
     }
 
@@ -171,6 +186,19 @@ impl Found {
     /// Whether a later version of this program has changed the tables.
     pub(crate) fn is_newer(&self) -> bool {
         self.version > SCRIPTS.len()
+    }
+
+    /// Where rows were lost with a table or column, an operator must act first.
+    fn refuse_lost_rows(&self) -> Result<(), WarehouseError> {
+        if self.is_newer() || !self.has_lost_rows() {
+            return Ok(());
+        }
+        let lost: Vec<Defect> = self.defects.iter().filter(|defect| defect.loses_rows()).cloned().collect();
+        let message = format!(
+            "{}, and what was loaded is lost with it: run `puller migrate`, then `puller verify --fix`",
+            describe(&lost)
+        );
+        Err(WarehouseError::of_kind(WarehouseErrorKind::MissingSchema, message))
     }
 
     /// What is promised of acknowledged rows, where all tables are as they must be.

@@ -29,7 +29,7 @@ use crate::memory::{Demand, MemoryBudget};
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::runner::Runner;
-use crate::schema::{Defect, describe};
+use crate::schema::{Defect, MissingTables, describe};
 use crate::statements::Statements;
 use crate::suspects::Suspects;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
@@ -186,7 +186,11 @@ impl Shared {
     }
 
     /// A runner for a destination whose server answers and has its tables.
-    pub(crate) async fn open(&self, destination: &DestinationConfig) -> Result<Runner, WarehouseError> {
+    pub(crate) async fn open(
+        &self,
+        destination: &DestinationConfig,
+        missing: MissingTables,
+    ) -> Result<Runner, WarehouseError> {
         let mut tables_since = None;
         let opened = match &destination.kind {
             DestinationKind::Directory { path } => Destination::Directory(Box::new(Mirror {
@@ -197,7 +201,10 @@ impl Shared {
             DestinationKind::ClickHouse(config) => {
                 let mut warehouse = Warehouse::new(config);
                 warehouse.connect().await?;
-                warehouse.prepare_tables().await?;
+                match missing {
+                    MissingTables::Make => warehouse.prepare_tables().await?,
+                    MissingTables::Refuse => warehouse.check_tables().await?,
+                }
                 // Whether several servers have the rows shows by the tables' engines, once there are tables.
                 warehouse.learn_overrides().await?;
                 if destination.initial_days.is_some() {
@@ -371,7 +378,7 @@ async fn serve_destination(shared: Arc<Shared>, destination: DestinationConfig, 
     let opening = async {
         for attempt in 1.. {
             let error = match shared.prepare_queue(&destination.name).await {
-                Ok(()) => match shared.open(&destination).await {
+                Ok(()) => match shared.open(&destination, MissingTables::Make).await {
                     Ok(runner) => return Some(runner),
                     Err(error) => format!("{error} ({})", error.advice()),
                 },

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::cli::Status;
 use crate::gaps;
+use crate::lost_stream::{self, LostUnits};
 use crate::service::{Failure, ROSTER_WAIT, connect_to_stream, named_or_served};
 use crate::warehouse::{Warehouse, WarehouseError};
 
@@ -31,8 +32,11 @@ struct DestinationStatus {
     workers: Vec<WorkerState>,
     /// Why the destination's own figures are not known.
     error: Option<Failure>,
-    /// What is wrong with its tables.
+    /// What is wrong with its tables, and units of a lost stream that cannot be announced again.
     warnings: Vec<String>,
+    /// As in the answer of `puller pull`.
+    lost: u64,
+    lost_in_bucket: bool,
 }
 
 pub(crate) async fn run(args: &Status, config: &Config) -> Result<Reply, Failure> {
@@ -46,8 +50,12 @@ pub(crate) async fn run(args: &Status, config: &Config) -> Result<Reply, Failure
     let destinations = named_or_served(config, args.gaps.destination())?;
     let bus = connect_to_stream(config).await?;
     let mut all = Vec::new();
+    let mut failures = Vec::new();
     for destination in &destinations {
-        all.push(one(&bus, &destination.name, &destination.kind).await);
+        let (status, lost) = one(&bus, config, destination).await;
+        failures.extend(status.error.clone().map(|failure| failure.of_destination(&status.destination)));
+        failures.extend(lost.failure(&status.destination));
+        all.push(status);
     }
     let usage = bus.stream_usage().await?;
     let warnings = warnings(&bus, config, &destinations, &usage).await?;
@@ -58,8 +66,6 @@ pub(crate) async fn run(args: &Status, config: &Config) -> Result<Reply, Failure
         lines.extend(status.workers.iter().flat_map(|worker| worker_lines(&status.destination, worker)));
     }
     lines.extend(warnings.iter().map(|warning| printable(warning)));
-    let failures =
-        all.iter().filter_map(|status| Some(status.error.clone()?.of_destination(&status.destination))).collect();
     let (failure, others) = Failure::gravest(failures);
     lines.extend(others.iter().map(ToString::to_string));
     let reply = Reply::default().destinations(&all).field("streams", &usage).field("warnings", &warnings);
@@ -86,29 +92,36 @@ async fn warnings(
     Ok(warnings)
 }
 
-async fn one(bus: &Bus, name: &str, kind: &DestinationKind) -> DestinationStatus {
+async fn one(bus: &Bus, config: &Config, destination: &Destination) -> (DestinationStatus, LostUnits) {
+    let Destination { name, kind, .. } = destination;
     let (queue, mut failures) = match of_queue(bus, name).await {
         Ok(queue) => (Some(queue), Vec::new()),
         Err(error) => (None, vec![Failure::from(error)]),
     };
+    let mut lost = LostUnits::default();
     let (last_loaded, warnings) = match kind {
         DestinationKind::Directory { .. } => (None, Vec::new()),
-        DestinationKind::ClickHouse(server) => {
-            let (last_loaded, warnings) = of_tables(server).await;
-            let warnings = warnings.unwrap_or_else(|error| {
+        DestinationKind::ClickHouse(server) => match of_tables(server).await {
+            (last_loaded, Ok(mut warnings)) => {
+                lost = lost_stream::known(bus, config, destination).await.unwrap_or_default();
+                if lost.units > 0 && !lost.in_bucket {
+                    warnings.push(lost.text(name));
+                }
+                (last_loaded, warnings)
+            }
+            (last_loaded, Err(error)) => {
                 failures.push(Failure::from(error));
-                Vec::new()
-            });
-            (last_loaded, warnings)
-        }
+                (last_loaded, Vec::new())
+            }
+        },
     };
     let (progress, workers, dead) =
         queue.map_or((None, Vec::new(), None), |(progress, workers, dead)| (Some(progress), workers, Some(dead)));
     let in_hand = workers.iter().map(|worker| worker.in_hand.len() as u64).sum::<u64>();
     let oldest_unfinished = progress.as_ref().and_then(|progress| progress.oldest_unfinished);
     let age = |since: Timestamp| common::clock::now().duration_since(since).as_secs();
-    DestinationStatus {
-        destination: name.to_owned(),
+    let status = DestinationStatus {
+        destination: name.clone(),
         pending: progress.as_ref().map(|progress| progress.pending),
         in_hand: progress.as_ref().map(|_| in_hand),
         // A worker may settle between the two questions.
@@ -121,7 +134,10 @@ async fn one(bus: &Bus, name: &str, kind: &DestinationKind) -> DestinationStatus
         workers,
         error: Failure::gravest(failures).0,
         warnings,
-    }
+        lost: lost.units,
+        lost_in_bucket: lost.in_bucket,
+    };
+    (status, lost)
 }
 
 /// What NATS knows: how far the destination's consumers are, its workers, and how many dead letters it has.

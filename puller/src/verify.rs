@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::place;
 use crate::pull::progress_bar;
 use crate::replay::Standstill;
+use crate::schema::MissingTables;
 use crate::service::{Failure, Shared, connect_to_stream, named_or_served, worker_name};
 use crate::wanted::Beginning;
 
@@ -122,7 +123,8 @@ async fn verify(
     stop: &CancellationToken,
     report: &mut DestinationReport,
 ) -> Result<(), Failure> {
-    let runner = shared.open(destination).await?;
+    let missing = if args.fix { MissingTables::Make } else { MissingTables::Refuse };
+    let runner = shared.open(destination, missing).await?;
     let Destination::ClickHouse(loader) = &runner.worker.destination else {
         unreachable!("only ClickHouse destinations are chosen");
     };

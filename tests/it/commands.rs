@@ -63,6 +63,9 @@ const TABLE: &[Row] = &[
     row("puller", &["dead", "show", "77"], [4, 3, 4, 4]),
     row("puller", &["dead", "retry", "77"], [4, 3, 4, 4]),
     row("puller", &["dead", "discard", "77", "--reason", "a test"], [4, 3, 4, 4]),
+    row("puller", &["dead", "show", "0"], [4, 3, 4, 4]),
+    row("puller", &["dead", "retry", "0"], [4, 3, 4, 4]),
+    row("puller", &["dead", "discard", "0", "--reason", "a test"], [4, 3, 4, 4]),
     row("puller", &["pause"], [0, 3, 0, 4]),
     row("puller", &["resume"], [0, 3, 0, 4]),
     filtered("puller", &["history"], [0, 0, 3, 4]),
@@ -209,6 +212,7 @@ fn every_command_answers_in_one_envelope_when_it_is_used_wrongly() -> Result<()>
     }
     for (args, text) in [
         (&["replay", "--dry-run", "--symbol", "btcusdt"][..], "did you mean BTCUSDT?"),
+        (&["replay", "--dry-run", "--since", "tomorrow"], "a day as 2026-02-14"),
         (&["gaps", "--symbol", "BTC/USDT"], "BTCUSD_PERP"),
         (&["dead", "ls", "--class", "mising"], "did you mean missing?"),
         (&["history", "--outcome", "load"], "did you mean loaded?"),

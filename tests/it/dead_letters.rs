@@ -143,6 +143,11 @@ fn a_discarded_letter_leaves_its_reason() -> Result<()> {
     project.puller(&["dead", "discard", "--reason", "which one?"])?.expect_code(2)?;
     project.puller(&["dead", "retry", "1", "--class", "missing"])?.expect_code(2)?;
     project.puller(&["dead", "show", "77"])?.expect_code(4)?;
+    for sequence in ["0", "77"] {
+        let said = format!("there is no dead letter {sequence}");
+        said_once(&project, &["dead", "retry", sequence], &said)?;
+        said_once(&project, &["dead", "discard", sequence, "--reason", "a test"], &said)?;
+    }
     assert_eq!(listed(&project, &[])?.len(), 4);
 
     // One that no worker can ever load is named, and the rest goes on.
@@ -167,6 +172,17 @@ fn a_discarded_letter_leaves_its_reason() -> Result<()> {
         "2025-04-01\tdead_discarded\tmissing\tthe rest",
     ];
     assert_eq!(decisions(&project)?, expected.join("\n"));
+
+    hand.delete_stream("DEAD")?;
+    said_once(&project, &["dead", "retry", "1", "2"], "stream DEAD")?;
+    said_once(&project, &["dead", "discard", "1", "--reason", "a test"], "stream DEAD")
+}
+
+/// That nothing was there to work on is one line.
+fn said_once(project: &Project, args: &[&str], said: &str) -> Result<()> {
+    let ended = project.puller(args)?.expect_code(4)?;
+    assert!(ended.stderr.contains(said), "{args:?}: {}", ended.stderr);
+    assert_eq!((ended.stdout.as_str(), ended.stderr.lines().count()), ("", 1), "{args:?}: {}", ended.stderr);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 use tests::data::{ArchiveSpec, Market, mark_all};
@@ -99,6 +100,8 @@ fn what_is_there_to_the_last_row_is_skipped_and_the_rest_is_loaded() -> Result<(
             "_SUCCESS__2024-01-01__um__1h".into(),
             "XRPUSDT-1h-2024-01-01.zip".into(),
             "yesterday.done".into(),
+            // What `pull --no-ingest` leaves beside the archives.
+            format!(".ferry/delivered/{}", spec("BTCUSDT", DAYS[2]).path()),
         ],
     )?;
 
@@ -167,6 +170,21 @@ fn rows_of_another_version_are_not_taken_for_the_archives() -> Result<()> {
     project.check_tables()
 }
 
+#[test]
+fn names_that_are_no_hints_fit_the_terminal() -> Result<()> {
+    let project = Project::new(Stack::shared(), "ingested-long")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    let long = "a-name-that-is-none-of-ours/".repeat(4);
+    let flat = format!("{}USDT-1h-2024-01-01.zip", "LONG".repeat(20));
+    let folder = ingested(&project, &[format!("{long}yesterday.done"), flat])?;
+    let args = ["adopt", "--dry-run", "--ingested", folder.to_str().unwrap_or_default()];
+    let ended = project.start("puller", &args, &[("COLUMNS", "80")])?.wait(Duration::from_secs(60))?.expect_code(4)?;
+    assert!(ended.stdout.contains("? a-name-that-is-none"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("- LONGLONG"), "{}", ended.stdout);
+    assert!(ended.stdout.lines().all(|line| line.chars().count() <= 80), "{}", ended.stdout);
+    Ok(())
+}
+
 /// A unit that only the bucket knows, and a folder that is none.
 #[test]
 fn the_bucket_s_manifest_is_enough() -> Result<()> {
@@ -174,7 +192,12 @@ fn the_bucket_s_manifest_is_enough() -> Result<()> {
     let project = Project::new(stack, "ingested-no-stream")?;
     let hand = loaded_by_hand(stack, &project)?;
     hand.delete_stream("MARKERS")?;
-    ingested(&project, &[format!("_SUCCESS__{}__spot__1h", DAYS[0])])?;
+    let folder = ingested(&project, &[format!("_SUCCESS__{}__spot__1h", DAYS[0])])?;
+    let lost = ["adopt", "--dry-run", "--ingested", folder.to_str().unwrap_or_default()];
+    let ended = project.puller(&lost)?.expect_code(4)?;
+    assert!(ended.stderr.contains("there is no stream MARKERS"), "{}", ended.stderr);
+    assert_eq!(ended.stdout, "");
+    project.puller(&["migrate"])?.expect_code(0)?;
     let report = adopt(&project, &[], 0)?;
     assert_eq!(report["archives"]["adopted"], 2);
     let nowhere = project.puller(&["adopt", "--ingested", "/nowhere"])?.expect_code(2)?;

@@ -94,8 +94,14 @@ fn a_replay_can_be_narrowed_and_cancelled() -> Result<()> {
     let there = format!("SELECT symbol, count() FROM {}.klines_latest GROUP BY symbol FORMAT TSV", project.database());
     assert_eq!(project.query(&there)?.trim(), "ETHUSDT\t24");
 
-    let nothing = project.puller(&["replay", "--dry-run", "--json", "--since", "2199-01-01T00:00:00Z"])?;
-    assert_eq!(nothing.expect_code(4)?.json()?["error"]["class"], "no_match");
+    for since in ["2199-01-01T00:00:00Z", "2199-01-01"] {
+        let nothing = project.puller(&["replay", "--dry-run", "--json", "--since", since])?.expect_code(4)?.json()?;
+        assert_eq!(nothing["error"]["class"], "no_match", "{nothing}");
+    }
+    for since in ["2025-03-01", "1h"] {
+        let all = project.puller(&["replay", "--dry-run", "--json", "--since", since])?.expect_code(0)?.json()?;
+        assert_eq!(all["destinations"][0]["units"], 4, "{since}: {all}");
+    }
 
     let sent = project.puller(&["replay", "--force", "--json"])?.expect_code(0)?.json()?;
     let id = sent["destinations"][0]["task"].as_str().unwrap_or_default().to_owned();

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use tests::Result;
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
 use tests::servers::Stack;
+use tests::{Context, Result};
 
 use crate::handmade::Handmade;
 
 const SOON: Duration = Duration::from_secs(60);
+const UNIT: &str = "binance/spot/klines/1h/2025-03-01";
 const KEY: &str = "(exchange, market, dataset, interval, symbol, open_time)";
 
 fn upload(project: &Project, day: &str) -> Result<()> {
@@ -43,6 +44,11 @@ fn what_was_dropped_is_named_and_made_again() -> Result<()> {
         assert!(doctor.stdout.contains(named), "{statement}: {}", doctor.stdout);
         // As to the commands that read the rows.
         project.puller(&["status"])?.expect_code(if loses { 4 } else { 0 })?;
+        // This one reads the other tables, too.
+        let is_view = named.starts_with("view");
+        let explain = project.puller(&["explain", UNIT])?.expect_code(if is_view { 0 } else { 4 })?;
+        assert_eq!(explain.stdout.contains("verified"), is_view, "{statement}: {}", explain.stdout);
+        assert!(!loses || explain.stderr.contains(named), "{statement}: {}", explain.stderr);
         let migrate = project.puller(&["migrate"])?.expect_code(0)?;
         assert!(
             migrate.stderr.lines().any(|line| line.contains(named) && line.contains("made again")),
@@ -62,6 +68,42 @@ fn what_was_dropped_is_named_and_made_again() -> Result<()> {
     Ok(())
 }
 
+/// A look changes nothing, whatever is missing.
+#[test]
+fn a_look_makes_no_database_table_or_view() -> Result<()> {
+    let project = Project::new(Stack::shared(), "look-only")?;
+    upload(&project, "2025-03-01")?;
+    let hints = project.dir().join("_ingested");
+    std::fs::create_dir(&hints).context("a folder")?;
+    std::fs::write(hints.join("_SUCCESS__2025-03-01__spot__1h"), "").context("a hint")?;
+    let adopt = ["adopt", "--dry-run", "--ingested", hints.to_str().unwrap_or_default()];
+    let names = "SELECT name FROM system.tables WHERE database = '{db}' ORDER BY name FORMAT TSV";
+    project.query("DROP DATABASE IF EXISTS {db} SYNC")?;
+    for args in [&["verify"][..], &adopt] {
+        let ended = project.puller(&[args, &["--json"]].concat())?.expect_code(4)?.json()?;
+        let error = (&ended["error"]["class"], &ended["error"]["advice"]);
+        assert_eq!(error, (&"missing".into(), &"run `puller migrate`".into()), "{args:?}: {ended}");
+        let databases = "SELECT count() FROM system.databases WHERE name = '{db}' FORMAT TSV";
+        assert_eq!(project.query(databases)?.trim(), "0", "{args:?}");
+    }
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.query("DROP VIEW {db}.coverage")?;
+    project.query("DROP TABLE {db}.ingest_log SYNC")?;
+    let before = project.query(names)?;
+    project.puller(&["verify"])?.expect_code(0)?;
+    project.puller(&adopt)?.expect_code(0)?;
+    assert_eq!(project.query(names)?, before);
+    project.query("RENAME TABLE {db}.klines TO {db}.elsewhere")?;
+    for args in [&["verify"][..], &adopt] {
+        let ended = project.puller(args)?.expect_code(4)?;
+        assert!(ended.stderr.contains("table klines is missing"), "{args:?}: {}", ended.stderr);
+    }
+    project.query("RENAME TABLE {db}.elsewhere TO {db}.klines")?;
+    project.puller(&["migrate"])?.expect_code(0)?;
+    project.check_tables()
+}
+
 /// As a restore of some of the tables leaves it.
 #[test]
 fn rows_that_the_ledger_knows_and_nobody_has_are_loaded_again() -> Result<()> {
@@ -70,9 +112,9 @@ fn rows_that_the_ledger_knows_and_nobody_has_are_loaded_again() -> Result<()> {
     upload(&project, "2025-03-01")?;
     project.puller(&["pull"])?.expect_code(0)?;
     project.query("TRUNCATE TABLE {db}.klines")?;
-    for command in ["doctor", "status"] {
-        let said = project.puller(&[command])?;
-        assert!(said.stdout.contains("klines is empty"), "{command}: {}", said.stdout);
+    for command in [&["doctor"][..], &["status"], &["explain", UNIT]] {
+        let said = project.puller(command)?;
+        assert!(said.stdout.contains("klines is empty"), "{command:?}: {}", said.stdout);
     }
     let verify = project.puller(&["verify", "--fix"])?.expect_code(0)?;
     assert!(verify.stdout.contains("none of its rows is there"), "{}", verify.stdout);

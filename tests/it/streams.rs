@@ -362,14 +362,26 @@ fn a_lost_stream_is_said_by_every_command() -> Result<()> {
 
     // Made again by whoever comes first, it is empty: nothing pending is not all there is to say.
     project.set("nats.manage", true)?;
+    let dry_run = |said: &str| -> Result<()> {
+        let ended = project.puller(&["pull", "--dry-run", "--json"])?.expect_code(4)?.json()?;
+        let destination = &ended["destinations"][0];
+        assert_eq!((&destination["lost"], &destination["lost_in_bucket"]), (&3.into(), &true.into()), "{ended}");
+        let error = ended["error"]["text"].as_str().unwrap_or_default();
+        assert!(error.starts_with(&format!("the stream MARKERS {said}: primary has loaded 3 units")), "{ended}");
+        let text = project.puller(&["pull", "--dry-run"])?.expect_code(4)?;
+        assert!(text.stdout.contains("no longer announces 3 units"), "{}", text.stdout);
+        Ok(())
+    };
+    dry_run("was lost")?;
     let pull = project.puller(&["pull"])?.expect_code(4)?;
     assert!(!pull.stdout.contains("nothing to do"), "{}", pull.stdout);
     for text in [&pull.stdout, &pull.stderr] {
         assert!(text.contains("uploader reconcile --fix"), "{text}");
     }
+    dry_run("was lost and made anew")?;
     let doctor = project.puller(&["doctor"])?.expect_code(4)?;
     assert!(doctor.stdout.contains("was lost and made anew"), "{}", doctor.stdout);
-    for args in [&["verify"][..], &["verify", "--fix"], &["replay"], &["replay", "--dry-run"]] {
+    for args in [&["status"][..], &["verify"], &["verify", "--fix"], &["replay"], &["replay", "--dry-run"]] {
         let ended = project.puller(args)?.expect_code(4)?;
         let said = format!("{}{}", ended.stdout, ended.stderr);
         assert!(said.contains("was lost and made anew"), "{args:?}: {said}");
@@ -380,8 +392,11 @@ fn a_lost_stream_is_said_by_every_command() -> Result<()> {
     worker.wait(PATIENCE)?.expect_code(0)?;
 
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
+    project.puller(&["pull", "--dry-run"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.puller(&["doctor"])?.expect_code(0)?;
+    for command in ["doctor", "status"] {
+        project.puller(&[command])?.expect_code(0)?;
+    }
     let again = project.puller(&["pull"])?.expect_code(0)?;
     assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
 
@@ -404,8 +419,12 @@ fn a_lost_stream_is_said_by_every_command() -> Result<()> {
     Handmade::new(stack, &project)?.delete_stream("MARKERS")?;
     let pull = project.puller(&["pull"])?.expect_code(0)?;
     assert!(pull.stdout.contains("no longer announces 3 units"), "{}", pull.stdout);
-    let doctor = project.puller(&["doctor"])?.expect_code(0)?;
-    assert!(doctor.stdout.contains("nor is any of them in the bucket"), "{}", doctor.stdout);
+    let dry_run = project.puller(&["pull", "--dry-run"])?.expect_code(0)?;
+    assert!(dry_run.stdout.contains("no longer announces 3 units"), "{}", dry_run.stdout);
+    for command in ["doctor", "status"] {
+        let ended = project.puller(&[command])?.expect_code(0)?;
+        assert!(ended.stdout.contains("nor is any of them in the bucket"), "{command}: {}", ended.stdout);
+    }
     Ok(())
 }
 

@@ -140,6 +140,8 @@ fn add_symbols(name: &mut String, symbols: &[String]) {
 /// In one line if it fits, else the text below the name.
 fn lines_of((sign, name, text): (&'static str, String, String), all: bool, width: usize) -> Vec<String> {
     let head = if sign.is_empty() { name } else { format!("{sign} {name}") };
+    // A name without a space cannot be broken.
+    let head = if all { head } else { truncate_str(&head, width, "…").into_owned() };
     if text.is_empty() {
         return vec![head];
     }
@@ -201,7 +203,9 @@ mod tests {
     #[test]
     fn long_texts_are_below_and_nothing_is_wider_than_the_width() {
         let hostile = format!("{} \u{1b}[2J\u{202e}", "word ".repeat(60));
-        let lines = list_within(&[day(1, "BTC\u{202e}USDT", &hostile), Finding::new("failed", &hostile)], false, 80);
+        let long = Finding::named(&"long".repeat(30), "failed", "");
+        let findings = [day(1, "BTC\u{202e}USDT", &hostile), Finding::new("failed", &hostile), long];
+        let lines = list_within(&findings, false, 80);
         assert!(lines.iter().all(|line| measure_text_width(line) <= 80), "{lines:#?}");
         assert!(!lines.concat().contains(['\u{1b}', '\u{202e}']), "{lines:#?}");
         assert!(lines[0].ends_with("BTC\\u{202e}USDT"), "{lines:#?}");

@@ -12,6 +12,9 @@ const DEPTH_MAX: usize = 12;
 const EXCHANGE: &str = "binance";
 const MARKETS: [&str; 3] = ["spot", "um", "cm"];
 
+/// What a worker writes beside the archives of a directory destination, and `pull --no-ingest` in local.data_dir.
+const OURS: &str = ".ferry";
+
 /// What a hint is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wanted {
@@ -48,6 +51,9 @@ fn walk(folder: &Path, above: &str, depth: usize, hints: &mut Hints) -> io::Resu
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(OURS.as_bytes()) {
+            continue;
+        }
         let path = format!("{above}{}", name.to_string_lossy());
         let kind = entry.file_type()?;
         if kind.is_dir() && depth < DEPTH_MAX {
@@ -154,6 +160,8 @@ mod tests {
             "klines/ETHUSDT-1h-2026-02-14.zip",
             "_SUCCESS__2026-02-14__usdm__1h",
             "2026-02-14.done",
+            ".ferry/delivered/data/spot/daily/klines/ETHUSDT/1h/ETHUSDT-1h-2026-02-14.zip",
+            "data/spot/daily/klines/ETHUSDT/1h/.ferry-a1b2c3.tmp",
         ] {
             let path = dir.path().join(path);
             fs::create_dir_all(path.parent().expect("a folder")).expect("made");

@@ -1,15 +1,12 @@
 //! What came of the hints, for people and as JSON.
 
 use common::exit;
-use common::output::{Failure, Finding, count, printable};
+use common::output::{Failure, Finding, count, list};
 use common::unit::Unit;
 use serde::Serialize;
 
 use super::compare::Verdict;
 use super::hints::Hints;
-
-/// So many names that are not understood are printed without --all.
-const NAMES_SHOWN: usize = 20;
 
 #[derive(Debug, Default, Serialize)]
 struct Units {
@@ -138,11 +135,9 @@ impl Report {
 
     /// Names that are not understood, and the sums.
     pub(super) fn lines(&self, all: bool, lines: &mut Vec<String>) {
-        let shown = if all { usize::MAX } else { NAMES_SHOWN };
-        lines.extend(self.not_understood.iter().take(shown).map(|name| format!("? {}", printable(name))));
-        if self.not_understood.len() > shown {
-            lines.push(format!("? … and {} more names; --all lists them", self.not_understood.len() - shown));
-        }
+        let names = self.not_understood.iter();
+        let names: Vec<Finding> = names.map(|name| Finding::named(name, "not_understood", "").sign("?")).collect();
+        lines.extend(list(&names, all));
         let (name, units, archives) = (&self.destination, &self.units, &self.archives);
         if self.error.is_some() && units.hinted == 0 {
             // Nothing was compared, so there is nothing to sum up.

@@ -74,6 +74,14 @@ pub(super) struct Clerk<'a> {
 impl Clerk<'_> {
     pub(super) async fn work(mut self, chosen: &Chosen) -> Result<Reply, Failure> {
         let sequences = self.choose(chosen).await?;
+        // Without it none of them can be read.
+        self.bus.expect_letters().await?;
+        // The answer's own reason, which is printed with it, and there only. One condition has one code, also where it is
+        // the only letter's.
+        let is_answer = |failure: &Failure| {
+            failure.class == FailureClass::Unreachable
+                || sequences.len() == 1 && failure.exit_code() == exit::DIFFERENCES
+        };
         let mut letters = Vec::with_capacity(sequences.len());
         let mut ended: Option<Failure> = None;
         for sequence in &sequences {
@@ -81,7 +89,9 @@ impl Clerk<'_> {
             match self.handle(*sequence, &mut handled).await {
                 Ok(()) => handled.done = true,
                 Err(failure) => {
-                    tracing::error!(sequence, "not {}: {failure}", self.act.done());
+                    if !is_answer(&failure) {
+                        tracing::error!(sequence, "not {}: {failure}", self.act.done());
+                    }
                     handled.error = Some(failure);
                 }
             }
@@ -96,17 +106,20 @@ impl Clerk<'_> {
         let failed = letters.iter().filter(|handled| handled.error.is_some());
         let findings: Vec<Finding> = failed.clone().map(Handled::finding).collect();
         let first = failed.clone().find_map(|handled| handled.error.clone());
+        let is_told = |handled: &Handled| handled.error.as_ref().is_some_and(is_answer);
         let letters_of = |number: usize| count(number as u64, "dead letter");
-        // One condition has one code, also where it is the only letter's.
         let failure = ended.or_else(|| match first {
-            Some(first) if sequences.len() == 1 && first.exit_code() == exit::DIFFERENCES => Some(first),
+            Some(first) if is_answer(&first) => Some(first),
             Some(_) => Some(Failure::failed(format!("{} not {}", letters_of(findings.len()), self.act.done()))),
             None => None,
         });
         // Of many only those that failed: the others are as they were asked for.
-        let is_shown = |handled: &&Handled| letters.len() <= LINES_MAX || handled.error.is_some();
+        let is_shown =
+            |handled: &&Handled| !is_told(handled) && (letters.len() <= LINES_MAX || handled.error.is_some());
         let mut lines: Vec<String> = letters.iter().filter(is_shown).map(|one| one.to_line(self.act)).collect();
-        lines.push(format!("{done} of {} {}", letters_of(sequences.len()), self.act.done()));
+        if !letters.iter().all(is_told) || letters.is_empty() {
+            lines.push(format!("{done} of {} {}", letters_of(sequences.len()), self.act.done()));
+        }
         Ok(Reply::default()
             .field("chosen", &sequences.len())
             .field("done", &done)

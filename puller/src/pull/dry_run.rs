@@ -6,6 +6,7 @@ use common::output::{Finding, Reply, count, list};
 use nats::{BusErrorKind, MarkerSubject, PendingMarker};
 use serde::Serialize;
 
+use crate::lost_stream::{self, LostUnits};
 use crate::place;
 use crate::service::{Failure, Shared};
 use crate::wanted::Beginning;
@@ -65,7 +66,7 @@ impl Pending {
 }
 
 /// What waits for a destination.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Waiting {
     destination: String,
     pending: u64,
@@ -75,6 +76,9 @@ struct Waiting {
     unsettled: u64,
     /// Whether its streams and consumers are there; `pull` makes them, where it may.
     is_made: bool,
+    /// As in the answer of a pull.
+    lost: u64,
+    lost_in_bucket: bool,
     /// Why it is not known.
     error: Option<Failure>,
 }
@@ -84,14 +88,15 @@ pub(super) async fn run(shared: &Shared, destinations: &[Destination], all: bool
     let (mut waiting, mut findings, mut failures) = (Vec::new(), Vec::new(), Vec::new());
     for destination in destinations {
         match waiting_for(shared, destination, &mut findings).await {
-            Ok(found) => {
+            Ok((found, lost)) => {
                 failures.extend(found.error.clone().map(|failure| failure.of_destination(&destination.name)));
+                failures.extend(lost.failure(&destination.name));
                 waiting.push(found);
             }
             Err(failure) => {
                 failures.push(failure.clone().of_destination(&destination.name));
                 let (destination, error) = (destination.name.clone(), Some(failure));
-                waiting.push(Waiting { destination, pending: 0, too_old: None, unsettled: 0, is_made: false, error });
+                waiting.push(Waiting { destination, error, ..Waiting::default() });
             }
         }
     }
@@ -106,7 +111,7 @@ async fn waiting_for(
     shared: &Shared,
     destination: &Destination,
     findings: &mut Vec<Finding>,
-) -> Result<Waiting, Failure> {
+) -> Result<(Waiting, LostUnits), Failure> {
     let name = destination.name.as_str();
     let checked = shared.bus.check_destination(&shared.consumer_settings(name)).await;
     let is_made = match checked {
@@ -137,7 +142,12 @@ async fn waiting_for(
     findings.extend(found.iter().map(Pending::finding));
     let too_old = found.iter().filter(|pending| pending.is_too_old).count() as u64;
     let too_old = error.is_none().then_some(too_old);
-    Ok(Waiting { destination: name.to_owned(), pending, too_old, unsettled, is_made, error })
+    let lost = lost_stream::known_before_pull(&shared.bus, &shared.config, destination).await.unwrap_or_default();
+    let LostUnits { units, in_bucket, .. } = lost;
+    let destination = name.to_owned();
+    let found =
+        Waiting { destination, pending, too_old, unsettled, is_made, lost: units, lost_in_bucket: in_bucket, error };
+    Ok((found, lost))
 }
 
 /// Since when the destination is served. Its tables are asked only where that decides anything.
@@ -158,14 +168,15 @@ async fn beginning(shared: &Shared, destination: &Destination) -> Result<Beginni
 
 impl Waiting {
     fn to_line(&self) -> String {
-        let Self { destination, pending, too_old, unsettled, is_made, .. } = self;
+        let Self { destination, pending, too_old, unsettled, is_made, lost, lost_in_bucket, .. } = self;
+        let lost = LostUnits { units: *lost, in_bucket: *lost_in_bucket, no_stream: false }.clause();
         let made = if *is_made { "" } else { " (`pull` makes its consumers first)" };
         let too_old = match too_old {
             None | Some(0) => String::new(),
             Some(units) => format!(", {units} of them older than initial_days and passed over"),
         };
         format!(
-            "{destination}: {} pending{too_old}, {unsettled} in flight or waiting for a retry{made}",
+            "{destination}: {} pending{too_old}, {unsettled} in flight or waiting for a retry{made}{lost}",
             count(*pending, "marker")
         )
     }

@@ -203,7 +203,7 @@ impl DestinationReport {
             lines.push(format!("{name}: not checked, as their lists of archives cannot be used: {units}"));
         }
         if self.units_lost > 0 {
-            let lost = LostUnits { units: self.units_lost, in_bucket: true };
+            let lost = LostUnits { units: self.units_lost, in_bucket: true, no_stream: false };
             lines.push(format!("{} ({ADVICE})", lost.text(name)));
         }
         if let Some(unsettled) = self.unsettled.filter(|unsettled| *unsettled > 0 && not_loaded > 0) {
