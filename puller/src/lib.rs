@@ -50,6 +50,7 @@ mod gaps;
 mod history;
 mod journal;
 mod lost_stream;
+mod migrate;
 mod moment;
 mod pace;
 mod pause;

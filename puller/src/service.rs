@@ -1,7 +1,7 @@
 //! Wiring: from a command and a configuration to an exit code.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::backoff::Backoff;
 use common::catalogue::one_of;
@@ -10,11 +10,10 @@ use common::doctor::machine::too_few_open_files;
 use common::http::{Readiness, serve};
 use common::object_store::{End, ObjectStore};
 pub(crate) use common::output::Failure;
-use common::output::{FailureClass, Reply, count};
+use common::output::{FailureClass, Reply};
 use common::unit::shorten;
-use nats::{Bus, BusError, BusErrorKind, ConsumerSettings, within};
+use nats::{Bus, BusError, ConsumerSettings, within};
 use prometheus_client::registry::Registry;
-use serde::Serialize;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -29,13 +28,14 @@ use crate::memory::{Demand, MemoryBudget};
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::runner::Runner;
-use crate::schema::{Defect, MissingTables, describe};
+use crate::schema::MissingTables;
 use crate::statements::Statements;
 use crate::suspects::Suspects;
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind};
 use crate::worker::{ClockWatch, Worker};
 use crate::{
-    adopt, cli, dead, doctor, explain, gaps, history, pause, pull, replay, status, stream_metrics, sweep, tasks, verify,
+    adopt, cli, dead, doctor, explain, gaps, history, migrate, pause, pull, replay, status, stream_metrics, sweep,
+    tasks, verify,
 };
 
 impl Command {
@@ -113,7 +113,7 @@ async fn carry_out(command: Command, config: Config, verbose: bool, stop: Cancel
         Command::History(args) => history::run(&args, &config).await,
         Command::Verify(args) => verify::run(&args, config, verbose, stop).await,
         Command::Adopt(args) => adopt::run(&args, config, verbose, stop).await,
-        Command::Migrate { prune } => migrate(&config, prune).await,
+        Command::Migrate { prune } => migrate::run(&config, prune).await,
         Command::Doctor { config_only } => Ok(doctor::run(&config, config_only).await),
         Command::Healthcheck { .. } => unreachable!("answered before a configuration is loaded"),
     }
@@ -399,111 +399,6 @@ async fn serve_destination(shared: Arc<Shared>, destination: DestinationConfig, 
         }
     }
 }
-
-/// What `migrate` found and did at a destination.
-#[derive(Debug, Serialize)]
-struct Migrated {
-    destination: String,
-    /// Steps of the schema; none for what is no database.
-    migrations_applied: Option<usize>,
-}
-
-async fn migrate(config: &Config, prune: bool) -> Result<Reply, Failure> {
-    let bus = Bus::connect(&config.nats, &worker_name()).await?;
-    let faults = once_answered(async || bus.migrate_streams().await).await?;
-    let mut left: Vec<Failure> =
-        faults.iter().map(|fault| Failure::failed(fault.what.clone()).advice(fault.advice.clone())).collect();
-    bus.migrate_sweeper().await?;
-    let mut names: Vec<String> = Vec::new();
-    let mut migrated = Vec::new();
-    for destination in &config.destinations {
-        names.push(destination.name.clone());
-        // A server that is away keeps no other destination from being made.
-        match migrate_destination(&bus, config, destination).await {
-            Ok((done, defects)) => {
-                migrated.push(done);
-                if !defects.is_empty() {
-                    left.push(Failure::failed(describe(&defects)).of_destination(&destination.name));
-                }
-            }
-            Err(failure) => left.push(failure.of_destination(&destination.name)),
-        }
-    }
-    // `pull --no-ingest` makes this one by itself.
-    names.push(common::config::MIRROR.into());
-    let stale = bus.stale_consumers(&names).await?;
-    let mut lines: Vec<String> = migrated.iter().map(Migrated::to_line).collect();
-    for consumer in &stale {
-        if prune {
-            bus.delete_consumer(consumer).await?;
-            tracing::info!(consumer = consumer.name, "removed");
-            lines.push(format!("consumer {} removed", consumer.name));
-        } else {
-            lines.push(format!(
-                "consumer {} belongs to no configured destination; `puller migrate --prune` removes it",
-                consumer.name
-            ));
-        }
-    }
-    bus.close().await;
-    let stale: Vec<&str> = if prune { Vec::new() } else { stale.iter().map(|stale| stale.name.as_str()).collect() };
-    let (failure, others) = Failure::gravest(left);
-    lines.extend(others.iter().map(ToString::to_string));
-    let reply = Reply::default().destinations(&migrated).field("stale_consumers", &stale);
-    Ok(reply.text(lines.join("\n")).failed(failure))
-}
-
-/// Asks again while there is no answer: a cluster that was just started has no leader for some seconds, and loses what it is
-/// asked meanwhile. `migrate` is what starts first beside it.
-async fn once_answered<T>(ask: impl AsyncFn() -> Result<T, BusError>) -> Result<T, BusError> {
-    let begun = Instant::now();
-    loop {
-        match ask().await {
-            Err(error) if error.kind == BusErrorKind::Unavailable && begun.elapsed() < LEADER_WAIT => {
-                tracing::warn!(%error, "asking again");
-                tokio::time::sleep(LEADER_PAUSE).await;
-            }
-            ended => return ended,
-        }
-    }
-}
-
-/// Returns also what a person must look at.
-async fn migrate_destination(
-    bus: &Bus,
-    config: &Config,
-    destination: &DestinationConfig,
-) -> Result<(Migrated, Vec<Defect>), Failure> {
-    let name = destination.name.clone();
-    bus.migrate_consumers(&ConsumerSettings { destination: name.clone(), ack_wait: config.puller.ack_wait }).await?;
-    let DestinationKind::ClickHouse(server) = &destination.kind else {
-        return Ok((Migrated { destination: name, migrations_applied: None }, Vec::new()));
-    };
-    let mut warehouse = Warehouse::new(server);
-    warehouse.connect().await?;
-    let done = warehouse.migrate().await?;
-    done.log(warehouse.database());
-    if done.left.is_empty() {
-        let (database, applied) = (warehouse.database(), done.applied);
-        tracing::info!(destination = name, database, applied, "tables and views are there");
-    }
-    Ok((Migrated { destination: name, migrations_applied: Some(done.applied) }, done.left))
-}
-
-impl Migrated {
-    fn to_line(&self) -> String {
-        let tables = match self.migrations_applied {
-            None => String::new(),
-            Some(0) => ", tables and views are up to date".into(),
-            Some(applied) => format!(", tables and views: {} applied", count(applied as u64, "migration")),
-        };
-        format!("{}: streams and consumers are there{tables}", self.destination)
-    }
-}
-
-/// How long `migrate` waits for a cluster's leader.
-const LEADER_WAIT: Duration = Duration::from_secs(30);
-const LEADER_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a one-shot command waits for the answers of workers.
 pub(crate) const ROSTER_WAIT: Duration = Duration::from_millis(300);

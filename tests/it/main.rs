@@ -26,6 +26,7 @@ mod ingested;
 mod kills;
 mod layouts;
 mod long_lists;
+mod lost_streams;
 mod machine;
 mod many_symbols;
 mod marking;
