@@ -116,14 +116,7 @@ impl Output {
         if text.trim_end().is_empty() {
             return reply.code;
         }
-        match writeln!(io::stdout(), "{}", text.trim_end()) {
-            Ok(()) => reply.code,
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => exit::CLOSED_PIPE,
-            Err(error) => {
-                Failure::failed(format!("cannot write to stdout: {error}")).report(&self.command);
-                exit::SOME_FAILED
-            }
-        }
+        after_printing(writeln!(io::stdout(), "{}", text.trim_end()), reply.code, &self.command)
     }
 
     fn envelope(&self, reply: &Reply) -> Value {
@@ -142,6 +135,18 @@ impl Output {
             fields.entry(name).or_insert_with(|| value.clone());
         }
         envelope
+    }
+}
+
+/// The exit code of a command that has printed its answer. Whoever reads it may have seen enough.
+fn after_printing(printed: io::Result<()>, code: u8, command: &str) -> u8 {
+    match printed {
+        Ok(()) => code,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => exit::CLOSED_PIPE,
+        Err(error) => {
+            Failure::failed(format!("cannot write to stdout: {error}")).report(command);
+            exit::SOME_FAILED
+        }
     }
 }
 

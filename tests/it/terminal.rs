@@ -22,6 +22,21 @@ fn spec(day: &str) -> ArchiveSpec {
 }
 
 #[test]
+fn an_answer_that_cannot_be_written_is_a_failure() -> Result<()> {
+    let project = Project::new(Stack::shared(), "full-stdout")?;
+    for args in [&["--help"][..], &["help", "pull"], &["doctor", "--config-only"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").context("/dev/full")?;
+        let mut command = Command::new(binary_path("puller")?);
+        command.args(args).env("FERRY_CONFIG", project.config_path());
+        let output = command.stdout(full).stderr(Stdio::piped()).output().context("puller")?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
+        assert!(stderr.contains("cannot write to stdout"), "{args:?}: {stderr}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_closed_pipe_ends_a_long_list_in_silence() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "pipes")?;

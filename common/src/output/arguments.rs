@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser};
 
-use super::{Failure, Output};
+use super::{Failure, Output, after_printing};
 
 /// What every command takes.
 #[derive(Debug, Clone, Copy, Default, Args)]
@@ -37,8 +37,8 @@ pub fn parse<C: Parser>() -> Result<(C, String), ExitCode> {
     match C::try_parse_from(&args) {
         Ok(cli) => Ok((cli, command)),
         Err(error) if !error.use_stderr() => {
-            // Help and version; whoever reads them may have seen enough.
-            Err(ExitCode::from(if error.print().is_ok() { crate::exit::DONE } else { crate::exit::CLOSED_PIPE }))
+            // Help and version.
+            Err(ExitCode::from(after_printing(error.print(), crate::exit::DONE, &command)))
         }
         Err(error) => {
             let output = Output { command, json: wants_json(&args) };
