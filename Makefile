@@ -9,7 +9,7 @@ export PYTHON
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 define build-demo
-@echo "Building marketferry; the first time that takes 5 to 7 minutes on two cores"
+@echo "Building marketferry; the first time that takes about 5 minutes on two cores"
 $(CARGO) build --profile demo --locked --workspace --bin demo --bin uploader --bin puller
 endef
 
