@@ -256,7 +256,8 @@ fn dry_runs_change_nothing() -> Result<()> {
         Ok(status["error"]["text"].as_str().unwrap_or_default().to_owned())
     };
     // No stream was made, and later no consumer.
-    assert!(status()?.contains("stream MARKERS"), "{}", status()?);
+    let before = status()?;
+    assert!(before.contains("stream MARKERS") && !before.contains("ingest-primary"), "{before}");
     project.uploader(&["upload"])?.expect_code(0)?;
     for _ in 0..2 {
         let pending = project.puller(&["pull", "--dry-run", "--json"])?.expect_code(0)?.json()?;
