@@ -1,7 +1,8 @@
 //! What the names in Binance's own tree say: the reverse of [`common::layout`].
 
+use common::catalogue::{DATASETS, INTERVALS, one_of};
 use common::output::is_seen;
-use common::unit::{Period, Unit};
+use common::unit::{Period, Unit, shorten};
 
 pub(crate) use common::layout::{EXCHANGE, MARKETS, archive_path, market_folder, span, symbols_folder};
 
@@ -45,6 +46,15 @@ pub(crate) fn unit_of(folder: &str, file_name: &str) -> Option<Unit> {
 pub(crate) fn is_symbol(name: &str) -> bool {
     let refused = |c: char| !is_seen(c) || c.is_whitespace() || matches!(c, '/' | '\\' | '\'' | '"');
     !name.is_empty() && name.len() <= SYMBOL_BYTES_MAX && !name.starts_with('.') && !name.chars().any(refused)
+}
+
+/// Candles of an interval that does not exist would be a dead letter at every destination, and stay announced.
+pub(crate) fn is_no_series(unit: &Unit) -> Option<String> {
+    if !DATASETS.contains(&unit.dataset.as_str()) {
+        return None;
+    }
+    let why = one_of(unit.interval.as_str(), &INTERVALS).err()?;
+    Some(format!("'{}' is no interval of {}: {why}", shorten(unit.interval.as_str()), unit.dataset))
 }
 
 #[cfg(test)]
@@ -105,5 +115,19 @@ mod tests {
         for name in ["", "BTC USDT", ".hidden", "A'B", "A\nB", &"A".repeat(65)] {
             assert!(!is_symbol(name), "{name}");
         }
+    }
+
+    #[test]
+    fn units_of_an_interval_that_does_not_exist_are_held_back() {
+        let why = |unit: &str| is_no_series(&unit.parse().expect(unit));
+        for unit in ["binance/um/klines/1mo/2025-03", "binance/um/markPriceKlines/1h/2025-03-01"] {
+            assert_eq!(why(unit), None);
+        }
+        assert!(
+            why("binance/spot/klines/7h/2025-03-01").is_some_and(|why| why.contains("'7h' is no interval of klines"))
+        );
+        assert!(why("binance/spot/klines/1H/2025-03-01").is_some_and(|why| why.ends_with("did you mean 1h?")));
+        // What is known of these is for the workers to say.
+        assert_eq!(why("binance/um/fundingRate/all/2025-03"), None);
     }
 }

@@ -3,10 +3,9 @@
 //! Everything is decided from what disk, bucket and stream say now, so that any step may be the last of a run and the
 //! first of the next one.
 
-use common::catalogue::{DATASETS, INTERVALS, one_of};
 use common::marker::{Incomplete, Object};
 use common::object_store::Over;
-use common::unit::{Unit, shorten};
+use common::unit::Unit;
 use jiff::Timestamp;
 use nats::{Latest, Published, Stamp};
 
@@ -15,6 +14,7 @@ use crate::cleanup;
 use crate::complete::Wait;
 use crate::digest::{self, Digested};
 use crate::error::UnitError;
+use crate::layout;
 use crate::previous::{self, Covered};
 use crate::publish;
 use crate::queue::QueueError;
@@ -159,7 +159,7 @@ pub(crate) async fn settle_with(
     archives: &[Digested],
     mode: Mode,
 ) -> Result<Settled, UnitError> {
-    if let Some(why) = is_no_series(unit) {
+    if let Some(why) = layout::is_no_series(unit) {
         return Err(UnitError::held_back(why));
     }
     let mut attempt = Attempt { unit, marked, archives, mode, overtaken: None, transferred: Transferred::default() };
@@ -206,15 +206,6 @@ pub(crate) async fn settle_with(
         return Ok(settled);
     }
     Err(UnitError::held_back(attempt.overtaken.unwrap_or_default()))
-}
-
-/// Candles of an interval that does not exist would be a dead letter at every destination, and stay announced.
-pub(crate) fn is_no_series(unit: &Unit) -> Option<String> {
-    if !DATASETS.contains(&unit.dataset.as_str()) {
-        return None;
-    }
-    let why = one_of(unit.interval.as_str(), &INTERVALS).err()?;
-    Some(format!("'{}' is no interval of {}: {why}", shorten(unit.interval.as_str()), unit.dataset))
 }
 
 /// The stream's newest marker, or why it cannot be asked now.
@@ -417,23 +408,4 @@ async fn replaced_by_older(
         }
     }
     Ok(replaced)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn units_of_an_interval_that_does_not_exist_are_held_back() {
-        let why = |unit: &str| is_no_series(&unit.parse().expect(unit));
-        for unit in ["binance/um/klines/1mo/2025-03", "binance/um/markPriceKlines/1h/2025-03-01"] {
-            assert_eq!(why(unit), None);
-        }
-        assert!(
-            why("binance/spot/klines/7h/2025-03-01").is_some_and(|why| why.contains("'7h' is no interval of klines"))
-        );
-        assert!(why("binance/spot/klines/1H/2025-03-01").is_some_and(|why| why.ends_with("did you mean 1h?")));
-        // What is known of these is for the workers to say.
-        assert_eq!(why("binance/um/fundingRate/all/2025-03"), None);
-    }
 }

@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::complete::Wanted;
 use crate::scan::is_absent;
-use crate::settle::is_no_series;
 use crate::spelling::{Date, Format, Interval, Name};
 use crate::{layout, marks, signs};
 
@@ -303,7 +302,7 @@ fn judge(path: &str, wanted: &Wanted) -> Verdict {
     if let Some((unit, _)) = layout::parse(path) {
         return if wanted.by_archives() && !wanted.marks() && !wanted.takes(&unit) {
             Verdict::NotTaken(Why::NotCollected, None)
-        } else if is_no_series(&unit).is_some() {
+        } else if layout::is_no_series(&unit).is_some() {
             Verdict::NotTaken(Why::Interval, None)
         } else {
             Verdict::InPlace
