@@ -1,6 +1,6 @@
 //! What a person watching sees: units, bytes, rate and time left. Elsewhere the log has a line a unit.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::bars::BARS;
@@ -21,12 +21,17 @@ pub struct Progress {
 struct Rate {
     bytes: u64,
     busy: Duration,
+    /// When the last transfer ended, or the first began.
     sent_at: Option<Instant>,
 }
 
 impl Rate {
-    /// A pause longer than this is no part of sending.
-    const PAUSE: Duration = Duration::from_secs(3);
+    /// One transfer takes no longer than this: the rest is a pause, and no part of sending.
+    const PAUSE: Duration = Duration::from_secs(30);
+
+    fn begin_sending(&mut self, now: Instant) {
+        self.sent_at.get_or_insert(now);
+    }
 
     fn sent(&mut self, bytes: u64, now: Instant) {
         self.bytes += bytes;
@@ -88,13 +93,22 @@ impl Progress {
         self.units.inc(1);
     }
 
+    /// A transfer begins: from the first one on, time counts.
+    pub(crate) fn begin_sending(&self) {
+        self.rate().begin_sending(Instant::now());
+    }
+
     pub(crate) fn sent(&self, bytes: u64) {
         self.bytes.inc(bytes);
-        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rate = self.rate();
         rate.sent(bytes, Instant::now());
         if let Some(total) = self.bytes.length() {
             self.bytes.set_message(rate.to_text(total.saturating_sub(self.bytes.position())));
         }
+    }
+
+    fn rate(&self) -> MutexGuard<'_, Rate> {
+        self.rate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// These bytes need not be sent.
@@ -119,13 +133,14 @@ mod tests {
     #[test]
     fn a_pause_is_no_part_of_the_rate() {
         let (mut rate, start) = (Rate::default(), Instant::now());
-        rate.sent(0, start);
-        for second in 1..=4 {
-            rate.sent(1024, start + Duration::from_secs(second));
+        rate.begin_sending(start);
+        // Four at once, which end at the same moment.
+        for _ in 0..4 {
+            rate.sent(1024, start + Duration::from_secs(4));
         }
         assert_eq!(rate.to_text(10 * 1024), "at 1.00 KiB/s, 10s left");
         // The bucket was away for an hour.
-        rate.sent(3 * 1024, start + Duration::from_secs(3600));
+        rate.sent(30 * 1024, start + Duration::from_secs(3600));
         assert_eq!(rate.to_text(10 * 1024), "at 1.00 KiB/s, 10s left");
         assert_eq!(Rate::default().to_text(10), "");
     }

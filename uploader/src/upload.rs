@@ -167,6 +167,7 @@ async fn one(
         && !is_sent_otherwise(site, archive)
     {
         let (bytes, memory) = checked_bytes(site, object, &archive.path).await?;
+        site.progress.begin_sending();
         let is_stored = site.store.put_new(key, bytes, object.sha256).await;
         drop(memory);
         if is_stored {
@@ -240,6 +241,7 @@ pub(crate) async fn send(
     parts_etag: Option<&str>,
     over: Over<'_>,
 ) -> Result<Option<u64>, UnitError> {
+    site.progress.begin_sending();
     if site.store.copies_files() {
         let put = site.store.put_file(&object.key, &site.data_dir.join(path), object.sha256, over).await?;
         return sent(site, object, put);
