@@ -1,15 +1,30 @@
-//! The exchange's archives as zip files: one member of the archive's own name, whole, and nothing else in the file.
+//! What is inside an archive of the exchange: the zip file, and the rows in it.
 //!
-//! Both sites read archives with it, so that what the uploader announces is what a worker can open. It opens no file
-//! itself: the bytes come from a [`Source`]. It panics on no input. What the text in a member means is not known here.
+//! Both sites read archives with it, so that what the uploader announces is what a worker can open and decode. It does no
+//! I/O: the bytes of a zip file come from a [`Source`]. It panics on no input. Decimals go from text to scaled integers,
+//! never through floating point.
+//!
+//! Refused here: files, sockets, async, ClickHouse and its formats (of it only the hash of a row is known here).
 
-mod source;
+mod decode;
 
-mod directory;
-mod member;
+mod csv;
+mod row;
+
+mod row_hash;
+
+mod klines;
+mod volumes;
 
 mod fault;
+mod interval;
 
-pub use fault::{ArchiveFault, printable, printable_name};
-pub use member::Archive;
-pub use source::Source;
+mod zip;
+
+pub use csv::TimeUnit;
+pub use decode::{CHUNK_ROWS, Decoded, Outline, Spec, chunks, decode, outline};
+pub use fault::{Column, CsvFault, CsvFaultKind, DecodeError};
+pub use interval::{Interval, IntervalError};
+pub use klines::{Kline, Klines, ROW_BYTES};
+pub use volumes::Volumes;
+pub use zip::{Archive, ArchiveFault, Source, printable, printable_name};

@@ -1,7 +1,7 @@
 //! What both sites must agree on: names of units, the marker, object keys, checksums, configuration.
 //!
-//! Refused here: anything only one binary needs, anything that knows what is inside an archive, and the queue
-//! (crate `nats`). Only [`object_store`] names S3 types.
+//! Refused here: anything only one binary needs, anything that knows what is inside an archive (crate `archive`), how
+//! objects are kept (`store`), and the queue (`nats`).
 
 pub mod catalogue;
 pub mod layout;
@@ -13,7 +13,6 @@ pub mod marker;
 pub mod object_key;
 
 pub mod bwlimit;
-pub mod object_store;
 pub mod open_files;
 
 pub mod backoff;

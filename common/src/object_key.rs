@@ -73,7 +73,7 @@ impl Prefix {
     }
 
     /// What of a key is below the prefix; `None` for a key outside.
-    pub(crate) fn strip<'k>(&self, key: &'k str) -> Option<&'k str> {
+    pub fn strip<'k>(&self, key: &'k str) -> Option<&'k str> {
         if self.0.is_empty() { Some(key) } else { key.strip_prefix(&self.0)?.strip_prefix('/') }
     }
 
@@ -83,7 +83,7 @@ impl Prefix {
     }
 
     /// Whether a path below the prefix is one of the manifests.
-    pub(crate) fn is_manifest(path: &str) -> bool {
+    pub fn is_manifest(path: &str) -> bool {
         path.split('/').next() == Some(MARKERS)
     }
 

@@ -7,9 +7,9 @@ use std::hint::black_box;
 use std::io::{Cursor, Write as _};
 use std::time::Duration;
 
+use archive::{Decoded, Interval, Spec, decode};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use jiff::SignedDuration;
-use puller::decode::{Decoded, Interval, Spec, decode};
 use puller::native::{Rows, Slice, UnitColumns, blocks};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;

@@ -18,12 +18,12 @@ use common::unit::{Period, Unit};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::decode::Interval;
 use crate::error::ObjectFault;
 use crate::ledger::{Ledger, unit_condition};
 use crate::native::{Slice, UnitColumns};
 use crate::series::between;
 use crate::warehouse::{Warehouse, WarehouseError, quoted};
+use archive::Interval;
 
 const OWN_VERSION_BITS: u32 = 48;
 /// The lowest version with a rank epoch of 1.

@@ -8,10 +8,11 @@ use std::path::Path;
 
 use common::config::{Config, DestinationKind};
 use common::doctor::machine::{self, ARCHIVES_BYTES, FILES_BYTES};
-use common::doctor::{Announced, Report, check_requests, check_storage, describe_http, describe_storage};
-use common::object_store::{End, ObjectStore};
+use common::doctor::{Report, describe_http};
 use common::output::Reply;
 use nats::{Bus, ConsumerSettings, StaleConsumer, StreamUsage};
+use store::doctor::{Announced, check_requests, check_storage, describe_storage};
+use store::{End, ObjectStore};
 
 use crate::lost_stream::{self, LostUnits};
 use crate::service::{Failure, served, worker_name};

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use common::catalogue::one_of;
 use common::marker::{Elsewhere, MarkerError};
-use common::object_store::StoreError;
 use jiff::SignedDuration;
 use nats::BusError;
+use store::StoreError;
 
-use crate::decode::DecodeError;
 use crate::warehouse::WarehouseError;
+use archive::DecodeError;
 
 /// What is wrong with one object of a unit; the unit's other objects are loaded all the same.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

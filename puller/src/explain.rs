@@ -4,7 +4,6 @@ use clap::Args;
 use common::config::{Config, Destination, DestinationKind};
 use common::exit;
 use common::marker::{CURRENT_BYTES_MAX, Content, Current, Incomplete, MANIFEST_BYTES_MAX, Marker, Object};
-use common::object_store::{End, ObjectStore};
 use common::output::{Finding, ListArgs, Reply, count, list, printable, wrap};
 use common::unit::Unit;
 use common::unit_filter::UnitPrefix;
@@ -12,6 +11,7 @@ use indicatif::HumanBytes;
 use jiff::Timestamp;
 use nats::{Bus, Sent, Standing};
 use serde::Serialize;
+use store::{End, ObjectStore};
 
 use crate::dead::Summary;
 use crate::history::{Tried, tried};

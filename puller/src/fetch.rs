@@ -7,10 +7,10 @@ use bytes::{Bytes, BytesMut};
 use common::checksum::Sha256Sum;
 use common::marker::{CURRENT_BYTES_MAX, Current, Object};
 use common::object_key::Prefix;
-use common::object_store::{ObjectStore, StoreError, StoreErrorKind};
 use common::unit::Unit;
 use nats::{Activity, Bus};
 use sha2::{Digest, Sha256};
+use store::{ObjectStore, StoreError, StoreErrorKind};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 

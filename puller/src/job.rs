@@ -4,10 +4,10 @@ use bytes::Bytes;
 use common::checksum::Sha256Sum;
 use common::marker::{Content, MANIFEST_BYTES_MAX, Marker, MarkerError, Object};
 use common::object_key::Prefix;
-use common::object_store::ObjectStore;
 use common::unit::{Unit, shorten};
 use jiff::{SignedDuration, Timestamp};
 use nats::{Activity, Announcement, Bus, BusError, Delivery, Lane, MarkerSubject, ReplayOptions};
+use store::ObjectStore;
 
 use crate::error::{FaultyObject, ObjectFault, WorkError};
 use crate::memory::MemoryBudget;

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::corrections::version;
-use crate::decode::Interval;
 use crate::warehouse::{Warehouse, WarehouseError, quoted};
+use archive::Interval;
 
 /// The archives of one unit that are loaded, by object key.
 pub(crate) type Ledger = HashMap<String, Entry>;

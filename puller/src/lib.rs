@@ -1,6 +1,6 @@
 //! The worker: takes markers, fetches and verifies what they name, and brings it to a destination exactly once.
 //!
-//! In the order of the flow: [`job`] (a marker becomes work), [`fetch`], [`decode`], then by the destination's type
+//! In the order of the flow: [`job`] (a marker becomes work), [`fetch`], `archive::decode`, then by the destination's type
 //! [`load`] into ClickHouse (insert, [`read_back`], [`ledger`], [`superseded_rows`]) or [`mirror`] into a directory; [`outcome`] decides
 //! what the queue is told, [`worker`] tells it. [`runner`] keeps the slots filled.
 
@@ -11,7 +11,6 @@ mod job;
 
 mod fetch;
 
-pub mod decode;
 pub mod native;
 
 mod account;

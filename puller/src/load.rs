@@ -16,7 +16,6 @@ use nats::Activity;
 use tokio::sync::Semaphore;
 
 use crate::corrections::version;
-use crate::decode::{Interval, ROW_BYTES, Spec};
 use crate::destination::Work;
 use crate::error::{FaultyObject, ObjectFault, WorkError};
 use crate::fetch::Fetcher;
@@ -27,6 +26,7 @@ use crate::statements::Statements;
 use crate::superseded_rows::{Decisions, EarlyLook, Recorded};
 use crate::warehouse::Warehouse;
 use crate::writes::Written;
+use archive::{Interval, ROW_BYTES, Spec};
 
 use part::Cut;
 pub(crate) use part::{Facts, Part};

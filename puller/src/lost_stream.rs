@@ -10,11 +10,11 @@ use std::time::Duration;
 use clickhouse::Row;
 use common::config::{Config, Destination, DestinationKind};
 use common::marker::CURRENT_BYTES_MAX;
-use common::object_store::{End, ObjectStore};
 use common::output::count;
 use common::unit::Unit;
 use nats::{Bus, BusErrorKind, StreamState};
 use serde::Deserialize;
+use store::{End, ObjectStore};
 
 use crate::service::Failure;
 use crate::warehouse::{Warehouse, WarehouseErrorKind};

@@ -238,7 +238,7 @@ pub(crate) async fn holds(path: &Path, object: &Object) -> Result<bool, WorkErro
 
 #[cfg(test)]
 mod tests {
-    use common::object_store::{End, ObjectStore};
+    use store::{End, ObjectStore};
 
     use super::*;
 

@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use crate::decode::{Klines, ROW_BYTES, Volumes};
+use archive::{Klines, ROW_BYTES, Volumes};
 
 /// A row takes about this much of a block, in bytes.
 pub const ROW_BYTES_ON_WIRE: u64 = ROW_BYTES as u64 + 14;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use common::config::Retry;
 use common::marker::MarkerError;
-use common::object_store::{StoreError, StoreErrorKind};
 use nats::DeliveryRecord;
+use store::{StoreError, StoreErrorKind};
 
 use crate::destination::Work;
 use crate::error::{ErrorClass, FaultyObject, ObjectFault, WorkError};
@@ -216,14 +216,14 @@ mod tests {
     }
 
     fn damaged() -> ObjectFault {
-        let spec = crate::decode::Spec {
+        let spec = archive::Spec {
             interval: "1h".parse().expect("an interval"),
             period_start: jiff::Timestamp::UNIX_EPOCH,
             period_end: jiff::Timestamp::UNIX_EPOCH,
             csv_bytes_max: 0,
             rows_max: 0,
         };
-        crate::decode::decode("a.zip", b"", &spec).expect_err("no zip").into()
+        archive::decode("a.zip", b"", &spec).expect_err("no zip").into()
     }
 
     fn check(result: &Result<Work, WorkError>, expected: [&str; 3]) {

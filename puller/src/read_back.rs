@@ -17,10 +17,10 @@ use common::unit::Unit;
 use serde::Deserialize;
 
 use crate::corrections::{OWN_VERSION, RANKED};
-use crate::decode::{Interval, Klines, Outline};
 use crate::ledger::unit_condition;
 use crate::series::{Window, between, by_series, range_of};
 use crate::warehouse::{Warehouse, WarehouseError, quoted};
+use archive::{Interval, Klines, Outline};
 
 pub(crate) use hash_function::check_hash_function;
 

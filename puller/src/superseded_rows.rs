@@ -58,13 +58,13 @@ use nats::Activity;
 use serde::Deserialize;
 
 use crate::corrections::{RANKED, columns, insert, outranking};
-use crate::decode::Interval;
 use crate::error::{FaultyObject, WorkError};
 use crate::ledger::unit_condition;
 use crate::load::Loader;
 use crate::native::{Rows, Slice};
 use crate::series::{Window, between, by_series, range_of};
 use crate::warehouse::{Warehouse, WarehouseError, quoted};
+use archive::Interval;
 
 use derivation::{Derivation, Differences, ranges_of};
 

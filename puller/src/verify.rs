@@ -10,13 +10,13 @@ use common::checksum::Sha256Sum;
 use common::config::{Config, Destination as DestinationConfig, DestinationKind};
 use common::exit;
 use common::http::Readiness;
-use common::object_store::StoreErrorKind;
 use common::output::{Finding, Reply, count, list};
 use common::unit::Unit;
 use common::unit_filter::UnitFilter;
 use futures::{StreamExt, stream};
 use nats::{Bus, BusErrorKind, Lane, MarkerSubject, ReplayOptions};
 use prometheus_client::registry::Registry;
+use store::StoreErrorKind;
 use tokio_util::sync::CancellationToken;
 
 use crate::attendance::Attendance;

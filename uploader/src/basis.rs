@@ -14,9 +14,9 @@ use std::collections::HashMap;
 
 use common::checksum::Sha256Sum;
 use common::marker::Object;
-use common::object_store::Stored;
 use common::unit::Unit;
 use nats::Latest;
+use store::Stored;
 
 use crate::error::UnitError;
 use crate::queue::QueueError;

@@ -13,12 +13,12 @@ use archive::{Archive, ArchiveFault, Source};
 use bytes::Bytes;
 use common::checksum::{Sha256Sum, Summing, Sums};
 use common::marker::OBJECT_BYTES_MAX;
-use common::object_store::parts::{SINGLE_BYTES_MAX, part_bytes};
 use common::regular_file;
 use common::unit::shorten;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use store::parts::{SINGLE_BYTES_MAX, part_bytes};
 
 use crate::scan::Fingerprint;
 use crate::signs;

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use common::config::{Config, Place, When};
 use common::doctor::machine::{self, ARCHIVES_BYTES, FILES_BYTES};
-use common::doctor::{Announced, Report, check_requests, check_storage, describe_http, describe_storage};
-use common::object_store::{End, ObjectStore};
+use common::doctor::{Report, describe_http};
 use common::output::{Failure, count};
 use nats::{Bus, StreamUsage};
 use prometheus_client::registry::Registry;
+use store::doctor::{Announced, check_requests, check_storage, describe_storage};
+use store::{End, ObjectStore};
 use tokio_util::sync::CancellationToken;
 
 use crate::complete::Wanted;

@@ -17,7 +17,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::bwlimit::Bandwidth;
 use common::config::{Config, Download, Symbols};
 use common::doctor;
 use common::http::Readiness;
@@ -28,6 +27,7 @@ use jiff::ToSpan;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use prometheus_client::registry::Registry;
+use store::bandwidth::Bandwidth;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli;

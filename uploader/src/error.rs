@@ -3,12 +3,12 @@
 use std::io;
 use std::path::PathBuf;
 
-use common::object_store::{StoreError, StoreErrorKind};
 use common::output::Failure;
 use common::unit::Unit;
 use common::unit_filter::UnitFilter;
 use jiff::Timestamp;
 use nats::BusError;
+use store::{StoreError, StoreErrorKind};
 
 /// Ends a pass: nothing else would fare better.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use common::checksum::{Md5Sum, Summing};
 use common::marker::Object;
-use common::object_store::{Given, Stored};
 use common::regular_file;
+use store::{Given, Stored};
 
 use crate::digest::Digested;
 use crate::error::UnitError;

@@ -15,11 +15,11 @@ use bytes::Bytes;
 use common::checksum::{Md5Sum, parts_etag};
 use common::failpoint::failpoint;
 use common::marker::Object;
-use common::object_store::parts::{PartStored, UploadId, part_bytes};
-use common::object_store::{Over, Put, StoreError, StoreErrorKind};
 use common::regular_file;
 use futures::{StreamExt, stream};
 use jiff::SignedDuration;
+use store::parts::{PartStored, UploadId, part_bytes};
+use store::{Over, Put, StoreError, StoreErrorKind};
 
 use crate::error::{PassError, UnitError};
 use crate::pending::Entry;

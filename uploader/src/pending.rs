@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use common::checksum::Sha256Sum;
 use common::config::{Place, Storage};
-use common::object_store::parts::UploadId;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use store::parts::UploadId;
 
 use crate::cache;
 

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use common::checksum::Sha256Sum;
 use common::marker::{CURRENT_BYTES_MAX, Content, Current, Dates, MANIFEST_BYTES_MAX, Marker, Object, revision};
-use common::object_store::Stored;
 use common::unit::{Unit, shorten};
 use jiff::Timestamp;
 use nats::Latest;
+use store::Stored;
 
 use crate::digest::Digested;
 use crate::error::UnitError;

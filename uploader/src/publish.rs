@@ -8,10 +8,10 @@ use bytes::Bytes;
 use common::checksum::Sha256Sum;
 use common::failpoint::failpoint;
 use common::marker::{Content, Current, Dates, Incomplete, Marker, Object};
-use common::object_store::{Over, Put};
 use common::unit::Unit;
 use jiff::{SignedDuration, Timestamp};
 use nats::{Latest, MarkerSubject, Published};
+use store::{Over, Put};
 
 use crate::error::UnitError;
 use crate::previous::{self, Previous};

@@ -4,10 +4,10 @@
 //! first of the next one.
 
 use common::marker::{Incomplete, Object};
-use common::object_store::Over;
 use common::unit::Unit;
 use jiff::Timestamp;
 use nats::{Latest, Published, Stamp};
+use store::Over;
 
 use crate::basis::Basis;
 use crate::cleanup;

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::config::{Config, Publish};
 use common::object_key::Prefix;
-use common::object_store::parts::{PART_BYTES_MAX, SINGLE_BYTES_MAX};
-use common::object_store::{End, ObjectStore, StoreErrorKind};
 use common::unit::Unit;
 use jiff::Timestamp;
+use store::parts::{PART_BYTES_MAX, SINGLE_BYTES_MAX};
+use store::{End, ObjectStore, StoreErrorKind};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use common::marker::Marker;
 use common::object_key::Prefix;
-use common::object_store::ObjectStore;
 use common::unit::shorten;
 use nats::Newest;
+use store::ObjectStore;
 
 use crate::check::is_ahead;
 use crate::error::PassError;

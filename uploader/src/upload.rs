@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::Bytes;
 use common::checksum::{Md5Sum, Sha256Sum};
 use common::marker::Object;
-use common::object_store::{Over, Put, Stored};
 use futures::{StreamExt, stream};
+use store::{Over, Put, Stored};
 use tokio::sync::SemaphorePermit;
 
 use crate::basis::Basis;

@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use super::{fit_stderr, printable_lines};
 use crate::exit;
-use crate::object_store::{StoreError, StoreErrorKind};
 
 /// What a caller can do about it; each belongs to one exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -133,20 +132,6 @@ impl std::fmt::Display for Failure {
             None => f.write_str(&self.text),
             Some(advice) => write!(f, "{} ({advice})", self.text),
         }
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        let class = match error.kind {
-            StoreErrorKind::NoSuchBucket | StoreErrorKind::ClockSkew => FailureClass::Config,
-            StoreErrorKind::Denied => FailureClass::Denied,
-            StoreErrorKind::Unavailable => FailureClass::Unreachable,
-            StoreErrorKind::NotFound | StoreErrorKind::TooLarge | StoreErrorKind::BadKey | StoreErrorKind::Other => {
-                FailureClass::Failed
-            }
-        };
-        Self { advice: error.advice().map(str::to_owned), ..Self::new(class, error.to_string()) }
     }
 }
 

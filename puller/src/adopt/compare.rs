@@ -18,11 +18,11 @@ use jiff::SignedDuration;
 use nats::Activity;
 
 use crate::corrections::version;
-use crate::decode::Spec;
 use crate::error::WorkError;
 use crate::job::Job;
 use crate::load::{Facts, Loader, acceptable, spec};
 use crate::read_back::{Expected, ExpectedRows};
+use archive::Spec;
 
 /// Symbols one query names at most, so that it stays below the server's limit for a query's text.
 const QUERY_SYMBOLS_MAX: usize = 1_000;

@@ -7,11 +7,11 @@ use common::unit::Unit;
 use jiff::Timestamp;
 
 use crate::corrections::version;
-use crate::decode::{Kline, Klines};
 use crate::ledger::{ARCHIVES, LOG};
 use crate::read_back::{Depth, Expected, ExpectedRows, Sought};
 use crate::schema::{Defect, describe};
 use crate::warehouse::{Warehouse, WarehouseError, WarehouseErrorKind, quoted};
+use archive::{Kline, Klines};
 
 /// Below this, inserts and merges would soon be refused.
 const SPACE_BYTES_MIN: u64 = 1 << 30;

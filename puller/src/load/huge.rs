@@ -17,7 +17,6 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::part::Facts;
 use super::{Loader, PART_ROWS_MAX};
 use crate::corrections::{Candidate, columns, version};
-use crate::decode::{self, CHUNK_ROWS, DecodeError, Klines, Outline, ROW_BYTES, Spec};
 use crate::destination::Work;
 use crate::error::{FaultyObject, ObjectFault, WorkError};
 use crate::job::Job;
@@ -26,6 +25,7 @@ use crate::native::{Rows, Slice, blocks};
 use crate::read_back::{Depth, Expected, ExpectedRows, Sought};
 use crate::warehouse::WarehouseError;
 use crate::writes::Written;
+use archive::{CHUNK_ROWS, DecodeError, Klines, Outline, ROW_BYTES, Spec};
 
 /// What the outline keeps of a row: time and hash; doubled while a vector grows.
 const OUTLINE_ROW_BYTES: u64 = 2 * 16;
@@ -190,7 +190,7 @@ impl Loader {
         let (name, spec) = (Arc::clone(name), *spec);
         let decoding = tokio::task::spawn_blocking(move || {
             // When the receiver is gone, the insert has failed and says why.
-            decode::chunks(&name, &bytes, &spec, |klines| drop(chunks.blocking_send(klines)))
+            archive::chunks(&name, &bytes, &spec, |klines| drop(chunks.blocking_send(klines)))
         });
         let version = version(object.generated_at, job.unit.period);
         let mut insert = self.warehouse.insert("klines", "Native");
@@ -224,6 +224,6 @@ fn outline_footprint(object: &Object, spec: &Spec) -> u64 {
 /// Reads an archive through without keeping its rows.
 async fn outlined(name: &Arc<str>, bytes: &Bytes, spec: &Spec) -> Result<Result<Outline, DecodeError>, WorkError> {
     let (name, bytes, spec) = (Arc::clone(name), bytes.clone(), *spec);
-    let outlining = tokio::task::spawn_blocking(move || decode::outline(&name, &bytes, &spec));
+    let outlining = tokio::task::spawn_blocking(move || archive::outline(&name, &bytes, &spec));
     outlining.await.map_err(|error| WorkError::Panicked(error.to_string()))
 }

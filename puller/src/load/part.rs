@@ -13,7 +13,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{FETCHES_MAX, Loader, footprint};
 use crate::corrections::{self, Candidate, version};
-use crate::decode::{self, Decoded, Outline, Spec};
 use crate::destination::Work;
 use crate::error::{FaultyObject, ObjectFault, WorkError};
 use crate::job::Job;
@@ -21,6 +20,7 @@ use crate::ledger::{Ledger, Loaded, json_lines};
 use crate::read_back::{Depth, Expected, ExpectedRows, Found};
 use crate::superseded_rows::EarlyLook;
 use crate::writes::Written;
+use archive::{Decoded, Outline, Spec};
 
 /// An archive of up to so many bytes is decoded in less time than it takes to hand it to another thread and back.
 const DECODED_HERE_BYTES_MAX: usize = 8 * 1024;
@@ -181,7 +181,7 @@ impl Loader {
         let small = bytes.len() <= DECODED_HERE_BYTES_MAX;
         let decode = move || {
             let started = Instant::now();
-            let decoded = decode::decode(&name, &bytes, &spec);
+            let decoded = archive::decode(&name, &bytes, &spec);
             decoded.map(|decoded| (decoded.klines.hash(), decoded, started.elapsed()))
         };
         let decoded = if small {

@@ -1,7 +1,7 @@
 //! Blocks read back by a reader of the format written for the purpose.
 
 use super::*;
-use crate::decode::Kline;
+use archive::Kline;
 
 const UNIT: UnitColumns<'_> = UnitColumns { exchange: "binance", market: "um", dataset: "klines", interval: "1h" };
 const NAMES_AND_TYPES: [(&str, &str); COLUMNS] = [

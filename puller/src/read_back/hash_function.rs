@@ -1,7 +1,7 @@
 //! Whether a server hashes rows as this program does.
 
-use crate::decode::{Kline, Klines};
 use crate::warehouse::{Warehouse, WarehouseError};
+use archive::{Kline, Klines};
 
 /// Asks the server to hash two known rows, so that a server that hashes otherwise is noticed before it makes every
 /// load look wrong.

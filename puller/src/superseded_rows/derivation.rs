@@ -18,13 +18,13 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::QUERY_SYMBOLS_MAX;
 use crate::corrections::{OWN_VERSION, RANKED, own_version};
-use crate::decode::{self, CHUNK_ROWS, Kline, Klines, ROW_BYTES};
 use crate::error::{FaultyObject, ObjectFault, WorkError};
 use crate::ledger::{RecordedArchive, unit_condition};
 use crate::load::{Loader, expected_rows, spec_of};
 use crate::read_back::ROW_HASH;
 use crate::series::{between, range_of};
 use crate::warehouse::{WarehouseError, quoted};
+use archive::{CHUNK_ROWS, Kline, Klines, ROW_BYTES};
 
 /// open_times that are looked at in one query, and so held at most.
 const OPEN_TIMES_MAX: u64 = 100_000;
@@ -374,7 +374,7 @@ impl Loader {
                 rows.extend(wanted.map(|row| (row.open_time, row)));
             };
             // These bytes were decoded as a whole before they were loaded.
-            decode::chunks(&name, &bytes, &spec, keep).map(|()| rows)
+            archive::chunks(&name, &bytes, &spec, keep).map(|()| rows)
         });
         let decoded = decoding.await.map_err(|error| WorkError::Panicked(error.to_string()))?;
         activity.bump();

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::object_store::StoreErrorKind;
 use common::unit::Unit;
 use nats::within;
+use store::StoreErrorKind;
 use tokio_util::sync::CancellationToken;
 
 use super::{HandBack, Worker};

@@ -1,6 +1,6 @@
 //! Whose fault it is: what speaks for a failure being the unit's own.
 
-use common::object_store::StoreErrorKind;
+use store::StoreErrorKind;
 
 use super::{InHand, Worker};
 use crate::destination::{Destination, Work};

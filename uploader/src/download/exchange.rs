@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::backoff::{Backoff, Growth};
-use common::bwlimit::{Bandwidth, Direction};
 use common::chain::chain;
 use common::config::Download;
 use common::unit::shorten;
@@ -12,6 +11,7 @@ use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
+use store::bandwidth::{Bandwidth, Direction};
 use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;

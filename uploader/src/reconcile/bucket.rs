@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use common::checksum::Sha256Sum;
 use common::marker::{CURRENT_BYTES_MAX, Current, Dates, MANIFEST_BYTES_MAX, Marker, Object};
-use common::object_store::Stored;
 use common::unit::Unit;
 use futures::{StreamExt, stream};
+use store::Stored;
 
 use crate::error::{PassError, UnitError};
 use crate::site::Site;

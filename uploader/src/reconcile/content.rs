@@ -5,8 +5,8 @@
 use common::backoff::Backoff;
 use common::checksum::Summing;
 use common::marker::Object;
-use common::object_store::StoreErrorKind;
 use futures::{StreamExt, stream};
+use store::StoreErrorKind;
 
 use super::bucket::{Looked, Lost};
 use crate::error::{PassError, UnitError};

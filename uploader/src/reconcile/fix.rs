@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use common::backoff::Backoff;
 use common::marker::{Content, Marker, Object};
-use common::object_store::Over;
 use common::unit::Unit;
 use nats::{Bus, BusErrorKind, MarkerSubject, Published};
+use store::Over;
 
 use super::bucket::{self, InBucket, Lost, Manifest};
 use super::content;
