@@ -6,14 +6,13 @@ use std::time::Duration;
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
 use tests::servers::{ClickHouse, Stack};
-use tests::{Context, Failure, Result, http};
+use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::scenario::SOON;
 
 /// Two units of one day each, of two months.
-fn upload(project: &Project, day: usize) -> Result<()> {
+fn upload_day(project: &Project, day: usize) -> Result<()> {
     for month in ["2025-01", "2025-02"] {
         for symbol in ["BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT"] {
             ArchiveSpec::new(Market::Spot, symbol, "1m", &format!("{month}-{day:02}")).write(project.data_dir())?;
@@ -51,14 +50,10 @@ fn limits_of_the_account_are_waited_for_and_named() -> Result<()> {
     .enumerate()
     {
         stack.clickhouse.limit(profile, quota)?;
-        upload(&project, number + 1)?;
+        upload_day(&project, number + 1)?;
         let mut worker = project.spawn_puller(&["run"])?;
         project
-            .wait_until(&format!("a worker that names {named}"), SOON, || {
-                // It may not listen yet.
-                let Ok(ready) = http::get(worker.http(), "/readyz") else { return Ok(false) };
-                Ok(ready.status == 503 && ready.text()?.contains(named))
-            })
+            .wait_until(&format!("a worker that names {named}"), SOON, || Ok(worker.is_not_ready_for(&[named])))
             .map_err(|failure| Failure::new(format!("{profile}{quota}: {failure}\n{}", worker.stderr())))?;
         let doctor = project.puller(&["doctor"])?.expect_code(4)?;
         assert!(doctor.stdout.contains(named), "{profile}{quota}: {}", doctor.stdout);
@@ -69,8 +64,7 @@ fn limits_of_the_account_are_waited_for_and_named() -> Result<()> {
         project
             .wait_for_archives(archives, SOON)
             .map_err(|failure| Failure::new(format!("{profile}{quota}: {failure}\n{}", worker.stderr())))?;
-        worker.sigterm()?;
-        worker.wait(SOON)?.expect_code(0)?;
+        worker.drain(SOON)?;
         let spent = project.query("SELECT count() FROM {db}.ingest_log WHERE outcome IN ('retry', 'dead_letter')")?;
         assert_eq!(spent.trim(), "0", "{profile}{quota}");
     }
@@ -127,7 +121,7 @@ fn a_profile_that_would_change_answers_changes_none() -> Result<()> {
     let profile: String = odd.iter().map(|(name, value)| format!("<{name}>{value}</{name}>")).collect();
     stack.clickhouse.limit(&profile, "")?;
     for day in 1..=2 {
-        upload(&project, day)?;
+        upload_day(&project, day)?;
         project.puller(&["pull"])?.expect_code(0)?;
         project.check_tables()?;
         project.puller(&["verify"])?.expect_code(0)?;
@@ -141,7 +135,7 @@ fn a_profile_that_would_change_answers_changes_none() -> Result<()> {
         Ok(())
     };
     attempts(4)?;
-    upload(&project, 3)?;
+    upload_day(&project, 3)?;
     project.puller(&["pull"])?.expect_code(0)?;
     attempts(6).context("history after another pull")
 }

@@ -10,6 +10,7 @@ use tests::truth::Truth;
 use tests::{Failure, Result};
 
 use crate::handmade::{Handmade, Placed};
+use crate::scenario::upload;
 
 fn day(number: usize) -> String {
     format!("2025-03-{:02}", number + 1)
@@ -166,9 +167,7 @@ fn an_overtaken_marker_is_superseded() -> Result<()> {
     let project = Project::new(stack, "superseded")?;
     let hand = Handmade::new(stack, &project)?;
     let first = spec("GOODUSDT", 0);
-    first.write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
+    upload(&project, [first])?;
     // The exchange publishes it again before any worker came round.
     spec("GOODUSDT", 0).seed(1).generated_at("2025-04-01T00:00:00Z").write(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;

@@ -10,18 +10,15 @@ use tests::servers::{Sshd, Stack};
 use tests::{Context, Result};
 
 use crate::download::days_ago;
+use crate::scenario::{MIB, SOON, hours, proxy_of_bucket};
 use crate::storages::by_rsync;
-
-const SOON: Duration = Duration::from_secs(90);
-const MIB: u64 = 1 << 20;
 
 /// Of the limit: the contract.
 const TOLERANCE: f64 = 0.1;
 
 fn behind_a_proxy(label: &str) -> Result<(Project, Proxy)> {
     let mut project = Project::new(Stack::shared(), label)?;
-    let proxy = Proxy::start(Stack::shared().s3.address())?;
-    project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
+    let proxy = proxy_of_bucket(&mut project, Stack::shared())?;
     Ok((project, proxy))
 }
 
@@ -92,8 +89,7 @@ fn downloads_keep_to_the_limit() -> Result<()> {
     let (begun, before) = (Instant::now(), received()?);
     project.wait_until("most bytes", SOON, || Ok(received()? > 17 * MIB))?;
     assert_rate("download", received()? - before, begun.elapsed(), 2 * MIB);
-    service.sigterm()?;
-    service.wait(SOON)?.expect_code(0).map(drop)
+    service.drain(SOON).map(drop)
 }
 
 /// A shared folder lies behind a network, and what is written there is read back over it.
@@ -105,7 +101,7 @@ fn reading_a_shared_folder_back_keeps_to_the_limit() -> Result<()> {
     project.set("storage.type", "fs")?;
     project.set("storage.fs.path", share.to_string_lossy().into_owned())?;
     for day in 1..=16 {
-        let spec = ArchiveSpec::new(Market::Spot, "AAAUSDT", "1h", &format!("2025-03-{day:02}"));
+        let spec = hours("AAAUSDT", &format!("2025-03-{day:02}"));
         spec.write_bulk(project.data_dir(), 512 << 10)?;
     }
     mark_all(project.data_dir())?;

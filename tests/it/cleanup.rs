@@ -4,25 +4,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::data::{ArchiveSpec, mark_all};
 use tests::other_client::OtherClient;
 use tests::project::Project;
 use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-
-const SOON: Duration = Duration::from_secs(60);
-
-fn spec(symbol: &str, day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
-}
+use crate::scenario::{SOON, hours};
 
 /// Two units of three archives each.
 fn write(data_dir: &Path) -> Result<()> {
     for day in ["2025-03-01", "2025-03-02"] {
         for symbol in ["BTCUSDT", "ETHUSDT", "币安人生USDT"] {
-            spec(symbol, day).write(data_dir)?;
+            hours(symbol, day).write(data_dir)?;
         }
     }
     mark_all(data_dir).map(drop)
@@ -75,7 +70,7 @@ fn a_second_upload_with_cleanup_changes_nothing() -> Result<()> {
     }
 
     // One archive comes back with other bytes: its unit keeps the others.
-    let corrected = spec("BTCUSDT", "2025-03-01").seed(7).generated_at("2025-03-05T00:00:00Z");
+    let corrected = hours("BTCUSDT", "2025-03-01").seed(7).generated_at("2025-03-05T00:00:00Z");
     for folder in [project.data_dir(), &kept] {
         corrected.write(folder)?;
     }
@@ -114,7 +109,7 @@ fn what_the_bucket_no_longer_holds_stays() -> Result<()> {
     let hand = Handmade::new(stack, &project)?;
     write(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
-    hand.delete(&format!("{}/{}", project.prefix(), spec("ETHUSDT", "2025-03-02").path()))?;
+    hand.delete(&format!("{}/{}", project.prefix(), hours("ETHUSDT", "2025-03-02").path()))?;
     let cleaned = project.uploader(&["upload", "--cleanup"])?.expect_code(1)?;
     assert!(cleaned.stderr.contains("the bucket no longer holds it"), "{}", cleaned.stderr);
     assert_eq!(files(project.data_dir())?.len(), 2);
@@ -130,7 +125,7 @@ fn archives_go_after_a_time_and_young_periods_stay() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "cleanup-after")?;
     let yesterday = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date().yesterday().context("a day")?;
-    let (old, young) = (spec("BTCUSDT", "2025-03-01"), spec("BTCUSDT", &yesterday.to_string()));
+    let (old, young) = (hours("BTCUSDT", "2025-03-01"), hours("BTCUSDT", &yesterday.to_string()));
     for spec in [&old, &young] {
         spec.clone().generated_at("2025-03-03T00:00:00Z").write(project.data_dir())?;
     }
@@ -149,8 +144,7 @@ fn archives_go_after_a_time_and_young_periods_stay() -> Result<()> {
     project.set("watch.rescan", "200ms")?;
     let mut watch = project.spawn_uploader(&["watch"])?;
     project.wait_until("the old archive's removal", Duration::from_secs(30), || Ok(!there(&old)))?;
-    watch.sigterm()?;
-    watch.wait(Duration::from_secs(30))?.expect_code(0)?;
+    watch.drain(Duration::from_secs(30))?;
     assert!(there(&young), "its period ended yesterday");
 
     // The command line has the last word.

@@ -1,6 +1,5 @@
 //! An uploader's clock decides nothing about which archive wins, and a worker's keeps nothing from others.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -9,16 +8,16 @@ use tests::data::{ArchiveSpec, Market, mark_all, sha256};
 use tests::project::{Project, Service};
 use tests::proxy::{Fault, Proxy};
 use tests::servers::Stack;
-use tests::{Context, Result, http};
+use tests::{Context, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::{SOON, btc, march, upload};
 
-const SOON: Duration = Duration::from_secs(60);
 /// So many archives make a list too long for a marker.
 const LONG: usize = 1_200;
 
 fn day() -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-10")
+    btc("2025-03-10")
 }
 
 fn generated_at(marker: &Value) -> Option<&str> {
@@ -77,9 +76,7 @@ fn a_time_that_a_wrong_clock_gave_is_put_right() -> Result<()> {
     let hand = Handmade::new(stack, &project)?;
     let month = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03").generated_at("2025-04-07T00:00:00Z");
     month.write(project.data_dir())?;
-    day().seed(3).generated_at("2025-04-20T00:00:00Z").write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
+    upload(&project, [day().seed(3).generated_at("2025-04-20T00:00:00Z")])?;
     let (_, mut wrong) =
         hand.markers()?.into_iter().find(|(_, marker)| marker["period"] == "2025-03-10").expect("a day");
     wrong["objects"][0]["generated_at"] = "2025-04-05T00:00:00Z".into();
@@ -184,30 +181,16 @@ fn a_later_revision_is_never_published_earlier() -> Result<()> {
     project.uploader(&["reconcile"])?.expect_code(0).map(drop)
 }
 
-fn write_days(project: &Project, days: std::ops::RangeInclusive<usize>) -> Result<()> {
-    for day in days {
-        ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", &format!("2025-03-{day:02}")).write(project.data_dir())?;
-    }
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0).map(drop)
-}
-
-fn complains(worker: &Service, word: &str) -> bool {
-    let ready = http::get(worker.http(), "/readyz");
-    ready.is_ok_and(|ready| ready.status == 503 && ready.text().is_ok_and(|text| text.contains(word)))
-}
-
 /// Starts a worker beside one that waits for its clock, and has the queue to itself.
 fn another_has_all(project: &Project, waiting: &Service, word: &str) -> Result<()> {
-    project.wait_until("the reason", SOON, || Ok(complains(waiting, word)))?;
+    project.wait_until("the reason", SOON, || Ok(waiting.is_not_ready_for(&[word])))?;
     let begun = Instant::now();
     let mut other = project.spawn_puller(&["run"])?;
     // Less than the time after which a unit in doubt is put off, and for which it is.
     project.wait_for_archives(12, Duration::from_secs(20))?;
     eprintln!("{word}: the other worker loaded all in {:?}", begun.elapsed());
-    assert!(complains(waiting, word));
-    other.sigterm()?;
-    other.wait(SOON)?.expect_code(0)?;
+    assert!(waiting.is_not_ready_for(&[word]));
+    other.drain(SOON)?;
     project.check_tables()?;
     let attempts = format!("SELECT max(attempt), countIf(outcome != 'loaded') FROM {}.ingest_log", project.database());
     assert_eq!(project.query(&attempts)?.trim(), "1\t0");
@@ -219,11 +202,10 @@ fn another_has_all(project: &Project, waiting: &Service, word: &str) -> Result<(
 fn a_worker_that_waits_for_its_clock_holds_nothing() -> Result<()> {
     let project = Project::new(Stack::shared(), "waits-for-clock")?;
     project.puller(&["migrate"])?.expect_code(0)?;
-    write_days(&project, 1..=12)?;
+    upload(&project, (1..=12).map(march))?;
     let mut behind = project.spawn("puller", &["run"], &[("FERRY_CLOCK_OFFSET_S", "-259200")])?;
     another_has_all(&project, &behind, "clock")?;
-    behind.sigterm()?;
-    behind.wait(SOON)?.expect_code(0).map(drop)
+    behind.drain(SOON).map(drop)
 }
 
 /// The bucket says that the time of its requests is wrong; once the clock is right it goes on by itself.
@@ -232,20 +214,16 @@ fn a_worker_whose_requests_are_refused_for_their_time_holds_nothing() -> Result<
     let stack = Stack::shared();
     let project = Project::new(stack, "refused-for-time")?;
     project.puller(&["migrate"])?.expect_code(0)?;
-    write_days(&project, 1..=12)?;
-    let bucket: SocketAddr = stack.s3.address();
-    let bucket = Proxy::start(bucket)?;
+    upload(&project, (1..=12).map(march))?;
+    let bucket = Proxy::start(stack.s3.address())?;
     let body = "<Error><Code>RequestTimeTooSkewed</Code><Message>The difference is too large.</Message></Error>";
     bucket.set(Fault::Answer { status: "403 Forbidden", headers: "", body });
     let through = format!("http://{}", bucket.address());
     let mut skewed = project.spawn("puller", &["run"], &[("FERRY__STORAGE__R2__ENDPOINT", &through)])?;
     another_has_all(&project, &skewed, "clock")?;
     bucket.set(Fault::None);
-    write_days(&project, 13..=14)?;
+    upload(&project, (13..=14).map(march))?;
     project.wait_for_archives(14, SOON)?;
-    project.wait_until("a worker that is ready", SOON, || {
-        Ok(http::get(skewed.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
-    })?;
-    skewed.sigterm()?;
-    skewed.wait(SOON)?.expect_code(0).map(drop)
+    project.wait_until("a worker that is ready", SOON, || Ok(skewed.is_ready()))?;
+    skewed.drain(SOON).map(drop)
 }

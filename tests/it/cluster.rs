@@ -8,7 +8,7 @@ use tests::project::Project;
 use tests::servers::{Nats, RunDir, Stack};
 use tests::{Context, Failure, Result, http};
 
-const SOON: Duration = Duration::from_secs(120);
+use crate::scenario::SOON;
 
 #[derive(Clone, Copy)]
 enum Leader {
@@ -135,8 +135,7 @@ fn a_frozen_leader_stops_nobody() -> Result<()> {
     let restarted = "puller_pull_restarts_total{destination=\"primary\"}";
     for worker in &mut workers {
         assert_eq!(worker.metric(restarted)?, 0.0);
-        worker.sigterm()?;
-        worker.wait(SOON)?.expect_code(0)?;
+        worker.drain(SOON)?;
     }
     project.check_tables()
 }

@@ -2,16 +2,13 @@
 
 use std::fs;
 
-use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::data::{ArchiveSpec, mark_all};
 use tests::project::Project;
 use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-
-fn spec(symbol: &str, day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
-}
+use crate::scenario::hours;
 
 #[test]
 fn a_byte_that_changed_in_the_bucket_is_found_and_mended() -> Result<()> {
@@ -20,7 +17,7 @@ fn a_byte_that_changed_in_the_bucket_is_found_and_mended() -> Result<()> {
     let hand = Handmade::new(stack, &project)?;
     let archives: Vec<ArchiveSpec> = ["BTCUSDT", "ETHUSDT"]
         .into_iter()
-        .flat_map(|symbol| ["2025-03-01", "2025-03-02"].map(|day| spec(symbol, day)))
+        .flat_map(|symbol| ["2025-03-01", "2025-03-02"].map(|day| hours(symbol, day)))
         .collect();
     archives.iter().try_for_each(|spec| spec.write(project.data_dir()).map(drop))?;
     mark_all(project.data_dir())?;

@@ -1,6 +1,5 @@
 //! Per open_time the archive generated last decides, in whatever order archives arrive.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,18 +11,10 @@ use tests::truth::Truth;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, btc, loopback, ship, upload, weeks, write_with_week_before};
 
 fn spec() -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01")
-}
-
-fn ship(project: &Project, archive: &ArchiveSpec) -> Result<()> {
-    archive.write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
-    project.puller(&["pull"])?.expect_code(0).map(drop)
+    btc("2025-03-01")
 }
 
 #[test]
@@ -31,12 +22,12 @@ fn a_republished_archive_replaces_its_former_self() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "republished")?;
     let hand = Handmade::new(stack, &project)?;
-    ship(&project, &spec())?;
+    ship(&project, [spec()])?;
     project.check_tables()?;
 
     // Other values, and two rows that are no longer there.
     let second = spec().seed(1).missing([3, 17]).generated_at("2025-03-05T00:00:00Z");
-    ship(&project, &second)?;
+    ship(&project, [second])?;
     project.check_tables()?;
     let latest = format!("SELECT count() FROM {}.klines_latest", project.database());
     assert_eq!(project.query(&latest)?.trim(), "22");
@@ -47,7 +38,7 @@ fn a_republished_archive_replaces_its_former_self() -> Result<()> {
     assert_eq!(hand.markers()?.len(), 2);
 
     // And the two rows come back.
-    ship(&project, &spec().seed(2).generated_at("2025-03-06T00:00:00Z"))?;
+    ship(&project, [spec().seed(2).generated_at("2025-03-06T00:00:00Z")])?;
     project.check_tables()
 }
 
@@ -59,9 +50,7 @@ fn a_unit_can_go_back_to_an_earlier_revision() -> Result<()> {
     let hand = Handmade::new(stack, &project)?;
     let versions = [spec(), spec().seed(1).generated_at("2025-03-05T00:00:00Z"), spec()];
     for version in &versions {
-        version.write(project.data_dir())?;
-        mark_all(project.data_dir())?;
-        project.uploader(&["upload"])?.expect_code(0)?;
+        upload(&project, [version])?;
     }
     project.uploader(&["upload", "--accept-rollback", &spec().unit()])?.expect_code(0)?;
     let revisions: Vec<_> = hand.markers()?.into_iter().map(|(_, marker)| marker["revision"].clone()).collect();
@@ -76,7 +65,7 @@ fn a_unit_can_go_back_to_an_earlier_revision() -> Result<()> {
 fn a_revision_comes_back_within_one_time_stamp() -> Result<()> {
     let project = Project::new(Stack::shared(), "back-at-once")?;
     for archive in [spec(), spec().seed(1), spec()] {
-        ship(&project, &archive)?;
+        ship(&project, [archive])?;
         project.check_tables()?;
     }
     Ok(())
@@ -106,12 +95,12 @@ fn a_long_list_comes_back_within_one_time_stamp() -> Result<()> {
 #[test]
 fn a_revision_comes_back_after_one_that_was_not_recorded() -> Result<()> {
     let project = Project::new(Stack::shared(), "back-unrecorded")?;
-    ship(&project, &spec())?;
+    ship(&project, [spec()])?;
     spec().seed(1).write(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
     let mut dies = project.start("puller", &["pull"], &[("FERRY_FAILPOINT", "puller.inserted")])?;
-    assert_eq!(dies.wait(PATIENCE)?.code, None, "killed");
-    ship(&project, &spec())?;
+    assert_eq!(dies.wait(SOON)?.code, None, "killed");
+    ship(&project, [spec()])?;
     project.check_tables()?;
     project.puller(&["verify"])?.expect_code(0).map(drop)
 }
@@ -129,7 +118,7 @@ fn a_revision_that_comes_back_is_as_old_as_its_return() -> Result<()> {
         let offset = (-3600 * hours_ago).to_string();
         let unit = spec().unit();
         let args: &[&str] = if hours_ago == 0 { &["upload", "--accept-rollback", &unit] } else { &["upload"] };
-        project.start("uploader", args, &[("FERRY_CLOCK_OFFSET_S", &offset)])?.wait(PATIENCE)?.expect_code(0)
+        project.start("uploader", args, &[("FERRY_CLOCK_OFFSET_S", &offset)])?.wait(SOON)?.expect_code(0)
     };
     upload(20)?;
     let manifests = || -> Result<Vec<_>> {
@@ -166,26 +155,18 @@ fn a_revision_that_comes_back_is_as_old_as_its_return() -> Result<()> {
 /// keeps weeks of its own that it lacks.
 #[test]
 fn a_week_that_the_next_months_archive_has_stays() -> Result<()> {
-    const WEEK_US: i64 = 7 * 86_400_000_000;
     let mut project = Project::new(Stack::shared(), "week")?;
     project.set("corrections.shrink_limit", 1.0)?;
-    let month = |month| ArchiveSpec::new(Market::Spot, "BTCUSDT", "1w", month);
-    let february = month("2025-02").generated_at("2025-03-01T00:00:00Z");
-    let mut records = february.records();
-    let mut early = records[0].clone();
-    for time in [0, 6] {
-        early[time] = (early[time].parse::<i64>().context("a time")? - WEEK_US).to_string();
-    }
-    records.insert(0, early);
-    february.write_bytes(project.data_dir(), &february.zip_of(&february.csv_of(&records)))?;
-    let january = |missing: &[usize], seed| month("2025-01").missing(missing.iter().copied()).seed(seed);
-    ship(&project, &january(&[3], 0).generated_at("2025-10-15T00:00:00Z"))?;
+    let february = weeks("2025-02").generated_at("2025-03-01T00:00:00Z");
+    write_with_week_before(&project, &february)?;
+    let january = |missing: &[usize], seed| weeks("2025-01").missing(missing.iter().copied()).seed(seed);
+    ship(&project, [january(&[3], 0).generated_at("2025-10-15T00:00:00Z")])?;
     let shown = || -> Result<Vec<String>> {
         let days = project.query("SELECT toDate(open_time) FROM {db}.klines_latest ORDER BY open_time FORMAT TSV")?;
         Ok(days.lines().map(|day| day.trim_start_matches("2025-").to_owned()).collect())
     };
     assert_eq!(shown()?, ["01-06", "01-13", "01-20", "01-27", "02-03", "02-10", "02-17", "02-24"]);
-    ship(&project, &january(&[1, 3], 1).generated_at("2025-10-16T00:00:00Z"))?;
+    ship(&project, [january(&[1, 3], 1).generated_at("2025-10-16T00:00:00Z")])?;
     assert_eq!(shown()?, ["01-06", "01-20", "01-27", "02-03", "02-10", "02-17", "02-24"]);
     Ok(())
 }
@@ -194,19 +175,19 @@ fn a_week_that_the_next_months_archive_has_stays() -> Result<()> {
 fn a_stale_monthly_changes_nothing_a_corrected_daily_says() -> Result<()> {
     let project = Project::new(Stack::shared(), "stale-monthly")?;
     let daily = spec().seed(9).generated_at("2025-04-20T00:00:00Z");
-    ship(&project, &daily)?;
+    ship(&project, [&daily])?;
     // Generated before the daily was corrected, and it has forgotten half of that day's rows and all of another's.
     let monthly = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03")
         .missing((0..12).chain(48..72))
         .generated_at("2025-04-07T00:00:00Z");
-    ship(&project, &monthly)?;
+    ship(&project, [monthly])?;
     project.check_tables()?;
     // A later monthly takes nothing away from a day either, but its values win where it has any.
     let later = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03")
         .seed(4)
         .missing((0..12).chain(48..72))
         .generated_at("2025-05-07T00:00:00Z");
-    ship(&project, &later)?;
+    ship(&project, [&later])?;
     let mut truth = Truth::default();
     truth.add_archive(&daily.path(), &daily.zip(), Timestamp::now())?;
     truth.add_archive(&later.path(), &later.zip(), Timestamp::now())?;
@@ -218,7 +199,7 @@ fn a_correction_that_takes_too_much_away_is_held() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "shrunk")?;
     let hand = Handmade::new(stack, &project)?;
-    ship(&project, &spec())?;
+    ship(&project, [spec()])?;
     let before = spec();
     // 12 of 24 rows: the exchange has published a file before its time.
     spec().rows_at_most(12).generated_at("2025-03-05T00:00:00Z").write(project.data_dir())?;
@@ -238,7 +219,7 @@ fn a_correction_that_takes_too_much_away_is_held() -> Result<()> {
 #[test]
 fn a_revision_that_is_recorded_late() -> Result<()> {
     let stack = Stack::shared();
-    let server = SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port()));
+    let server = loopback(stack.clickhouse.port());
     // So late that the first worker still relies on what it saw, and so late that it looks again.
     for (label, late) in [("late", Duration::from_secs(1)), ("later", Duration::from_secs(2))] {
         let mut project = Project::new(stack, label)?;
@@ -249,26 +230,18 @@ fn a_revision_that_is_recorded_late() -> Result<()> {
         // Of one slot, so that the older one is another worker's.
         let environment = [("FERRY__CLICKHOUSE__PORT", port.as_str()), ("FERRY__PULLER__SLOTS", "1")];
         let mut first = project.spawn("puller", &["run"], &environment)?;
-        project.wait_until("the first worker", PATIENCE, || {
-            Ok(tests::http::get(first.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
-        })?;
+        project.wait_until("the first worker", SOON, || Ok(first.is_ready()))?;
         line.set(Fault::Slow(late));
-        let publish = |spec: &ArchiveSpec, generated_at: &str| {
-            let placed = hand.place(spec, &spec.zip())?;
-            let mut marker = hand.marker(&spec.unit(), &[placed]);
-            marker["objects"][0]["generated_at"] = generated_at.into();
-            hand.publish(&spec.unit(), marker.to_string().as_bytes())
-        };
         let newer = spec().seed(1).missing([3, 17]).generated_at("2025-03-05T00:00:00Z");
-        publish(&newer, "2025-03-05T00:00:00Z")?;
+        hand.publish_generated_at(&newer, "2025-03-05T00:00:00Z")?;
         let stored = "SELECT count() FROM {db}.klines";
-        project.wait_until("the newer rows", PATIENCE, || Ok(project.query(stored)?.trim() == "22"))?;
+        project.wait_until("the newer rows", SOON, || Ok(project.query(stored)?.trim() == "22"))?;
         // The answer to the insert is under way so long; then the rows are read back at once.
         std::thread::sleep(late + Duration::from_millis(300));
         assert_eq!(project.archives_loaded()?, 0, "it is recorded already: nothing is tested");
-        publish(&spec(), "2025-03-02T00:44:00Z")?;
+        hand.publish_generated_at(&spec(), "2025-03-02T00:44:00Z")?;
         project.puller(&["pull"])?.expect_code(0)?;
-        project.wait_until("the record", PATIENCE, || {
+        project.wait_until("the record", SOON, || {
             let log = "SELECT count() FROM {db}.ingest_log WHERE outcome = 'loaded'";
             Ok(project.query(log)?.trim() == "2")
         })?;
@@ -276,8 +249,7 @@ fn a_revision_that_is_recorded_late() -> Result<()> {
         truth.add_archive(&newer.path(), &newer.zip(), Timestamp::now())?;
         truth.compare_rows(project.sql(), project.database())?;
         line.set(Fault::None);
-        first.sigterm()?;
-        first.wait(PATIENCE)?.expect_code(0)?;
+        first.drain(SOON)?;
     }
     Ok(())
 }
@@ -320,8 +292,7 @@ fn a_unit_larger_than_the_memory_is_loaded_in_parts() -> Result<()> {
     project.uploader(&["upload"])?.expect_code(0)?;
     let mut worker = project.spawn_puller(&["run"])?;
     project.wait_for_archives(120, Duration::from_secs(60))?;
-    worker.sigterm()?;
-    worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+    worker.drain(Duration::from_secs(30))?;
     project.check_tables()?;
     let parts = format!("SELECT uniq(loaded_at) > 1 FROM {}.archives FINAL", project.database());
     assert_eq!(project.query(&parts)?.trim().parse::<u8>().context("a flag")?, 1);

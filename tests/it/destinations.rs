@@ -1,6 +1,5 @@
 //! Several destinations: each with its own progress, and none in another's way.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
@@ -12,14 +11,7 @@ use tests::truth::Truth;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-
-fn write_days(project: &Project, days: &[&str]) -> Result<()> {
-    for day in days {
-        ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day).write(project.data_dir())?;
-    }
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0).map(drop)
-}
+use crate::scenario::{btc, loopback, upload};
 
 fn clickhouse(stack: &Stack, name: &str, database: &str) -> serde_json::Value {
     json!({
@@ -39,7 +31,7 @@ fn one_that_is_down_holds_up_no_other() -> Result<()> {
     down["port"] = json!(9);
     let files = json!({ "name": "files", "type": "directory", "path": copy });
     project.set("destinations", json!([clickhouse(stack, "second", &second), files, down]))?;
-    write_days(&project, &["2025-03-01", "2025-03-02"])?;
+    upload(&project, ["2025-03-01", "2025-03-02"].map(btc))?;
 
     let worker = project.spawn_puller(&["run"])?;
     project.wait_for_archives(2, Duration::from_secs(60))?;
@@ -69,11 +61,11 @@ fn one_that_is_down_holds_up_no_other() -> Result<()> {
 fn a_folder_in_an_archives_place_holds_up_no_other() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "in-the-way")?;
     let copy = project.dir().join("copy");
-    let blocked = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-02");
+    let blocked = btc("2025-03-02");
     std::fs::create_dir_all(copy.join(blocked.path())).context("a folder")?;
     project.set("clickhouse", json!({}))?;
     project.set("destinations", json!([{ "name": "files", "type": "directory", "path": copy }]))?;
-    write_days(&project, &["2025-03-01", "2025-03-02", "2025-03-03"])?;
+    upload(&project, ["2025-03-01", "2025-03-02", "2025-03-03"].map(btc))?;
     let pull = project.puller(&["pull"])?.expect_code(1)?;
     assert!(pull.stdout.contains("2 archives loaded") && pull.stdout.contains("1 DEAD LETTER"), "{}", pull.stdout);
     let letters = project.puller(&["dead", "ls"])?.expect_code(0)?;
@@ -89,7 +81,7 @@ fn a_folder_in_an_archives_place_holds_up_no_other() -> Result<()> {
 fn a_new_one_starts_with_as_much_history_as_it_wants() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "initial-days")?;
-    write_days(&project, &["2019-01-01", "2025-03-01"])?;
+    upload(&project, ["2019-01-01", "2025-03-01"].map(btc))?;
     project.puller(&["pull"])?.expect_code(0)?;
     // `primary` has everything.
     project.check_tables()?;
@@ -122,7 +114,7 @@ fn a_new_one_starts_with_as_much_history_as_it_wants() -> Result<()> {
         project.puller(&["explain", "binance/spot/klines/1h/2019-01-01", "--json"])?.expect_code(0)?.json()?;
     assert_eq!(explain["destinations"][1]["state"], "not_wanted", "{explain}");
     // What is announced from now on comes whatever its period, and the rest when it is asked for.
-    write_days(&project, &["2018-01-01"])?;
+    upload(&project, ["2018-01-01"].map(btc))?;
     project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!(project.query(&periods)?.trim(), "2018-01-01\n2025-03-01");
     project.puller(&["replay", "--destination", "second"])?.expect_code(0)?;
@@ -135,7 +127,7 @@ fn a_new_one_starts_with_as_much_history_as_it_wants() -> Result<()> {
 fn what_cannot_be_asked_of_one_hides_nothing_of_the_others() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "others-answers")?;
-    write_days(&project, &["2025-03-01", "2025-03-03"])?;
+    upload(&project, ["2025-03-01", "2025-03-03"].map(btc))?;
     project.puller(&["pull"])?.expect_code(0)?;
     // No server, and no consumers either.
     let mut down = clickhouse(stack, "down", "nowhere");
@@ -183,7 +175,7 @@ fn one_whose_consumers_are_made_anew_is_no_new_one() -> Result<()> {
     let mut database = clickhouse(stack, "second", &second);
     database["initial_days"] = json!(2000);
     let files = json!({ "name": "files", "type": "directory", "path": copy, "initial_days": 2000 });
-    write_days(&project, &["2019-01-01"])?;
+    upload(&project, ["2019-01-01"].map(btc))?;
     project.set("destinations", json!([database, files]))?;
     project.puller(&["pull"])?.expect_code(0)?;
     let periods = |expected: &str| -> Result<()> {
@@ -198,7 +190,7 @@ fn one_whose_consumers_are_made_anew_is_no_new_one() -> Result<()> {
     // Tables are dated to the second.
     std::thread::sleep(Duration::from_millis(1_100));
     // Announced, and not delivered yet. Of the database's durables none is left, of the folder's one.
-    write_days(&project, &["2018-01-01"])?;
+    upload(&project, ["2018-01-01"].map(btc))?;
     let hand = Handmade::new(stack, &project)?;
     let durables = [
         ("MARKERS", "ingest-second"),
@@ -227,7 +219,7 @@ fn one_whose_consumers_are_made_anew_is_no_new_one() -> Result<()> {
 fn rows_and_answers_are_compressed_where_that_is_asked_for() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "compression")?;
-    let server = SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port()));
+    let server = loopback(stack.clickhouse.port());
     let (plain, packed) = (Proxy::start(server)?, Proxy::start(server)?);
     let second = format!("{}_second", project.database());
     let mut destination = clickhouse(stack, "second", &second);

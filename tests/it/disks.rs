@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::time::Duration;
 
 use tests::data::{ArchiveSpec, Market, archives, mark_all};
 use tests::process::{Process, Program};
@@ -11,8 +10,7 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, hours};
 
 /// Root may write whatever the permissions say, so it gets a mount of its own that is read-only; others get permissions.
 const READ_ONLY: &str = r#"
@@ -22,13 +20,9 @@ const READ_ONLY: &str = r#"
     chmod -R a-w "$1" && shift && exec "$@"
 "#;
 
-fn spec(symbol: &str, day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
-}
-
 fn write(project: &Project, day: &str) -> Result<()> {
     for symbol in ["BTCUSDT", "ETHUSDT"] {
-        spec(symbol, day).write(project.data_dir())?;
+        hours(symbol, day).write(project.data_dir())?;
     }
     mark_all(project.data_dir()).map(drop)
 }
@@ -72,7 +66,7 @@ fn a_data_dir_that_is_read_only() -> Result<()> {
         let named = |line: &&str| {
             // The last line says all of them once more, as the command's failure.
             line.contains(" WARN ")
-                && line.contains(&spec("ETHUSDT", day).path())
+                && line.contains(&hours("ETHUSDT", day).path())
                 && line.contains("cannot be removed")
                 && (line.contains("Read-only file system") || line.contains("Permission denied"))
         };
@@ -87,8 +81,7 @@ fn a_data_dir_that_is_read_only() -> Result<()> {
     project.set("publish.cleanup_after", "1ms")?;
     let mut service = read_only(&project, &["watch"])?;
     service.wait_for_line("cannot be removed", SOON)?;
-    service.sigterm()?;
-    service.wait(SOON)?.expect_code(0)?;
+    service.drain(SOON)?;
     assert_eq!(state(&project)?, (before + 2, 2));
     Ok(())
 }

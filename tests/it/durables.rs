@@ -10,9 +10,7 @@ use tests::servers::Stack;
 use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
-use crate::streams::{letters, readiness, upload};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, listed_letters, march, upload};
 
 /// The settings of a durable consumer of `primary`, as `migrate` makes them.
 pub(crate) fn durable(project: &Project, lane: &str) -> pull::Config {
@@ -41,7 +39,7 @@ fn a_durable_that_would_skip_markers_is_refused_until_it_is_made_anew() -> Resul
     let stack = Stack::shared();
     let project = Project::new(stack, "durables")?;
     let hand = Handmade::new(stack, &project)?;
-    upload(&project, 1..=1, 0)?;
+    upload(&project, [march(1)])?;
     type Change = fn(&mut pull::Config);
     let changes: [(&str, Change); 4] = [
         ("deliver_policy is new", |config| config.deliver_policy = DeliverPolicy::New),
@@ -72,12 +70,12 @@ fn a_durable_that_would_skip_markers_is_refused_until_it_is_made_anew() -> Resul
 
     // A service says so, and goes on once it is mended. It pulls nothing meanwhile.
     remake_consumer(&hand, pull::Config { ack_policy: AckPolicy::None, ..durable(&project, "backfill") })?;
-    upload(&project, 2..=2, 0)?;
+    upload(&project, [march(2)])?;
     let worker = project.spawn_puller(&["run"])?;
-    project.wait_until("a reason", PATIENCE, || Ok(readiness(&worker).contains("ack_policy is none")))?;
+    project.wait_until("a reason", SOON, || Ok(worker.reasons().contains("ack_policy is none")))?;
     assert_eq!(project.archives_loaded()?, 1);
     project.puller(&["migrate"])?.expect_code(0)?;
-    project.wait_for_archives(2, PATIENCE)?;
+    project.wait_for_archives(2, SOON)?;
     project.check_tables()
 }
 
@@ -88,7 +86,7 @@ fn a_durable_that_can_be_changed_is_changed_back_or_named() -> Result<()> {
     let project = Project::new(stack, "durables-back")?;
     let fixed = [("FERRY__NATS__MANAGE", "false")];
     let hand = Handmade::new(stack, &project)?;
-    upload(&project, 1..=1, 0)?;
+    upload(&project, [march(1)])?;
     project.puller(&["migrate"])?.expect_code(0)?;
     type Change = fn(&mut pull::Config);
     // Whether a worker refuses it that may not change it.
@@ -102,7 +100,7 @@ fn a_durable_that_can_be_changed_is_changed_back_or_named() -> Result<()> {
         let mut config = pull::Config { max_deliver: 100_000, max_ack_pending: -1, ..durable(&project, "backfill") };
         change(&mut config);
         remake_consumer(&hand, config)?;
-        let unmanaged = |args: &[&str]| project.start("puller", args, &fixed)?.wait(PATIENCE);
+        let unmanaged = |args: &[&str]| project.start("puller", args, &fixed)?.wait(SOON);
         let doctor = unmanaged(&["doctor"])?.expect_code(4)?;
         for said in [text, "run `puller migrate`"] {
             assert!(doctor.stdout.contains(said), "{said}: {}", doctor.stdout);
@@ -118,11 +116,11 @@ fn a_durable_that_can_be_changed_is_changed_back_or_named() -> Result<()> {
     }
     // A service whose consumer was changed goes on by itself.
     let worker = project.spawn_puller(&["run"])?;
-    project.wait_until("a worker", PATIENCE, || Ok(readiness(&worker).starts_with("ready")))?;
+    project.wait_until("a worker", SOON, || Ok(worker.is_ready()))?;
     remake_consumer(&hand, pull::Config { headers_only: true, ..durable(&project, "backfill") })?;
-    upload(&project, 2..=2, 0)?;
-    project.wait_for_archives(2, PATIENCE)?;
-    assert_eq!(letters(&project)?.len(), 0);
+    upload(&project, [march(2)])?;
+    project.wait_for_archives(2, SOON)?;
+    assert_eq!(listed_letters(&project, &[])?.len(), 0);
     project.check_tables()
 }
 
@@ -132,9 +130,9 @@ fn a_durable_whose_filter_was_too_narrow_delivers_what_it_passed_over() -> Resul
     let stack = Stack::shared();
     let project = Project::new(stack, "narrow-filter")?;
     let hand = Handmade::new(stack, &project)?;
-    upload(&project, 1..=1, 0)?;
+    upload(&project, [march(1)])?;
     ArchiveSpec::new(Market::Um, "BTCUSDT", "1h", "2025-03-01").write(project.data_dir())?;
-    upload(&project, 1..=1, 0)?;
+    upload(&project, [march(1)])?;
     assert_eq!(hand.count("MARKERS")?, 2);
     project.puller(&["migrate"])?.expect_code(0)?;
     let narrow = pull::Config { filter_subject: "marker.backfill.*.um.>".into(), ..durable(&project, "backfill") };
@@ -160,7 +158,7 @@ fn a_consumer_made_anew_repeats_no_replay() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "anew")?;
     let hand = Handmade::new(stack, &project)?;
-    upload(&project, 1..=3, 0)?;
+    upload(&project, (1..=3).map(march))?;
     project.puller(&["pull"])?.expect_code(0)?;
     project.puller(&["replay", "--force"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;

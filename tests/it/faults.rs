@@ -1,6 +1,5 @@
 //! Whatever breaks and wherever it breaks: nothing lost, nothing doubled.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tests::data::{ArchiveSpec, Market, mark_all};
@@ -10,8 +9,7 @@ use tests::servers::Stack;
 use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
-
-const SOON: Duration = Duration::from_secs(90);
+use crate::scenario::{SLOW_DOWN, SOON, btc, loopback, proxy_of_bucket, proxy_of_clickhouse, upload};
 
 /// Some units of a few archives each.
 fn write_units(project: &Project, units: usize) -> Result<u64> {
@@ -35,19 +33,11 @@ fn check(project: &Project, hand: &Handmade<'_>, units: usize) -> Result<()> {
     Ok(())
 }
 
-fn address(project: &Project, key: &str) -> Result<SocketAddr> {
-    let text = key.split('.').fold(project.config().clone(), |section, key| section[key].clone());
-    let text = text.as_str().unwrap_or_default();
-    text.trim_start_matches("http://").parse().context(text)
-}
-
 /// A project whose worker sees the bucket through one proxy and ClickHouse through another.
 fn behind_proxies(stack: &Stack, label: &str) -> Result<(Project, Proxy, Proxy)> {
     let mut project = Project::new(stack, label)?;
-    let bucket = Proxy::start(address(&project, "storage.r2.endpoint")?)?;
-    let clickhouse = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port())))?;
-    project.set("storage.r2.endpoint", format!("http://{}", bucket.address()))?;
-    project.set("clickhouse.port", clickhouse.address().port())?;
+    let bucket = proxy_of_bucket(&mut project, stack)?;
+    let clickhouse = proxy_of_clickhouse(&mut project, stack)?;
     // A fault that spends attempts must not use them up before it is taken away.
     project.set("retry.attempts", 24)?;
     Ok((project, bucket, clickhouse))
@@ -84,8 +74,7 @@ fn through(
         let tasks = project.puller(&["tasks", "ls", "--json"])?.expect_code(0)?.json()?;
         Ok(tasks["tasks"][0]["state"] == "SUCCESS")
     })?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
+    worker.drain(SOON)?;
     let attempts = format!("SELECT max(attempt) FROM {}.ingest_log", project.database());
     let attempts: u32 = project.query(&attempts)?.trim().parse().context("a count")?;
     assert_eq!(attempts > 1, burns_attempts, "{attempts} attempts under {fault:?}");
@@ -102,8 +91,6 @@ fn bucket(parts: &(Project, Proxy, Proxy)) -> &Proxy {
 fn clickhouse(parts: &(Project, Proxy, Proxy)) -> &Proxy {
     &parts.2
 }
-
-const SLOW_DOWN: &str = "<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>";
 
 #[test]
 fn a_bucket_that_answers_503_or_429() -> Result<()> {
@@ -288,8 +275,7 @@ fn servers_killed_under_load() -> Result<()> {
     project.wait_for_archives(archives, SOON)?;
     project.wait_until("an empty queue", SOON, || is_drained(&project))?;
     for worker in &mut workers {
-        worker.sigterm()?;
-        worker.wait(SOON)?.expect_code(0)?;
+        worker.drain(SOON)?;
     }
     let hand = Handmade::new(&stack, &project)?;
     check(&project, &hand, units)
@@ -334,8 +320,7 @@ fn a_worker_that_is_told_to_stop() -> Result<()> {
     // It cannot finish, so it hands the unit back: the next worker has it long before a lease would have ended.
     let mut worker = project.spawn_puller(&["run"])?;
     project.wait_until("a unit in hand", SOON, in_hand)?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
+    worker.drain(SOON)?;
     let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
     assert!(status["destinations"][0]["pending"] == 1 || status["destinations"][0]["parked"] == 1, "{status}");
 
@@ -359,7 +344,7 @@ fn a_worker_that_is_told_to_stop() -> Result<()> {
 fn a_queue_whose_connections_are_cut() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "cut-queue")?;
-    let queue = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.nats.port())))?;
+    let queue = Proxy::start(loopback(stack.nats.port()))?;
     let direct = project.config()["nats"]["url"].clone();
     project.set("nats.url", format!("nats://{}", queue.address()))?;
     project.set("puller.ack_wait", "2s")?;
@@ -403,15 +388,11 @@ fn a_directory_that_takes_no_more() -> Result<()> {
     limit("8192")?;
     write_units(&project, 1)?;
     project.uploader(&["upload"])?.expect_code(0)?;
-    project.wait_until("the reason", SOON, || {
-        let ready = tests::http::get(worker.http(), "/readyz");
-        Ok(ready.is_ok_and(|ready| ready.status == 503 && ready.text().is_ok_and(|text| text.contains("too large"))))
-    })?;
+    project.wait_until("the reason", SOON, || Ok(worker.is_not_ready_for(&["too large"])))?;
     assert_eq!(tests::data::archives(&copy)?.len(), 0);
     limit("unlimited")?;
     project.wait_until("the files", SOON, || Ok(tests::data::archives(&copy)?.len() == 3))?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
+    worker.drain(SOON)?;
     for archive in tests::data::archives(project.data_dir())? {
         let read = |root: &std::path::Path| std::fs::read(root.join(&archive.key)).context(&archive.key);
         assert_eq!(read(project.data_dir())?, read(&copy)?);
@@ -467,8 +448,7 @@ fn a_worker_that_sleeps_through_its_leases() -> Result<()> {
     sleeper.signal("CONT")?;
     project.wait_until("an empty queue", SOON, || is_drained(&project))?;
     for worker in [&mut sleeper, &mut other] {
-        worker.sigterm()?;
-        worker.wait(SOON)?.expect_code(0)?;
+        worker.drain(SOON)?;
     }
     check(&project, &hand, units)
 }
@@ -481,13 +461,11 @@ fn markers_that_come_twice_and_out_of_order() -> Result<()> {
     let hand = Handmade::new(stack, &project)?;
     let spec = |seed: u64| {
         let at = format!("2025-03-{:02}T00:00:00Z", 5 + seed);
-        ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01").seed(seed).generated_at(&at)
+        btc("2025-03-01").seed(seed).generated_at(&at)
     };
     let mut markers = Vec::new();
     for seed in [0, 1] {
-        spec(seed).write(project.data_dir())?;
-        mark_all(project.data_dir())?;
-        project.uploader(&["upload"])?.expect_code(0)?;
+        upload(&project, [spec(seed)])?;
         markers.push(hand.markers()?.pop().ok_or_else(|| Failure::new("no marker"))?.1.to_string());
     }
     for payload in [&markers[1], &markers[0], &markers[1], &markers[0]] {

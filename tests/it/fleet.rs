@@ -3,31 +3,12 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
 use tests::servers::Stack;
-use tests::{Context, Failure, Result};
+use tests::{Context, Result};
 
 use crate::handmade::{Handmade, Placed};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn spec(day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day)
-}
-
-fn upload(project: &Project, day: &str) -> Result<()> {
-    spec(day).write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0).map(drop)
-}
-
-/// The status of a destination.
-fn status(project: &Project, name: &str) -> Result<Value> {
-    let all = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-    let found = all["destinations"].as_array().and_then(|all| all.iter().find(|status| status["destination"] == name));
-    found.cloned().ok_or_else(|| Failure::new(format!("no status of {name}")))
-}
+use crate::scenario::{SOON, btc, status, upload};
 
 /// One destination is paused under a running worker; the other goes on, and after the resume so does the first.
 #[test]
@@ -38,17 +19,17 @@ fn a_pause_holds_one_destination_and_ends() -> Result<()> {
     project.set("destinations", json!([{ "name": "copies", "type": "directory", "path": copies.to_str() }]))?;
     project.puller(&["migrate"])?.expect_code(0)?;
     let mut worker = project.spawn_puller(&["run"])?;
-    upload(&project, "2025-03-01")?;
-    project.wait_for_archives(1, PATIENCE)?;
+    upload(&project, [btc("2025-03-01")])?;
+    project.wait_for_archives(1, SOON)?;
 
     let paused = project.puller(&["pause", "--destination", "primary"])?.expect_code(0)?;
     assert!(paused.stdout.contains("puller resume --destination primary"), "{}", paused.stdout);
     assert_eq!(status(&project, "primary")?["paused"], true);
     assert_eq!(status(&project, "copies")?["paused"], false);
     for day in ["2025-03-02", "2025-03-03"] {
-        upload(&project, day)?;
-        let copy = copies.join(spec(day).path());
-        project.wait_until("the copy", PATIENCE, || Ok(copy.is_file()))?;
+        upload(&project, [btc(day)])?;
+        let copy = copies.join(btc(day).path());
+        project.wait_until("the copy", SOON, || Ok(copy.is_file()))?;
     }
     assert_eq!(project.archives_loaded()?, 1);
     assert_eq!(status(&project, "primary")?["pending"], 2);
@@ -61,10 +42,9 @@ fn a_pause_holds_one_destination_and_ends() -> Result<()> {
     assert_eq!(project.archives_loaded()?, 1);
 
     project.puller(&["resume"])?.expect_code(0)?;
-    project.wait_for_archives(3, PATIENCE)?;
+    project.wait_for_archives(3, SOON)?;
     assert_eq!(status(&project, "primary")?["paused"], false);
-    worker.sigterm()?;
-    worker.wait(PATIENCE)?.expect_code(0)?;
+    worker.drain(SOON)?;
     project.check_tables()
 }
 
@@ -73,22 +53,21 @@ fn a_pause_holds_one_destination_and_ends() -> Result<()> {
 fn an_idle_worker_takes_a_marker_at_once() -> Result<()> {
     let project = Project::new(Stack::shared(), "idle")?;
     let mut worker = project.spawn_puller(&["run"])?;
-    upload(&project, "2025-03-01")?;
-    project.wait_for_archives(1, PATIENCE)?;
+    upload(&project, [btc("2025-03-01")])?;
+    project.wait_for_archives(1, SOON)?;
     let idle = Instant::now();
-    project.wait_until("an idle time", PATIENCE, || Ok(idle.elapsed() > Duration::from_secs(7)))?;
-    upload(&project, "2025-03-02")?;
+    project.wait_until("an idle time", SOON, || Ok(idle.elapsed() > Duration::from_secs(7)))?;
+    upload(&project, [btc("2025-03-02")])?;
     project.wait_for_archives(2, Duration::from_secs(5))?;
     assert_eq!(project.query("SELECT max(attempt) FROM {db}.ingest_log")?.trim(), "1");
-    worker.sigterm()?;
-    worker.wait(PATIENCE)?.expect_code(0).map(drop)
+    worker.drain(SOON).map(drop)
 }
 
 #[test]
 fn a_pause_with_an_end_ends_by_itself() -> Result<()> {
     let project = Project::new(Stack::shared(), "pause-until")?;
     project.puller(&["migrate"])?.expect_code(0)?;
-    upload(&project, "2025-03-01")?;
+    upload(&project, [btc("2025-03-01")])?;
     for wrong in
         [&["pause", "--until", "2020-01-01"][..], &["pause", "--until", "soon"], &["pause", "--destination", "no"]]
     {
@@ -99,9 +78,8 @@ fn a_pause_with_an_end_ends_by_itself() -> Result<()> {
     project.puller(&["pull"])?.expect_code(1)?;
     assert_eq!(project.archives_loaded()?, 0);
     let mut worker = project.spawn_puller(&["run"])?;
-    project.wait_for_archives(1, PATIENCE)?;
-    worker.sigterm()?;
-    worker.wait(PATIENCE)?.expect_code(0)?;
+    project.wait_for_archives(1, SOON)?;
+    worker.drain(SOON)?;
     project.check_tables()
 }
 
@@ -112,10 +90,10 @@ fn the_history_of_a_unit_is_told_newest_first() -> Result<()> {
     let hand = Handmade::new(stack, &project)?;
     let nothing = project.puller(&["history"])?.expect_code(0)?;
     assert!(nothing.stdout.contains("nothing was tried"), "{}", nothing.stdout);
-    let absent = Placed::of(&project, &spec("2025-03-01"), &spec("2025-03-01").zip());
-    hand.publish_marker(&spec("2025-03-01").unit(), std::slice::from_ref(&absent))?;
+    let absent = Placed::of(&project, &btc("2025-03-01"), &btc("2025-03-01").zip());
+    hand.publish_marker(&btc("2025-03-01").unit(), std::slice::from_ref(&absent))?;
     project.puller(&["pull"])?.expect_code(1)?;
-    upload(&project, "2025-03-02")?;
+    upload(&project, [btc("2025-03-02")])?;
     project.puller(&["pull"])?.expect_code(0)?;
 
     let outcomes = |args: &[&str]| -> Result<Vec<String>> {
@@ -145,7 +123,7 @@ fn a_unit_is_explained_in_every_state() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "explain")?;
     let hand = Handmade::new(stack, &project)?;
-    let unit = spec("2025-03-01").unit();
+    let unit = btc("2025-03-01").unit();
     let explain = |code, state: &str, words: &str| -> Result<Value> {
         let text = project.puller(&["explain", &unit])?.expect_code(code)?.stdout;
         let first = text.lines().next().unwrap_or_default();
@@ -156,7 +134,7 @@ fn a_unit_is_explained_in_every_state() -> Result<()> {
     };
     project.puller(&["explain", "binance/um"])?.expect_code(2)?;
     explain(4, "unknown", "never announced")?;
-    let placed = Placed::of(&project, &spec("2025-03-01"), &spec("2025-03-01").zip());
+    let placed = Placed::of(&project, &btc("2025-03-01"), &btc("2025-03-01").zip());
     hand.publish_marker(&unit, std::slice::from_ref(&placed))?;
     let pending = explain(4, "pending", "waits to be delivered")?;
     assert_eq!(pending["destinations"][0]["missing"][0]["object_key"], json!(placed.key));
@@ -172,7 +150,7 @@ fn a_unit_is_explained_in_every_state() -> Result<()> {
     project.puller(&["dead", "discard", "1", "--reason", "to see what is said"])?.expect_code(0)?;
     explain(4, "not_loaded", "nobody is going to load the rest")?;
 
-    hand.put(&placed.key, &spec("2025-03-01").zip())?;
+    hand.put(&placed.key, &btc("2025-03-01").zip())?;
     hand.publish_marker(&unit, &[placed])?;
     project.puller(&["pull"])?.expect_code(0)?;
     let loaded = explain(0, "loaded", "primary has its only archive, verified")?;

@@ -147,6 +147,13 @@ impl<'p> Handmade<'p> {
         self.publish(unit, self.marker(unit, objects).to_string().as_bytes())
     }
 
+    /// Puts an archive into the bucket, and announces it as generated at this time.
+    pub(crate) fn publish_generated_at(&self, spec: &ArchiveSpec, time: &str) -> Result<()> {
+        let mut marker = self.marker(&spec.unit(), &[self.place(spec, &spec.zip())?]);
+        marker["objects"][0]["generated_at"] = time.into();
+        self.publish(&spec.unit(), marker.to_string().as_bytes())
+    }
+
     /// The messages of the stream MARKERS: subject and payload, oldest first.
     pub(crate) fn markers(&self) -> Result<Vec<(String, Value)>> {
         let messages = self.messages("MARKERS")?;

@@ -11,23 +11,20 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::{hours, ship};
 
 const DAYS: [&str; 4] = ["2025-03-01", "2025-03-02", "2025-03-03", "2025-03-04"];
 const SYMBOLS: [&str; 2] = ["BTCUSDT", "ETHUSDT"];
 
-fn spec(symbol: &str, day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
-}
-
 fn unit(day: &str) -> String {
-    spec(SYMBOLS[0], day).unit()
+    hours(SYMBOLS[0], day).unit()
 }
 
 /// Rows as a worker loads them, and nothing that says so: no ledger, and every marker still to be worked.
 fn loaded_by_hand<'p>(stack: &Stack, project: &'p Project) -> Result<Handmade<'p>> {
     let hand = Handmade::new(stack, project)?;
     for day in DAYS {
-        SYMBOLS.iter().try_for_each(|symbol| spec(symbol, day).write(project.data_dir()).map(drop))?;
+        SYMBOLS.iter().try_for_each(|symbol| hours(symbol, day).write(project.data_dir()).map(drop))?;
     }
     mark_all(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
@@ -94,14 +91,14 @@ fn what_is_there_to_the_last_row_is_skipped_and_the_rest_is_loaded() -> Result<(
         &[
             format!("_SUCCESS__{}__spot__1h", DAYS[0]),
             format!("_SUCCESS__{}__spot__1h", DAYS[1]),
-            spec("BTCUSDT", DAYS[2]).path(),
+            hours("BTCUSDT", DAYS[2]).path(),
             // Flat, so that it could be of any market; and one symbol only: of the other nothing is said.
             format!("ETHUSDT-1h-{}.zip", DAYS[3]),
             "_SUCCESS__2024-01-01__um__1h".into(),
             "XRPUSDT-1h-2024-01-01.zip".into(),
             "yesterday.done".into(),
             // What `pull --no-ingest` leaves beside the archives.
-            format!(".ferry/delivered/{}", spec("BTCUSDT", DAYS[2]).path()),
+            format!(".ferry/delivered/{}", hours("BTCUSDT", DAYS[2]).path()),
         ],
     )?;
 
@@ -163,10 +160,7 @@ fn rows_of_another_version_are_not_taken_for_the_archives() -> Result<()> {
 
     // A stale month arrives last. Where rows are the archives' own, with their version, it changes nothing.
     let stale = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03").seed(8).generated_at("2025-03-01T12:00:00Z");
-    stale.write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
-    project.puller(&["pull"])?.expect_code(0)?;
+    ship(&project, [stale])?;
     project.check_tables()
 }
 

@@ -11,10 +11,10 @@ use tests::project::Project;
 use tests::servers::Stack;
 use tests::{Context, Result};
 
-const SOON: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, hours};
 
 fn day(symbol: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", "2025-03-01")
+    hours(symbol, "2025-03-01")
 }
 
 /// Puts an archive where the exchange's tree does not have it.
@@ -220,8 +220,7 @@ fn every_kind_of_file_that_is_not_taken_is_shown_with_its_place() -> Result<()> 
         assert!(files.keys().all(|path| named(path)), "{why}: {checks:#}");
         service.wait_for_line(example, SOON)?;
     }
-    service.sigterm()?;
-    service.wait(SOON)?.expect_code(0)?;
+    service.drain(SOON)?;
 
     // With the archive in its place the mark is all that is missing.
     day("BTCUSDT").write(&data_dir)?;

@@ -1,7 +1,6 @@
 //! Units whose list of objects is too long for a message.
 
 use std::fs;
-use std::time::Duration;
 
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
@@ -9,8 +8,8 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::SOON;
 
-const SOON: Duration = Duration::from_secs(120);
 /// A list of so many has more than 256 KiB.
 const SYMBOLS: usize = 1_300;
 

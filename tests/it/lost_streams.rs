@@ -1,26 +1,22 @@
 //! A stream of markers that is gone, or was made anew: the loss is told, whoever asks.
 
-use std::time::Duration;
-
 use tests::project::Project;
 use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-use crate::streams::{spec, upload};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, march, upload};
 
 #[test]
 fn a_lost_stream_is_said_by_every_command() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "lost-stream")?;
     let hand = Handmade::new(stack, &project)?;
-    upload(&project, 1..=3, 0)?;
+    upload(&project, (1..=3).map(march))?;
     project.puller(&["pull"])?.expect_code(0)?;
     hand.delete_stream("MARKERS")?;
     project.set("nats.manage", false)?;
-    let unit = spec("2025-03-01").unit();
+    let unit = march(1).unit();
     for args in [&["status"][..], &["explain", &unit], &["verify"], &["pull"], &["replay"], &["doctor"]] {
         let ended = project.puller(args)?.expect_code(4)?;
         let said = format!("{}{}", ended.stdout, ended.stderr);
@@ -55,9 +51,8 @@ fn a_lost_stream_is_said_by_every_command() -> Result<()> {
         assert!(said.contains("was lost and made anew"), "{args:?}: {said}");
     }
     let mut worker = project.spawn_puller(&["run"])?;
-    worker.wait_for_line("was lost and made anew", PATIENCE)?;
-    worker.sigterm()?;
-    worker.wait(PATIENCE)?.expect_code(0)?;
+    worker.wait_for_line("was lost and made anew", SOON)?;
+    worker.drain(SOON)?;
 
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     project.puller(&["pull", "--dry-run"])?.expect_code(0)?;
@@ -71,12 +66,11 @@ fn a_lost_stream_is_said_by_every_command() -> Result<()> {
     // A worker that runs meanwhile makes the stream itself: then nobody else would find it missing.
     let mut worker = project.spawn_puller(&["run"])?;
     let lost = "puller_lost_units{destination=\"primary\"}";
-    project.wait_until("a worker", PATIENCE, || Ok(worker.metric(lost).is_ok_and(|lost| lost == 0.0)))?;
+    project.wait_until("a worker", SOON, || Ok(worker.metric(lost).is_ok_and(|lost| lost == 0.0)))?;
     Handmade::new(stack, &project)?.delete_stream("MARKERS")?;
-    worker.wait_for_line("was lost and made anew", PATIENCE)?;
-    project.wait_until("the units", PATIENCE, || Ok(worker.metric(lost)? == 3.0))?;
-    worker.sigterm()?;
-    worker.wait(PATIENCE)?.expect_code(0)?;
+    worker.wait_for_line("was lost and made anew", SOON)?;
+    project.wait_until("the units", SOON, || Ok(worker.metric(lost)? == 3.0))?;
+    worker.drain(SOON)?;
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     project.check_tables()?;
     project.check_tables()?;

@@ -1,18 +1,15 @@
 //! What of the machine the work depends on: `doctor` looks before the work does.
 
 use std::ffi::OsString;
-use std::time::Duration;
 
 use tests::Result;
-use tests::data::{ArchiveSpec, Market};
 use tests::process::{Finished, Process, Program};
 use tests::project::{Project, binary_path};
 use tests::servers::Stack;
 use tests::{Context, Failure};
 
 use crate::handmade::{Handmade, Placed};
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, btc};
 
 /// Runs a binary by a shell script, which gets the command.
 fn by(project: &Project, script: &str, binary: &str, args: &[&str]) -> Result<Process> {
@@ -62,8 +59,7 @@ fn open_files_are_raised_to_the_hard_limit_and_a_low_one_is_named() -> Result<()
     assert!(low.stdout.contains("open files: 200 may be open, and 256 can be needed"), "{}", low.stdout);
     let mut worker = by(&project, r#"exec prlimit --nofile=100:200 "$@""#, "puller", &["run"])?;
     worker.wait_for_line("200 may be open", SOON)?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
+    worker.drain(SOON)?;
 
     let raised = doctor(&project, r#"exec prlimit --nofile=100:4096 "$@""#, "puller")?.expect_code(0)?;
     assert!(raised.stdout.contains("open files: 4096 may be open"), "{}", raised.stdout);
@@ -115,7 +111,7 @@ fn a_folder_without_room_for_what_is_to_come_is_named() -> Result<()> {
     project.puller(&["migrate"])?.expect_code(0)?;
     {
         let hand = Handmade::new(stack, &project)?;
-        let spec = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01");
+        let spec = btc("2025-03-01");
         let mut marker = hand.marker(&spec.unit(), &[Placed::of(&project, &spec, &spec.zip())]);
         marker["objects"][0]["size"] = LARGE.into();
         hand.publish(&spec.unit(), marker.to_string().as_bytes())?;

@@ -1,6 +1,7 @@
 //! Scenarios on real servers, a module a promise.
 
 mod handmade;
+mod scenario;
 
 mod account_limits;
 mod attacks;

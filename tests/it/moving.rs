@@ -16,21 +16,17 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use crate::handmade::Handmade;
+use crate::scenario::{SOON, hours};
 
-const SOON: Duration = Duration::from_secs(60);
 /// Smallest part of an object that S3 takes.
 const PART_BYTES: usize = 5 << 20;
-
-fn spec(symbol: &str, day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
-}
 
 /// Three units; returns how many archives.
 fn write(data_dir: &Path) -> Result<usize> {
     let days = ["2025-03-01", "2025-03-02"];
     for day in days {
         for symbol in ["BTCUSDT", "ETHUSDT", "币安人生USDT"] {
-            spec(symbol, day).write(data_dir)?;
+            hours(symbol, day).write(data_dir)?;
         }
     }
     ArchiveSpec::new(Market::Um, "BTCUSDT", "1d", "2025-02").dataset("markPriceKlines").write(data_dir)?;
@@ -58,7 +54,7 @@ fn what_another_program_put_there_is_not_sent_again() -> Result<()> {
     let large_bytes = fs::metadata(large.write_bytes(&data_dir, &large_zip(&large)?)?).context("its size")?.len();
     mark_all(&data_dir)?;
     let key = |spec: &ArchiveSpec| format!("{}/{}", project.prefix(), spec.path());
-    let (large, other) = (key(&large), key(&spec("ETHUSDT", "2025-03-02")));
+    let (large, other) = (key(&large), key(&hours("ETHUSDT", "2025-03-02")));
     OtherClient::new(stack, &project).fill(&data_dir, PART_BYTES)?;
     // As large as ours, and something else.
     let other_bytes = Handmade::new(stack, &project)?.get(&other)?.len();
@@ -160,7 +156,7 @@ fn what_adopting_sends_has_a_place_among_the_transfers() -> Result<()> {
     let mut project = Project::new(stack, NO_COPIES)?;
     let proxy = Proxy::start(stack.s3.address())?;
     for day in 1..=8 {
-        spec("BTCUSDT", &format!("2025-03-{day:02}")).write(project.data_dir())?;
+        hours("BTCUSDT", &format!("2025-03-{day:02}")).write(project.data_dir())?;
     }
     OtherClient::new(stack, &project).fill(project.data_dir(), usize::MAX)?;
     project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
@@ -260,8 +256,8 @@ fn a_bucket_is_adopted_without_the_archives_at_hand() -> Result<()> {
     assert_eq!((client.list()?, hand.markers()?), (bucket, markers));
 
     // The other program is not switched off yet: an archive more, and one corrected.
-    spec("SOLUSDT", "2025-03-02").write(&data_dir)?;
-    spec("BTCUSDT", "2025-03-02").seed(5).generated_at("2025-03-09T00:00:00Z").write(&data_dir)?;
+    hours("SOLUSDT", "2025-03-02").write(&data_dir)?;
+    hours("BTCUSDT", "2025-03-02").seed(5).generated_at("2025-03-09T00:00:00Z").write(&data_dir)?;
     client.fill_all(&data_dir)?;
     let more = project.uploader(&["adopt", "--json"])?.expect_code(0)?.json()?;
     assert_eq!(more["published"], serde_json::json!(["binance/spot/klines/1h/2025-03-02"]));
@@ -280,7 +276,7 @@ fn a_damaged_object_holds_its_unit_back_and_no_other() -> Result<()> {
     let (hand, client) = (Handmade::new(stack, &project)?, OtherClient::new(stack, &project));
     client.fill_all(project.data_dir())?;
     let key = |spec: &ArchiveSpec| format!("{}/{}", project.prefix(), spec.path());
-    let (cut, swapped) = (spec("BTCUSDT", "2025-03-01"), spec("ETHUSDT", "2025-03-01"));
+    let (cut, swapped) = (hours("BTCUSDT", "2025-03-01"), hours("ETHUSDT", "2025-03-01"));
     hand.put(&key(&cut), &cut.zip()[..cut.zip().len() / 2])?;
     // A whole archive, and not the one its .CHECKSUM is about.
     hand.put(&key(&swapped), &swapped.clone().seed(9).zip())?;

@@ -4,19 +4,17 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use tests::data::{ArchiveSpec, Market, archives, mark_all};
+use tests::data::{archives, mark_all};
 use tests::project::Project;
 use tests::servers::Stack;
-use tests::{Context, Failure, Result};
+use tests::{Context, Result};
+
+use crate::scenario::{btc, text};
 
 fn write(data_dir: &Path) -> Result<PathBuf> {
-    let archive = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01").write(data_dir)?;
+    let archive = btc("2025-03-01").write(data_dir)?;
     mark_all(data_dir)?;
     Ok(archive)
-}
-
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().ok_or_else(|| Failure::new("a path in UTF-8"))
 }
 
 #[test]

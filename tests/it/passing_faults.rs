@@ -1,39 +1,24 @@
 //! A fault that has passed when a small question is asked is nobody's: the unit is tried once more before it is blamed.
 
-use std::net::SocketAddr;
-
 use tests::Result;
-use tests::data::{ArchiveSpec, Market};
+use tests::data::ArchiveSpec;
 use tests::project::Project;
-use tests::proxy::{Act, Fault, Proxy};
+use tests::proxy::{Act, Fault};
 use tests::servers::Stack;
 
 use crate::handmade::Handmade;
-
-const DENIED: Act = Act::Answer {
-    status: "403 Forbidden",
-    headers: "",
-    body: "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>",
-};
-const TOO_MUCH_MEMORY: Act = Act::Answer {
-    status: "500 Internal Server Error",
-    headers: "X-ClickHouse-Exception-Code: 241\r\n",
-    body: "Code: 241. DB::Exception: Query memory limit exceeded: would use 9.31 GiB (attempt to allocate chunk of 4 MiB), \
-           maximum: 9.31 GiB. (MEMORY_LIMIT_EXCEEDED)",
-};
+use crate::scenario::{DENIED, TOO_MUCH_MEMORY, btc, proxy_of_bucket, proxy_of_clickhouse};
 
 fn spec() -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01")
+    btc("2025-03-01")
 }
 
 /// Loads one unit through a fault that is met so many times; returns how its attempts ended, sorted.
 fn attempts(label: &str, words: &[&str], times: u64, act: Act) -> Result<String> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, label)?;
-    let bucket = Proxy::start(stack.s3.address())?;
-    let clickhouse = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port())))?;
-    project.set("storage.r2.endpoint", format!("http://{}", bucket.address()))?;
-    project.set("clickhouse.port", clickhouse.address().port())?;
+    let bucket = proxy_of_bucket(&mut project, stack)?;
+    let clickhouse = proxy_of_clickhouse(&mut project, stack)?;
     let hand = Handmade::new(stack, &project)?;
     let placed = hand.place(&spec(), &spec().zip())?;
     hand.publish_marker(&spec().unit(), &[placed])?;

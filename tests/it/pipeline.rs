@@ -115,8 +115,7 @@ fn four_workers_make_the_tables_of_one_and_a_killed_one_leaves_no_trace() -> Res
         Ok(["pending", "in_hand", "parked"].iter().all(|key| status["destinations"][0][key] == 0))
     })?;
     for mut worker in workers {
-        worker.sigterm()?;
-        worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+        worker.drain(Duration::from_secs(30))?;
     }
     project.check_tables()
 }

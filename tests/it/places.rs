@@ -1,9 +1,6 @@
 //! A wrong bucket or prefix is noticed before anything is uploaded or replaced.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
-use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::data::mark_all;
 use tests::other_client::OtherClient;
 use tests::process::Finished;
 use tests::project::Project;
@@ -12,12 +9,7 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-
-const SOON: Duration = Duration::from_secs(60);
-
-fn spec(symbol: &str, day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
-}
+use crate::scenario::{SOON, hours, loopback, proxy_of_bucket, ship, upload};
 
 fn moved(project: &Project, args: &[&str], prefix: &str) -> Result<Finished> {
     project.start("uploader", args, &[("FERRY__STORAGE__R2__PREFIX", prefix)])?.wait(SOON)
@@ -30,11 +22,11 @@ fn a_wrong_prefix_stops_the_uploader_with_one_message() -> Result<()> {
     let project = Project::new(stack, "wrong-prefix")?;
     let (hand, client) = (Handmade::new(stack, &project)?, OtherClient::new(stack, &project));
     for day in ["2025-03-01", "2025-03-02", "2025-03-03"] {
-        spec("BTCUSDT", day).write(project.data_dir())?;
+        hours("BTCUSDT", day).write(project.data_dir())?;
     }
     mark_all(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
-    spec("BTCUSDT", "2025-03-04").write(project.data_dir())?;
+    hours("BTCUSDT", "2025-03-04").write(project.data_dir())?;
     mark_all(project.data_dir())?;
     let (bucket, markers) = (client.list()?, hand.markers()?);
 
@@ -75,9 +67,7 @@ fn a_wrong_prefix_stops_the_uploader_with_one_message() -> Result<()> {
 fn doctor_removes_its_object_where_it_may() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "probe")?;
-    let endpoint: SocketAddr = stack.s3.endpoint().trim_start_matches("http://").parse().context("an address")?;
-    let bucket = Proxy::start(endpoint)?;
-    project.set("storage.r2.endpoint", format!("http://{}", bucket.address()))?;
+    let bucket = proxy_of_bucket(&mut project, stack)?;
     let client = OtherClient::new(stack, &project);
     project.puller(&["migrate"])?.expect_code(0)?;
     std::fs::create_dir_all(project.data_dir().join("data")).context("a tree")?;
@@ -104,12 +94,9 @@ fn archives_that_have_moved_are_announced_from_there() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "moved-prefix")?;
     let hand = Handmade::new(stack, &project)?;
-    spec("BTCUSDT", "2025-03-01").write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
-    project.puller(&["pull"])?.expect_code(0)?;
+    ship(&project, [hours("BTCUSDT", "2025-03-01")])?;
     // One that is never loaded from the former place, and gone from the disk.
-    let lost = spec("BTCUSDT", "2025-02-27");
+    let lost = hours("BTCUSDT", "2025-02-27");
     lost.write(project.data_dir())?;
     mark_all(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
@@ -122,7 +109,7 @@ fn archives_that_have_moved_are_announced_from_there() -> Result<()> {
     assert_eq!(hand.markers()?.len(), 3);
     drop(hand);
     project.set("storage.r2.prefix", prefix)?;
-    spec("BTCUSDT", "2025-03-02").write(project.data_dir())?;
+    hours("BTCUSDT", "2025-03-02").write(project.data_dir())?;
     mark_all(project.data_dir())?;
     let upload = project.uploader(&["upload"])?.expect_code(0)?;
     assert!(upload.stdout.contains("1 published, 1 unchanged"), "{}", upload.stdout);
@@ -138,12 +125,10 @@ fn archives_that_have_moved_are_announced_from_there() -> Result<()> {
 /// A unit is announced, another one is not yet, and the prefix is mistyped. The proxy stands before NATS.
 fn mistyped(stack: &Stack, label: &str) -> Result<(Project, Proxy, String)> {
     let project = Project::new(stack, label)?;
-    spec("BTCUSDT", "2025-03-01").write(project.data_dir())?;
+    upload(&project, [hours("BTCUSDT", "2025-03-01")])?;
+    hours("BTCUSDT", "2025-03-02").write(project.data_dir())?;
     mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
-    spec("BTCUSDT", "2025-03-02").write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    let queue = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.nats.port())))?;
+    let queue = Proxy::start(loopback(stack.nats.port()))?;
     let wrong = format!("{}/mistyped", project.prefix());
     Ok((project, queue, wrong))
 }

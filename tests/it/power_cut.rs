@@ -8,11 +8,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::data::mark_all;
 use tests::project::Project;
 use tests::servers::{ClickHouse, Nats, RunDir, S3, Stack};
 use tests::truth::Truth;
 use tests::{Context, Failure, Result};
+
+use crate::scenario::{btc, hours};
 
 const SETTINGS: [&str; 4] = [
     "fsync_after_insert",
@@ -79,7 +81,7 @@ fn run_command(program: &str, args: &[&Path]) -> Result<()> {
 fn ship(project: &Project, days: std::ops::RangeInclusive<u32>) -> Result<()> {
     for day in days {
         for symbol in ["BTCUSDT", "ETHUSDT"] {
-            ArchiveSpec::new(Market::Spot, symbol, "1h", &format!("2025-03-{day:02}")).write(project.data_dir())?;
+            hours(symbol, &format!("2025-03-{day:02}")).write(project.data_dir())?;
         }
         mark_all(project.data_dir())?;
         project.uploader(&["upload"])?.expect_code(0)?;
@@ -127,7 +129,7 @@ fn acknowledged_markers_survive_a_power_cut() -> Result<()> {
     let mut stack = Stack::with_s3(&disk.path, run.path(), S3::start(&run.path().join("s3"))?)?;
     let mut project = Project::new(&stack, "power-cut-nats")?;
     project.puller(&["migrate"])?.expect_code(0)?;
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01").write(project.data_dir())?;
+    btc("2025-03-01").write(project.data_dir())?;
     mark_all(project.data_dir())?;
     let pass = project.uploader(&["upload"])?.expect_code(0)?;
     assert!(pass.stdout.contains("1 published"), "{}", pass.stdout);

@@ -1,14 +1,13 @@
 //! What a person watching an upload sees, and what a log keeps of it.
 
-use std::time::Duration;
-
 use tests::Result;
-use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::data::mark_all;
 use tests::process::{Process, Program};
 use tests::project::{Project, binary_path};
 use tests::servers::{Stack, ensure_installed, repository};
 
-const SOON: Duration = Duration::from_secs(90);
+use crate::scenario::{SOON, hours};
+
 const UNITS: usize = 3;
 
 /// Three units of 2 MiB each.
@@ -16,7 +15,7 @@ fn project(label: &str) -> Result<Project> {
     let project = Project::new(Stack::shared(), label)?;
     for day in 1..=UNITS {
         for symbol in ["AUSDT", "BUSDT", "CUSDT", "DUSDT"] {
-            let spec = ArchiveSpec::new(Market::Spot, symbol, "1h", &format!("2025-03-{day:02}"));
+            let spec = hours(symbol, &format!("2025-03-{day:02}"));
             spec.write_bulk(project.data_dir(), 512 << 10)?;
         }
     }

@@ -10,22 +10,19 @@ use tests::servers::{RunDir, Stack};
 use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::hours;
 
 const SYMBOLS: [&str; 2] = ["BTCUSDT", "ETHUSDT"];
 const DAYS: [&str; 3] = ["2025-03-01", "2025-03-02", "2025-03-03"];
 
-fn spec(symbol: &str, day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
-}
-
 fn unit(day: &str) -> String {
-    spec(SYMBOLS[0], day).unit()
+    hours(SYMBOLS[0], day).unit()
 }
 
 /// Three units of two archives each, in the bucket and announced.
 fn upload(project: &Project) -> Result<()> {
     for symbol in SYMBOLS {
-        DAYS.iter().try_for_each(|day| spec(symbol, day).write(project.data_dir()).map(drop))?;
+        DAYS.iter().try_for_each(|day| hours(symbol, day).write(project.data_dir()).map(drop))?;
     }
     mark_all(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0).map(drop)
@@ -110,8 +107,7 @@ fn a_running_worker_survives_the_loss_of_the_stream() -> Result<()> {
     project.wait_until("three skipped units", Duration::from_secs(60), || {
         Ok(rows_inserted(&project)?.trim() == "144\t3")
     })?;
-    worker.sigterm()?;
-    worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+    worker.drain(Duration::from_secs(30))?;
     project.puller(&["verify"])?.expect_code(0)?;
     project.check_tables()
 }
@@ -237,8 +233,8 @@ fn a_lost_object_is_named() -> Result<()> {
     let project = Project::new(stack, "object-lost")?;
     let hand = Handmade::new(stack, &project)?;
     ship(&project)?;
-    let lost = spec(SYMBOLS[0], DAYS[0]);
-    let other = spec(SYMBOLS[1], DAYS[1]);
+    let lost = hours(SYMBOLS[0], DAYS[0]);
+    let other = hours(SYMBOLS[1], DAYS[1]);
     let key = |spec: &ArchiveSpec| format!("{}/{}", project.prefix(), spec.path());
     hand.delete(&key(&lost))?;
     hand.put(&key(&other), b"something else")?;
@@ -273,7 +269,7 @@ fn of_two_revisions_the_newer_one_counts() -> Result<()> {
     upload(&project)?;
     let current = format!("{}/_markers/{}/current.json", project.prefix(), unit(DAYS[0]));
     let first = (hand.get(&current)?, hand.markers()?);
-    spec("XRPUSDT", DAYS[0]).write(project.data_dir())?;
+    hours("XRPUSDT", DAYS[0]).write(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
 
     hand.put(&current, &first.0)?;
@@ -306,11 +302,11 @@ fn of_two_revisions_the_newer_one_counts() -> Result<()> {
     let manifest = named["manifest"].as_str().unwrap_or_default();
     let list = hand.get(manifest)?;
     hand.delete(manifest)?;
-    fs::remove_file(project.data_dir().join(spec("XRPUSDT", DAYS[0]).path())).context("as after a cleanup")?;
-    spec(SYMBOLS[0], DAYS[0]).seed(1).write(project.data_dir())?;
+    fs::remove_file(project.data_dir().join(hours("XRPUSDT", DAYS[0]).path())).context("as after a cleanup")?;
+    hours(SYMBOLS[0], DAYS[0]).seed(1).write(project.data_dir())?;
     let held = project.uploader(&["upload"])?.expect_code(1)?;
     assert!(held.stderr.contains("has the list of what is published"), "{}", held.stderr);
-    [SYMBOLS[0], "XRPUSDT"].iter().try_for_each(|name| spec(name, DAYS[0]).write(project.data_dir()).map(drop))?;
+    [SYMBOLS[0], "XRPUSDT"].iter().try_for_each(|name| hours(name, DAYS[0]).write(project.data_dir()).map(drop))?;
     hand.put(manifest, &list)?;
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     project.uploader(&["reconcile"])?.expect_code(0)?;
@@ -354,7 +350,7 @@ fn deleted_rows_come_back() -> Result<()> {
     ship(&project)?;
     let all = project.puller(&["verify", "--verbose"])?.expect_code(0)?;
     assert_eq!(lines(&all.stdout, '=').len(), 3, "{}", all.stdout);
-    let one = spec(SYMBOLS[0], DAYS[1]);
+    let one = hours(SYMBOLS[0], DAYS[1]);
     for (harm, archives, rows) in [
         ("DELETE FROM {db}.klines WHERE symbol = 'BTCUSDT' AND toStartOfHour(open_time) = '2025-03-02 05:00:00'", 1, 1),
         ("DELETE FROM {db}.klines WHERE symbol = 'BTCUSDT' AND toDate(open_time) = '2025-03-02'", 1, 24),
@@ -421,8 +417,7 @@ fn what_is_not_loaded_is_loaded() -> Result<()> {
     let before = rows_loaded(&project)?;
     project.puller(&["verify", "--fix", "--wait"])?.expect_code(0)?;
     assert_eq!(rows_loaded(&project)? - before, 24);
-    worker.sigterm()?;
-    worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+    worker.drain(Duration::from_secs(30))?;
     project.check_tables()?;
 
     // Everything is lost but the stream: the ids of what was sent before do not stand in the way.
@@ -440,7 +435,7 @@ fn what_is_not_loaded_is_loaded() -> Result<()> {
 
     // An archive that has to be looked at and is not in the bucket cannot be checked, and is named.
     project.query("DELETE FROM {db}.klines WHERE symbol = 'ETHUSDT' AND toHour(open_time) = 5")?;
-    let lost = format!("{}/{}", project.prefix(), spec("ETHUSDT", DAYS[0]).path());
+    let lost = format!("{}/{}", project.prefix(), hours("ETHUSDT", DAYS[0]).path());
     hand.delete(&lost)?;
     let found = project.puller(&["verify"])?.expect_code(4)?;
     assert_eq!(lines(&found.stdout, '!'), [unit(DAYS[0])], "{}", found.stdout);
@@ -490,7 +485,7 @@ fn a_server_that_is_away_is_told_from_a_difference() -> Result<()> {
 fn replaced_rows_are_right() -> Result<()> {
     let project = Project::new(Stack::shared(), "replaced")?;
     ship(&project)?;
-    spec(SYMBOLS[0], DAYS[0]).seed(1).missing([3]).generated_at("2025-03-05T00:00:00Z").write(project.data_dir())?;
+    hours(SYMBOLS[0], DAYS[0]).seed(1).missing([3]).generated_at("2025-03-05T00:00:00Z").write(project.data_dir())?;
     let monthly = ArchiveSpec::new(Market::Spot, SYMBOLS[0], "1h", "2025-03").seed(2).missing(0..30);
     monthly.generated_at("2025-04-07T00:00:00Z").write(project.data_dir())?;
     mark_all(project.data_dir())?;

@@ -1,9 +1,6 @@
 //! Markers that come again: what an interruption leaves costs few queries, and what is not known of earlier deliveries
 //! decides nothing.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tests::data::{ArchiveSpec, Market, mark_all};
@@ -13,8 +10,8 @@ use tests::servers::Stack;
 use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::{SOON, loopback};
 
-const SOON: Duration = Duration::from_secs(90);
 const BACKFILL: &str = "backfill-primary";
 /// More than a crash loop has, with `retry.attempts` of 3.
 const MANY: i64 = 20;
@@ -39,7 +36,7 @@ fn a_redelivered_unit_costs_no_query_an_archive() -> Result<()> {
     const QUERIES_MAX: usize = 35;
     let stack = Stack::shared();
     let project = Project::new(stack, "redelivered")?;
-    let clickhouse = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port())))?;
+    let clickhouse = Proxy::start(loopback(stack.clickhouse.port()))?;
     let upload = |period: &str| -> Result<()> {
         (0..SYMBOLS).try_for_each(|symbol| {
             let made = if period == "2025-03" { "2025-06-01T00:00:00Z" } else { "2025-03-03T00:00:00Z" };
@@ -108,7 +105,7 @@ impl<'p> Noted<'p> {
 fn a_note_that_cannot_be_read_buries_nothing_and_stays() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "unread-note")?;
-    let queue = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.nats.port())))?;
+    let queue = Proxy::start(loopback(stack.nats.port()))?;
     let url = project.config()["nats"]["url"].as_str().unwrap_or_default().to_owned();
     let behind = format!("nats://{}", queue.address());
     project.set("nats.url", url)?;
@@ -123,8 +120,7 @@ fn a_note_that_cannot_be_read_buries_nothing_and_stays() -> Result<()> {
     let ended = "SELECT any(outcome), any(attempt) FROM {db}.ingest_log FORMAT TSV";
     project.wait_until("an attempt", SOON, || Ok(!project.query(ended)?.starts_with('\t')))?;
     assert_eq!(project.query(ended)?.trim(), "retry\t1", "{:?}", noted.hand.dead_letters()?);
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
+    worker.drain(SOON)?;
     let note = noted.note()?;
     assert_eq!((&note["failed"], &note["handed_back"]), (&json!(0), &json!(MANY)), "{note}");
 

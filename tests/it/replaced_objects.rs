@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde_json::Value;
 use tests::data::{ArchiveSpec, Market, mark_all};
@@ -12,11 +11,10 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, btc, upload};
 
 fn older() -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01").generated_at("2025-03-02T00:00:00Z")
+    btc("2025-03-01").generated_at("2025-03-02T00:00:00Z")
 }
 
 fn newer() -> ArchiveSpec {
@@ -148,9 +146,7 @@ fn reconcile_puts_no_former_archive_over_a_correction() -> Result<()> {
     for (request, code) in [("HEAD", 0), ("PUT", 1)] {
         let project = Project::new(stack, "reconcile-late")?;
         let hand = Handmade::new(stack, &project)?;
-        older().write(project.data_dir())?;
-        mark_all(project.data_dir())?;
-        project.uploader(&["upload"])?.expect_code(0)?;
+        upload(&project, [older()])?;
         let folder = elsewhere(&project, |folder| newer().write(folder).map(drop))?;
         if request == "PUT" {
             hand.delete(&key(&project))?;

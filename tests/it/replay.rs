@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::data::mark_all;
 use tests::project::Project;
 use tests::servers::Stack;
 use tests::{Failure, Result};
+
+use crate::scenario::hours;
 
 const DAYS: [&str; 4] = ["2025-03-01", "2025-03-02", "2025-03-03", "2025-03-04"];
 
@@ -15,7 +17,7 @@ fn loaded(label: &str) -> Result<Project> {
     let project = Project::new(Stack::shared(), label)?;
     for day in DAYS {
         for symbol in ["BTCUSDT", "ETHUSDT"] {
-            ArchiveSpec::new(Market::Spot, symbol, "1h", day).write(project.data_dir())?;
+            hours(symbol, day).write(project.data_dir())?;
         }
     }
     mark_all(project.data_dir())?;

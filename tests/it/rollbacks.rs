@@ -4,16 +4,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tests::Result;
-use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::data::ArchiveSpec;
 use tests::project::Project;
 use tests::servers::Stack;
 
 use crate::handmade::Handmade;
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, btc, ship, upload};
 
 fn first() -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01").generated_at("2025-03-02T00:00:00Z")
+    btc("2025-03-01").generated_at("2025-03-02T00:00:00Z")
 }
 
 /// Two hours fewer, generated later.
@@ -28,10 +27,7 @@ fn rows(project: &Project) -> Result<String> {
 /// The exchange publishes an archive, a correction of it, and then the former bytes again.
 fn rolled_back(project: &Project) -> Result<()> {
     for spec in [first(), second(), first()] {
-        spec.write(project.data_dir())?;
-        mark_all(project.data_dir())?;
-        project.uploader(&["upload"])?.expect_code(0)?;
-        project.puller(&["pull"])?.expect_code(0)?;
+        ship(project, [spec])?;
     }
     Ok(())
 }
@@ -124,9 +120,7 @@ fn an_older_object_in_the_bucket_is_not_adopted_by_itself() -> Result<()> {
     let project = Project::new(stack, "rollback-adopt")?;
     let hand = Handmade::new(stack, &project)?;
     for spec in [first(), second()] {
-        spec.write(project.data_dir())?;
-        mark_all(project.data_dir())?;
-        project.uploader(&["upload"])?.expect_code(0)?;
+        upload(&project, [spec])?;
     }
     hand.put(&format!("{}/{}", project.prefix(), first().path()), &first().zip())?;
     let adopted = project.uploader(&["adopt"])?.expect_code(1)?;
@@ -179,9 +173,7 @@ fn what_was_adopted_without_the_queue_is_announced_by_the_next_run() -> Result<(
     let stack = Stack::shared();
     let project = Project::new(stack, "adopt-away")?;
     let hand = Handmade::new(stack, &project)?;
-    first().write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
+    upload(&project, [first()])?;
     hand.put(&format!("{}/{}", project.prefix(), first().path()), &second().zip())?;
     project.start("uploader", &["adopt"], &AWAY)?.wait(SOON)?.expect_code(3)?;
     assert_eq!(hand.markers()?.len(), 1);

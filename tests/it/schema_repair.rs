@@ -1,32 +1,25 @@
 //! Tables, views and columns that somebody dropped or replaced: named, made again or explained.
 
-use std::time::Duration;
-
-use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
 use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::{SOON, hours, upload};
 
-const SOON: Duration = Duration::from_secs(60);
 const UNIT: &str = "binance/spot/klines/1h/2025-03-01";
 const KEY: &str = "(exchange, market, dataset, interval, symbol, open_time)";
 
-fn upload(project: &Project, day: &str) -> Result<()> {
-    for symbol in ["BTCUSDT", "ETHUSDT"] {
-        ArchiveSpec::new(Market::Spot, symbol, "1h", day).write(project.data_dir())?;
-    }
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0).map(drop)
+fn upload_day(project: &Project, day: &str) -> Result<()> {
+    upload(project, ["BTCUSDT", "ETHUSDT"].map(|symbol| hours(symbol, day)))
 }
 
 #[test]
 fn what_was_dropped_is_named_and_made_again() -> Result<()> {
     let project = Project::new(Stack::shared(), "dropped")?;
     project.puller(&["migrate"])?.expect_code(0)?;
-    upload(&project, "2025-03-01")?;
-    upload(&project, "2025-03-02")?;
+    upload_day(&project, "2025-03-01")?;
+    upload_day(&project, "2025-03-02")?;
     project.puller(&["pull"])?.expect_code(0)?;
     for (statement, named, loses) in [
         ("DROP TABLE {db}.klines SYNC", "table klines is missing", true),
@@ -72,7 +65,7 @@ fn what_was_dropped_is_named_and_made_again() -> Result<()> {
 #[test]
 fn a_look_makes_no_database_table_or_view() -> Result<()> {
     let project = Project::new(Stack::shared(), "look-only")?;
-    upload(&project, "2025-03-01")?;
+    upload_day(&project, "2025-03-01")?;
     let hints = project.dir().join("_ingested");
     std::fs::create_dir(&hints).context("a folder")?;
     std::fs::write(hints.join("_SUCCESS__2025-03-01__spot__1h"), "").context("a hint")?;
@@ -109,7 +102,7 @@ fn a_look_makes_no_database_table_or_view() -> Result<()> {
 fn rows_that_the_ledger_knows_and_nobody_has_are_loaded_again() -> Result<()> {
     let project = Project::new(Stack::shared(), "restored-empty")?;
     project.puller(&["migrate"])?.expect_code(0)?;
-    upload(&project, "2025-03-01")?;
+    upload_day(&project, "2025-03-01")?;
     project.puller(&["pull"])?.expect_code(0)?;
     project.query("TRUNCATE TABLE {db}.klines")?;
     for command in [&["doctor"][..], &["status"], &["explain", UNIT]] {
@@ -128,14 +121,14 @@ fn rows_that_the_ledger_knows_and_nobody_has_are_loaded_again() -> Result<()> {
 fn a_worker_waits_for_an_operator_where_loaded_rows_were_dropped() -> Result<()> {
     let project = Project::new(Stack::shared(), "dropped-under-worker")?;
     let mut worker = project.spawn_puller(&["run"])?;
-    upload(&project, "2025-03-01")?;
+    upload_day(&project, "2025-03-01")?;
     project.wait_for_archives(2, SOON)?;
     project.query("DROP TABLE {db}.ingest_log SYNC")?;
-    upload(&project, "2025-03-02")?;
+    upload_day(&project, "2025-03-02")?;
     worker.wait_for_line("table ingest_log is missing: made again", SOON)?;
     project.wait_for_archives(4, SOON)?;
     project.query("DROP TABLE {db}.klines SYNC")?;
-    upload(&project, "2025-03-03")?;
+    upload_day(&project, "2025-03-03")?;
     let named = "table klines is missing, and what was loaded is lost with it: run `puller migrate`, then `puller verify --fix`";
     worker.wait_for_line(named, SOON)?;
     // Nor does a command that would.
@@ -147,8 +140,7 @@ fn a_worker_waits_for_an_operator_where_loaded_rows_were_dropped() -> Result<()>
     project.wait_for_archives(6, SOON)?;
     project.puller(&["verify", "--fix", "--wait"])?.expect_code(0)?;
     project.check_tables()?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0).map(drop)
+    worker.drain(SOON).map(drop)
 }
 
 #[test]
@@ -156,7 +148,7 @@ fn a_table_that_is_not_ours_is_explained_and_nothing_is_buried() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "not-ours")?;
     let hand = Handmade::new(stack, &project)?;
-    upload(&project, "2025-03-01")?;
+    upload_day(&project, "2025-03-01")?;
     project.puller(&["pull"])?.expect_code(0)?;
     let month = "PARTITION BY toYYYYMM(open_time)";
     let engine = "ENGINE = ReplacingMergeTree(version, is_deleted)";
@@ -183,7 +175,7 @@ fn a_table_that_is_not_ours_is_explained_and_nothing_is_buried() -> Result<()> {
     {
         project.query("RENAME TABLE {db}.klines TO {db}.ours")?;
         project.query(&format!("CREATE TABLE {{db}}.klines {create}"))?;
-        upload(&project, &format!("2025-03-{:02}", number + 2))?;
+        upload_day(&project, &format!("2025-03-{:02}", number + 2))?;
         let doctor = project.puller(&["doctor"])?.expect_code(4)?;
         assert!(doctor.stdout.contains(named), "{create}: {}", doctor.stdout);
         let migrate = project.puller(&["migrate"])?.expect_code(1)?;
@@ -202,13 +194,12 @@ fn a_table_that_is_not_ours_is_explained_and_nothing_is_buried() -> Result<()> {
     project.query("RENAME TABLE {db}.klines TO {db}.ours")?;
     project.query(&format!("CREATE TABLE {{db}}.klines AS {{db}}.ours ENGINE = MergeTree {month} ORDER BY {KEY}"))?;
     project.query("ALTER TABLE {db}.klines DROP COLUMN trades")?;
-    upload(&project, "2025-03-20")?;
+    upload_day(&project, "2025-03-20")?;
     worker.wait_for_line("waiting, nothing is pulled meanwhile", SOON)?;
     worker.wait_for_line("is of engine MergeTree", SOON)?;
     assert_eq!(hand.dead_letters()?.len(), 0);
     project.query("DROP TABLE {db}.klines SYNC")?;
     project.query("RENAME TABLE {db}.ours TO {db}.klines")?;
     project.wait_until("all rows", SOON, || Ok(project.check_tables().is_ok()))?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0).map(drop)
+    worker.drain(SOON).map(drop)
 }

@@ -2,8 +2,6 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::time::Duration;
 
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
@@ -12,21 +10,12 @@ use tests::servers::{Sshd, Stack};
 use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
-
-const SOON: Duration = Duration::from_secs(90);
-
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().ok_or_else(|| Failure::new("a path that is not UTF-8"))
-}
-
-fn spec(symbol: &str, day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
-}
+use crate::scenario::{SOON, hours, text};
 
 fn write_some(project: &Project) -> Result<()> {
     for symbol in ["BTCUSDT", "币安人生USDT"] {
         for day in ["2025-03-01", "2025-03-02"] {
-            spec(symbol, day).write(project.data_dir())?;
+            hours(symbol, day).write(project.data_dir())?;
             ArchiveSpec::new(Market::Um, symbol, "1m", day).write(project.data_dir())?;
         }
     }
@@ -62,7 +51,7 @@ fn ship(project: &Project) -> Result<()> {
         let again = project.start(binary, &args, &[])?.wait(SOON)?.expect_code(0)?;
         assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
     }
-    spec("BTCUSDT", "2025-03-02").seed(7).write(project.data_dir())?;
+    hours("BTCUSDT", "2025-03-02").seed(7).write(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     project.check_tables()?;
@@ -95,7 +84,7 @@ fn a_shared_folder_carries_everything() -> Result<()> {
         let doctor = project.start(binary, &["doctor"], &[])?.wait(SOON)?.expect_code(4)?;
         assert!(doctor.stdout.contains("check storage.fs.path, and that the share is mounted"), "{}", doctor.stdout);
     }
-    spec("NEWUSDT", "2025-03-03").write(project.data_dir())?;
+    hours("NEWUSDT", "2025-03-03").write(project.data_dir())?;
     mark_all(project.data_dir())?;
     let upload = project.uploader(&["upload"])?.expect_code(2)?;
     assert!(upload.stderr.contains("there is no folder"), "{}", upload.stderr);
@@ -134,7 +123,7 @@ fn an_archive_that_changes_under_its_marker() -> Result<()> {
     write_some(&project)?;
     project.uploader(&["upload"])?.expect_code(0)?;
     let old = hand.markers()?;
-    spec("BTCUSDT", "2025-03-01").seed(7).write(project.data_dir())?;
+    hours("BTCUSDT", "2025-03-01").seed(7).write(project.data_dir())?;
 
     let mut worker = project.spawn_puller(&["run"])?;
     let outcomes = |outcome: &str| {
@@ -145,14 +134,13 @@ fn an_archive_that_changes_under_its_marker() -> Result<()> {
     project.uploader(&["upload"])?.expect_code(0)?;
     project.wait_for_archives(8, SOON)?;
     // And a marker of what was before, from whoever kept one.
-    let unit = spec("BTCUSDT", "2025-03-01").unit();
+    let unit = hours("BTCUSDT", "2025-03-01").unit();
     let subject = unit.replace('/', ".");
     let first = old.iter().find(|(on, _)| on.ends_with(&subject));
     let (_, payload) = first.ok_or_else(|| Failure::new("the unit was not announced"))?;
     hand.publish(&unit, payload.to_string().as_bytes())?;
     project.wait_until("a marker passed over", SOON, || outcomes("superseded"))?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
+    worker.drain(SOON)?;
     project.check_tables()?;
     assert!(hand.dead_letters()?.is_empty(), "{:#?}", hand.dead_letters()?);
     Ok(())
@@ -175,8 +163,7 @@ fn a_connection_that_is_cut_goes_on_where_it_was() -> Result<()> {
     proxy.set(Fault::CutReplyAfter(LASTS));
     let mut worker = project.spawn_puller(&["run"])?;
     project.wait_for_archives(1, SOON)?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
+    worker.drain(SOON)?;
     assert!(proxy.met() > 2, "{} connections", proxy.met());
     let attempts = project.query("SELECT max(attempt) FROM {db}.ingest_log")?;
     assert_eq!(attempts.trim(), "1", "a link that drops spends no attempt");

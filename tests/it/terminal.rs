@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use serde_json::json;
 use tests::data::{ArchiveSpec, Market, mark_all};
@@ -12,14 +11,10 @@ use tests::servers::{Stack, ensure_installed, repository};
 use tests::{Context, Result};
 
 use crate::handmade::{Handmade, Placed};
+use crate::scenario::{SOON, btc};
 
 const DAY: &str = "2025-03-01";
 const UNIT: &str = "binance/spot/klines/1h/2025-03-01";
-const SOON: Duration = Duration::from_secs(60);
-
-fn spec(day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day)
-}
 
 #[test]
 fn an_answer_that_cannot_be_written_is_a_failure() -> Result<()> {
@@ -44,7 +39,7 @@ fn a_closed_pipe_ends_a_long_list_in_silence() -> Result<()> {
     let many: Vec<String> =
         (1..=28).flat_map(|day| (1..=12).map(move |month| format!("2024-{month:02}-{day:02}"))).collect();
     for day in &many {
-        hand.publish(&spec(day).unit(), b"{ this is not JSON")?;
+        hand.publish(&btc(day).unit(), b"{ this is not JSON")?;
     }
     project.puller(&["pull"])?.expect_code(1)?;
     for (binary, args) in [
@@ -78,14 +73,14 @@ fn no_text_from_outside_reaches_the_terminal_as_it_is() -> Result<()> {
     let project = Project::new(stack, "escapes")?;
     let hand = Handmade::new(stack, &project)?;
     // The marker's uploader.
-    let placed = Placed::of(&project, &spec(DAY), &spec(DAY).zip());
-    hand.put(&placed.key, &spec(DAY).zip())?;
-    let mut marker = hand.marker(&spec(DAY).unit(), std::slice::from_ref(&placed));
+    let placed = Placed::of(&project, &btc(DAY), &btc(DAY).zip());
+    hand.put(&placed.key, &btc(DAY).zip())?;
+    let mut marker = hand.marker(&btc(DAY).unit(), std::slice::from_ref(&placed));
     marker["uploader"] = json!(format!("host{EVIL}"));
-    hand.publish(&spec(DAY).unit(), marker.to_string().as_bytes())?;
+    hand.publish(&btc(DAY).unit(), marker.to_string().as_bytes())?;
     // A subject of five tokens that no unit has, and a payload that is no marker.
     hand.publish_on("marker.backfill.binance.\u{202e}um.klines.1h.2025-03-02", EVIL.as_bytes())?;
-    hand.publish(&spec("2025-03-03").unit(), format!("{{\"schema\": \"{EVIL}\"").as_bytes())?;
+    hand.publish(&btc("2025-03-03").unit(), format!("{{\"schema\": \"{EVIL}\"").as_bytes())?;
     project.puller(&["pull"])?;
     // A letter as somebody else may store it, headers and all.
     hand.store_letter(
@@ -150,9 +145,9 @@ fn a_symbol_that_is_not_seen_as_itself_is_refused() -> Result<()> {
     let project = Project::new(stack, "unseen-symbols")?;
     let hand = Handmade::new(stack, &project)?;
     for (day, symbol) in [("2025-03-01", "BTC\u{202e}USDT"), ("2025-03-02", "BTC\u{200b}USDT")] {
-        let placed = Placed { symbol: symbol.to_owned(), ..Placed::of(&project, &spec(day), &spec(day).zip()) };
-        hand.put(&placed.key, &spec(day).zip())?;
-        hand.publish_marker(&spec(day).unit(), std::slice::from_ref(&placed))?;
+        let placed = Placed { symbol: symbol.to_owned(), ..Placed::of(&project, &btc(day), &btc(day).zip()) };
+        hand.put(&placed.key, &btc(day).zip())?;
+        hand.publish_marker(&btc(day).unit(), std::slice::from_ref(&placed))?;
     }
     project.puller(&["pull"])?.expect_code(1)?;
     let letters = project.puller(&["dead", "ls", "--class", "refused", "--json"])?.expect_code(0)?.json()?;
@@ -302,8 +297,8 @@ fn a_pull_that_waits_says_for_what() -> Result<()> {
     let mut project = Project::new(stack, "waits-for")?;
     project.set("retry.missing_object", "8s")?;
     let hand = Handmade::new(stack, &project)?;
-    let absent = Placed::of(&project, &spec(DAY), &spec(DAY).zip());
-    hand.publish_marker(&spec(DAY).unit(), std::slice::from_ref(&absent))?;
+    let absent = Placed::of(&project, &btc(DAY), &btc(DAY).zip());
+    hand.publish_marker(&btc(DAY).unit(), std::slice::from_ref(&absent))?;
     let shown = on_terminal(&project, "puller", &["pull"], 1)?;
     assert_fits(&shown);
     let waits = shown.iter().filter(|line| line.contains(UNIT) && line.contains("retry in"));

@@ -11,9 +11,8 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::{MIB, SLOW_DOWN, SOON, proxy_of_bucket};
 
-const SOON: Duration = Duration::from_secs(90);
-const MIB: u64 = 1 << 20;
 /// Of the size that all large archives here are cut into.
 const PART: u64 = 8 * MIB;
 
@@ -24,8 +23,7 @@ fn large(seed: u64) -> ArchiveSpec {
 /// A project whose uploader sees the bucket through a proxy, with one large archive.
 fn with_large(label: &str, bytes: u64) -> Result<(Project, Proxy)> {
     let mut project = Project::new(Stack::shared(), label)?;
-    let proxy = Proxy::start(Stack::shared().s3.address())?;
-    project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
+    let proxy = proxy_of_bucket(&mut project, Stack::shared())?;
     large(0).write_bulk(project.data_dir(), bytes)?;
     mark_all(project.data_dir())?;
     Ok((project, proxy))
@@ -169,8 +167,6 @@ fn parts_left_behind_are_taken_out_of_the_bucket() -> Result<()> {
     assert_eq!(aborted.and_then(|request| request.status), Some(204));
     Ok(())
 }
-
-const SLOW_DOWN: &str = "<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>";
 
 /// Within one run: each part is sent again by itself.
 #[test]

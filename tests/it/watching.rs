@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tests::data::{ArchiveSpec, Market, mark, mark_all, sha256};
 use tests::project::{Project, Service};
-use tests::proxy::{Fault, Proxy};
+use tests::proxy::Fault;
 use tests::servers::Stack;
-use tests::{Context, Result, http};
+use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, btc, proxy_of_bucket};
 
 fn archive(symbol: &str, day: &str) -> ArchiveSpec {
     ArchiveSpec::new(Market::Um, symbol, "1h", day)
@@ -25,9 +24,7 @@ fn archive(symbol: &str, day: &str) -> ArchiveSpec {
 fn watch(project: &mut Project) -> Result<Service> {
     project.set("watch.rescan", "1d")?;
     let service = project.spawn_uploader(&["watch"])?;
-    project.wait_until("the end of the first pass", SOON, || {
-        Ok(http::get(service.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
-    })?;
+    project.wait_until("the end of the first pass", SOON, || Ok(service.is_ready()))?;
     Ok(service)
 }
 
@@ -68,8 +65,7 @@ fn what_comes_is_seen_without_a_rescan() -> Result<()> {
     changed.write(&data_dir)?;
     let three = published(&service, &hand, &changed.unit(), 3)?;
     assert_eq!(three[2]["objects"][0]["sha256"], sha256(&changed.zip()));
-    service.sigterm()?;
-    service.wait(SOON)?.expect_code(0).map(drop)
+    service.drain(SOON).map(drop)
 }
 
 /// An archive that a downloader renames into its place is whole at once; one that is written there is not.
@@ -169,7 +165,7 @@ fn a_unit_is_complete_when_every_symbol_is_there() -> Result<()> {
     for symbol in ["BTCUSDT", "SOLUSDT", "XRPUSDT"] {
         archive(symbol, "2025-02-01").write(data_dir)?;
     }
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-02-01").write(data_dir)?;
+    btc("2025-02-01").write(data_dir)?;
     let plan = project.uploader(&["upload", "--dry-run", "--json"])?.expect_code(0)?.json()?;
     let findings = plan["findings"].as_array().map_or(&[][..], Vec::as_slice);
     let waiting: Vec<_> = findings.iter().filter(|finding| finding["state"] == "waiting").collect();
@@ -225,9 +221,7 @@ fn a_file_server_whose_clock_is_ahead() -> Result<()> {
     }
     project.set("watch.rescan", "1d")?;
     let service = project.spawn("uploader", &["watch"], &[("FERRY_CLOCK_OFFSET_S", "-3600")])?;
-    project.wait_until("the end of the first pass", SOON, || {
-        Ok(http::get(service.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
-    })?;
+    project.wait_until("the end of the first pass", SOON, || Ok(service.is_ready()))?;
     let hand = Handmade::new(stack, &project)?;
     let (written, quiet) = (archive("BTCUSDT", "2025-02-01"), archive("BTCUSDT", "2025-02-02"));
     mark(project.data_dir(), &written.unit())?;
@@ -343,8 +337,7 @@ fn a_service_that_is_told_to_stop_leaves_what_is_slow() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "told-to-stop")?;
     project.set("watch.min_age", "1ms")?;
-    let proxy = Proxy::start(stack.s3.address())?;
-    project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
+    let proxy = proxy_of_bucket(&mut project, stack)?;
     let mut service = watch(&mut project)?;
     proxy.set(Fault::Hang);
     let met = proxy.met();
@@ -352,8 +345,7 @@ fn a_service_that_is_told_to_stop_leaves_what_is_slow() -> Result<()> {
     spec.write(project.data_dir())?;
     mark(project.data_dir(), &spec.unit())?;
     project.wait_until("a request that hangs", SOON, || Ok(proxy.met() > met))?;
-    service.sigterm()?;
-    service.wait(Duration::from_secs(30))?.expect_code(0)?;
+    service.drain(Duration::from_secs(30))?;
     proxy.set(Fault::None);
     project.uploader(&["upload"])?.expect_code(0)?;
     assert_eq!(Handmade::new(stack, &project)?.markers()?.len(), 1);

@@ -8,6 +8,7 @@
 //! - [`proxy`] stands before a server and misbehaves on demand.
 //! - [`exchange`] serves archives as the exchange does, and misbehaves on demand.
 //! - [`other_client`] is an S3 client that is not the product's, to fill buckets and to compare them with files.
+//! - [`dice`] chooses at random, and the same again from a seed.
 //! - [`data`] makes archives, good and hostile. [`truth`] reads archives and compares them with `klines_latest` and `archives`.
 //!
 //! Everything here blocks: in a `#[tokio::test]` call it from the multi-threaded flavour, or not at all from async code.
@@ -36,6 +37,7 @@
 //! ```
 
 pub mod data;
+pub mod dice;
 pub mod exchange;
 pub mod http;
 pub mod other_client;

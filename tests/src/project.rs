@@ -255,6 +255,23 @@ impl Service {
         self.http
     }
 
+    /// Whether `/readyz` answers 200; it does not before the service listens.
+    pub fn is_ready(&self) -> bool {
+        http::get(self.http, "/readyz").is_ok_and(|ready| ready.status == 200)
+    }
+
+    /// Whether `/readyz` gives a reason that has all these words.
+    pub fn is_not_ready_for(&self, words: &[&str]) -> bool {
+        let reasons = self.reasons();
+        !reasons.is_empty() && words.iter().all(|word| reasons.contains(word))
+    }
+
+    /// The reasons for which `/readyz` does not answer 200; none while it does, or while nothing listens.
+    pub fn reasons(&self) -> String {
+        let answer = http::get(self.http, "/readyz").ok().filter(|ready| ready.status != 200);
+        answer.and_then(|answer| answer.text().ok()).unwrap_or_default()
+    }
+
     /// The text of `/metrics`.
     pub fn metrics(&self) -> Result<String> {
         http::get_text(self.http, "/metrics")

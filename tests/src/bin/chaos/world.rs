@@ -4,13 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::dice::Dice;
 use tests::project::{Project, Service};
 use tests::proxy::{Fault, Proxy};
 use tests::servers::Stack;
 use tests::truth::Truth;
 use tests::{Context, Failure, Result};
-
-use crate::dice::Dice;
 
 const WORKERS: usize = 3;
 const SYMBOLS: [&str; 4] = ["AAAUSDT", "BBBUSDT", "CCCUSDT", "DDDUSDT"];
