@@ -84,11 +84,11 @@ fn downloads_keep_to_the_limit() -> Result<()> {
     project.set("download.every", "1h")?;
     project.set("storage.bwlimit", "1K:2M")?;
     let mut service = project.spawn_uploader(&["watch"])?;
-    let received = || Ok(service.metric("uploader_download_bytes_total").unwrap_or_default() as u64);
-    project.wait_until("the first bytes", SOON, || Ok(received()? > 0))?;
-    let (begun, before) = (Instant::now(), received()?);
-    project.wait_until("most bytes", SOON, || Ok(received()? > 17 * MIB))?;
-    assert_rate("download", received()? - before, begun.elapsed(), 2 * MIB);
+    let bytes = "uploader_download_bytes_total";
+    service.wait_for_metric(bytes, SOON, |received| received > 0.0)?;
+    let (begun, before) = (Instant::now(), service.metric(bytes)? as u64);
+    service.wait_for_metric(bytes, SOON, |received| received > (17 * MIB) as f64)?;
+    assert_rate("download", service.metric(bytes)? as u64 - before, begun.elapsed(), 2 * MIB);
     service.drain(SOON).map(drop)
 }
 

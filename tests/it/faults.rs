@@ -295,7 +295,7 @@ fn a_stalled_unit_loses_its_lease() -> Result<()> {
     bucket.set(Fault::Hang);
     let worker = project.spawn_puller(&["run"])?;
     let lost = r#"puller_leases_lost_total{destination="primary"}"#;
-    project.wait_until("a lost lease", SOON, || Ok(worker.metric(lost).is_ok_and(|count| count >= 1.0)))?;
+    worker.wait_for_metric(lost, SOON, |count| count >= 1.0)?;
     bucket.set(Fault::None);
     project.wait_for_archives(archives, SOON)?;
     project.wait_until("an empty queue", SOON, || is_drained(&project))?;

@@ -66,10 +66,10 @@ fn a_lost_stream_is_said_by_every_command() -> Result<()> {
     // A worker that runs meanwhile makes the stream itself: then nobody else would find it missing.
     let mut worker = project.spawn_puller(&["run"])?;
     let lost = "puller_lost_units{destination=\"primary\"}";
-    project.wait_until("a worker", SOON, || Ok(worker.metric(lost).is_ok_and(|lost| lost == 0.0)))?;
+    worker.wait_for_metric(lost, SOON, |lost| lost == 0.0)?;
     Handmade::new(stack, &project)?.delete_stream("MARKERS")?;
     worker.wait_for_line("was lost and made anew", SOON)?;
-    project.wait_until("the units", SOON, || Ok(worker.metric(lost)? == 3.0))?;
+    worker.wait_for_metric(lost, SOON, |lost| lost == 3.0)?;
     worker.drain(SOON)?;
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     project.check_tables()?;

@@ -176,11 +176,8 @@ fn a_full_stream_of_markers_says_what_to_do() -> Result<()> {
     let doctor = project.puller(&["doctor"])?;
     assert!(doctor.stdout.contains("WARN") && doctor.stdout.contains("stream MARKERS holds"), "{}", doctor.stdout);
     let worker = project.spawn_puller(&["run"])?;
-    project.wait_until("figures of the stream", SOON, || {
-        let limit = worker.metric("puller_stream_limit_bytes{stream=\"MARKERS\"}").unwrap_or_default();
-        let bytes = worker.metric("puller_stream_bytes{stream=\"MARKERS\"}").unwrap_or_default();
-        Ok(limit == 4096.0 && bytes > 3000.0)
-    })?;
+    worker.wait_for_metric("puller_stream_limit_bytes{stream=\"MARKERS\"}", SOON, |limit| limit == 4096.0)?;
+    worker.wait_for_metric("puller_stream_bytes{stream=\"MARKERS\"}", SOON, |bytes| bytes > 3000.0)?;
     drop(worker);
 
     project.set("nats.limits.markers", "1MiB")?;

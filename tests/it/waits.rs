@@ -191,8 +191,8 @@ fn idle_workers_behind_a_bad_line() -> Result<()> {
     }
     announce(&project, &direct, 1..=24)?;
     let loaded = "puller_deliveries_total{destination=\"primary\",outcome=\"loaded\"}";
-    let busy = || workers.iter().filter(|worker| worker.metric(loaded).is_ok_and(|count| count > 0.0)).count();
-    project.wait_until(&format!("all workers at work after {cuts} cuts"), GOES_ON, || Ok(busy() == WORKERS))?;
+    eprintln!("{cuts} cuts");
+    workers.iter().try_for_each(|worker| worker.wait_for_metric(loaded, GOES_ON, |units| units > 0.0))?;
     project.wait_for_archives(24, SOON)?;
     for worker in &mut workers {
         worker.drain(SOON)?;
@@ -211,11 +211,10 @@ fn a_pass_that_hangs_is_begun_anew() -> Result<()> {
     let restarts = "uploader_pass_restarts_total";
 
     let mut service = project.spawn("uploader", &["watch"], &[env[0], env[1], ("FERRY_SILENCE_MAX_S", "8")])?;
-    project.wait_until("the counter", GOES_ON, || Ok(service.metric(restarts).is_ok_and(|count| count == 0.0)))?;
+    service.wait_for_metric(restarts, GOES_ON, |count| count == 0.0)?;
     project.wait_until("the reason", GOES_ON, || Ok(service.reasons().contains("has heard nothing")))?;
     let published = "uploader_units_total{outcome=\"published\"}";
-    project
-        .wait_until("the unit on the stream", SOON, || Ok(service.metric(published).is_ok_and(|count| count > 0.0)))?;
+    service.wait_for_metric(published, SOON, |count| count > 0.0)?;
     project.wait_until("a service that is ready", GOES_ON, || Ok(service.is_ready()))?;
     assert_eq!(service.metric(restarts)?, 1.0);
     service.drain(GOES_ON)?;
@@ -296,15 +295,11 @@ fn leases_of_many_units_are_given_up_in_time() -> Result<()> {
     let through = format!("http://{}", bucket.address());
     let worker = project.spawn("puller", &["run"], &[("FERRY__STORAGE__R2__ENDPOINT", &through)])?;
     let in_hand = "puller_in_flight_jobs{destination=\"primary\"}";
-    project.wait_until("all units in hand", SOON, || {
-        Ok(worker.metric(in_hand).is_ok_and(|units| units == f64::from(UNITS)))
-    })?;
+    worker.wait_for_metric(in_hand, SOON, |units| units == f64::from(UNITS))?;
     queue.set(Fault::Unanswered("CONSUMER.INFO.MARKERS."));
     let lost = "puller_leases_lost_total{destination=\"primary\"}";
     // Six seconds, a question of two, and a pause.
-    project.wait_until("all leases given up", GOES_ON, || {
-        Ok(worker.metric(lost).is_ok_and(|leases| leases == f64::from(UNITS)))
-    })
+    worker.wait_for_metric(lost, GOES_ON, |leases| leases == f64::from(UNITS))
 }
 
 /// What is on its way to a worker when it is told to stop comes back at once, not when its lease ends.
@@ -436,8 +431,7 @@ fn a_long_stream_over_a_slow_line_is_read_to_its_end() -> Result<()> {
     let env = [("FERRY_SILENCE_SHOWN_S", "3"), ("FERRY_SILENCE_MAX_S", "6")];
     let mut service = project.spawn("uploader", &["watch"], &env)?;
     let published = "uploader_units_total{outcome=\"published\"}";
-    project
-        .wait_until("a unit on the stream", SOON, || Ok(service.metric(published).is_ok_and(|count| count > 0.0)))?;
+    service.wait_for_metric(published, SOON, |count| count > 0.0)?;
     assert_eq!(service.metric("uploader_pass_restarts_total")?, 0.0);
     service.drain(SOON).map(drop)
 }

@@ -36,8 +36,7 @@ fn revisions(hand: &Handmade<'_>, unit: &str) -> Result<Vec<Value>> {
 
 /// Waits until the service has published so often, and returns the revisions of a unit.
 fn published(service: &Service, hand: &Handmade<'_>, unit: &str, times: usize) -> Result<Vec<Value>> {
-    let count = || service.metric("uploader_units_total{outcome=\"published\"}").unwrap_or_default();
-    hand.project.wait_until(&format!("{times} markers"), SOON, || Ok(count() >= times as f64))?;
+    service.wait_for_metric("uploader_units_total{outcome=\"published\"}", SOON, |units| units >= times as f64)?;
     revisions(hand, unit)
 }
 
@@ -87,7 +86,7 @@ fn a_rename_waits_for_nothing() -> Result<()> {
     fs::write(&partial, moved.zip()).context("writing")?;
     fs::rename(&partial, &place).context("renaming")?;
     published(&service, &hand, &moved.unit(), 1)?;
-    project.wait_until("one unit that waits", SOON, || Ok(service.metric("uploader_waiting_units")? == 1.0))?;
+    service.wait_for_metric("uploader_waiting_units", SOON, |units| units == 1.0)?;
     assert_eq!(revisions(&hand, &written.unit())?.len(), 0);
     Ok(())
 }
@@ -199,7 +198,7 @@ fn without_a_list_a_quiet_time_makes_a_unit_complete() -> Result<()> {
     let hand = Handmade::new(stack, &project)?;
     let (first, second) = (archive("BTCUSDT", "2025-02-01"), archive("ETHUSDT", "2025-02-01"));
     first.write(project.data_dir())?;
-    project.wait_until("the wait", SOON, || Ok(service.metric("uploader_waiting_units")? == 1.0))?;
+    service.wait_for_metric("uploader_waiting_units", SOON, |units| units == 1.0)?;
     second.write(project.data_dir())?;
     let written = Instant::now();
     let markers = published(&service, &hand, &first.unit(), 1)?;
@@ -414,15 +413,15 @@ fn a_queue_that_comes_back_gets_every_marker_and_nothing_is_read_again() -> Resu
     assert_eq!((&stored["units"]["unannounced"], &stored["archives"]["read"]), (&json!(20), &json!(20)));
 
     let service = project.spawn_uploader(&["watch"])?;
-    let unannounced = || service.metric("uploader_unannounced_units").unwrap_or_default();
-    project.wait_until("units that wait for the queue", SOON, || Ok(unannounced() == 20.0))?;
+    let unannounced = "uploader_unannounced_units";
+    service.wait_for_metric(unannounced, SOON, |units| units == 20.0)?;
     // What comes meanwhile is stored meanwhile.
     let new = archive("BTCUSDT", "2025-02-21");
     new.write(project.data_dir())?;
     mark(project.data_dir(), &new.unit())?;
-    project.wait_until("the new one too", SOON, || Ok(unannounced() == 21.0))?;
+    service.wait_for_metric(unannounced, SOON, |units| units == 21.0)?;
     stack.nats.restart()?;
-    project.wait_until("an empty list", SOON, || Ok(unannounced() == 0.0))?;
+    service.wait_for_metric(unannounced, SOON, |units| units == 0.0)?;
     assert_eq!(service.metric("uploader_archives_read_total")?, 1.0, "the new one");
     assert_eq!(service.metric("uploader_upload_bytes_total")?, new.zip().len() as f64);
     assert_eq!(Handmade::new(&stack, &project)?.markers()?.len(), 21);

@@ -2,6 +2,7 @@
 //!
 //! Projects on one stack do not see each other: each has its own NATS account, ClickHouse database and bucket prefix.
 
+mod metrics;
 mod yaml;
 
 use std::{
@@ -277,11 +278,24 @@ impl Service {
         http::get_text(self.http, "/metrics")
     }
 
-    /// The sum over all samples whose line starts with `series`, a metric name with or without labels.
+    /// The sum over all samples of a series, a metric's name with or without labels; fails when it is not exported.
     pub fn metric(&self, series: &str) -> Result<f64> {
-        let text = self.metrics()?;
-        let samples = text.lines().filter(|line| line.starts_with(series));
-        Ok(samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        metrics::sum(&self.metrics()?, series)
+    }
+
+    /// Polls a series, which need not be exported at first: families without samples are not.
+    pub fn wait_for_metric(&self, series: &str, timeout: Duration, fits: impl Fn(f64) -> bool) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let found = self.metric(series);
+            if found.as_ref().is_ok_and(|value| fits(*value)) {
+                return Ok(());
+            }
+            if start.elapsed() > timeout {
+                return Err(Failure::new(format!("not within {timeout:?}: {series} is {found:?}")));
+            }
+            thread::sleep(Duration::from_millis(25));
+        }
     }
 }
 
