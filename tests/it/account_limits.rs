@@ -70,7 +70,7 @@ fn limits_of_the_account_are_waited_for_and_named() -> Result<()> {
     }
     let hand = Handmade::new(&stack, &project)?;
     assert_eq!(hand.dead_letters()?.len(), 0);
-    project.check_tables()
+    project.check_tables(103_680)
 }
 
 /// Doctor alone: to wait until a statement runs into these would take too much data or time.
@@ -123,7 +123,7 @@ fn a_profile_that_would_change_answers_changes_none() -> Result<()> {
     for day in 1..=2 {
         upload_day(&project, day)?;
         project.puller(&["pull"])?.expect_code(0)?;
-        project.check_tables()?;
+        project.check_tables(11_520)?;
         project.puller(&["verify"])?.expect_code(0)?;
     }
     project.puller(&["doctor"])?.expect_code(0)?;

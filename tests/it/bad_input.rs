@@ -36,8 +36,7 @@ fn a_worker_dead_letters_bad_archives_and_loads_their_neighbours() -> Result<()>
 
     let finished = project.puller(&["pull"])?.expect_code(1)?;
     assert!(finished.stdout.contains(&format!("{} DEAD LETTERS", CASES.len())), "{}", finished.stdout);
-    truth.compare_rows(project.sql(), project.database())?;
-    truth.compare_ledger(project.sql(), project.database(), project.prefix())?;
+    project.check_tables_against(&truth, 600)?;
 
     let letters = hand.dead_letters()?;
     assert_eq!(letters.len(), CASES.len());
@@ -123,10 +122,8 @@ fn a_worker_dead_letters_bad_markers() -> Result<()> {
     hand.publish_marker(&unit(11), &[good(11)?])?;
 
     project.puller(&["pull"])?.expect_code(1)?;
-    let mut truth = Truth::default();
-    truth.add_archive(&spec("GOODUSDT", 11).path(), &spec("GOODUSDT", 11).zip(), Timestamp::now())?;
-    truth.compare_rows(project.sql(), project.database())?;
-    truth.compare_ledger(project.sql(), project.database(), project.prefix())?;
+    let truth = Truth::of_specs([&spec("GOODUSDT", 11)])?;
+    project.check_tables_against(&truth, 24)?;
 
     let letters = hand.dead_letters()?;
     let expected = [
@@ -174,7 +171,7 @@ fn an_overtaken_marker_is_superseded() -> Result<()> {
     assert_eq!(hand.markers()?.len(), 2);
 
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(24)?;
     let outcomes = "SELECT outcome FROM {db}.ingest_log ORDER BY outcome FORMAT TSV";
     assert_eq!(project.query(&outcomes.replace("{db}", project.database()))?.trim(), "loaded\nsuperseded");
     assert_eq!(hand.dead_letters()?.len(), 0);
@@ -213,7 +210,6 @@ fn the_uploader_holds_back_units_with_bad_archives() -> Result<()> {
     assert_eq!(markers[0].1["period"], day(bad.len()));
     // Nothing of a unit that is held back is announced, and the rest is loaded.
     project.puller(&["pull"])?.expect_code(0)?;
-    let mut truth = Truth::default();
-    truth.add_archive(&good.path(), &good.zip(), Timestamp::now())?;
-    truth.compare_rows(project.sql(), project.database())
+    let truth = Truth::of_specs([&good])?;
+    truth.compare_rows(project.sql(), project.database(), 24)
 }

@@ -19,11 +19,11 @@ fn rows_that_were_deleted_come_back_to_a_table_that_remembers_blocks() -> Result
         project.query(&format!("ALTER TABLE {{db}}.{table} {window}"))?;
     }
     ship(&project, [btc("2025-03-01")])?;
-    project.check_tables()?;
+    project.check_tables(24)?;
     project.query("ALTER TABLE {db}.klines DELETE WHERE 1 SETTINGS mutations_sync = 2")?;
     project.puller(&["verify", "--fix"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(24)?;
     let inserts = project.query("SELECT count() FROM {db}.ingest_log WHERE outcome = 'loaded'")?;
     assert_eq!(inserts.trim(), "2");
     Ok(())

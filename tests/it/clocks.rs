@@ -89,7 +89,7 @@ fn a_time_that_a_wrong_clock_gave_is_put_right() -> Result<()> {
     let times = |marker: &(String, Value)| generated_at(&marker.1).map(str::to_owned);
     assert!(hand.markers()?.iter().filter_map(times).any(|at| at == "2025-04-20T00:00:00Z"), "{:#?}", hand.markers()?);
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(744)?;
     let again = project.uploader(&["upload"])?.expect_code(0)?;
     assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
     Ok(())
@@ -131,7 +131,7 @@ fn times_that_a_wrong_clock_gave_are_put_right_in_a_long_list() -> Result<()> {
     let symbols: Vec<&str> = days.iter().map(ArchiveSpec::symbol).collect();
     assert_eq!(right["manifest"]["dates"], json!({ "2025-04-20T00:00:00Z": symbols }));
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(1230)?;
     // Also for an uploader that remembers nothing.
     forget(&project)?;
     let again = project.uploader(&["upload"])?.expect_code(0)?;
@@ -191,7 +191,7 @@ fn another_has_all(project: &Project, waiting: &Service, word: &str) -> Result<(
     eprintln!("{word}: the other worker loaded all in {:?}", begun.elapsed());
     assert!(waiting.is_not_ready_for(&[word]));
     other.drain(SOON)?;
-    project.check_tables()?;
+    project.check_tables(288)?;
     let attempts = format!("SELECT max(attempt), countIf(outcome != 'loaded') FROM {}.ingest_log", project.database());
     assert_eq!(project.query(&attempts)?.trim(), "1\t0");
     Ok(())

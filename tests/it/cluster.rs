@@ -84,7 +84,7 @@ fn leaders_die_under_load() -> Result<()> {
         Ok(["pending", "in_hand", "parked"].iter().all(|key| status["destinations"][0][key] == 0)
             && status["destinations"][0]["dead"] == 0)
     })?;
-    project.check_tables()
+    project.check_tables(34_560)
 }
 
 /// A server that is frozen keeps its connections open, and answers nothing: another one leads, and everybody goes on.
@@ -137,5 +137,5 @@ fn a_frozen_leader_stops_nobody() -> Result<()> {
         assert_eq!(worker.metric(restarted)?, 0.0);
         worker.drain(SOON)?;
     }
-    project.check_tables()
+    project.check_tables(36_864)
 }

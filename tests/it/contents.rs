@@ -54,5 +54,5 @@ fn a_byte_that_changed_in_the_bucket_is_found_and_mended() -> Result<()> {
     assert_eq!(hand.get(&key(damaged))?, damaged.zip());
     project.uploader(&["reconcile", "--content"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(96)
 }

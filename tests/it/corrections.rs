@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
 use tests::proxy::{Fault, Proxy};
@@ -23,12 +22,12 @@ fn a_republished_archive_replaces_its_former_self() -> Result<()> {
     let project = Project::new(stack, "republished")?;
     let hand = Handmade::new(stack, &project)?;
     ship(&project, [spec()])?;
-    project.check_tables()?;
+    project.check_tables(24)?;
 
     // Other values, and two rows that are no longer there.
     let second = spec().seed(1).missing([3, 17]).generated_at("2025-03-05T00:00:00Z");
     ship(&project, [second])?;
-    project.check_tables()?;
+    project.check_tables(22)?;
     let latest = format!("SELECT count() FROM {}.klines_latest", project.database());
     assert_eq!(project.query(&latest)?.trim(), "22");
 
@@ -39,7 +38,7 @@ fn a_republished_archive_replaces_its_former_self() -> Result<()> {
 
     // And the two rows come back.
     ship(&project, [spec().seed(2).generated_at("2025-03-06T00:00:00Z")])?;
-    project.check_tables()
+    project.check_tables(24)
 }
 
 /// Within the stream's duplicate window the message id of the first revision is still known.
@@ -66,7 +65,7 @@ fn a_revision_comes_back_within_one_time_stamp() -> Result<()> {
     let project = Project::new(Stack::shared(), "back-at-once")?;
     for archive in [spec(), spec().seed(1), spec()] {
         ship(&project, [archive])?;
-        project.check_tables()?;
+        project.check_tables(24)?;
     }
     Ok(())
 }
@@ -85,7 +84,7 @@ fn a_long_list_comes_back_within_one_time_stamp() -> Result<()> {
         mark_all(project.data_dir())?;
         project.uploader(&["upload"])?.expect_code(0)?;
         project.puller(&["pull"])?.expect_code(0)?;
-        project.check_tables()?;
+        project.check_tables(1200)?;
     }
     project.uploader(&["reconcile"])?.expect_code(0)?;
     project.puller(&["verify"])?.expect_code(0).map(drop)
@@ -101,7 +100,7 @@ fn a_revision_comes_back_after_one_that_was_not_recorded() -> Result<()> {
     let mut dies = project.start("puller", &["pull"], &[("FERRY_FAILPOINT", "puller.inserted")])?;
     assert_eq!(dies.wait(SOON)?.code, None, "killed");
     ship(&project, [spec()])?;
-    project.check_tables()?;
+    project.check_tables(24)?;
     project.puller(&["verify"])?.expect_code(0).map(drop)
 }
 
@@ -181,17 +180,15 @@ fn a_stale_monthly_changes_nothing_a_corrected_daily_says() -> Result<()> {
         .missing((0..12).chain(48..72))
         .generated_at("2025-04-07T00:00:00Z");
     ship(&project, [monthly])?;
-    project.check_tables()?;
+    project.check_tables(720)?;
     // A later monthly takes nothing away from a day either, but its values win where it has any.
     let later = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03")
         .seed(4)
         .missing((0..12).chain(48..72))
         .generated_at("2025-05-07T00:00:00Z");
     ship(&project, [&later])?;
-    let mut truth = Truth::default();
-    truth.add_archive(&daily.path(), &daily.zip(), Timestamp::now())?;
-    truth.add_archive(&later.path(), &later.zip(), Timestamp::now())?;
-    truth.compare_rows(project.sql(), project.database())
+    let truth = Truth::of_specs([&daily, &later])?;
+    truth.compare_rows(project.sql(), project.database(), 720)
 }
 
 #[test]
@@ -208,10 +205,8 @@ fn a_correction_that_takes_too_much_away_is_held() -> Result<()> {
     let letters = hand.dead_letters()?;
     assert_eq!(letters.iter().map(|letter| letter.class.as_str()).collect::<Vec<_>>(), ["shrunk"]);
     assert!(letters[0].error.contains("12 of the 24 rows"), "{}", letters[0].error);
-    let mut truth = Truth::default();
-    truth.add_archive(&before.path(), &before.zip(), Timestamp::now())?;
-    truth.compare_rows(project.sql(), project.database())?;
-    truth.compare_ledger(project.sql(), project.database(), project.prefix())
+    let truth = Truth::of_specs([&before])?;
+    project.check_tables_against(&truth, 24)
 }
 
 /// A worker that has loaded the newer of two revisions takes its time to record it. Meanwhile another one loads the older:
@@ -245,9 +240,8 @@ fn a_revision_that_is_recorded_late() -> Result<()> {
             let log = "SELECT count() FROM {db}.ingest_log WHERE outcome = 'loaded'";
             Ok(project.query(log)?.trim() == "2")
         })?;
-        let mut truth = Truth::default();
-        truth.add_archive(&newer.path(), &newer.zip(), Timestamp::now())?;
-        truth.compare_rows(project.sql(), project.database())?;
+        let truth = Truth::of_specs([&newer])?;
+        truth.compare_rows(project.sql(), project.database(), 22)?;
         line.set(Fault::None);
         first.drain(SOON)?;
     }
@@ -269,12 +263,8 @@ fn a_marker_delivered_again_loads_only_what_is_not_there() -> Result<()> {
     project.query(&format!("DELETE FROM {}.archives WHERE symbol = 'BBBUSDT'", project.database()))?;
     hand.publish_marker(&specs[0].unit(), &placed)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    let mut truth = Truth::default();
-    for spec in &specs {
-        truth.add_archive(&spec.path(), &spec.zip(), Timestamp::now())?;
-    }
-    truth.compare_rows(project.sql(), project.database())?;
-    truth.compare_ledger(project.sql(), project.database(), project.prefix())?;
+    let truth = Truth::of_specs(&specs)?;
+    project.check_tables_against(&truth, 4320)?;
     let log = "SELECT archives_loaded, archives_skipped FROM {db}.ingest_log ORDER BY stream_sequence FORMAT TSV";
     assert_eq!(project.query(&log.replace("{db}", project.database()))?.trim(), "3\t0\n1\t2");
     Ok(())
@@ -293,7 +283,7 @@ fn a_unit_larger_than_the_memory_is_loaded_in_parts() -> Result<()> {
     let mut worker = project.spawn_puller(&["run"])?;
     project.wait_for_archives(120, Duration::from_secs(60))?;
     worker.drain(Duration::from_secs(30))?;
-    project.check_tables()?;
+    project.check_tables(172_800)?;
     let parts = format!("SELECT uniq(loaded_at) > 1 FROM {}.archives FINAL", project.database());
     assert_eq!(project.query(&parts)?.trim().parse::<u8>().context("a flag")?, 1);
     Ok(())

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde_json::json;
 use tests::Result;
 use tests::data::{ArchiveSpec, mark_all};
@@ -21,12 +20,8 @@ fn announce_missing(project: &Project, hand: &Handmade<'_>, day: &str) -> Result
 }
 
 fn expect_tables(project: &Project, days: &[&str]) -> Result<()> {
-    let mut truth = Truth::default();
-    for day in days {
-        truth.add_archive(&btc(day).path(), &btc(day).zip(), Timestamp::now())?;
-    }
-    truth.compare_rows(project.sql(), project.database())?;
-    truth.compare_ledger(project.sql(), project.database(), project.prefix())
+    let archives: Vec<ArchiveSpec> = days.iter().map(|day| btc(day)).collect();
+    project.check_tables_against(&Truth::of_specs(&archives)?, 24 * days.len())
 }
 
 /// The rows of `ingest_log` that a person's decisions left, oldest first.
@@ -112,7 +107,7 @@ fn an_accepted_correction_takes_its_rows_away() -> Result<()> {
     project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!(listed_letters(&project, &[])?.len(), 0);
     assert_eq!(project.query("SELECT count() FROM {db}.klines_latest")?.trim(), "12");
-    project.check_tables()
+    project.check_tables(12)
 }
 
 #[test]

@@ -39,9 +39,9 @@ fn one_that_is_down_holds_up_no_other() -> Result<()> {
     project.wait_until("the second database", Duration::from_secs(60), || {
         Ok(truth.compare_ledger(project.sql(), &second, project.prefix()).is_ok())
     })?;
-    truth.compare_rows(project.sql(), &second)?;
+    truth.compare_rows(project.sql(), &second, 48)?;
     project.wait_until("the files", Duration::from_secs(60), || Ok(tests::data::archives(&copy)?.len() == 2))?;
-    project.check_tables()?;
+    project.check_tables(48)?;
     // One server of four is away, which the exit code says.
     let status = project.puller(&["status", "--json"])?.expect_code(3)?.json()?;
     let pending: Vec<_> = (0..4).map(|index| status["destinations"][index]["pending"].as_u64()).collect();
@@ -84,7 +84,7 @@ fn a_new_one_starts_with_as_much_history_as_it_wants() -> Result<()> {
     upload(&project, ["2019-01-01", "2025-03-01"].map(btc))?;
     project.puller(&["pull"])?.expect_code(0)?;
     // `primary` has everything.
-    project.check_tables()?;
+    project.check_tables(48)?;
 
     let second = format!("{}_second", project.database());
     let mut destination = clickhouse(stack, "second", &second);
@@ -235,9 +235,9 @@ fn rows_and_answers_are_compressed_where_that_is_asked_for() -> Result<()> {
     mark_all(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(28_980)?;
     let truth = Truth::of_tree(project.data_dir())?;
-    truth.compare_rows(project.sql(), &second)?;
+    truth.compare_rows(project.sql(), &second, 28_980)?;
     truth.compare_ledger(project.sql(), &second, project.prefix())?;
     let (sent, sent_packed) = (plain.asked_bytes(), packed.asked_bytes());
     assert!(sent_packed < sent * 6 / 10, "{sent_packed} bytes instead of {sent}");

@@ -64,7 +64,7 @@ fn a_durable_that_would_skip_markers_is_refused_until_it_is_made_anew() -> Resul
         project.puller(&["doctor"])?.expect_code(0)?;
         project.puller(&["pull"])?.expect_code(0)?;
     }
-    project.check_tables()?;
+    project.check_tables(24)?;
     // Once loaded, and skipped after that.
     assert_eq!(project.query("SELECT sum(archives_loaded) FROM {db}.ingest_log")?.trim(), "1");
 
@@ -76,7 +76,7 @@ fn a_durable_that_would_skip_markers_is_refused_until_it_is_made_anew() -> Resul
     assert_eq!(project.archives_loaded()?, 1);
     project.puller(&["migrate"])?.expect_code(0)?;
     project.wait_for_archives(2, SOON)?;
-    project.check_tables()
+    project.check_tables(48)
 }
 
 /// Whoever may make consumers changes back what the server lets it change; where nobody but the operator may, it is named.
@@ -121,7 +121,7 @@ fn a_durable_that_can_be_changed_is_changed_back_or_named() -> Result<()> {
     upload(&project, [march(2)])?;
     project.wait_for_archives(2, SOON)?;
     assert_eq!(listed_letters(&project, &[])?.len(), 0);
-    project.check_tables()
+    project.check_tables(48)
 }
 
 /// A consumer goes on from where it is also with other filters: what the former ones passed over would never come.
@@ -149,7 +149,7 @@ fn a_durable_whose_filter_was_too_narrow_delivers_what_it_passed_over() -> Resul
     project.puller(&["migrate"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!(project.archives_loaded()?, 2);
-    project.check_tables()
+    project.check_tables(48)
 }
 
 /// What was done is not done again by a consumer that starts from the beginning.

@@ -24,7 +24,7 @@ fn write_units(project: &Project, units: usize) -> Result<u64> {
 
 /// Every unit has one marker, everything is loaded once, and nobody died for it.
 fn check(project: &Project, hand: &Handmade<'_>, units: usize) -> Result<()> {
-    project.check_tables()?;
+    project.check_tables(4320)?;
     let letters = hand.dead_letters()?;
     assert!(letters.is_empty(), "{letters:#?}");
     assert_eq!(hand.markers()?.len(), units);
@@ -78,7 +78,7 @@ fn through(
     let attempts = format!("SELECT max(attempt) FROM {}.ingest_log", project.database());
     let attempts: u32 = project.query(&attempts)?.trim().parse().context("a count")?;
     assert_eq!(attempts > 1, burns_attempts, "{attempts} attempts under {fault:?}");
-    project.check_tables()?;
+    project.check_tables(12_960)?;
     let letters = hand.dead_letters()?;
     assert!(letters.is_empty(), "{letters:#?}");
     Ok(())
@@ -202,7 +202,7 @@ fn a_worker_that_dies_between_any_two_steps() -> Result<()> {
         let died = dying.wait(SOON)?;
         assert_eq!(died.code, None, "{point} was not reached: {}", died.stderr);
         project.puller(&["pull"])?.expect_code(0)?;
-        project.check_tables().map_err(|failure| Failure::new(format!("after {point}: {failure}")))?;
+        project.check_tables(8640).map_err(|failure| Failure::new(format!("after {point}: {failure}")))?;
     }
     check(&project, &hand, units)
 }
@@ -424,7 +424,7 @@ fn workers_whose_clocks_are_off() -> Result<()> {
     }
     mark_all(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
-    project.wait_until("the corrections", SOON, || Ok(project.check_tables().is_ok()))?;
+    project.wait_until("the corrections", SOON, || Ok(project.check_tables(17_278).is_ok()))?;
     project.wait_until("an empty queue", SOON, || is_drained(&project))?;
     check(&project, &hand, 6)
 }
@@ -472,7 +472,7 @@ fn markers_that_come_twice_and_out_of_order() -> Result<()> {
         hand.publish(&spec(0).unit(), payload.as_bytes())?;
     }
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(24)?;
     assert!(hand.dead_letters()?.is_empty());
     Ok(())
 }

@@ -45,7 +45,7 @@ fn a_pause_holds_one_destination_and_ends() -> Result<()> {
     project.wait_for_archives(3, SOON)?;
     assert_eq!(status(&project, "primary")?["paused"], false);
     worker.drain(SOON)?;
-    project.check_tables()
+    project.check_tables(72)
 }
 
 /// A marker that comes while a pull has been open for a while is taken by that pull, and is not lost with it.
@@ -80,7 +80,7 @@ fn a_pause_with_an_end_ends_by_itself() -> Result<()> {
     let mut worker = project.spawn_puller(&["run"])?;
     project.wait_for_archives(1, SOON)?;
     worker.drain(SOON)?;
-    project.check_tables()
+    project.check_tables(24)
 }
 
 #[test]

@@ -129,7 +129,7 @@ fn what_is_there_to_the_last_row_is_skipped_and_the_rest_is_loaded() -> Result<(
     let counts = "SELECT sum(archives_loaded), sum(archives_skipped) FROM {db}.ingest_log FORMAT TSV";
     assert_eq!(project.query(counts)?.trim(), "4\t4");
     project.puller(&["verify"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(192)
 }
 
 /// The right values are not enough: under a version of their own, rows would win against the wrong archives, or lose
@@ -156,12 +156,12 @@ fn rows_of_another_version_are_not_taken_for_the_archives() -> Result<()> {
     let report = adopt(&project, &[], 4)?;
     assert_eq!((&report["archives"]["adopted"], &report["archives"]["differ"]), (&2.into(), &6.into()));
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(192)?;
 
     // A stale month arrives last. Where rows are the archives' own, with their version, it changes nothing.
     let stale = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03").seed(8).generated_at("2025-03-01T12:00:00Z");
     ship(&project, [stale])?;
-    project.check_tables()
+    project.check_tables(840)
 }
 
 #[test]

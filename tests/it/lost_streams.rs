@@ -72,8 +72,8 @@ fn a_lost_stream_is_said_by_every_command() -> Result<()> {
     worker.wait_for_metric(lost, SOON, |lost| lost == 3.0)?;
     worker.drain(SOON)?;
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
-    project.check_tables()?;
-    project.check_tables()?;
+    project.check_tables(72)?;
+    project.check_tables(72)?;
 
     // What the bucket does not have either cannot be announced again: it is told, and fails nothing.
     let markers = stack.s3.bucket_dir().join(project.prefix()).join("_markers");

@@ -29,7 +29,7 @@ fn a_unit_of_twenty_thousand_symbols() -> Result<()> {
     }
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(35_000)?;
     let rows = project.query("SELECT count() FROM {db}.klines_latest")?;
     assert_eq!(rows.trim().parse::<usize>().context("a count")?, 2 * SYMBOLS - CORRECTED);
     project.puller(&["verify"])?.expect_code(0).map(drop)

@@ -56,7 +56,7 @@ fn units_with_archives_are_marked_and_published_and_others_refused() -> Result<(
 
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(96)?;
 
     // Where archives alone count, nobody reads the marks.
     let when = [("FERRY__PUBLISH__WHEN", "complete")];

@@ -76,5 +76,5 @@ fn stays(project: &Project) -> Result<()> {
         assert!(fs::read(&archive).is_ok_and(|found| found == bytes), "the archive is there as it was");
     }
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(24)
 }

@@ -231,7 +231,7 @@ fn a_worker_set_up_for_another_prefix_or_bucket_waits() -> Result<()> {
         worker.drain(Duration::from_secs(10))?;
     }
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(288)?;
     assert_eq!(ask(&project, "SELECT max(attempt), countIf(outcome != 'loaded') FROM {db}.ingest_log")?, "1\t0");
     project.puller(&["doctor"])?.expect_code(0).map(drop)
 }
@@ -257,7 +257,7 @@ fn a_worker_whose_clock_is_far_behind_waits() -> Result<()> {
     // Some minutes are nobody's concern, and what the server stored is not from the future.
     let mut pull = project.start("puller", &["pull"], &[("FERRY_CLOCK_OFFSET_S", "-200")])?;
     pull.wait(SOON)?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(144)?;
     assert_eq!(ask(&project, "SELECT max(attempt) FROM {db}.ingest_log")?, "1");
     Ok(())
 }
@@ -325,7 +325,7 @@ fn an_insert_that_lands_late_leaves_nothing_of_a_former_revision() -> Result<()>
     // The former revision comes again when its insert must have landed.
     let done = "SELECT count() FROM {db}.ingest_log WHERE outcome IN ('loaded', 'skipped', 'superseded')";
     project.wait_until("the former revision", 3 * SOON, || Ok(ask(&project, done)? == "2"))?;
-    project.check_tables()?;
+    project.check_tables(22)?;
     assert_eq!(hand.dead_letters()?.len(), 0);
     Ok(())
 }

@@ -87,7 +87,7 @@ fn every_role_can_do_its_work() -> Result<()> {
     site.run("uploader", "uploader", &["upload"], 0)?;
     site.run("worker", "puller", &["pull", "--dry-run"], 0)?;
     site.run("worker", "puller", &["pull"], 0)?;
-    site.project.check_tables()?;
+    site.project.check_tables(24)?;
     site.archive("2025-03-02")?;
     site.run("uploader", "uploader", &["upload"], 0)?;
     let again = site.run("uploader", "uploader", &["upload"], 0)?;
@@ -146,7 +146,7 @@ fn every_role_can_do_its_work() -> Result<()> {
     worker.sigterm()?;
     let finished = worker.wait(SOON)?.expect_code(0)?;
     no_violation(&finished.name, &finished.stderr)?;
-    site.project.check_tables()
+    site.project.check_tables(72)
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn archives_of_every_kind_arrive_exactly() -> Result<()> {
     let uploaded = project.uploader(&["upload"])?.expect_code(0)?;
     let pulled = project.puller(&["pull"])?.expect_code(0)?;
     assert!(pulled.stdout.contains(&format!("{units} units")), "{}{}", uploaded.stdout, pulled.stdout);
-    project.check_tables()?;
+    project.check_tables(26_583)?;
     let column = |sql: &str| project.query(&sql.replace("{db}", project.database()));
     let gap = "SELECT rows, expected_rows, missing_rows FROM {db}.archives FINAL WHERE symbol IN ('GAPUSDT', 'EARLYUSDT') \
                ORDER BY symbol FORMAT TSV";
@@ -83,7 +83,7 @@ fn the_whole_tree_arrives_and_the_second_run_does_nothing() -> Result<()> {
     let hand = Handmade::new(stack, &project)?;
     let markers = hand.markers()?.len();
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(26_583)?;
     let attempts = || project.query(&format!("SELECT count() FROM {}.ingest_log", project.database()));
     let before = attempts()?;
 
@@ -96,7 +96,7 @@ fn the_whole_tree_arrives_and_the_second_run_does_nothing() -> Result<()> {
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     assert_eq!(hand.markers()?.len(), markers);
     assert_eq!(attempts()?, before);
-    project.check_tables()
+    project.check_tables(26_583)
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn four_workers_make_the_tables_of_one_and_a_killed_one_leaves_no_trace() -> Res
     for mut worker in workers {
         worker.drain(Duration::from_secs(30))?;
     }
-    project.check_tables()
+    project.check_tables(26_583)
 }
 
 #[test]
@@ -149,5 +149,5 @@ fn no_ingest_keeps_the_archives_as_files_and_leaves_others_alone() -> Result<()>
     assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
     project.puller(&["pull"])?.expect_code(0)?;
     project.set("local.data_dir", source.to_str().unwrap_or_default())?;
-    project.check_tables()
+    project.check_tables(26_583)
 }

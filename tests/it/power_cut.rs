@@ -94,7 +94,7 @@ fn ship(project: &Project, days: std::ops::RangeInclusive<u32>) -> Result<()> {
 fn expect_everything(project: &Project, disk: &Disk, units: u32) -> Result<()> {
     let server = ClickHouse::start(&disk.path.join("clickhouse"))?;
     let truth = Truth::of_tree(project.data_dir())?;
-    truth.compare_rows(server.sql(), project.database())?;
+    truth.compare_rows(server.sql(), project.database(), 240)?;
     truth.compare_ledger(server.sql(), project.database(), project.prefix())?;
     let database = project.database();
     let log = server.query(&format!("SELECT count() FROM `{database}`.ingest_log WHERE outcome = 'loaded'"))?;
@@ -143,7 +143,7 @@ fn acknowledged_markers_survive_a_power_cut() -> Result<()> {
     let pending = project.puller(&["pull", "--dry-run"])?.expect_code(0)?;
     assert!(pending.stdout.contains("2025-03-01"), "{}", pending.stdout);
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(24)
 }
 
 #[test]
@@ -186,5 +186,5 @@ fn tables_of_the_version_before_are_made_to_sync_and_an_operators_choice_stays()
     project.puller(&["migrate"])?.expect_code(0)?;
     assert_eq!(synced()?, [false; 4]);
     ship(&project, 1..=1)?;
-    project.check_tables()
+    project.check_tables(48)
 }

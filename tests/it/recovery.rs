@@ -32,7 +32,7 @@ fn upload(project: &Project) -> Result<()> {
 fn ship(project: &Project) -> Result<()> {
     upload(project)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(144)
 }
 
 /// Rows as they were inserted, before ClickHouse merges any.
@@ -86,7 +86,7 @@ fn a_deleted_stream_is_made_again_from_the_bucket() -> Result<()> {
     // The worker gets all of it again, and finds it done.
     project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!(rows_inserted(&project)?.trim(), "144\t3");
-    project.check_tables()?;
+    project.check_tables(144)?;
     // And the uploader has nothing to add.
     let upload = project.uploader(&["upload"])?.expect_code(0)?;
     assert!(upload.stdout.contains("nothing to do"), "{}", upload.stdout);
@@ -109,7 +109,7 @@ fn a_running_worker_survives_the_loss_of_the_stream() -> Result<()> {
     })?;
     worker.drain(Duration::from_secs(30))?;
     project.puller(&["verify"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(144)
 }
 
 /// Markers that were purged are remembered by their ids for two days; they come back all the same.
@@ -126,7 +126,7 @@ fn a_purged_stream_is_filled_again() -> Result<()> {
         assert_eq!(hand.markers()?.len(), 3);
     }
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(144)
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn of_two_revisions_the_newer_one_counts() -> Result<()> {
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     project.uploader(&["reconcile"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(168)
 }
 
 /// NATS starts with an empty disk: streams, consumers and positions are gone.
@@ -333,7 +333,7 @@ fn a_wiped_nats_is_filled_from_the_bucket() -> Result<()> {
     project.puller(&["verify", "--fix"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     project.puller(&["verify"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(144)?;
     // One archive of 24 rows was loaded besides the six of before.
     assert_eq!(rows_inserted(&project)?.split('\t').next(), Some("168"));
     Ok(())
@@ -387,7 +387,7 @@ fn deleted_rows_come_back() -> Result<()> {
         project.puller(&["pull"])?.expect_code(0)?;
         assert_eq!(rows_loaded(&project)? - before, 24 * archives as u64, "{harm}");
         project.puller(&["verify"])?.expect_code(0)?;
-        project.check_tables()?;
+        project.check_tables(144)?;
     }
     Ok(())
 }
@@ -418,7 +418,7 @@ fn what_is_not_loaded_is_loaded() -> Result<()> {
     project.puller(&["verify", "--fix", "--wait"])?.expect_code(0)?;
     assert_eq!(rows_loaded(&project)? - before, 24);
     worker.drain(Duration::from_secs(30))?;
-    project.check_tables()?;
+    project.check_tables(144)?;
 
     // Everything is lost but the stream: the ids of what was sent before do not stand in the way.
     for _ in 0..2 {
@@ -430,7 +430,7 @@ fn what_is_not_loaded_is_loaded() -> Result<()> {
         assert_eq!(lines(&found.stdout, '-').len(), 3, "{}", found.stdout);
         project.puller(&["pull"])?.expect_code(0)?;
         project.puller(&["verify"])?.expect_code(0)?;
-        project.check_tables()?;
+        project.check_tables(144)?;
     }
 
     // An archive that has to be looked at and is not in the bucket cannot be checked, and is named.

@@ -53,7 +53,7 @@ fn a_redelivered_unit_costs_no_query_an_archive() -> Result<()> {
     assert_eq!(dying.wait(SOON)?.code, None, "it was to die");
     let queries = requests_of_a_pull(&project, &clickhouse)?;
     assert!(queries < QUERIES_MAX, "{queries} queries");
-    project.check_tables()?;
+    project.check_tables(1440)?;
 
     // Its rows are stored twice, and other archives' rows are shown in their place.
     upload("2025-03")?;
@@ -61,7 +61,7 @@ fn a_redelivered_unit_costs_no_query_an_archive() -> Result<()> {
     project.puller(&["replay", "--unit", &spec(0, "2025-03-02").unit(), "--force"])?.expect_code(0)?;
     let queries = requests_of_a_pull(&project, &clickhouse)?;
     assert!(queries < QUERIES_MAX, "{queries} queries");
-    project.check_tables()
+    project.check_tables(44_640)
 }
 
 /// A unit of one archive whose marker was handed back [`MANY`] times, as workers noted.

@@ -63,7 +63,7 @@ fn what_is_verified_is_skipped_unless_forced() -> Result<()> {
     assert_eq!(shown["findings"][0]["unit"], "binance/spot/klines/1h/2025-03-02", "{shown}");
     assert_eq!(shown["findings"][0]["rows"], 48, "{shown}");
     project.puller(&["tasks", "show", "nothing"])?.expect_code(4)?;
-    project.check_tables()
+    project.check_tables(192)
 }
 
 /// Deduplication of inserts would swallow all of these.
@@ -77,11 +77,11 @@ fn rows_that_somebody_deleted_come_back() -> Result<()> {
         "TRUNCATE TABLE {db}.klines",
     ] {
         project.query(&damage.replace("{db}", project.database()))?;
-        if project.check_tables().is_ok() {
+        if project.check_tables(192).is_ok() {
             return Err(Failure::new(format!("nothing was damaged by: {damage}")));
         }
         project.puller(&["replay", "--force", "--wait"])?.expect_code(0)?;
-        project.check_tables()?;
+        project.check_tables(192)?;
     }
     Ok(())
 }
@@ -119,7 +119,7 @@ fn a_replay_can_be_narrowed_and_cancelled() -> Result<()> {
     project.puller(&["pull"])?.expect_code(0)?;
     let tasks = project.puller(&["tasks", "ls", "--json"])?.expect_code(0)?.json()?;
     assert_eq!(tasks["tasks"][2]["state"], "FOLLOWING", "{tasks}");
-    project.check_tables()
+    project.check_tables(192)
 }
 
 /// A worker that dies in mid-replay leaves its units to the others.
@@ -135,5 +135,5 @@ fn a_replay_survives_its_workers() -> Result<()> {
         let shown = project.puller(&["tasks", "show", &id, "--json"])?.expect_code(0)?.json()?;
         Ok(shown["state"] == "SUCCESS" && shown["progress"]["success"] == 4)
     })?;
-    project.check_tables()
+    project.check_tables(192)
 }

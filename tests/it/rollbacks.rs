@@ -77,7 +77,7 @@ fn an_older_publication_waits_until_somebody_accepts_it() -> Result<()> {
     project.uploader(&["upload", "--accept-rollback", &unit])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!((rows(&project)?.as_str(), hand.get(&key)?), ("24", first().zip()));
-    project.check_tables()?;
+    project.check_tables(24)?;
     let after = project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?;
     assert_eq!((&after["units"]["unchanged"], after["older"].as_array().map(Vec::len)), (&1.into(), Some(0)));
     let reconcile = project.uploader(&["reconcile"])?.expect_code(0)?;
@@ -148,7 +148,7 @@ fn an_accepted_rollback_is_announced_by_the_next_run() -> Result<()> {
     project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!(rows(&project)?, "24");
     project.uploader(&["reconcile", "--content"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(24)
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn a_rollback_that_was_cut_short_is_no_unit_that_needs_nothing() -> Result<()> {
     project.uploader(&args)?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!(rows(&project)?, "24");
-    project.check_tables()
+    project.check_tables(24)
 }
 
 /// What `adopt` has stored without the queue it announces by its next run, though it finds all as it is named.

@@ -56,7 +56,7 @@ fn what_was_dropped_is_named_and_made_again() -> Result<()> {
         }
         project.puller(&["verify"])?.expect_code(0)?;
         project.puller(&["doctor"])?.expect_code(0)?;
-        project.check_tables()?;
+        project.check_tables(96)?;
     }
     Ok(())
 }
@@ -94,7 +94,7 @@ fn a_look_makes_no_database_table_or_view() -> Result<()> {
     }
     project.query("RENAME TABLE {db}.elsewhere TO {db}.klines")?;
     project.puller(&["migrate"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(48)
 }
 
 /// As a restore of some of the tables leaves it.
@@ -113,7 +113,7 @@ fn rows_that_the_ledger_knows_and_nobody_has_are_loaded_again() -> Result<()> {
     assert!(verify.stdout.contains("none of its rows is there"), "{}", verify.stdout);
     project.puller(&["pull"])?.expect_code(0)?;
     project.puller(&["doctor"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(48)
 }
 
 /// Made again by the worker, empty, the table would hide what is lost. The log holds nothing that was loaded.
@@ -139,7 +139,7 @@ fn a_worker_waits_for_an_operator_where_loaded_rows_were_dropped() -> Result<()>
     project.puller(&["migrate"])?.expect_code(0)?;
     project.wait_for_archives(6, SOON)?;
     project.puller(&["verify", "--fix", "--wait"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(144)?;
     worker.drain(SOON).map(drop)
 }
 
@@ -185,7 +185,7 @@ fn a_table_that_is_not_ours_is_explained_and_nothing_is_buried() -> Result<()> {
         project.query("DROP TABLE {db}.klines SYNC")?;
         project.query("RENAME TABLE {db}.ours TO {db}.klines")?;
         project.puller(&["pull"])?.expect_code(0)?;
-        project.check_tables()?;
+        project.check_tables(96)?;
     }
 
     // Replaced under a worker: it waits and says why, and goes on with the right one.
@@ -200,6 +200,6 @@ fn a_table_that_is_not_ours_is_explained_and_nothing_is_buried() -> Result<()> {
     assert_eq!(hand.dead_letters()?.len(), 0);
     project.query("DROP TABLE {db}.klines SYNC")?;
     project.query("RENAME TABLE {db}.ours TO {db}.klines")?;
-    project.wait_until("all rows", SOON, || Ok(project.check_tables().is_ok()))?;
+    project.wait_until("all rows", SOON, || Ok(project.check_tables(336).is_ok()))?;
     worker.drain(SOON).map(drop)
 }

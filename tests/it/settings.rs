@@ -38,7 +38,7 @@ fn values_with_white_space_around_them_work() -> Result<()> {
         project.start(binary, args, &env)?.wait(SOON)?.expect_code(0)?;
     }
     project.start("puller", &["pull"], &env)?.wait(SOON)?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(48)
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn doctor_names_the_request_that_a_bucket_refuses() -> Result<()> {
     hours("CCCUSDT", "2025-03-01").write(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(48)
 }
 
 /// All of them use one object, since none deletes any.

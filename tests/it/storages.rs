@@ -44,7 +44,7 @@ fn ship(project: &Project) -> Result<()> {
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["migrate"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(5856)?;
     project.uploader(&["doctor"])?.expect_code(0)?;
     project.puller(&["doctor"])?.expect_code(0)?;
     for (binary, args) in [("uploader", ["upload"]), ("puller", ["pull"])] {
@@ -54,7 +54,7 @@ fn ship(project: &Project) -> Result<()> {
     hours("BTCUSDT", "2025-03-02").seed(7).write(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(5856)?;
     project.uploader(&["reconcile"])?.expect_code(0).map(drop)
 }
 
@@ -73,7 +73,7 @@ fn a_shared_folder_carries_everything() -> Result<()> {
     project.set("storage.fs.path", text(&mounted_elsewhere)?)?;
     project.puller(&["replay", "--force"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(5856)?;
     let again = project.uploader(&["upload"])?.expect_code(0)?;
     assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
     project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
@@ -141,7 +141,7 @@ fn an_archive_that_changes_under_its_marker() -> Result<()> {
     hand.publish(&unit, payload.to_string().as_bytes())?;
     project.wait_until("a marker passed over", SOON, || outcomes("superseded"))?;
     worker.drain(SOON)?;
-    project.check_tables()?;
+    project.check_tables(5856)?;
     assert!(hand.dead_letters()?.is_empty(), "{:#?}", hand.dead_letters()?);
     Ok(())
 }
@@ -167,7 +167,7 @@ fn a_connection_that_is_cut_goes_on_where_it_was() -> Result<()> {
     assert!(proxy.met() > 2, "{} connections", proxy.met());
     let attempts = project.query("SELECT max(attempt) FROM {db}.ingest_log")?;
     assert_eq!(attempts.trim(), "1", "a link that drops spends no attempt");
-    project.check_tables()?;
+    project.check_tables(86_400)?;
     let left = fs::read_dir(project.dir().join("state/rsync")).context("the staging folder")?.count();
     assert_eq!(left, 0, "what was read is removed");
     Ok(())

@@ -56,7 +56,7 @@ fn replays_that_wait_leave_the_live_markers_their_room() -> Result<()> {
     project.puller(&["replay", "--force"])?.expect_code(0)?;
     assert_eq!(hand.count("REPLAYS")?, 13);
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(312)
 }
 
 /// A worker makes room, and the command goes on.
@@ -69,7 +69,7 @@ fn a_replay_larger_than_its_stream_waits_for_workers() -> Result<()> {
     let _worker = project.spawn_puller(&["run"])?;
     project.wait_for_archives(20, SOON)?;
     project.puller(&["replay", "--force", "--wait"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(480)
 }
 
 /// What was found is told also where not all of it can be sent, or nobody is there to load it.
@@ -96,7 +96,7 @@ fn a_verify_that_cannot_send_all_keeps_what_it_found() -> Result<()> {
     // With a worker there is room.
     let _worker = project.spawn_puller(&["run"])?;
     project.puller(&["verify", "--fix", "--wait"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(480)
 }
 
 /// The command that sends a replay does not take the cancellation back, nor does one that waits for it count it as done.
@@ -186,7 +186,7 @@ fn a_full_stream_of_markers_says_what_to_do() -> Result<()> {
     project.puller(&["pull"])?.expect_code(0)?;
     let status = project.puller(&["status"])?.expect_code(0)?;
     assert!(!status.stdout.contains("stream MARKERS holds"), "{}", status.stdout);
-    project.check_tables()
+    project.check_tables(288)
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn a_stream_that_would_drop_markers_is_refused() -> Result<()> {
     hand.delete_stream("REPLAYS")?;
     project.puller(&["pull"])?.expect_code(0)?;
     project.puller(&["doctor"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(72)
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn an_account_that_has_less_room_is_told_how_much_is_needed() -> Result<()> {
     project.puller(&["doctor"])?.expect_code(0)?;
     upload(&project, [march(1)])?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(24)
 }
 
 #[test]
@@ -381,7 +381,7 @@ fn a_server_that_takes_only_short_messages_gets_the_short_form() -> Result<()> {
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     project.puller(&["verify"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(200)
 }
 
 #[test]

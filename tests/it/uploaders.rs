@@ -64,7 +64,7 @@ fn who_is_refused_leaves_no_trace_in_the_bucket() -> Result<()> {
     assert_eq!(named["revision"], markers[0].1["revision"]);
     project.uploader(&["reconcile"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(48)
 }
 
 /// By the clock of one the unit belongs to the backlog already, and so to another subject. Each finds its subject as it

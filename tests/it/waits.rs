@@ -72,7 +72,7 @@ fn a_worker_loses_the_answer_to_a_pull() -> Result<()> {
         assert!(worker.is_ready());
     }
     worker.drain(SOON)?;
-    project.check_tables()
+    project.check_tables(48)
 }
 
 fn an_uploader_loses_what_it_reads() -> Result<()> {
@@ -197,7 +197,7 @@ fn idle_workers_behind_a_bad_line() -> Result<()> {
     for worker in &mut workers {
         worker.drain(SOON)?;
     }
-    project.check_tables()
+    project.check_tables(576)
 }
 
 /// A pass that waits for what never comes is not ready, says why, and is begun anew; and SIGTERM ends it.

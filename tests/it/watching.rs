@@ -275,7 +275,7 @@ fn symbols_that_never_come_are_said_and_may_come_late() -> Result<()> {
         assert!(!said.contains("published without"), "said before: {said}");
     }
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(72)
 }
 
 /// `publish.grace` ends also where nothing can be kept of when it began.

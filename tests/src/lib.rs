@@ -32,7 +32,7 @@
 //! worker.sigterm()?;
 //! assert_eq!(worker.wait(Duration::from_secs(30))?.code, Some(0));
 //!
-//! project.check_tables()?;
+//! project.check_tables(48)?;
 //! # Ok(()) }
 //! ```
 

@@ -243,10 +243,15 @@ impl Project {
         Ok(())
     }
 
-    /// Compares `klines_latest` with all archives of the data_dir, value for value, and `archives` with the files.
-    pub fn check_tables(&self) -> Result<()> {
-        let truth = Truth::of_tree(&self.data_dir)?;
-        truth.compare_rows(&self.sql, &self.database)?;
+    /// Compares `klines_latest` with all archives of the data_dir, value for value, and `archives` with the files. The
+    /// archives have `rows_min` rows at least, or nothing would be compared where nothing was written.
+    pub fn check_tables(&self, rows_min: usize) -> Result<()> {
+        self.check_tables_against(&Truth::of_tree(&self.data_dir)?, rows_min)
+    }
+
+    /// The same with other archives than those of the data_dir.
+    pub fn check_tables_against(&self, truth: &Truth, rows_min: usize) -> Result<()> {
+        truth.compare_rows(&self.sql, &self.database, rows_min)?;
         truth.compare_ledger(&self.sql, &self.database, &self.prefix)
     }
 }

@@ -190,7 +190,7 @@ impl World {
             worker.sigterm()?;
             worker.wait(Duration::from_secs(60))?.expect_code(0)?;
         }
-        self.project.check_tables()?;
+        self.project.check_tables(1)?;
         if dead > 0 {
             return Err(Failure::new(format!("{dead} dead letters, and nothing in this run explains any")));
         }
