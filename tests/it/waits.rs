@@ -41,6 +41,8 @@ fn behind_a_proxy(stack: &Stack, label: &str) -> Result<(Project, Proxy, String)
 
 /// Runs scenarios side by side, for most of them only wait.
 fn side_by_side(scenarios: &[fn() -> Result<()>]) -> Result<()> {
+    // Their threads have no names.
+    tests::times::begin();
     let ended: Vec<_> = thread::scope(|scope| {
         let running: Vec<_> = scenarios.iter().map(|scenario| scope.spawn(scenario)).collect();
         running.into_iter().map(thread::ScopedJoinHandle::join).collect()

@@ -11,6 +11,8 @@
 //! - [`dice`] chooses at random, and the same again from a seed.
 //! - [`data`] makes archives, good and hostile. [`truth`] reads archives and compares them with `klines_latest` and `archives`.
 //!
+//! [`times`] notes how long each scenario takes.
+//!
 //! Everything here blocks: in a `#[tokio::test]` call it from the multi-threaded flavour, or not at all from async code.
 //! Whatever is started dies with this process, however that ends. Servers that cannot be started fail the test; nothing
 //! is skipped.
@@ -45,6 +47,7 @@ pub mod process;
 pub mod project;
 pub mod proxy;
 pub mod servers;
+pub mod times;
 pub mod truth;
 
 use std::fmt;
