@@ -1,11 +1,11 @@
 //! Disks that cannot be written, or take no more: the uploader says so, and does what can be done.
 
-use std::ffi::OsString;
 use std::fs;
 
 use tests::data::{ArchiveSpec, Market, archives, mark_all};
-use tests::process::{Process, Program};
-use tests::project::{Project, binary_path};
+use tests::process::Process;
+use tests::project::Project;
+use tests::root::is_root;
 use tests::servers::Stack;
 use tests::{Context, Result};
 
@@ -29,17 +29,8 @@ fn write(project: &Project, day: &str) -> Result<()> {
 
 /// Runs the uploader by a shell script, which gets `folder` and then the command.
 fn uploader(project: &Project, script: &str, folder: &std::path::Path, args: &[&str]) -> Result<Process> {
-    let mut words: Vec<OsString> = vec!["-c".into(), script.into(), "sh".into(), folder.into()];
-    words.push(binary_path("uploader")?.into());
-    words.extend(args.iter().map(Into::into));
-    words.extend(["--config".into(), project.config_path().into()]);
-    Process::spawn(Program {
-        name: format!("uploader {}", args.join(" ")),
-        path: "/bin/sh".into(),
-        args: words,
-        env: vec![],
-        dir: project.dir().to_owned(),
-    })
+    let words = ["/bin/sh".as_ref(), "-c".as_ref(), script.as_ref(), "sh".as_ref(), folder.as_os_str()];
+    project.start_by(&words, "uploader", args, &[])
 }
 
 fn read_only(project: &Project, args: &[&str]) -> Result<Process> {
@@ -118,9 +109,7 @@ fn a_share_that_takes_no_such_file() -> Result<()> {
 /// A share whose disk is full, which takes root to make: a small file system in memory that no other process sees.
 #[test]
 fn a_share_whose_disk_is_full() -> Result<()> {
-    let root = std::process::Command::new("id").arg("-u").output().context("id")?;
-    if root.stdout != b"0\n" {
-        eprintln!("not root: only the limit on the size of files was tried");
+    if !is_root("to mount a file system")? {
         return Ok(());
     }
     let stack = Stack::shared();

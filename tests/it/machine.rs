@@ -1,32 +1,17 @@
 //! What of the machine the work depends on: `doctor` looks before the work does.
 
-use std::ffi::OsString;
-
 use tests::Result;
-use tests::process::{Finished, Process, Program};
-use tests::project::{Project, binary_path};
+use tests::process::Finished;
+use tests::project::Project;
+use tests::root::is_root;
 use tests::servers::Stack;
 use tests::{Context, Failure};
 
 use crate::handmade::{Handmade, Placed};
 use crate::scenario::{SOON, btc};
 
-/// Runs a binary by a shell script, which gets the command.
-fn by(project: &Project, script: &str, binary: &str, args: &[&str]) -> Result<Process> {
-    let mut words: Vec<OsString> = vec!["-c".into(), script.into(), "sh".into(), binary_path(binary)?.into()];
-    words.extend(args.iter().map(Into::into));
-    words.extend(["--config".into(), project.config_path().into()]);
-    Process::spawn(Program {
-        name: format!("{binary} {}", args.join(" ")),
-        path: "/bin/sh".into(),
-        args: words,
-        env: vec![],
-        dir: project.dir().to_owned(),
-    })
-}
-
 fn doctor(project: &Project, script: &str, binary: &str) -> Result<Finished> {
-    by(project, script, binary, &["doctor"])?.wait(SOON)
+    project.start_by_script(script, binary, &["doctor"])?.wait(SOON)
 }
 
 #[test]
@@ -57,7 +42,7 @@ fn open_files_are_raised_to_the_hard_limit_and_a_low_one_is_named() -> Result<()
     project.set("puller.slots", 16)?;
     let low = doctor(&project, r#"exec prlimit --nofile=100:200 "$@""#, "puller")?.expect_code(4)?;
     assert!(low.stdout.contains("open files: 200 may be open, and 256 can be needed"), "{}", low.stdout);
-    let mut worker = by(&project, r#"exec prlimit --nofile=100:200 "$@""#, "puller", &["run"])?;
+    let mut worker = project.start_by_script(r#"exec prlimit --nofile=100:200 "$@""#, "puller", &["run"])?;
     worker.wait_for_line("200 may be open", SOON)?;
     worker.drain(SOON)?;
 
@@ -71,9 +56,7 @@ fn open_files_are_raised_to_the_hard_limit_and_a_low_one_is_named() -> Result<()
 /// Root gives the folder a small file system that no other process sees.
 #[test]
 fn a_folder_without_room_for_archives_is_named() -> Result<()> {
-    let user = std::process::Command::new("id").arg("-u").output().context("id")?;
-    if user.stdout != b"0\n" {
-        eprintln!("skipped: needs root, to mount a small file system");
+    if !is_root("to mount a file system")? {
         return Ok(());
     }
     let mut project = Project::new(Stack::shared(), "no-room")?;
@@ -94,9 +77,7 @@ fn a_folder_without_room_for_archives_is_named() -> Result<()> {
 #[test]
 fn a_folder_without_room_for_what_is_to_come_is_named() -> Result<()> {
     const LARGE: u64 = 3 << 30;
-    let user = std::process::Command::new("id").arg("-u").output().context("id")?;
-    if user.stdout != b"0\n" {
-        eprintln!("skipped: needs root, to mount a small file system");
+    if !is_root("to mount a file system")? {
         return Ok(());
     }
     let stack = Stack::shared();

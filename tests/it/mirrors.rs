@@ -3,17 +3,16 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::json;
 use tests::data::ArchiveSpec;
-use tests::process::{Process, Program};
-use tests::project::{Project, binary_path};
+use tests::project::Project;
+use tests::root::is_root;
 use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::{march, text, upload};
+use crate::scenario::{SOON, march, text, upload};
 
 fn corrected(number: u32, seed: u64) -> ArchiveSpec {
     march(number).seed(seed).generated_at(&format!("2025-06-{seed:02}T00:00:00Z"))
@@ -134,9 +133,7 @@ fn a_destination_over_an_uploaders_archives_is_refused() -> Result<()> {
 /// The same folder under another name, by a mount that no other process sees.
 #[test]
 fn a_destination_that_is_an_uploaders_folder_by_a_mount_is_refused() -> Result<()> {
-    let user = Command::new("id").arg("-u").output().context("id")?;
-    if user.stdout != b"0\n" {
-        eprintln!("skipped: needs root, to mount");
+    if !is_root("to mount a file system")? {
         return Ok(());
     }
     let mut project = Project::new(Stack::shared(), "mirror-mounted")?;
@@ -147,22 +144,7 @@ fn a_destination_that_is_an_uploaders_folder_by_a_mount_is_refused() -> Result<(
     project.puller(&["migrate"])?.expect_code(0)?;
     let (data_dir, copy) = (text(project.data_dir())?, text(&copy)?);
     let script = format!(r#"exec unshare --mount sh -c 'mount --bind "{data_dir}" "{copy}" && exec "$@"' sh "$@""#);
-    let program = Program {
-        name: "puller doctor".into(),
-        path: "/bin/sh".into(),
-        args: vec![
-            "-c".into(),
-            script.into(),
-            "sh".into(),
-            binary_path("puller")?.into(),
-            "doctor".into(),
-            "--config".into(),
-            project.config_path().into(),
-        ],
-        env: vec![],
-        dir: project.dir().to_owned(),
-    };
-    let doctor = Process::spawn(program)?.wait(std::time::Duration::from_secs(60))?.expect_code(2)?;
+    let doctor = project.start_by_script(&script, "puller", &["doctor"])?.wait(SOON)?.expect_code(2)?;
     assert!(doctor.stderr.contains("destinations.0.path: 'files'"), "{}", doctor.stderr);
     project.puller(&["doctor"])?.expect_code(0).map(drop)
 }

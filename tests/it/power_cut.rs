@@ -4,12 +4,12 @@
 //! the file system has only in memory is not in it. While it is copied nothing may be written to it, or the copy would be
 //! of several moments: the server is suspended, and the file system writes its journal when it is asked to only.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tests::data::mark_all;
 use tests::project::Project;
+use tests::root::is_root;
 use tests::servers::{ClickHouse, Nats, RunDir, S3, Stack};
 use tests::truth::Truth;
 use tests::{Context, Failure, Result};
@@ -32,11 +32,7 @@ struct Disk {
 impl Disk {
     /// `None` where this user may not mount anything.
     fn make(run: &RunDir, name: &str) -> Result<Option<Disk>> {
-        let user = Command::new("id").arg("-u").output().context("id")?;
-        if user.stdout != b"0\n" {
-            // Past the harness, which would swallow it: somebody must see that nothing was tried.
-            let mut stderr = std::io::stderr();
-            writeln!(stderr, "power_cut: skipped: needs root, to mount file systems").context("stderr")?;
+        if !is_root("to mount a file system")? {
             return Ok(None);
         }
         let image = run.path().join(format!("{name}.img"));

@@ -2,8 +2,7 @@
 
 use tests::Result;
 use tests::data::mark_all;
-use tests::process::{Process, Program};
-use tests::project::{Project, binary_path};
+use tests::project::Project;
 use tests::servers::{Stack, ensure_installed, repository};
 
 use crate::scenario::{SOON, hours};
@@ -38,20 +37,17 @@ fn rate(text: &str) -> Option<f64> {
 #[test]
 fn a_terminal_shows_bytes_rate_and_the_time_left() -> Result<()> {
     let project = project("terminal")?;
-    let mut args: Vec<std::ffi::OsString> = vec![repository().join("tests/servers/terminal.py").into()];
-    args.push(binary_path("uploader")?.into());
-    args.extend(["upload", "--bwlimit", "1M", "--config"].map(Into::into));
-    args.push(project.config_path().into());
-    let shown = Process::spawn(Program {
-        name: "uploader upload on a terminal".to_owned(),
-        path: ensure_installed()?.python.clone(),
-        args,
-        env: vec![("TERM".to_owned(), "xterm".to_owned())],
-        dir: project.dir().to_owned(),
-    })?
-    .wait(SOON)?
-    .expect_code(0)?
-    .stdout;
+    let (python, terminal) = (&ensure_installed()?.python, repository().join("tests/servers/terminal.py"));
+    let shown = project
+        .start_by(
+            &[python.as_ref(), terminal.as_ref()],
+            "uploader",
+            &["upload", "--bwlimit", "1M"],
+            &[("TERM", "xterm")],
+        )?
+        .wait(SOON)?
+        .expect_code(0)?
+        .stdout;
 
     // bytes ████░░ 2.50 MiB/6.00 MiB 2s at 1.02 MiB/s, 3s left
     let frames = shown.split("bytes ").filter_map(|frame| {

@@ -5,7 +5,6 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 use tests::data::{ArchiveSpec, Market, mark_all};
-use tests::process::{Process, Program};
 use tests::project::{Project, binary_path};
 use tests::servers::{Stack, ensure_installed, repository};
 use tests::{Context, Result};
@@ -157,20 +156,13 @@ fn a_symbol_that_is_not_seen_as_itself_is_refused() -> Result<()> {
 
 /// Runs a command on a terminal of 80 columns; what it shows, line by line as it is drawn.
 fn on_terminal(project: &Project, binary: &str, args: &[&str], code: i32) -> Result<Vec<String>> {
-    let mut words: Vec<std::ffi::OsString> = vec![repository().join("tests/servers/terminal.py").into()];
-    words.push(binary_path(binary)?.into());
-    words.extend(args.iter().map(Into::into));
-    words.extend(["--config".into(), project.config_path().into()]);
-    let shown = Process::spawn(Program {
-        name: format!("{binary} {} on a terminal", args.join(" ")),
-        path: ensure_installed()?.python.clone(),
-        args: words,
-        env: vec![("TERM".to_owned(), "xterm".to_owned()), ("TERMINAL_COLUMNS".to_owned(), "80".to_owned())],
-        dir: project.dir().to_owned(),
-    })?
-    .wait(SOON)?
-    .expect_code(code)?
-    .stdout;
+    let (python, terminal) = (&ensure_installed()?.python, repository().join("tests/servers/terminal.py"));
+    let env = [("TERM", "xterm"), ("TERMINAL_COLUMNS", "80")];
+    let shown = project
+        .start_by(&[python.as_ref(), terminal.as_ref()], binary, args, &env)?
+        .wait(SOON)?
+        .expect_code(code)?
+        .stdout;
     let lines = shown.split(['\r', '\n']).map(without_escapes).filter(|line| !line.trim().is_empty());
     // Of two bars the upper one fills its line, and the terminal goes to the next by itself.
     let parted = |line: String| match line.char_indices().nth(80) {

@@ -14,8 +14,8 @@
 //! [`times`] notes how long each scenario takes.
 //!
 //! Everything here blocks: in a `#[tokio::test]` call it from the multi-threaded flavour, or not at all from async code.
-//! Whatever is started dies with this process, however that ends. Servers that cannot be started fail the test; nothing
-//! is skipped.
+//! Whatever is started dies with this process, however that ends. Servers that cannot be started fail the test. Only
+//! what needs root is skipped without it, which [`root::is_root`] says and CI takes for a failure.
 //!
 //! ```no_run
 //! use tests::{data::{ArchiveSpec, Market}, project::Project, servers::Stack};
@@ -46,6 +46,7 @@ pub mod other_client;
 pub mod process;
 pub mod project;
 pub mod proxy;
+pub mod root;
 pub mod servers;
 pub mod times;
 pub mod truth;

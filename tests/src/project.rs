@@ -7,7 +7,7 @@ mod yaml;
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     net::{Ipv4Addr, SocketAddr},
     ops::{Deref, DerefMut},
@@ -200,15 +200,31 @@ impl Project {
 
     /// Starts a binary with nothing but the configuration file and `env`.
     pub fn start(&self, binary: &str, args: &[&str], env: &[(&str, &str)]) -> Result<Process> {
-        let mut words: Vec<OsString> = args.iter().map(Into::into).collect();
-        words.extend(["--config".into(), self.config_path().into()]);
-        Process::spawn(Program {
-            name: [&[binary], args].concat().join(" "),
-            path: binary_path(binary)?,
-            args: words,
-            env: env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            dir: self.dir.clone(),
-        })
+        self.spawn_program(binary_path(binary)?, self.words(args), [&[binary], args].concat().join(" "), env)
+    }
+
+    /// Starts another program with `words` and after them the command line that [`Project::start`] would run.
+    pub fn start_by(&self, words: &[&OsStr], binary: &str, args: &[&str], env: &[(&str, &str)]) -> Result<Process> {
+        let (program, words) = words.split_first().ok_or_else(|| Failure::new("no program"))?;
+        let mut all: Vec<OsString> = words.iter().map(Into::into).collect();
+        all.push(binary_path(binary)?.into());
+        all.extend(self.words(args));
+        let name = format!("{} by {}", [&[binary], args].concat().join(" "), program.display());
+        self.spawn_program(program.into(), all, name, env)
+    }
+
+    /// Starts a shell script with the command line that [`Project::start`] would run as its arguments.
+    pub fn start_by_script(&self, script: &str, binary: &str, args: &[&str]) -> Result<Process> {
+        self.start_by(&["/bin/sh".as_ref(), "-c".as_ref(), script.as_ref(), "sh".as_ref()], binary, args, &[])
+    }
+
+    fn words(&self, args: &[&str]) -> Vec<OsString> {
+        args.iter().map(Into::into).chain(["--config".into(), self.config_path().into()]).collect()
+    }
+
+    fn spawn_program(&self, path: PathBuf, args: Vec<OsString>, name: String, env: &[(&str, &str)]) -> Result<Process> {
+        let env = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Process::spawn(Program { name, path, args, env, dir: self.dir.clone() })
     }
 
     /// Asks ClickHouse; `{db}` in the statement is this project's database.

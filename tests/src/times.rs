@@ -1,4 +1,4 @@
-//! How long each scenario takes: lines in the file that `slowest.py` names, which sums them up.
+//! How long each scenario takes, and which were skipped: lines in the file that `slowest.py` names, which sums them up.
 //!
 //! libtest has no stable way to tell it. A scenario begins with its first scratch directory and ends with its thread.
 
@@ -38,11 +38,11 @@ impl Drop for Timer {
 }
 
 /// The test runner gives each test's thread the test's name.
-fn scenario() -> Option<String> {
+pub(crate) fn scenario() -> Option<String> {
     thread::current().name().map(str::to_owned)
 }
 
-fn note(what: &str, value: &str) -> Result<()> {
+pub(crate) fn note(what: &str, value: &str) -> Result<()> {
     let (Some(path), Some(scenario)) = (std::env::var_os(FILE).map(PathBuf::from), scenario()) else { return Ok(()) };
     let doing = format!("writing {}", path.display());
     let mut file = File::options().append(true).create(true).open(&path).context(&doing)?;
