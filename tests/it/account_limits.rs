@@ -23,7 +23,7 @@ fn upload_day(project: &Project, day: usize) -> Result<()> {
 }
 
 #[test]
-fn limits_of_the_account_are_waited_for_and_named() -> Result<()> {
+fn a_limit_of_the_account_is_named_and_spends_no_attempt() -> Result<()> {
     let mut stack = Stack::own()?;
     let mut project = Project::new(&stack, "limits")?;
     project.set("puller.group.linger", "200ms")?;
@@ -75,7 +75,7 @@ fn limits_of_the_account_are_waited_for_and_named() -> Result<()> {
 
 /// Doctor alone: to wait until a statement runs into these would take too much data or time.
 #[test]
-fn limits_that_larger_units_would_meet_are_named_before_they_do() -> Result<()> {
+fn doctor_names_a_limit_that_larger_units_would_exceed() -> Result<()> {
     let mut stack = Stack::own()?;
     let mut project = Project::new(&stack, "low-limits")?;
     project.puller(&["migrate"])?.expect_code(0)?;
@@ -100,7 +100,7 @@ fn limits_that_larger_units_would_meet_are_named_before_they_do() -> Result<()> 
 }
 
 #[test]
-fn a_profile_that_would_change_answers_changes_none() -> Result<()> {
+fn a_profile_that_would_change_answers_is_overridden() -> Result<()> {
     let mut stack = Stack::own()?;
     let mut project = Project::new(&stack, "odd-profile")?;
     project.puller(&["migrate"])?.expect_code(0)?;

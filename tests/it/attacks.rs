@@ -279,7 +279,7 @@ impl Scene {
 }
 
 #[test]
-fn an_answer_to_a_roles_request_does_nothing_that_the_role_may_not() -> Result<()> {
+fn a_reply_to_a_role_does_nothing_that_the_role_may_not() -> Result<()> {
     let scene = Scene::new("answers")?;
     let before = state(&scene.operator)?;
     for hand in [&scene.monitor, &scene.uploader, &scene.worker, &scene.operator] {
@@ -329,7 +329,7 @@ fn a_delivery_is_stored_nowhere_whatever_its_reply_subject() -> Result<()> {
 }
 
 #[test]
-fn a_consumer_that_delivers_elsewhere_is_not_the_uploaders_to_make() -> Result<()> {
+fn an_uploader_may_not_make_a_consumer_that_delivers_elsewhere() -> Result<()> {
     let scene = Scene::new("elsewhere")?;
     let before = state(&scene.operator)?;
     let targets =
@@ -353,7 +353,7 @@ fn a_consumer_that_delivers_elsewhere_is_not_the_uploaders_to_make() -> Result<(
 }
 
 #[test]
-fn headers_of_a_message_take_no_other_message_away() -> Result<()> {
+fn headers_of_a_message_remove_no_other_message() -> Result<()> {
     let scene = Scene::new("headers")?;
     let held = |scene: &Scene| -> Result<Vec<Value>> {
         STREAMS

@@ -31,7 +31,7 @@ fn assert_rate(what: &str, bytes: u64, elapsed: Duration, limit: u64) {
 
 /// Small archives, parts of a large one, and fetches of both: about ten seconds each way.
 #[test]
-fn the_limit_is_kept_within_a_tenth_both_ways() -> Result<()> {
+fn uploads_and_fetches_stay_within_a_tenth_of_the_limit() -> Result<()> {
     const LIMIT: u64 = 2 * MIB;
     let (mut project, proxy) = behind_a_proxy("bandwidth")?;
     // So that they go side by side with the large one.
@@ -65,7 +65,7 @@ fn the_limit_is_kept_within_a_tenth_both_ways() -> Result<()> {
 
 /// What the service brings from the exchange comes over the same line as all else.
 #[test]
-fn downloads_keep_to_the_limit() -> Result<()> {
+fn downloads_stay_within_the_limit() -> Result<()> {
     let exchange = Exchange::start()?;
     let mut project = Project::new(Stack::shared(), "bandwidth-download")?;
     let symbols = ["AUSDT", "BUSDT", "CUSDT", "DUSDT", "EUSDT", "FUSDT"];
@@ -94,7 +94,7 @@ fn downloads_keep_to_the_limit() -> Result<()> {
 
 /// A shared folder lies behind a network, and what is written there is read back over it.
 #[test]
-fn reading_a_shared_folder_back_keeps_to_the_limit() -> Result<()> {
+fn reading_a_shared_folder_back_stays_within_the_limit() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "bandwidth-folder")?;
     let share = project.dir().join("share");
     std::fs::create_dir(&share).context("the share")?;
@@ -154,7 +154,7 @@ fn fetches_by_rsync_share_the_limit() -> Result<()> {
 
 /// Three seconds before the hour it is slow, and at the hour it is not.
 #[test]
-fn the_limit_changes_at_the_timetables_hour() -> Result<()> {
+fn a_timetable_changes_the_limit_at_its_hour() -> Result<()> {
     let (project, proxy) = behind_a_proxy("timetable")?;
     ArchiveSpec::new(Market::Spot, "BIGUSDT", "1s", "2025-03").write_bulk(project.data_dir(), 20 * MIB)?;
     mark_all(project.data_dir())?;
@@ -177,7 +177,7 @@ fn the_limit_changes_at_the_timetables_hour() -> Result<()> {
 }
 
 #[test]
-fn what_is_wrong_in_a_limit_is_named() -> Result<()> {
+fn a_malformed_limit_is_refused_with_its_reason() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "bad-limit")?;
     let wrong = project.uploader(&["upload", "--bwlimit", "08:00,512K 19:00,fast"])?.expect_code(2)?;
     assert!(wrong.stderr.contains("'fast' is not a limit"), "{}", wrong.stderr);

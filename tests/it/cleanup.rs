@@ -83,7 +83,7 @@ fn a_second_upload_with_cleanup_changes_nothing() -> Result<()> {
 
 /// A cleanup that dies when an archive has lost its name and is not gone yet.
 #[test]
-fn a_cleanup_that_was_killed_goes_on() -> Result<()> {
+fn a_killed_cleanup_is_finished_by_the_next() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "cleanup-killed")?;
     let hand = Handmade::new(stack, &project)?;
@@ -103,7 +103,7 @@ fn a_cleanup_that_was_killed_goes_on() -> Result<()> {
 
 /// What the bucket lost stays on disk, whatever the stream says.
 #[test]
-fn what_the_bucket_no_longer_holds_stays() -> Result<()> {
+fn an_archive_that_the_bucket_lost_stays_on_disk() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "cleanup-lost")?;
     let hand = Handmade::new(stack, &project)?;
@@ -121,7 +121,7 @@ fn what_the_bucket_no_longer_holds_stays() -> Result<()> {
 }
 
 #[test]
-fn archives_go_after_a_time_and_young_periods_stay() -> Result<()> {
+fn archives_are_removed_after_the_delay_and_young_periods_stay() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "cleanup-after")?;
     let yesterday = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date().yesterday().context("a day")?;

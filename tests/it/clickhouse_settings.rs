@@ -11,7 +11,7 @@ use crate::scenario::{SOON, btc, proxy_of_clickhouse, ship};
 
 /// As replicated and shared tables have it by default: blocks that were inserted before are dropped, deleted rows or not.
 #[test]
-fn rows_that_were_deleted_come_back_to_a_table_that_remembers_blocks() -> Result<()> {
+fn deleted_rows_return_to_a_table_that_deduplicates_blocks() -> Result<()> {
     let project = Project::new(Stack::shared(), "deduplication")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     for table in ["klines", "archives", "ingest_log"] {
@@ -31,7 +31,7 @@ fn rows_that_were_deleted_come_back_to_a_table_that_remembers_blocks() -> Result
 
 /// Tables that several servers share are known by their engines, also by the worker that made them a moment ago.
 #[test]
-fn a_worker_looks_at_the_engines_of_the_tables_that_it_has_made() -> Result<()> {
+fn a_worker_reads_the_engines_of_the_tables_that_it_made() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "engines")?;
     let clickhouse = proxy_of_clickhouse(&mut project, stack)?;

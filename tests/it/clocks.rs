@@ -51,7 +51,7 @@ fn back_to(time: &str) -> Result<String> {
 /// The clock stands at 5 April, the corrected day was generated on the 20th. Dated by the clock it would lose against the
 /// month of the 7th.
 #[test]
-fn an_archive_that_the_clock_cannot_believe_waits() -> Result<()> {
+fn an_archive_stamped_after_the_clocks_time_is_held_back() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "clock-behind")?;
     let hand = Handmade::new(stack, &project)?;
@@ -70,7 +70,7 @@ fn an_archive_that_the_clock_cannot_believe_waits() -> Result<()> {
 
 /// An uploader before this one dated an archive by its clock: its own stamp counts as soon as somebody looks.
 #[test]
-fn a_time_that_a_wrong_clock_gave_is_put_right() -> Result<()> {
+fn a_time_from_a_wrong_clock_is_corrected() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "clock-was-behind")?;
     let hand = Handmade::new(stack, &project)?;
@@ -97,7 +97,7 @@ fn a_time_that_a_wrong_clock_gave_is_put_right() -> Result<()> {
 
 /// The same where the list of archives is too long for the marker: their times are in the bucket.
 #[test]
-fn times_that_a_wrong_clock_gave_are_put_right_in_a_long_list() -> Result<()> {
+fn times_from_a_wrong_clock_are_corrected_in_a_long_list() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "long-list-dated")?;
     let hand = Handmade::new(stack, &project)?;
@@ -148,7 +148,7 @@ fn times_that_a_wrong_clock_gave_are_put_right_in_a_long_list() -> Result<()> {
 /// No server compares the time of a request where the store is a folder: the folder's own clock does, and what NATS has
 /// stored.
 #[test]
-fn a_clock_that_is_behind_is_noticed_without_a_bucket() -> Result<()> {
+fn a_clock_that_is_behind_is_detected_without_a_bucket() -> Result<()> {
     let project = on_a_folder("fs-clock-behind")?;
     day().write(project.data_dir())?;
     mark_all(project.data_dir())?;
@@ -199,7 +199,7 @@ fn another_has_all(project: &Project, waiting: &Service, word: &str) -> Result<(
 
 /// By the NATS server's clock it is days behind.
 #[test]
-fn a_worker_that_waits_for_its_clock_holds_nothing() -> Result<()> {
+fn a_worker_with_a_wrong_clock_leaves_all_units_to_others() -> Result<()> {
     let project = Project::new(Stack::shared(), "waits-for-clock")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     upload(&project, (1..=12).map(march))?;
@@ -210,7 +210,7 @@ fn a_worker_that_waits_for_its_clock_holds_nothing() -> Result<()> {
 
 /// The bucket says that the time of its requests is wrong; once the clock is right it goes on by itself.
 #[test]
-fn a_worker_whose_requests_are_refused_for_their_time_holds_nothing() -> Result<()> {
+fn a_worker_refused_for_its_clock_leaves_all_units_to_others() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "refused-for-time")?;
     project.puller(&["migrate"])?.expect_code(0)?;

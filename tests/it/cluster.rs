@@ -43,7 +43,7 @@ fn leader(servers: &[Nats], of: Leader) -> Result<usize> {
 }
 
 #[test]
-fn leaders_die_under_load() -> Result<()> {
+fn leaders_that_die_under_load_lose_no_marker() -> Result<()> {
     let dir = RunDir::new("cluster")?;
     let mut servers = Nats::start_cluster(dir.path())?;
     let mut project = Project::new(Stack::shared(), "cluster")?;

@@ -265,7 +265,7 @@ fn every_command_answers_in_one_envelope_when_it_is_used_wrongly() -> Result<()>
 
 /// What keeps a command from looking is said once, and nothing is summed up of what was not looked at.
 #[test]
-fn a_fault_is_said_once_and_without_sums() -> Result<()> {
+fn a_fault_is_printed_once_and_without_a_summary() -> Result<()> {
     let project = project(World::Well)?;
     upload(&project, [btc("2025-03-02")])?;
     let of_uploader = [&["upload"][..], &["upload", "--dry-run"], &["reconcile"], &["adopt"], &["adopt", "--dry-run"]];
@@ -296,7 +296,7 @@ fn a_fault_is_said_once_and_without_sums() -> Result<()> {
 
 /// Without a worker a replay that is waited for ends, and says what is missing.
 #[test]
-fn a_replay_that_nobody_works_on_is_not_waited_for_without_end() -> Result<()> {
+fn a_replay_without_a_worker_ends_with_the_reason() -> Result<()> {
     let project = project(World::Well)?;
     let args = ["replay", "--force", "--wait", "--max-wait", "3s"];
     let envelope = check(&project, "puller", &args, 3)?;
@@ -315,7 +315,7 @@ fn a_replay_that_nobody_works_on_is_not_waited_for_without_end() -> Result<()> {
 
 /// What has ended keeps its state, whoever cancels it afterwards.
 #[test]
-fn a_finished_task_that_is_cancelled_stays_as_it_was() -> Result<()> {
+fn cancelling_a_finished_task_changes_nothing() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "cancel-finished")?;
     let hand = Handmade::new(stack, &project)?;
@@ -339,7 +339,7 @@ fn a_finished_task_that_is_cancelled_stays_as_it_was() -> Result<()> {
 
 /// Gaps are ranges: days without an archive, candles of three days only where one opens, days that a month lacks.
 #[test]
-fn gaps_are_what_could_be_there_and_is_not() -> Result<()> {
+fn gaps_lists_ranges_of_missing_archives() -> Result<()> {
     let project = Project::new(Stack::shared(), "gaps")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     let nothing = project.puller(&["gaps"])?.expect_code(0)?.stdout;

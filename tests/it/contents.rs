@@ -11,7 +11,7 @@ use crate::handmade::Handmade;
 use crate::scenario::hours;
 
 #[test]
-fn a_byte_that_changed_in_the_bucket_is_found_and_mended() -> Result<()> {
+fn a_byte_changed_in_the_bucket_is_found_and_repaired() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "content")?;
     let hand = Handmade::new(stack, &project)?;

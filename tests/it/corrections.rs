@@ -17,7 +17,7 @@ fn spec() -> ArchiveSpec {
 }
 
 #[test]
-fn a_republished_archive_replaces_its_former_self() -> Result<()> {
+fn a_republished_archive_replaces_its_rows() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "republished")?;
     let hand = Handmade::new(stack, &project)?;
@@ -61,7 +61,7 @@ fn a_unit_can_go_back_to_an_earlier_revision() -> Result<()> {
 
 /// Three archives of one time stamp, the third of them the first one again: the last to be published is to win.
 #[test]
-fn a_revision_comes_back_within_one_time_stamp() -> Result<()> {
+fn a_revision_that_returns_within_one_time_stamp_is_loaded() -> Result<()> {
     let project = Project::new(Stack::shared(), "back-at-once")?;
     for archive in [spec(), spec().seed(1), spec()] {
         ship(&project, [archive])?;
@@ -73,7 +73,7 @@ fn a_revision_comes_back_within_one_time_stamp() -> Result<()> {
 /// The same of a unit whose list of archives is too long for its marker. The manifest of the first revision stays as it
 /// was, and yet each of its archives is dated later than the second's.
 #[test]
-fn a_long_list_comes_back_within_one_time_stamp() -> Result<()> {
+fn a_long_list_that_returns_within_one_time_stamp_is_loaded() -> Result<()> {
     const LONG: usize = 1_200;
     let project = Project::new(Stack::shared(), "long-back-at-once")?;
     for seed in [0, 1, 0] {
@@ -92,7 +92,7 @@ fn a_long_list_comes_back_within_one_time_stamp() -> Result<()> {
 
 /// The one in between is in the table and not in the ledger, for its worker died.
 #[test]
-fn a_revision_comes_back_after_one_that_was_not_recorded() -> Result<()> {
+fn a_revision_that_returns_after_an_unrecorded_one_is_loaded() -> Result<()> {
     let project = Project::new(Stack::shared(), "back-unrecorded")?;
     ship(&project, [spec()])?;
     spec().seed(1).write(project.data_dir())?;
@@ -107,7 +107,7 @@ fn a_revision_comes_back_after_one_that_was_not_recorded() -> Result<()> {
 /// It was published when it came back, not when it was like this first: the time by which archives leave the disk, and by
 /// which of two revisions the newer is told.
 #[test]
-fn a_revision_that_comes_back_is_as_old_as_its_return() -> Result<()> {
+fn a_returned_revision_is_dated_by_its_return() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "back-in-time")?;
     let hand = Handmade::new(stack, &project)?;
@@ -192,7 +192,7 @@ fn a_stale_monthly_changes_nothing_a_corrected_daily_says() -> Result<()> {
 }
 
 #[test]
-fn a_correction_that_takes_too_much_away_is_held() -> Result<()> {
+fn a_correction_that_removes_too_much_is_held() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "shrunk")?;
     let hand = Handmade::new(stack, &project)?;
@@ -212,7 +212,7 @@ fn a_correction_that_takes_too_much_away_is_held() -> Result<()> {
 /// A worker that has loaded the newer of two revisions takes its time to record it. Meanwhile another one loads the older:
 /// its rows come too late for the first one to see, and only the second one can know that they are to go.
 #[test]
-fn a_revision_that_is_recorded_late() -> Result<()> {
+fn an_older_revision_delivered_late_changes_nothing() -> Result<()> {
     let stack = Stack::shared();
     let server = loopback(stack.clickhouse.port());
     // So late that the first worker still relies on what it saw, and so late that it looks again.
@@ -250,7 +250,7 @@ fn a_revision_that_is_recorded_late() -> Result<()> {
 
 /// Loading something twice, whole or in part, ends in the same tables.
 #[test]
-fn a_marker_delivered_again_loads_only_what_is_not_there() -> Result<()> {
+fn a_redelivered_marker_loads_only_missing_archives() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "again")?;
     let hand = Handmade::new(stack, &project)?;

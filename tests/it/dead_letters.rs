@@ -32,7 +32,7 @@ fn decisions(project: &Project) -> Result<String> {
 }
 
 #[test]
-fn a_retry_loads_what_was_missing() -> Result<()> {
+fn a_retried_letter_loads_the_missing_archive() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "dead-retry")?;
     let hand = Handmade::new(stack, &project)?;
@@ -85,7 +85,7 @@ fn a_retry_loads_what_was_missing() -> Result<()> {
 }
 
 #[test]
-fn an_accepted_correction_takes_its_rows_away() -> Result<()> {
+fn an_accepted_correction_removes_its_rows() -> Result<()> {
     let project = Project::new(Stack::shared(), "accept-shrink")?;
     let ship = |archive: &ArchiveSpec, code| {
         archive.write(project.data_dir())?;
@@ -111,7 +111,7 @@ fn an_accepted_correction_takes_its_rows_away() -> Result<()> {
 }
 
 #[test]
-fn a_discarded_letter_leaves_its_reason() -> Result<()> {
+fn a_discarded_letter_leaves_its_reason_in_the_log() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "dead-discard")?;
     let hand = Handmade::new(stack, &project)?;
@@ -170,7 +170,7 @@ fn said_once(project: &Project, args: &[&str], said: &str) -> Result<()> {
 
 /// As if the command had died between the publish and the delete, twice.
 #[test]
-fn a_retry_that_is_cut_short_sends_once() -> Result<()> {
+fn an_interrupted_retry_sends_each_letter_once() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "dead-once")?;
     let hand = Handmade::new(stack, &project)?;

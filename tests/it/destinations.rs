@@ -21,7 +21,7 @@ fn clickhouse(stack: &Stack, name: &str, database: &str) -> serde_json::Value {
 }
 
 #[test]
-fn one_that_is_down_holds_up_no_other() -> Result<()> {
+fn a_destination_that_is_down_delays_no_other() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "destinations")?;
     let copy = project.dir().join("copy");
@@ -58,7 +58,7 @@ fn one_that_is_down_holds_up_no_other() -> Result<()> {
 
 /// Somebody's folder where an archive belongs: that archive is a dead letter, the others are kept.
 #[test]
-fn a_folder_in_an_archives_place_holds_up_no_other() -> Result<()> {
+fn a_folder_in_an_archives_place_delays_no_other_destination() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "in-the-way")?;
     let copy = project.dir().join("copy");
     let blocked = btc("2025-03-02");
@@ -78,7 +78,7 @@ fn a_folder_in_an_archives_place_holds_up_no_other() -> Result<()> {
 }
 
 #[test]
-fn a_new_one_starts_with_as_much_history_as_it_wants() -> Result<()> {
+fn a_new_destination_loads_its_initial_days() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "initial-days")?;
     upload(&project, ["2019-01-01", "2025-03-01"].map(btc))?;
@@ -124,7 +124,7 @@ fn a_new_one_starts_with_as_much_history_as_it_wants() -> Result<()> {
 
 /// What is known of one destination is told, whatever cannot be asked of another; the exit code says that something cannot.
 #[test]
-fn what_cannot_be_asked_of_one_hides_nothing_of_the_others() -> Result<()> {
+fn an_unreachable_destination_hides_no_answer_of_the_others() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "others-answers")?;
     upload(&project, ["2025-03-01", "2025-03-03"].map(btc))?;
@@ -166,7 +166,7 @@ fn what_cannot_be_asked_of_one_hides_nothing_of_the_others() -> Result<()> {
 
 /// Durables are made anew, by people and by programs: what was announced meanwhile is no history.
 #[test]
-fn one_whose_consumers_are_made_anew_is_no_new_one() -> Result<()> {
+fn units_announced_while_consumers_were_gone_are_loaded() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "consumers-anew")?;
     let second = format!("{}_second", project.database());
@@ -216,7 +216,7 @@ fn one_whose_consumers_are_made_anew_is_no_new_one() -> Result<()> {
 }
 
 #[test]
-fn rows_and_answers_are_compressed_where_that_is_asked_for() -> Result<()> {
+fn rows_and_answers_are_compressed_where_configured() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "compression")?;
     let server = loopback(stack.clickhouse.port());

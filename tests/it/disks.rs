@@ -39,7 +39,7 @@ fn read_only(project: &Project, args: &[&str]) -> Result<Process> {
 
 /// What a `data_dir` that cannot be written is for, is done: all but removing.
 #[test]
-fn a_data_dir_that_is_read_only() -> Result<()> {
+fn a_read_only_data_dir_is_uploaded_and_not_cleaned_up() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "read-only")?;
     write(&project, "2025-03-01")?;
@@ -79,7 +79,7 @@ fn a_data_dir_that_is_read_only() -> Result<()> {
 
 /// By a limit on the size of files: what does not fit is held back, nothing is left of it, and the rest goes out.
 #[test]
-fn a_share_that_takes_no_such_file() -> Result<()> {
+fn a_share_that_refuses_large_files_holds_back_only_their_units() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "share-limit")?;
     let share = project.dir().join("share");
@@ -108,7 +108,7 @@ fn a_share_that_takes_no_such_file() -> Result<()> {
 
 /// A share whose disk is full, which takes root to make: a small file system in memory that no other process sees.
 #[test]
-fn a_share_whose_disk_is_full() -> Result<()> {
+fn a_share_with_a_full_disk_holds_no_partial_file() -> Result<()> {
     if !is_root("to mount a file system")? {
         return Ok(());
     }

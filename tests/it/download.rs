@@ -64,7 +64,7 @@ fn of_archives(asked: &[Asked]) -> Vec<&Asked> {
 }
 
 #[test]
-fn archives_come_once_and_are_asked_for_again_only_while_they_may_change() -> Result<()> {
+fn archives_are_fetched_once_and_checked_while_they_may_change() -> Result<()> {
     let (mut project, exchange) = site("download")?;
     project.set("download.symbols", serde_json::json!(["BTCUSDT", "币安人生USDT"]))?;
     project.set("download.market", serde_json::json!(["spot", "um"]))?;
@@ -115,7 +115,7 @@ fn archives_come_once_and_are_asked_for_again_only_while_they_may_change() -> Re
 }
 
 #[test]
-fn what_passes_is_tried_again_and_nothing_comes_twice() -> Result<()> {
+fn a_passing_failure_is_retried_and_nothing_is_fetched_twice() -> Result<()> {
     let (mut project, exchange) = site("download-faults")?;
     project.set("download.intervals", "1m")?;
     project.set("download.timeout", "1s")?;
@@ -160,7 +160,7 @@ fn what_passes_is_tried_again_and_nothing_comes_twice() -> Result<()> {
 }
 
 #[test]
-fn a_transfer_goes_on_after_a_kill_unless_the_archive_changed() -> Result<()> {
+fn a_killed_transfer_resumes_unless_the_archive_changed() -> Result<()> {
     let (mut project, exchange) = site("download-resume")?;
     project.set("download.intervals", "1m")?;
     let killed_amid = |spec: &ArchiveSpec| -> Result<usize> {
@@ -206,7 +206,7 @@ fn a_transfer_goes_on_after_a_kill_unless_the_archive_changed() -> Result<()> {
 }
 
 #[test]
-fn nothing_lands_that_its_checksum_does_not_vouch_for() -> Result<()> {
+fn an_archive_that_differs_from_its_checksum_is_not_stored() -> Result<()> {
     let (project, exchange) = site("download-checksums")?;
     let (spec, other) = (hours("BTCUSDT", "2025-03-01"), hours("BTCUSDT", "2025-03-02"));
     exchange.publish(&spec);
@@ -246,7 +246,7 @@ fn nothing_lands_that_its_checksum_does_not_vouch_for() -> Result<()> {
 }
 
 #[test]
-fn a_crash_amid_a_landing_leaves_nothing_that_contradicts_itself() -> Result<()> {
+fn a_crash_while_storing_leaves_archive_and_checksum_consistent() -> Result<()> {
     let (project, exchange) = site("download-crash")?;
     let args = ["download", "--from", "2025-03-01", "--to", "2025-03-01"];
     exchange.publish(&hours("BTCUSDT", "2025-03-01"));
@@ -288,7 +288,7 @@ fn all_symbols_are_those_the_exchange_lists() -> Result<()> {
 }
 
 #[test]
-fn what_is_wrong_is_told_before_or_at_once() -> Result<()> {
+fn a_wrong_setting_or_server_is_named_at_once() -> Result<()> {
     let (mut project, exchange) = site("download-wrong")?;
     exchange.publish(&hours("BTCUSDT", "2025-03-01"));
     for (args, message) in [
@@ -320,7 +320,7 @@ pub(crate) fn days_ago(days: i64) -> String {
 
 /// The whole way of a site that is left alone, and what the exchange does meanwhile.
 #[test]
-fn the_service_fetches_and_ships() -> Result<()> {
+fn the_service_fetches_and_publishes() -> Result<()> {
     let (mut project, exchange) = site("download-watch")?;
     project.set("download.every", "1s")?;
     project.set("download.recheck_days", 3)?;
@@ -379,7 +379,7 @@ fn the_service_fetches_and_ships() -> Result<()> {
 
 /// The machine was off for three weeks, and some of what the exchange has was not there before.
 #[test]
-fn the_service_catches_up_with_what_never_came() -> Result<()> {
+fn the_service_fetches_days_that_appear_late() -> Result<()> {
     let (mut project, exchange) = site("download-catch-up")?;
     project.set("download.every", "1s")?;
     project.set("download.recheck_days", 3)?;

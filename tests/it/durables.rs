@@ -81,7 +81,7 @@ fn a_durable_that_would_skip_markers_is_refused_until_it_is_made_anew() -> Resul
 
 /// Whoever may make consumers changes back what the server lets it change; where nobody but the operator may, it is named.
 #[test]
-fn a_durable_that_can_be_changed_is_changed_back_or_named() -> Result<()> {
+fn a_changed_durable_is_changed_back_or_named() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "durables-back")?;
     let fixed = [("FERRY__NATS__MANAGE", "false")];
@@ -126,7 +126,7 @@ fn a_durable_that_can_be_changed_is_changed_back_or_named() -> Result<()> {
 
 /// A consumer goes on from where it is also with other filters: what the former ones passed over would never come.
 #[test]
-fn a_durable_whose_filter_was_too_narrow_delivers_what_it_passed_over() -> Result<()> {
+fn a_durable_whose_filter_is_widened_delivers_the_skipped_markers() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "narrow-filter")?;
     let hand = Handmade::new(stack, &project)?;

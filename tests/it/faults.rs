@@ -93,7 +93,7 @@ fn clickhouse(parts: &(Project, Proxy, Proxy)) -> &Proxy {
 }
 
 #[test]
-fn a_bucket_that_answers_503_or_429() -> Result<()> {
+fn a_bucket_answering_503_or_429_spends_no_attempt() -> Result<()> {
     through("s3-503", &Fault::Answer { status: "503 Slow Down", headers: "", body: SLOW_DOWN }, bucket, false)?;
     through("s3-429", &Fault::Answer { status: "429 Too Many Requests", headers: "", body: SLOW_DOWN }, bucket, false)
 }
@@ -101,7 +101,7 @@ fn a_bucket_that_answers_503_or_429() -> Result<()> {
 /// What a worker whose clock is an hour off gets to hear, and one whose keys were taken away: nothing is wrong with the
 /// units, so they wait.
 #[test]
-fn a_bucket_that_refuses_the_worker() -> Result<()> {
+fn a_bucket_refusing_the_worker_spends_no_attempt() -> Result<()> {
     let skewed = "<Error><Code>RequestTimeTooSkewed</Code><Message>The difference is too large.</Message></Error>";
     through("s3-skew", &Fault::Answer { status: "403 Forbidden", headers: "", body: skewed }, bucket, false)?;
     let denied = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
@@ -109,13 +109,13 @@ fn a_bucket_that_refuses_the_worker() -> Result<()> {
 }
 
 #[test]
-fn a_bucket_that_is_away_or_hangs() -> Result<()> {
+fn a_bucket_that_is_away_or_hangs_spends_no_attempt() -> Result<()> {
     through("s3-away", &Fault::Away, bucket, false)?;
     through("s3-hangs", &Fault::Hang, bucket, false)
 }
 
 #[test]
-fn a_bucket_that_breaks_off() -> Result<()> {
+fn a_bucket_cutting_its_answers_spends_no_attempt() -> Result<()> {
     // In the head, and in the middle of a body.
     through("s3-cut-head", &Fault::CutReplyAfter(30), bucket, false)?;
     through("s3-cut-body", &Fault::CutReplyAfter(20_000), bucket, false)
@@ -123,18 +123,18 @@ fn a_bucket_that_breaks_off() -> Result<()> {
 
 /// A wrong body is found by its hash, never ingested, and fetched again: that spends an attempt.
 #[test]
-fn a_bucket_that_sends_a_wrong_byte() -> Result<()> {
+fn a_bucket_sending_a_wrong_byte_spends_an_attempt_and_loads_no_wrong_row() -> Result<()> {
     through("s3-wrong", &Fault::FlipReplyByteAt(5_000), bucket, true)
 }
 
 #[test]
-fn a_clickhouse_that_is_away_or_hangs() -> Result<()> {
+fn a_clickhouse_that_is_away_or_hangs_spends_no_attempt() -> Result<()> {
     through("ch-away", &Fault::Away, clickhouse, false)?;
     through("ch-hangs", &Fault::Hang, clickhouse, false)
 }
 
 #[test]
-fn a_clickhouse_that_refuses_for_now() -> Result<()> {
+fn a_clickhouse_refusing_for_now_spends_no_attempt() -> Result<()> {
     let unavailable = Fault::Answer { status: "503 Service Unavailable", headers: "", body: "upstream is down" };
     through("ch-503", &unavailable, clickhouse, false)?;
     let too_many_parts = Fault::Answer {
@@ -147,12 +147,12 @@ fn a_clickhouse_that_refuses_for_now() -> Result<()> {
 
 /// The insert is done, and nobody is told.
 #[test]
-fn a_clickhouse_whose_answers_are_lost() -> Result<()> {
+fn a_clickhouse_whose_answers_are_lost_gets_every_row_once() -> Result<()> {
     through("ch-silent", &Fault::SwallowReply, clickhouse, false)
 }
 
 #[test]
-fn an_uploader_that_dies_between_any_two_steps() -> Result<()> {
+fn an_uploader_dying_between_any_two_steps_publishes_every_unit_once() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "uploader-dies")?;
     let hand = Handmade::new(stack, &project)?;
@@ -180,7 +180,7 @@ fn an_uploader_that_dies_between_any_two_steps() -> Result<()> {
 }
 
 #[test]
-fn a_worker_that_dies_between_any_two_steps() -> Result<()> {
+fn a_worker_dying_between_any_two_steps_loads_every_row_once() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "worker-dies")?;
     project.set("puller.ack_wait", "1s")?;
@@ -223,7 +223,7 @@ fn a_worker_that_dies_after_storing_a_dead_letter_stores_it_once() -> Result<()>
 
 /// Killed at random moments, again and again, while others work.
 #[test]
-fn workers_killed_at_random() -> Result<()> {
+fn workers_killed_at_random_load_every_row_once() -> Result<()> {
     const KILLS: u64 = 20;
     let stack = Stack::shared();
     let mut project = Project::new(stack, "killed")?;
@@ -254,7 +254,7 @@ fn workers_killed_at_random() -> Result<()> {
 
 /// Servers killed with -9 while workers are busy, several times.
 #[test]
-fn servers_killed_under_load() -> Result<()> {
+fn servers_killed_under_load_lose_nothing() -> Result<()> {
     let mut stack = Stack::own()?;
     let mut project = Project::new(&stack, "servers-killed")?;
     project.set("puller.ack_wait", "2s")?;
@@ -304,7 +304,7 @@ fn a_stalled_unit_loses_its_lease() -> Result<()> {
 
 /// The first SIGTERM finishes or hands back within the grace, the second stops at once.
 #[test]
-fn a_worker_that_is_told_to_stop() -> Result<()> {
+fn a_worker_drains_at_the_first_sigterm_and_stops_at_the_second() -> Result<()> {
     let stack = Stack::shared();
     let (mut project, bucket, _clickhouse) = behind_proxies(stack, "told-to-stop")?;
     project.set("puller.shutdown_grace", "1s")?;
@@ -341,7 +341,7 @@ fn a_worker_that_is_told_to_stop() -> Result<()> {
 
 /// Connections to NATS cut again and again: acks, extensions and publishes are lost on the way.
 #[test]
-fn a_queue_whose_connections_are_cut() -> Result<()> {
+fn a_queue_whose_connections_are_cut_loses_no_marker() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "cut-queue")?;
     let queue = Proxy::start(loopback(stack.nats.port()))?;
@@ -371,7 +371,7 @@ fn a_queue_whose_connections_are_cut() -> Result<()> {
 
 /// A disk that takes no more, by a limit on the size of files: what is written in part goes, the rest waits.
 #[test]
-fn a_directory_that_takes_no_more() -> Result<()> {
+fn a_full_directory_holds_no_partial_file_and_is_waited_for() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "disk-full")?;
     let copy = project.dir().join("copy");
@@ -409,7 +409,7 @@ fn is_drained(project: &Project) -> Result<bool> {
 
 /// Two workers whose clocks are two hours apart, and a correction that either may load.
 #[test]
-fn workers_whose_clocks_are_off() -> Result<()> {
+fn workers_with_wrong_clocks_load_the_same_rows() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "clocks")?;
     let hand = Handmade::new(stack, &project)?;
@@ -431,7 +431,7 @@ fn workers_whose_clocks_are_off() -> Result<()> {
 
 /// A stopped process loses its leases; when it goes on, its late inserts and acks change nothing.
 #[test]
-fn a_worker_that_sleeps_through_its_leases() -> Result<()> {
+fn a_worker_suspended_past_its_leases_changes_nothing() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "asleep")?;
     project.set("puller.ack_wait", "2s")?;
@@ -455,7 +455,7 @@ fn a_worker_that_sleeps_through_its_leases() -> Result<()> {
 
 /// Markers twice, and revisions in the wrong order.
 #[test]
-fn markers_that_come_twice_and_out_of_order() -> Result<()> {
+fn repeated_and_unordered_markers_load_the_newest_revision() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "disorder")?;
     let hand = Handmade::new(stack, &project)?;

@@ -12,7 +12,7 @@ use crate::scenario::{SOON, btc, status, upload};
 
 /// One destination is paused under a running worker; the other goes on, and after the resume so does the first.
 #[test]
-fn a_pause_holds_one_destination_and_ends() -> Result<()> {
+fn a_pause_stops_one_destination_until_the_resume() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "pause")?;
     let copies = project.dir().join("copies");
     std::fs::create_dir_all(&copies).context("a folder")?;
@@ -50,7 +50,7 @@ fn a_pause_holds_one_destination_and_ends() -> Result<()> {
 
 /// A marker that comes while a pull has been open for a while is taken by that pull, and is not lost with it.
 #[test]
-fn an_idle_worker_takes_a_marker_at_once() -> Result<()> {
+fn an_idle_worker_loads_a_new_marker_at_once() -> Result<()> {
     let project = Project::new(Stack::shared(), "idle")?;
     let mut worker = project.spawn_puller(&["run"])?;
     upload(&project, [btc("2025-03-01")])?;
@@ -84,7 +84,7 @@ fn a_pause_with_an_end_ends_by_itself() -> Result<()> {
 }
 
 #[test]
-fn the_history_of_a_unit_is_told_newest_first() -> Result<()> {
+fn history_lists_attempts_newest_first() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "history")?;
     let hand = Handmade::new(stack, &project)?;
@@ -119,7 +119,7 @@ fn the_history_of_a_unit_is_told_newest_first() -> Result<()> {
 }
 
 #[test]
-fn a_unit_is_explained_in_every_state() -> Result<()> {
+fn explain_names_the_state_of_a_unit() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "explain")?;
     let hand = Handmade::new(stack, &project)?;

@@ -224,7 +224,7 @@ fn number(name: &str, default: usize) -> usize {
 }
 
 #[test]
-fn random_histories_end_as_a_database_that_is_filled_anew() -> Result<()> {
+fn random_histories_end_with_the_rows_of_a_newly_filled_database() -> Result<()> {
     let (histories, steps) = (number(HISTORIES, 2_000), number(STEPS, 9));
     let seed = number(SEED, usize::try_from(std::process::id()).unwrap_or(1)) as u64;
     eprintln!("{SEED}={seed} {HISTORIES}={histories} {STEPS}={steps}");

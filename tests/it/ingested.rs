@@ -74,7 +74,7 @@ fn findings(report: &Value) -> Vec<String> {
 }
 
 #[test]
-fn what_is_there_to_the_last_row_is_skipped_and_the_rest_is_loaded() -> Result<()> {
+fn complete_archives_are_adopted_and_the_rest_is_loaded() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "ingested")?;
     loaded_by_hand(stack, &project)?;
@@ -135,7 +135,7 @@ fn what_is_there_to_the_last_row_is_skipped_and_the_rest_is_loaded() -> Result<(
 /// The right values are not enough: under a version of their own, rows would win against the wrong archives, or lose
 /// against the right ones.
 #[test]
-fn rows_of_another_version_are_not_taken_for_the_archives() -> Result<()> {
+fn rows_with_another_version_are_not_adopted() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "ingested-versions")?;
     loaded_by_hand(stack, &project)?;
@@ -165,7 +165,7 @@ fn rows_of_another_version_are_not_taken_for_the_archives() -> Result<()> {
 }
 
 #[test]
-fn names_that_are_no_hints_fit_the_terminal() -> Result<()> {
+fn long_names_that_are_no_hints_fit_the_terminal() -> Result<()> {
     let project = Project::new(Stack::shared(), "ingested-long")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     let long = "a-name-that-is-none-of-ours/".repeat(4);
@@ -181,7 +181,7 @@ fn names_that_are_no_hints_fit_the_terminal() -> Result<()> {
 
 /// A unit that only the bucket knows, and a folder that is none.
 #[test]
-fn the_bucket_s_manifest_is_enough() -> Result<()> {
+fn a_unit_known_only_to_the_bucket_is_adopted() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "ingested-no-stream")?;
     let hand = loaded_by_hand(stack, &project)?;

@@ -71,7 +71,7 @@ fn delay(project: &Project) -> Result<Duration> {
 }
 
 #[test]
-fn an_uploader_killed_a_hundred_times() -> Result<()> {
+fn an_uploader_killed_a_hundred_times_publishes_every_unit() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "kills")?;
     let proxy = proxy_of_bucket(&mut project, stack)?;

@@ -35,7 +35,7 @@ fn not_taken(report: &Value) -> Vec<(u64, &str, Option<&str>)> {
 }
 
 #[test]
-fn archives_at_other_places_are_counted_and_shown() -> Result<()> {
+fn archives_at_wrong_paths_are_counted_and_listed() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "layouts")?;
     let data_dir = project.data_dir().to_owned();
     project.puller(&["migrate"])?.expect_code(0)?;
@@ -135,7 +135,7 @@ fn archives_that_are_not_collected_are_no_failure() -> Result<()> {
 
 /// Each kind of mistake is counted and shown by itself, and none of them hides another.
 #[test]
-fn every_kind_of_file_that_is_not_taken_is_shown_with_its_place() -> Result<()> {
+fn every_kind_of_skipped_file_is_listed_with_its_right_path() -> Result<()> {
     const FOLDER: &str = "data/spot/daily/klines/BTCUSDT/1h";
     const MARK: &str = "_SUCCESS__2025-03-01__spot__1h";
     let project = Project::new(Stack::shared(), "kinds-not-taken")?;

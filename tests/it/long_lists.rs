@@ -31,7 +31,7 @@ fn write(project: &Project, all: impl Iterator<Item = ArchiveSpec>) -> Result<()
 
 /// The list is in the former bucket, which nobody can read from here. Its hash tells whether all of it is at hand.
 #[test]
-fn a_unit_whose_list_stayed_in_another_bucket_does_not_shrink() -> Result<()> {
+fn a_unit_whose_list_is_in_another_bucket_is_not_published_with_less() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "list-left-behind")?;
     let hand = Handmade::new(stack, &project)?;

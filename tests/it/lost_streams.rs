@@ -8,7 +8,7 @@ use crate::handmade::Handmade;
 use crate::scenario::{SOON, march, upload};
 
 #[test]
-fn a_lost_stream_is_said_by_every_command() -> Result<()> {
+fn a_lost_stream_is_named_by_every_command() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "lost-stream")?;
     let hand = Handmade::new(stack, &project)?;

@@ -15,7 +15,7 @@ fn doctor(project: &Project, script: &str, binary: &str) -> Result<Finished> {
 }
 
 #[test]
-fn a_clock_that_is_off_is_named_by_every_server_that_tells_the_time() -> Result<()> {
+fn doctor_compares_the_clock_with_every_server() -> Result<()> {
     let project = Project::new(Stack::shared(), "clocks")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     for (offset, said) in [("-3600", "behind it"), ("7200", "ahead of it")] {
@@ -36,7 +36,7 @@ fn a_clock_that_is_off_is_named_by_every_server_that_tells_the_time() -> Result<
 }
 
 #[test]
-fn open_files_are_raised_to_the_hard_limit_and_a_low_one_is_named() -> Result<()> {
+fn the_limit_of_open_files_is_raised_and_a_low_one_is_named() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "open-files")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     project.set("puller.slots", 16)?;
@@ -55,7 +55,7 @@ fn open_files_are_raised_to_the_hard_limit_and_a_low_one_is_named() -> Result<()
 
 /// Root gives the folder a small file system that no other process sees.
 #[test]
-fn a_folder_without_room_for_archives_is_named() -> Result<()> {
+fn a_folder_with_too_little_space_is_named() -> Result<()> {
     if !is_root("to mount a file system")? {
         return Ok(());
     }
@@ -75,7 +75,7 @@ fn a_folder_without_room_for_archives_is_named() -> Result<()> {
 
 /// What is announced to a folder, or still to be stored in one, needs more than the least.
 #[test]
-fn a_folder_without_room_for_what_is_to_come_is_named() -> Result<()> {
+fn a_folder_with_too_little_space_for_the_backlog_is_named() -> Result<()> {
     const LARGE: u64 = 3 << 30;
     if !is_root("to mount a file system")? {
         return Ok(());

@@ -13,7 +13,7 @@ fn spec(number: usize) -> ArchiveSpec {
 }
 
 #[test]
-fn a_unit_of_twenty_thousand_symbols() -> Result<()> {
+fn a_unit_of_twenty_thousand_symbols_is_published_loaded_and_corrected() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "many-symbols")?;
     project.set("corrections.shrink_limit", 0.6)?;
     let write = |spec: ArchiveSpec| spec.write_unchecked(project.data_dir(), &spec.zip()).map(drop);

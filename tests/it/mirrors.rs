@@ -96,7 +96,7 @@ fn corrections_replace_what_was_delivered_and_nothing_else() -> Result<()> {
 
 /// What the configuration shows is refused before anything is done.
 #[test]
-fn a_destination_over_an_uploaders_archives_is_refused() -> Result<()> {
+fn a_destination_that_contains_an_uploaders_archives_is_refused() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "mirror-refused")?;
     let archive = march(1).write(project.data_dir())?;
     let link = project.dir().join("link");

@@ -44,7 +44,7 @@ fn large_zip(spec: &ArchiveSpec) -> Result<Vec<u8>> {
 }
 
 #[test]
-fn what_another_program_put_there_is_not_sent_again() -> Result<()> {
+fn objects_of_another_program_are_adopted_and_not_sent_again() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "recognised")?;
     let (proxy, data_dir) = (Proxy::start(stack.s3.address())?, project.data_dir().to_owned());
@@ -93,7 +93,7 @@ fn what_another_program_put_there_is_not_sent_again() -> Result<()> {
 
 /// Requests that give an object its sha256 are refused for a moment, or done without an answer.
 #[test]
-fn a_copy_that_fails_for_a_moment_ends_nothing() -> Result<()> {
+fn a_copy_that_fails_for_a_moment_is_retried() -> Result<()> {
     let stack = Stack::shared();
     for command in ["upload", "adopt"] {
         for fate in [Fate::Refused, Fate::ReplyLost] {
@@ -120,7 +120,7 @@ fn a_copy_that_fails_for_a_moment_ends_nothing() -> Result<()> {
 
 /// The bodies of archives are cut on a link that drops: those that came whole are not fetched again.
 #[test]
-fn adopting_goes_on_over_a_link_that_drops() -> Result<()> {
+fn adoption_over_a_dropping_link_fetches_no_whole_archive_twice() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "adopt-cut")?;
     let proxy = Proxy::start(stack.s3.address())?;
@@ -151,7 +151,7 @@ fn adopting_goes_on_over_a_link_that_drops() -> Result<()> {
 
 /// Where archives have to be sent because they are not copied, they are sent in their turn and take their memory.
 #[test]
-fn what_adopting_sends_has_a_place_among_the_transfers() -> Result<()> {
+fn archives_sent_while_adopting_count_among_the_transfers() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, NO_COPIES)?;
     let proxy = Proxy::start(stack.s3.address())?;
@@ -188,7 +188,7 @@ fn what_adopting_sends_has_a_place_among_the_transfers() -> Result<()> {
 
 /// A bucket, or a token, that does not copy costs the sending, and is told of, not once for each archive.
 #[test]
-fn where_nothing_may_be_copied_archives_are_sent() -> Result<()> {
+fn archives_are_sent_where_the_bucket_copies_none() -> Result<()> {
     let stack = Stack::shared();
     for adopted in [false, true] {
         let project = Project::new(stack, NO_COPIES)?;
@@ -212,7 +212,7 @@ fn where_nothing_may_be_copied_archives_are_sent() -> Result<()> {
 }
 
 #[test]
-fn a_bucket_is_adopted_without_the_archives_at_hand() -> Result<()> {
+fn a_bucket_is_adopted_without_local_archives() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "adopted")?;
     let data_dir = project.data_dir().to_owned();
@@ -268,7 +268,7 @@ fn a_bucket_is_adopted_without_the_archives_at_hand() -> Result<()> {
 }
 
 #[test]
-fn a_damaged_object_holds_its_unit_back_and_no_other() -> Result<()> {
+fn a_damaged_object_holds_back_only_its_unit() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "adopted-damaged")?;
     write(project.data_dir())?;

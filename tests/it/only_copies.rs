@@ -18,7 +18,7 @@ fn write(data_dir: &Path) -> Result<PathBuf> {
 }
 
 #[test]
-fn a_store_over_the_data_dir_is_refused() -> Result<()> {
+fn a_store_that_contains_the_data_dir_is_refused() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "store-over-data-dir")?;
     let archive = write(project.data_dir())?;
     let link = project.dir().join("link");

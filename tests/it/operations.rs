@@ -11,7 +11,7 @@ use tests::{Context, Failure, Result, http};
 use crate::scenario::{SOON, btc, march, setting, upload, write};
 
 #[test]
-fn a_client_that_says_nothing_keeps_no_connection_of_the_endpoint() -> Result<()> {
+fn silent_clients_are_disconnected_from_the_endpoint() -> Result<()> {
     let project = Project::new(Stack::shared(), "silent")?;
     let watcher = project.spawn_uploader(&["watch"])?;
     let served = || http::get(watcher.http(), "/livez").is_ok_and(|response| response.status == 200);
@@ -36,7 +36,7 @@ fn a_client_that_says_nothing_keeps_no_connection_of_the_endpoint() -> Result<()
 }
 
 #[test]
-fn a_service_tells_how_it_is() -> Result<()> {
+fn a_service_reports_health_and_metrics() -> Result<()> {
     let project = Project::new(Stack::shared(), "health")?;
     write(&project, [march(1), march(2)])?;
     project.uploader(&["upload"])?.expect_code(0)?;
@@ -74,7 +74,7 @@ fn a_service_tells_how_it_is() -> Result<()> {
 
 /// A server that is away stops pulling, spends no attempt and is waited for.
 #[test]
-fn a_server_that_is_away_is_waited_for() -> Result<()> {
+fn a_server_that_is_away_is_named_and_spends_no_attempt() -> Result<()> {
     let mut stack = Stack::own()?;
     let project = Project::new(&stack, "away")?;
     write(&project, [march(1), march(2)])?;
@@ -119,7 +119,7 @@ fn a_server_that_is_away_is_waited_for() -> Result<()> {
 }
 
 #[test]
-fn doctors_name_what_is_wrong() -> Result<()> {
+fn doctor_names_each_wrong_setting() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "doctor")?;
     write(&project, [march(1), march(2)])?;
@@ -164,7 +164,7 @@ fn doctors_name_what_is_wrong() -> Result<()> {
 }
 
 #[test]
-fn exit_codes_tell_what_happened() -> Result<()> {
+fn wrong_usage_and_settings_exit_with_2() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "exit-codes")?;
     write(&project, [march(1), march(2)])?;
     project.uploader(&["--nonsense"])?.expect_code(2)?;
@@ -192,7 +192,7 @@ fn exit_codes_tell_what_happened() -> Result<()> {
 }
 
 #[test]
-fn a_queue_that_is_away_costs_no_upload() -> Result<()> {
+fn archives_uploaded_without_the_queue_are_announced_later() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "no-queue")?;
     write(&project, [march(1), march(2)])?;
@@ -238,7 +238,7 @@ fn dry_runs_change_nothing() -> Result<()> {
 }
 
 #[test]
-fn cleanup_removes_what_is_announced_and_nothing_else() -> Result<()> {
+fn cleanup_removes_only_announced_archives() -> Result<()> {
     let project = Project::new(Stack::shared(), "cleanup")?;
     write(&project, [march(1), march(2)])?;
     let unmarked = btc("2025-03-09");
@@ -293,7 +293,7 @@ fn logs_are_structured_and_hold_no_secret() -> Result<()> {
 
 /// An upgrade goes table first, workers after: those of the version before go on with what the next one added.
 #[test]
-fn a_worker_works_on_a_schema_that_is_newer_than_it_is() -> Result<()> {
+fn a_worker_loads_into_a_newer_schema() -> Result<()> {
     let project = Project::new(Stack::shared(), "newer-schema")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     let database = project.database();

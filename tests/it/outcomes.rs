@@ -87,7 +87,7 @@ fn good_ones_are_loaded(project: &Project, days: usize) -> Result<()> {
 
 /// A bucket that refuses one object, as AWS does one that is not there to who may not list, and answers 500 to another.
 #[test]
-fn an_object_that_cannot_be_read_stops_no_other() -> Result<()> {
+fn an_unreadable_object_becomes_a_dead_letter_and_stops_no_other() -> Result<()> {
     let stack = Stack::shared();
     for (label, refusal) in [("object-403", DENIED), ("object-500", BROKEN)] {
         let mut project = Project::new(stack, label)?;
@@ -117,7 +117,7 @@ fn an_object_that_cannot_be_read_stops_no_other() -> Result<()> {
 
 /// A server that gives up what is asked for one unit. Its rows are inserted once, however often that is asked again.
 #[test]
-fn a_unit_that_clickhouse_gives_up_stops_no_other() -> Result<()> {
+fn a_unit_that_clickhouse_rejects_stops_no_other() -> Result<()> {
     let stack = Stack::shared();
     for (label, refusal) in [("unit-241", TOO_MUCH_MEMORY), ("unit-159", TOO_SLOW)] {
         let mut project = Project::new(stack, label)?;
@@ -144,7 +144,7 @@ fn a_unit_that_clickhouse_gives_up_stops_no_other() -> Result<()> {
 
 /// A ClickHouse whose storage is away answers small questions, and refuses every insert with a code of its own.
 #[test]
-fn a_clickhouse_in_trouble_buries_nothing() -> Result<()> {
+fn a_clickhouse_without_storage_causes_no_dead_letter() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "trouble")?;
     let clickhouse = proxy_of(&mut project, stack, Server::ClickHouse)?;
@@ -165,7 +165,7 @@ fn a_clickhouse_in_trouble_buries_nothing() -> Result<()> {
 
 /// What cannot be a file below this folder, each beside good units.
 #[test]
-fn a_file_that_cannot_be_stops_no_other() -> Result<()> {
+fn an_impossible_file_name_stops_no_other_unit() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "files")?;
     let copy = project.dir().join("copy");
@@ -298,7 +298,7 @@ fn orderly_restarts_cost_no_attempt() -> Result<()> {
 
 /// A worker ends while its insert is on the way, a correction is loaded, and then the insert lands.
 #[test]
-fn an_insert_that_lands_late_leaves_nothing_of_a_former_revision() -> Result<()> {
+fn a_late_insert_leaves_no_row_of_a_former_revision() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "late-insert")?;
     project.set("puller.shutdown_grace", "1s")?;
@@ -332,7 +332,7 @@ fn an_insert_that_lands_late_leaves_nothing_of_a_former_revision() -> Result<()>
 
 /// Archives with as many short rows as fit into the bytes that a genuine one may have.
 #[test]
-fn archives_of_many_short_rows_do_not_take_more_than_the_memory() -> Result<()> {
+fn archives_of_many_short_rows_stay_within_the_memory() -> Result<()> {
     const ARCHIVES: usize = 1_000;
     let stack = Stack::shared();
     let mut project = Project::new(stack, "short-rows")?;

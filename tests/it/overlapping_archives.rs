@@ -32,7 +32,7 @@ fn check(project: &Project) -> Result<()> {
 }
 
 #[test]
-fn a_month_that_forgets_a_day_when_it_is_corrected_shows_the_days_own_archive() -> Result<()> {
+fn a_month_corrected_without_a_day_shows_the_days_own_archive() -> Result<()> {
     let project = Project::new(Stack::shared(), "forgotten-day")?;
     for archive in [day(), month(), month().missing(TENTH).generated_at("2025-04-20T00:00:00Z")] {
         ship(&project, [archive])?;
@@ -48,7 +48,7 @@ fn a_month_that_forgets_a_day_when_it_is_corrected_shows_the_days_own_archive() 
 }
 
 #[test]
-fn a_day_that_loses_rows_when_it_is_corrected_shows_the_months() -> Result<()> {
+fn a_day_corrected_with_fewer_rows_shows_the_months_rows() -> Result<()> {
     let project = Project::new(Stack::shared(), "forgotten-hours")?;
     for archive in [
         month(),
@@ -125,7 +125,7 @@ fn a_correction_of_what_was_inserted_and_not_recorded_is_held_when_it_shrinks() 
 
 /// An INSERT that the server still had in hand when its worker was gone lands after all others are through.
 #[test]
-fn rows_of_a_former_revision_that_land_late_are_found_and_taken_away() -> Result<()> {
+fn late_rows_of_a_former_revision_are_found_and_removed() -> Result<()> {
     let project = Project::new(Stack::shared(), "landed-late")?;
     ship(&project, [day()])?;
     project.query("CREATE TABLE {db}.late ENGINE = Memory AS SELECT * FROM {db}.klines")?;
@@ -174,7 +174,7 @@ fn a_worker_that_dies_after_writing_tombstones_is_followed_by_one_that_derives_a
 }
 
 #[test]
-fn rows_of_an_archive_that_left_the_bucket_are_taken_from_the_table_or_waited_for() -> Result<()> {
+fn rows_of_a_deleted_object_are_copied_from_the_table_or_waited_for() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "left-the-bucket")?;
     let hand = Handmade::new(stack, &project)?;
@@ -204,7 +204,7 @@ fn rows_of_an_archive_that_left_the_bucket_are_taken_from_the_table_or_waited_fo
 /// The exchange goes back to former bytes with their former stamp: the archive generated last keeps winning, and every
 /// command calls that right.
 #[test]
-fn a_roll_back_by_the_exchange_changes_nothing_and_is_called_right() -> Result<()> {
+fn a_rollback_by_the_exchange_changes_nothing_and_verifies() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "rolled-back")?;
     let hand = Handmade::new(stack, &project)?;
@@ -235,7 +235,7 @@ fn a_roll_back_by_the_exchange_changes_nothing_and_is_called_right() -> Result<(
 
 /// A week of the next month's archive must not make each attempt at this month's wait for a record that is there.
 #[test]
-fn a_week_of_the_next_archive_holds_nobody_up() -> Result<()> {
+fn a_week_of_the_next_archive_delays_no_attempt() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "week-held-up")?;
     project.set("corrections.shrink_limit", 1.0)?;
     let february = weeks("2025-02").generated_at("2025-10-20T00:00:00Z");

@@ -34,7 +34,7 @@ fn attempts(label: &str, words: &[&str], times: u64, act: Act) -> Result<String>
 }
 
 #[test]
-fn an_object_that_was_refused_with_all_others_costs_no_attempt() -> Result<()> {
+fn an_object_refused_with_all_others_spends_no_attempt() -> Result<()> {
     // A refused request is made twice: by the short way, and by the library.
     assert_eq!(attempts("passing-403", &["GET ", "BTCUSDT-1h"], 2, DENIED)?, "loaded");
     // And once more for a second fault, which is the object's own.
@@ -43,7 +43,7 @@ fn an_object_that_was_refused_with_all_others_costs_no_attempt() -> Result<()> {
 }
 
 #[test]
-fn a_question_that_was_given_up_with_all_others_costs_no_attempt() -> Result<()> {
+fn a_query_that_fails_with_all_others_spends_no_attempt() -> Result<()> {
     let words = ["cityHash64", "BTCUSDT"];
     assert_eq!(attempts("passing-241", &words, 1, TOO_MUCH_MEMORY)?, "loaded");
     assert_eq!(attempts("lasting-241", &words, 2, TOO_MUCH_MEMORY)?, "loaded retry");

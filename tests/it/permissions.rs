@@ -277,7 +277,7 @@ const DENIED: [Denied; 4] = [
 ];
 
 #[test]
-fn what_is_not_a_roles_work_is_refused() -> Result<()> {
+fn a_role_is_refused_all_other_requests() -> Result<()> {
     let site = Site::new("refused")?;
     site.run("operator", "puller", &["migrate"], 0)?;
     for Denied { role, refused, unanswered } in DENIED {

@@ -36,7 +36,7 @@ fn write_everything(data_dir: &Path) -> Result<()> {
 }
 
 #[test]
-fn archives_of_every_kind_arrive_exactly() -> Result<()> {
+fn archives_of_every_kind_are_loaded_value_for_value() -> Result<()> {
     let project = Project::new(Stack::shared(), "every-kind")?;
     write_everything(project.data_dir())?;
     for stray in ["data/spot/daily/klines/BTCUSDT/1h/notes.txt", "data/spot/daily/klines/BTCUSDT/1h/BTCUSDT-1h.zip.tmp"]
@@ -75,7 +75,7 @@ fn show(data_dir: &Path) -> Result<()> {
 }
 
 #[test]
-fn the_whole_tree_arrives_and_the_second_run_does_nothing() -> Result<()> {
+fn the_whole_tree_is_loaded_and_a_second_run_does_nothing() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "whole-tree")?;
     show(project.data_dir())?;
@@ -121,7 +121,7 @@ fn four_workers_make_the_tables_of_one_and_a_killed_one_leaves_no_trace() -> Res
 }
 
 #[test]
-fn no_ingest_keeps_the_archives_as_files_and_leaves_others_alone() -> Result<()> {
+fn no_ingest_stores_archives_as_files_and_changes_no_other() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "mirror")?;
     write_everything(project.data_dir())?;

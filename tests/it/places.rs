@@ -90,7 +90,7 @@ fn doctor_removes_its_object_where_it_may() -> Result<()> {
 /// Somebody says that the archives have moved: the units at hand are announced from the new place, and the service that
 /// comes after needs no such word.
 #[test]
-fn archives_that_have_moved_are_announced_from_there() -> Result<()> {
+fn an_accepted_move_announces_archives_from_the_new_prefix() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "moved-prefix")?;
     let hand = Handmade::new(stack, &project)?;
@@ -135,7 +135,7 @@ fn mistyped(stack: &Stack, label: &str) -> Result<(Project, Proxy, String)> {
 
 /// NATS is away when the pass begins, and comes back before its end.
 #[test]
-fn a_wrong_prefix_is_noticed_by_a_pass_that_began_without_the_queue() -> Result<()> {
+fn a_wrong_prefix_is_detected_by_a_pass_that_began_without_the_queue() -> Result<()> {
     let stack = Stack::shared();
     let (project, queue, wrong) = mistyped(stack, "wrong-prefix-late")?;
     let through = format!("nats://{}", queue.address());
@@ -152,7 +152,7 @@ fn a_wrong_prefix_is_noticed_by_a_pass_that_began_without_the_queue() -> Result<
 
 /// NATS does not say what was announced last.
 #[test]
-fn nothing_is_announced_while_the_place_cannot_be_compared() -> Result<()> {
+fn nothing_is_announced_while_the_prefix_cannot_be_compared() -> Result<()> {
     let stack = Stack::shared();
     let (project, queue, wrong) = mistyped(stack, "place-unknown")?;
     let through = format!("nats://{}", queue.address());

@@ -143,7 +143,7 @@ fn acknowledged_markers_survive_a_power_cut() -> Result<()> {
 }
 
 #[test]
-fn tables_of_the_version_before_are_made_to_sync_and_an_operators_choice_stays() -> Result<()> {
+fn migrate_makes_old_tables_sync_and_respects_an_operators_choice() -> Result<()> {
     let project = Project::new(Stack::shared(), "sync-settings")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     let synced = || -> Result<Vec<bool>> {

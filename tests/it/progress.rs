@@ -69,7 +69,7 @@ fn a_terminal_shows_bytes_rate_and_the_time_left() -> Result<()> {
 }
 
 #[test]
-fn a_log_has_one_line_a_unit() -> Result<()> {
+fn a_log_without_a_terminal_has_one_line_for_each_unit() -> Result<()> {
     let project = project("no-terminal")?;
     let uploaded = project.uploader(&["upload"])?.expect_code(0)?;
     let lines: Vec<&str> = uploaded.stderr.lines().collect();

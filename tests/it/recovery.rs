@@ -58,7 +58,7 @@ fn lines(text: &str, sign: char) -> Vec<String> {
 }
 
 #[test]
-fn a_deleted_stream_is_made_again_from_the_bucket() -> Result<()> {
+fn a_deleted_stream_is_filled_from_the_bucket() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "stream-deleted")?;
     let hand = Handmade::new(stack, &project)?;
@@ -95,7 +95,7 @@ fn a_deleted_stream_is_made_again_from_the_bucket() -> Result<()> {
 
 /// A worker that runs makes its consumers again and goes through everything, skipping what is loaded.
 #[test]
-fn a_running_worker_survives_the_loss_of_the_stream() -> Result<()> {
+fn a_running_worker_goes_on_after_the_loss_of_the_stream() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "stream-under-worker")?;
     let hand = Handmade::new(stack, &project)?;
@@ -114,7 +114,7 @@ fn a_running_worker_survives_the_loss_of_the_stream() -> Result<()> {
 
 /// Markers that were purged are remembered by their ids for two days; they come back all the same.
 #[test]
-fn a_purged_stream_is_filled_again() -> Result<()> {
+fn a_purged_stream_is_filled_from_the_bucket() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "stream-purged")?;
     let hand = Handmade::new(stack, &project)?;
@@ -173,7 +173,7 @@ fn a_lost_manifest_is_written_back_from_the_stream() -> Result<()> {
 
 /// A unit whose list is too long for its marker, and which is no longer on disk, has lost all of `_markers/`.
 #[test]
-fn a_lost_list_is_made_again_from_the_objects() -> Result<()> {
+fn a_lost_list_is_rebuilt_from_the_objects() -> Result<()> {
     const MANY: usize = 1_200;
     let stack = Stack::shared();
     let project = Project::new(stack, "list-lost")?;
@@ -262,7 +262,7 @@ fn a_lost_object_is_named() -> Result<()> {
 
 /// A bucket or a stream that was restored from an older copy.
 #[test]
-fn of_two_revisions_the_newer_one_counts() -> Result<()> {
+fn the_newer_of_two_revisions_is_announced() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "two-revisions")?;
     let hand = Handmade::new(stack, &project)?;
@@ -345,7 +345,7 @@ fn sent(text: &str) -> &str {
 
 /// Whatever somebody did to the rows: it is found, and what is loaded again is what was wrong and nothing else.
 #[test]
-fn deleted_rows_come_back() -> Result<()> {
+fn verify_finds_changed_rows_and_loads_only_their_archives() -> Result<()> {
     let project = Project::new(Stack::shared(), "rows-deleted")?;
     ship(&project)?;
     let all = project.puller(&["verify", "--verbose"])?.expect_code(0)?;
@@ -398,7 +398,7 @@ fn rows_loaded(project: &Project) -> Result<u64> {
 }
 
 #[test]
-fn what_is_not_loaded_is_loaded() -> Result<()> {
+fn verify_loads_units_that_are_not_loaded() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "not-loaded")?;
     let hand = Handmade::new(stack, &project)?;
@@ -448,7 +448,7 @@ fn what_is_not_loaded_is_loaded() -> Result<()> {
 }
 
 #[test]
-fn a_server_that_is_away_is_told_from_a_difference() -> Result<()> {
+fn verify_distinguishes_an_unreachable_server_from_a_difference() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "recovery-away")?;
     let none = project.puller(&["verify"])?.expect_code(4)?;
     assert!(none.stderr.contains("run `uploader reconcile --fix`"), "{}", none.stderr);
@@ -482,7 +482,7 @@ fn a_server_that_is_away_is_told_from_a_difference() -> Result<()> {
 
 /// Rows that a later archive replaced, or a correction took away, are not missing.
 #[test]
-fn replaced_rows_are_right() -> Result<()> {
+fn verify_accepts_rows_replaced_by_a_later_archive() -> Result<()> {
     let project = Project::new(Stack::shared(), "replaced")?;
     ship(&project)?;
     hours(SYMBOLS[0], DAYS[0]).seed(1).missing([3]).generated_at("2025-03-05T00:00:00Z").write(project.data_dir())?;

@@ -30,7 +30,7 @@ fn requests_of_a_pull(project: &Project, clickhouse: &Proxy) -> Result<usize> {
 }
 
 #[test]
-fn a_redelivered_unit_costs_no_query_an_archive() -> Result<()> {
+fn a_redelivered_unit_costs_no_query_for_each_archive() -> Result<()> {
     const SYMBOLS: usize = 60;
     /// What a pull of one unit may cost, whatever its archives are.
     const QUERIES_MAX: usize = 35;
@@ -102,7 +102,7 @@ impl<'p> Noted<'p> {
 }
 
 #[test]
-fn a_note_that_cannot_be_read_buries_nothing_and_stays() -> Result<()> {
+fn an_unreadable_delivery_record_causes_no_dead_letter_and_stays() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "unread-note")?;
     let queue = Proxy::start(loopback(stack.nats.port()))?;
@@ -133,7 +133,7 @@ fn a_note_that_cannot_be_read_buries_nothing_and_stays() -> Result<()> {
 }
 
 #[test]
-fn a_note_that_made_room_for_others_buries_nothing() -> Result<()> {
+fn an_evicted_delivery_record_causes_no_dead_letter() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "dropped-note")?;
     let noted = Noted::new(stack, &project)?;

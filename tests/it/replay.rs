@@ -32,7 +32,7 @@ fn outcomes(project: &Project) -> Result<String> {
 }
 
 #[test]
-fn what_is_verified_is_skipped_unless_forced() -> Result<()> {
+fn verified_archives_are_skipped_unless_forced() -> Result<()> {
     let project = loaded("replay-skips")?;
     let plan = project.puller(&["replay", "--dry-run", "--json"])?.expect_code(0)?.json()?;
     assert_eq!(
@@ -68,7 +68,7 @@ fn what_is_verified_is_skipped_unless_forced() -> Result<()> {
 
 /// Deduplication of inserts would swallow all of these.
 #[test]
-fn rows_that_somebody_deleted_come_back() -> Result<()> {
+fn deleted_rows_are_loaded_again() -> Result<()> {
     let project = loaded("replay-deleted")?;
     let _workers = [project.spawn_puller(&["run"])?, project.spawn_puller(&["run"])?];
     for damage in [
@@ -87,7 +87,7 @@ fn rows_that_somebody_deleted_come_back() -> Result<()> {
 }
 
 #[test]
-fn a_replay_can_be_narrowed_and_cancelled() -> Result<()> {
+fn a_replay_is_filtered_and_cancelled() -> Result<()> {
     let project = loaded("replay-narrow")?;
     project.query(&format!("TRUNCATE TABLE {}.klines", project.database()))?;
     let narrow = ["replay", "--force", "--symbol", "ETHUSDT", "--unit", "binance/spot/klines/1h/2025-03-02"];

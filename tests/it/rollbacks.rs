@@ -33,7 +33,7 @@ fn rolled_back(project: &Project) -> Result<()> {
 }
 
 #[test]
-fn an_older_publication_waits_until_somebody_accepts_it() -> Result<()> {
+fn an_older_publication_is_held_until_it_is_accepted() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "rollback")?;
     let hand = Handmade::new(stack, &project)?;
@@ -98,7 +98,7 @@ fn an_older_publication_waits_until_somebody_accepts_it() -> Result<()> {
 }
 
 #[test]
-fn the_service_names_it_once() -> Result<()> {
+fn the_service_names_an_older_publication_once() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "rollback-watch")?;
     project.set("watch.rescan", "300ms")?;
     project.set("watch.min_age", "100ms")?;
@@ -115,7 +115,7 @@ fn the_service_names_it_once() -> Result<()> {
 
 /// Another program puts the older publication over the announced one.
 #[test]
-fn an_older_object_in_the_bucket_is_not_adopted_by_itself() -> Result<()> {
+fn an_older_object_in_the_bucket_is_not_adopted_unasked() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "rollback-adopt")?;
     let hand = Handmade::new(stack, &project)?;
@@ -152,7 +152,7 @@ fn an_accepted_rollback_is_announced_by_the_next_run() -> Result<()> {
 }
 
 #[test]
-fn a_rollback_that_was_cut_short_is_no_unit_that_needs_nothing() -> Result<()> {
+fn an_interrupted_rollback_is_held_until_it_is_accepted_again() -> Result<()> {
     let project = Project::new(Stack::shared(), "rollback-killed")?;
     rolled_back(&project)?;
     let args = ["upload", "--accept-rollback", &first().unit()];
@@ -169,7 +169,7 @@ fn a_rollback_that_was_cut_short_is_no_unit_that_needs_nothing() -> Result<()> {
 
 /// What `adopt` has stored without the queue it announces by its next run, though it finds all as it is named.
 #[test]
-fn what_was_adopted_without_the_queue_is_announced_by_the_next_run() -> Result<()> {
+fn a_unit_adopted_without_the_queue_is_announced_by_the_next_run() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "adopt-away")?;
     let hand = Handmade::new(stack, &project)?;

@@ -15,7 +15,7 @@ fn upload_day(project: &Project, day: &str) -> Result<()> {
 }
 
 #[test]
-fn what_was_dropped_is_named_and_made_again() -> Result<()> {
+fn dropped_tables_views_and_columns_are_named_and_made_again() -> Result<()> {
     let project = Project::new(Stack::shared(), "dropped")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     upload_day(&project, "2025-03-01")?;
@@ -63,7 +63,7 @@ fn what_was_dropped_is_named_and_made_again() -> Result<()> {
 
 /// A look changes nothing, whatever is missing.
 #[test]
-fn a_look_makes_no_database_table_or_view() -> Result<()> {
+fn commands_that_only_read_make_no_database_table_or_view() -> Result<()> {
     let project = Project::new(Stack::shared(), "look-only")?;
     upload_day(&project, "2025-03-01")?;
     let hints = project.dir().join("_ingested");
@@ -99,7 +99,7 @@ fn a_look_makes_no_database_table_or_view() -> Result<()> {
 
 /// As a restore of some of the tables leaves it.
 #[test]
-fn rows_that_the_ledger_knows_and_nobody_has_are_loaded_again() -> Result<()> {
+fn rows_recorded_in_the_ledger_and_missing_are_loaded_again() -> Result<()> {
     let project = Project::new(Stack::shared(), "restored-empty")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     upload_day(&project, "2025-03-01")?;
@@ -144,7 +144,7 @@ fn a_worker_waits_for_an_operator_where_loaded_rows_were_dropped() -> Result<()>
 }
 
 #[test]
-fn a_table_that_is_not_ours_is_explained_and_nothing_is_buried() -> Result<()> {
+fn a_foreign_table_is_explained_and_causes_no_dead_letter() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "not-ours")?;
     let hand = Handmade::new(stack, &project)?;

@@ -42,7 +42,7 @@ fn values_with_white_space_around_them_work() -> Result<()> {
 }
 
 #[test]
-fn values_that_cannot_be_used_are_refused_by_their_key() -> Result<()> {
+fn unusable_values_are_refused_by_their_key() -> Result<()> {
     let project = Project::new(Stack::shared(), "refused-values")?;
     for (name, value, said) in [
         ("R2_ACCESS_KEY_ID", "AKIA\nX", "storage.r2.access_key_id: holds a line break"),
@@ -127,7 +127,7 @@ fn doctor_names_the_request_that_a_bucket_refuses() -> Result<()> {
 
 /// All of them use one object, since none deletes any.
 #[test]
-fn doctors_at_the_same_time_find_nothing_wrong() -> Result<()> {
+fn concurrent_doctors_find_nothing_wrong() -> Result<()> {
     let project = Project::new(Stack::shared(), "doctors")?;
     write_day(&project)?;
     project.puller(&["migrate"])?.expect_code(0)?;

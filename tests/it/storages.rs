@@ -59,7 +59,7 @@ fn ship(project: &Project) -> Result<()> {
 }
 
 #[test]
-fn a_shared_folder_carries_everything() -> Result<()> {
+fn a_shared_folder_serves_every_command() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "fs")?;
     let share = project.dir().join("share");
     let mounted_elsewhere = project.dir().join("mnt");
@@ -92,7 +92,7 @@ fn a_shared_folder_carries_everything() -> Result<()> {
 }
 
 #[test]
-fn the_remote_data_dir_is_the_store() -> Result<()> {
+fn the_remote_data_dir_serves_as_the_store() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "rsync")?;
     let server = Sshd::start(&project.dir().join("ssh"))?;
     by_rsync(&mut project, &server, server.address())?;
@@ -113,7 +113,7 @@ fn the_remote_data_dir_is_the_store() -> Result<()> {
 
 /// The archive changes between two passes of the uploader, while a worker is about to fetch it.
 #[test]
-fn an_archive_that_changes_under_its_marker() -> Result<()> {
+fn an_archive_that_changes_before_its_fetch_is_superseded() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "rsync-changed")?;
     let server = Sshd::start(&project.dir().join("ssh"))?;
@@ -148,7 +148,7 @@ fn an_archive_that_changes_under_its_marker() -> Result<()> {
 
 /// No connection lasts long enough for the archive: it only ever arrives if each goes on where the last was cut.
 #[test]
-fn a_connection_that_is_cut_goes_on_where_it_was() -> Result<()> {
+fn a_cut_transfer_resumes_where_it_stopped() -> Result<()> {
     const LASTS: usize = 1_000_000;
     let mut project = Project::new(Stack::shared(), "rsync-cut")?;
     let server = Sshd::start(&project.dir().join("ssh"))?;

@@ -21,7 +21,7 @@ fn refused_upload(project: &Project, days: RangeInclusive<u32>, code: i32) -> Re
 }
 
 #[test]
-fn replays_that_wait_leave_the_live_markers_their_room() -> Result<()> {
+fn waiting_replays_leave_the_stream_of_markers_its_space() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "replays-apart")?;
     project.set("nats.limits.replays", "6KiB")?;
@@ -74,7 +74,7 @@ fn a_replay_larger_than_its_stream_waits_for_workers() -> Result<()> {
 
 /// What was found is told also where not all of it can be sent, or nobody is there to load it.
 #[test]
-fn a_verify_that_cannot_send_all_keeps_what_it_found() -> Result<()> {
+fn a_verify_that_cannot_send_all_reports_every_finding() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "verify-full")?;
     project.set("nats.limits.replays", "4KiB")?;
@@ -101,7 +101,7 @@ fn a_verify_that_cannot_send_all_keeps_what_it_found() -> Result<()> {
 
 /// The command that sends a replay does not take the cancellation back, nor does one that waits for it count it as done.
 #[test]
-fn a_replay_that_is_cancelled_while_it_is_sent_stays_so() -> Result<()> {
+fn a_replay_cancelled_while_it_is_sent_stays_cancelled() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "cancel-sending")?;
     project.set("nats.limits.replays", "4KiB")?;
@@ -141,7 +141,7 @@ fn a_replay_that_is_cancelled_while_it_is_sent_stays_so() -> Result<()> {
 }
 
 #[test]
-fn a_limit_that_somebody_raised_stays() -> Result<()> {
+fn a_stream_limit_raised_by_an_operator_stays() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "raised")?;
     project.set("nats.limits.markers", "1MiB")?;
@@ -163,7 +163,7 @@ fn a_limit_that_somebody_raised_stays() -> Result<()> {
 }
 
 #[test]
-fn a_full_stream_of_markers_says_what_to_do() -> Result<()> {
+fn a_full_stream_of_markers_names_the_remedy() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "markers-full")?;
     project.set("nats.limits.markers", "4KiB")?;
@@ -190,7 +190,7 @@ fn a_full_stream_of_markers_says_what_to_do() -> Result<()> {
 }
 
 #[test]
-fn no_dead_letter_is_lost_while_their_stream_is_full() -> Result<()> {
+fn a_full_stream_of_dead_letters_loses_none() -> Result<()> {
     const BAD: u64 = 8;
     let stack = Stack::shared();
     let mut project = Project::new(stack, "dead-full")?;
@@ -274,7 +274,7 @@ fn a_stream_that_would_drop_markers_is_refused() -> Result<()> {
 }
 
 #[test]
-fn a_revision_has_one_dead_letter_however_often_it_is_given_up() -> Result<()> {
+fn a_revision_given_up_again_has_one_dead_letter() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "one-letter-each")?;
     let hand = Handmade::new(stack, &project)?;
@@ -325,7 +325,7 @@ fn a_revision_has_one_dead_letter_however_often_it_is_given_up() -> Result<()> {
 }
 
 #[test]
-fn an_account_that_has_less_room_is_told_how_much_is_needed() -> Result<()> {
+fn an_account_with_too_little_space_is_refused_with_the_size_needed() -> Result<()> {
     let dir = RunDir::new("small-account")?;
     let limits = "{ max_file: 100MB, max_memory: 0, max_bytes_required: true }";
     let nats = Nats::start_configured(dir.path(), limits, "")?;
@@ -369,7 +369,7 @@ fn an_overlapping_stream_is_named() -> Result<()> {
 }
 
 #[test]
-fn a_server_that_takes_only_short_messages_gets_the_short_form() -> Result<()> {
+fn a_server_limiting_messages_gets_markers_that_name_a_manifest() -> Result<()> {
     let dir = RunDir::new("short-messages")?;
     let nats = Nats::start_configured(dir.path(), "enabled", "max_payload: 32KB")?;
     let mut project = Project::new(Stack::shared(), "short-messages")?;
@@ -385,7 +385,7 @@ fn a_server_that_takes_only_short_messages_gets_the_short_form() -> Result<()> {
 }
 
 #[test]
-fn a_bad_nkey_file_is_named() -> Result<()> {
+fn a_malformed_nkey_file_is_named() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "bad-nkey")?;
     for key in ["user", "password"] {
         project.set(&format!("nats.{key}"), Value::Null)?;
@@ -404,7 +404,7 @@ fn a_bad_nkey_file_is_named() -> Result<()> {
 
 /// As a `replay` leaves it that was killed between two messages.
 #[test]
-fn a_replay_that_was_killed_is_not_running_for_ever() -> Result<()> {
+fn a_killed_replay_does_not_stay_running() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "killed-replay")?;
     let hand = Handmade::new(stack, &project)?;

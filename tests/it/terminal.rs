@@ -16,7 +16,7 @@ const DAY: &str = "2025-03-01";
 const UNIT: &str = "binance/spot/klines/1h/2025-03-01";
 
 #[test]
-fn an_answer_that_cannot_be_written_is_a_failure() -> Result<()> {
+fn an_answer_that_cannot_be_written_fails_the_command() -> Result<()> {
     let project = Project::new(Stack::shared(), "full-stdout")?;
     for args in [&["--help"][..], &["help", "pull"], &["doctor", "--config-only"]] {
         let full = std::fs::File::options().write(true).open("/dev/full").context("/dev/full")?;
@@ -31,7 +31,7 @@ fn an_answer_that_cannot_be_written_is_a_failure() -> Result<()> {
 }
 
 #[test]
-fn a_closed_pipe_ends_a_long_list_in_silence() -> Result<()> {
+fn a_closed_pipe_ends_a_long_list_silently() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "pipes")?;
     let hand = Handmade::new(stack, &project)?;
@@ -66,7 +66,7 @@ fn a_closed_pipe_ends_a_long_list_in_silence() -> Result<()> {
 
 /// Text from a bucket, a stream or another worker cannot write to the terminal as itself.
 #[test]
-fn no_text_from_outside_reaches_the_terminal_as_it_is() -> Result<()> {
+fn control_characters_from_outside_are_escaped() -> Result<()> {
     const EVIL: &str = "\u{1b}[2J\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}gnp\u{2066}\u{200b}\u{feff}\r\u{8}";
     let stack = Stack::shared();
     let project = Project::new(stack, "escapes")?;
@@ -139,7 +139,7 @@ fn no_text_from_outside_reaches_the_terminal_as_it_is() -> Result<()> {
 
 /// Symbols with such characters are refused where markers are read.
 #[test]
-fn a_symbol_that_is_not_seen_as_itself_is_refused() -> Result<()> {
+fn a_symbol_with_invisible_characters_is_refused() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "unseen-symbols")?;
     let hand = Handmade::new(stack, &project)?;
@@ -284,7 +284,7 @@ fn a_terminal_of_80_columns_shows_results_and_no_log() -> Result<()> {
 
 /// A pull that is held up by one object says by which, and how long.
 #[test]
-fn a_pull_that_waits_says_for_what() -> Result<()> {
+fn a_waiting_pull_names_the_reason() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "waits-for")?;
     project.set("retry.missing_object", "8s")?;

@@ -63,7 +63,7 @@ fn wait_for_bytes(project: &Project, proxy: &Proxy, bytes: u64) -> Result<()> {
 }
 
 #[test]
-fn a_large_archive_is_gone_on_with_after_kills() -> Result<()> {
+fn a_killed_upload_of_a_large_archive_resumes() -> Result<()> {
     const SIZE: u64 = 45 * MIB;
     let (mut project, proxy) = with_large("resumed", SIZE)?;
     project.set("storage.r2.transfers", 1)?;
@@ -102,7 +102,7 @@ fn a_large_archive_is_gone_on_with_after_kills() -> Result<()> {
 
 /// Between a kill and the next run, and while its parts are on their way.
 #[test]
-fn an_archive_that_changes_is_never_stored_mixed() -> Result<()> {
+fn an_archive_changed_during_its_upload_is_never_stored_mixed() -> Result<()> {
     let (mut project, proxy) = with_large("changed", 30 * MIB)?;
     project.set("storage.r2.transfers", 1)?;
     let hand = Handmade::new(Stack::shared(), &project)?;
@@ -141,7 +141,7 @@ fn flip(path: &Path, at: u64) -> Result<()> {
 }
 
 #[test]
-fn parts_left_behind_are_taken_out_of_the_bucket() -> Result<()> {
+fn abandoned_parts_are_removed_from_the_bucket() -> Result<()> {
     let (mut project, proxy) = with_large("stale", 30 * MIB)?;
     project.set("storage.r2.transfers", 1)?;
     let mut dying = project.start("uploader", &["upload", "--bwlimit", "24M"], &[])?;
@@ -170,7 +170,7 @@ fn parts_left_behind_are_taken_out_of_the_bucket() -> Result<()> {
 
 /// Within one run: each part is sent again by itself.
 #[test]
-fn parts_survive_cut_connections_and_servers_that_are_busy() -> Result<()> {
+fn parts_are_retried_after_cut_connections_and_busy_answers() -> Result<()> {
     const TRANSFERS: usize = 2;
     // The zip around the rows is somewhat larger.
     const SIZE: u64 = 118 * MIB;
@@ -216,7 +216,7 @@ fn answered_parts(proxy: &Proxy) -> Vec<usize> {
 
 /// A seventh of what the archive has.
 #[test]
-fn memory_is_bounded_whatever_the_archive() -> Result<()> {
+fn an_archive_larger_than_the_memory_limit_is_uploaded_within_it() -> Result<()> {
     const SIZE: u64 = 300 * MIB;
     const RESIDENT_MAX: u64 = 200 * MIB;
     let (project, proxy) = with_large("memory", SIZE)?;
@@ -245,7 +245,7 @@ fn high_water(pid: u32) -> Option<u64> {
 
 /// `reconcile --fix` puts a large archive back that somebody deleted from the bucket.
 #[test]
-fn a_large_archive_that_the_bucket_lost_is_put_back() -> Result<()> {
+fn a_large_archive_that_the_bucket_lost_is_uploaded_again() -> Result<()> {
     let (project, _proxy) = with_large("lost-large", 20 * MIB)?;
     let hand = Handmade::new(Stack::shared(), &project)?;
     project.uploader(&["upload"])?.expect_code(0)?;

@@ -40,7 +40,7 @@ fn start_elsewhere(
 /// Between its `current.json` and its marker another uploader announces all that it has, and more: the stream refuses its
 /// marker, and then the bucket must not go on naming its part as the newest.
 #[test]
-fn who_is_refused_leaves_no_trace_in_the_bucket() -> Result<()> {
+fn an_uploader_whose_marker_is_refused_leaves_no_trace_in_the_bucket() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "refused")?;
     let hand = Handmade::new(stack, &project)?;
@@ -70,7 +70,7 @@ fn who_is_refused_leaves_no_trace_in_the_bucket() -> Result<()> {
 /// By the clock of one the unit belongs to the backlog already, and so to another subject. Each finds its subject as it
 /// left it, and the newest marker must name what both have.
 #[test]
-fn two_lanes_at_the_same_moment_name_all_archives() -> Result<()> {
+fn uploaders_on_two_lanes_announce_all_archives() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "two-lanes")?;
     let hand = Handmade::new(stack, &project)?;
@@ -101,7 +101,7 @@ fn two_lanes_at_the_same_moment_name_all_archives() -> Result<()> {
 
 /// After a cleanup the bucket has what the disk has not. Another prefix has neither.
 #[test]
-fn a_unit_that_is_left_behind_in_another_bucket_does_not_shrink() -> Result<()> {
+fn a_unit_stored_in_another_bucket_is_not_published_with_less() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "left-behind")?;
     let hand = Handmade::new(stack, &project)?;

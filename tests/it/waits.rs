@@ -55,7 +55,7 @@ fn side_by_side(scenarios: &[fn() -> Result<()>]) -> Result<()> {
 
 /// One cut of the only connection, between a question and its answer.
 #[test]
-fn an_answer_that_is_lost_stops_nobody() -> Result<()> {
+fn a_lost_answer_stops_no_process() -> Result<()> {
     side_by_side(&[a_worker_loses_the_answer_to_a_pull, an_uploader_loses_what_it_reads, commands_are_not_answered])
 }
 
@@ -136,7 +136,7 @@ fn commands_are_not_answered() -> Result<()> {
 
 /// What looks healthy and does nothing is not ready, says why, and tries anew.
 #[test]
-fn a_worker_whose_pulls_are_not_answered_says_so() -> Result<()> {
+fn a_worker_whose_pulls_are_not_answered_is_not_ready() -> Result<()> {
     side_by_side(&[pulls_are_not_answered, idle_workers_behind_a_bad_line, a_queue_that_goes_away_ends_verify])
 }
 
@@ -204,7 +204,7 @@ fn idle_workers_behind_a_bad_line() -> Result<()> {
 
 /// A pass that waits for what never comes is not ready, says why, and is begun anew; and SIGTERM ends it.
 #[test]
-fn a_pass_that_hangs_is_begun_anew() -> Result<()> {
+fn a_hanging_pass_is_restarted() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "hanging-pass")?;
     hours("AAAUSDT", "2025-03-01").write(project.data_dir())?;
@@ -240,7 +240,7 @@ fn an_uploader_whose_disk_hangs_ends_on_sigterm() -> Result<()> {
 
 /// Acks hold names and numbers; those of a stream that was deleted and made again are another unit's.
 #[test]
-fn an_ack_of_a_former_stream_settles_nothing_of_the_new_one() -> Result<()> {
+fn an_ack_of_a_deleted_stream_acks_nothing_of_the_new_one() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "former-stream")?;
     let bucket = Proxy::start(Stack::shared().s3.address())?;
@@ -285,7 +285,7 @@ fn an_ack_of_a_former_stream_settles_nothing_of_the_new_one() -> Result<()> {
 /// One answer, or its absence, is for all deliveries of a consumer: if each asked for itself, the last of them would learn of
 /// its lost lease when another worker has long had its unit.
 #[test]
-fn leases_of_many_units_are_given_up_in_time() -> Result<()> {
+fn lost_leases_of_many_units_are_given_up_in_time() -> Result<()> {
     const UNITS: u32 = 20;
     let (mut project, queue, direct) = behind_a_proxy(Stack::shared(), "many-leases")?;
     let bucket = Proxy::start(Stack::shared().s3.address())?;
@@ -306,7 +306,7 @@ fn leases_of_many_units_are_given_up_in_time() -> Result<()> {
 
 /// What is on its way to a worker when it is told to stop comes back at once, not when its lease ends.
 #[test]
-fn what_arrives_while_a_worker_stops_is_handed_back() -> Result<()> {
+fn deliveries_arriving_at_a_stopping_worker_are_handed_back() -> Result<()> {
     let stack = Stack::shared();
     let (mut project, queue, direct) = behind_a_proxy(stack, "stopping")?;
     project.set("puller.ack_wait", "5m")?;
@@ -337,7 +337,7 @@ fn what_arrives_while_a_worker_stops_is_handed_back() -> Result<()> {
 
 /// Where somebody limits what may be under way, a fetch is answered in part, and then by nothing.
 #[test]
-fn a_fetch_that_is_answered_in_part_is_worked_on() -> Result<()> {
+fn a_fetch_answered_in_part_is_worked_on() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "in-part")?;
     let direct = project.config()["nats"]["url"].as_str().unwrap_or_default().to_owned();
@@ -362,7 +362,7 @@ fn a_fetch_that_is_answered_in_part_is_worked_on() -> Result<()> {
 
 /// Markers of a thousand archives each, on a line that brings one in six seconds.
 #[test]
-fn large_markers_come_through_a_narrow_line() -> Result<()> {
+fn large_markers_arrive_over_a_narrow_line() -> Result<()> {
     let stack = Stack::shared();
     let (mut project, line, direct) = behind_a_proxy(stack, "narrow-line")?;
     project.set("puller.ack_wait", "60s")?;
@@ -383,7 +383,7 @@ fn large_markers_come_through_a_narrow_line() -> Result<()> {
 
 /// Thousands of units that wait for their next attempt leave room for those that can be done.
 #[test]
-fn live_work_has_room_beside_scheduled_retries() -> Result<()> {
+fn scheduled_retries_leave_slots_to_live_units() -> Result<()> {
     const RETRIES: usize = 5_000;
     let stack = Stack::shared();
     let project = Project::new(stack, "scheduled")?;
@@ -440,7 +440,7 @@ fn a_long_stream_over_a_slow_line_is_read_to_its_end() -> Result<()> {
 
 /// A pass is given up while it looks for files that are not taken: the next one names them.
 #[test]
-fn files_that_are_not_taken_are_named_after_a_pass_that_was_given_up() -> Result<()> {
+fn skipped_files_are_named_after_an_abandoned_pass() -> Result<()> {
     let project = Project::new(Stack::shared(), "hanging-strays")?;
     let archive = hours("AAAUSDT", "2025-03-01").zip();
     let folder = project.data_dir().join("data/spot/klines");

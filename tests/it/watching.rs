@@ -45,7 +45,7 @@ fn symbols(marker: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn what_comes_is_seen_without_a_rescan() -> Result<()> {
+fn a_new_archive_is_published_without_a_rescan() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "events")?;
     project.set("watch.min_age", "1s")?;
@@ -69,7 +69,7 @@ fn what_comes_is_seen_without_a_rescan() -> Result<()> {
 
 /// An archive that a downloader renames into its place is whole at once; one that is written there is not.
 #[test]
-fn a_rename_waits_for_nothing() -> Result<()> {
+fn a_renamed_archive_is_published_at_once() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "rename")?;
     project.set("watch.min_age", "1h")?;
@@ -92,7 +92,7 @@ fn a_rename_waits_for_nothing() -> Result<()> {
 }
 
 #[test]
-fn an_archive_that_is_being_written_is_never_sent_half() -> Result<()> {
+fn an_archive_being_written_is_never_uploaded_half() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "half")?;
     project.set("watch.min_age", "1s")?;
@@ -188,7 +188,7 @@ fn a_unit_is_complete_when_every_symbol_is_there() -> Result<()> {
 }
 
 #[test]
-fn without_a_list_a_quiet_time_makes_a_unit_complete() -> Result<()> {
+fn a_quiet_period_makes_a_unit_without_a_list_complete() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "quiet")?;
     for (key, value) in [("publish.when", "complete"), ("publish.settle", "3s"), ("watch.min_age", "100ms")] {
@@ -212,7 +212,7 @@ fn without_a_list_a_quiet_time_makes_a_unit_complete() -> Result<()> {
 
 /// Times of files that lie in the future say when they were seen first, and no less is waited for.
 #[test]
-fn a_file_server_whose_clock_is_ahead() -> Result<()> {
+fn files_dated_in_the_future_are_timed_by_when_they_were_seen() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "clock-ahead")?;
     for (key, value) in [("publish.when", "both"), ("publish.settle", "3s"), ("watch.min_age", "2s")] {
@@ -234,7 +234,7 @@ fn a_file_server_whose_clock_is_ahead() -> Result<()> {
 }
 
 #[test]
-fn symbols_that_never_come_are_said_and_may_come_late() -> Result<()> {
+fn a_unit_is_published_without_missing_symbols_after_the_grace() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "grace")?;
     project.set("publish.when", "both")?;
@@ -280,7 +280,7 @@ fn symbols_that_never_come_are_said_and_may_come_late() -> Result<()> {
 
 /// `publish.grace` ends also where nothing can be kept of when it began.
 #[test]
-fn symbols_that_never_come_and_nowhere_to_note_since_when() -> Result<()> {
+fn the_grace_ends_without_a_state_folder() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "grace-nowhere")?;
     project.set("publish.when", "complete")?;
@@ -307,7 +307,7 @@ fn symbols_that_never_come_and_nowhere_to_note_since_when() -> Result<()> {
 
 /// What has left the disk is forgotten, but not that it is out.
 #[test]
-fn a_correction_of_what_was_cleaned_up_waits_for_no_symbols() -> Result<()> {
+fn a_correction_of_removed_archives_waits_for_no_symbols() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "grace-cleaned")?;
     project.set("publish.when", "complete")?;
@@ -332,7 +332,7 @@ fn a_correction_of_what_was_cleaned_up_waits_for_no_symbols() -> Result<()> {
 
 /// A request that gets no answer is waited for two minutes; a service that is told to stop has no such time.
 #[test]
-fn a_service_that_is_told_to_stop_leaves_what_is_slow() -> Result<()> {
+fn a_stopping_service_abandons_slow_requests() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "told-to-stop")?;
     project.set("watch.min_age", "1ms")?;
@@ -367,7 +367,7 @@ fn ruin(folder: &Path) -> Result<usize> {
 }
 
 #[test]
-fn a_cache_that_is_lost_or_ruined_costs_a_reading() -> Result<()> {
+fn a_lost_or_damaged_cache_costs_only_a_reading() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "ruined-cache")?;
     for day in 1..=20 {
@@ -398,7 +398,7 @@ fn a_cache_that_is_lost_or_ruined_costs_a_reading() -> Result<()> {
 }
 
 #[test]
-fn a_queue_that_comes_back_gets_every_marker_and_nothing_is_read_again() -> Result<()> {
+fn a_returning_queue_gets_every_marker_without_a_second_reading() -> Result<()> {
     let mut stack = Stack::own()?;
     let mut project = Project::new(&stack, "away")?;
     project.set("publish.timeout", "1s")?;
@@ -429,7 +429,7 @@ fn a_queue_that_comes_back_gets_every_marker_and_nothing_is_read_again() -> Resu
 }
 
 #[test]
-fn odd_files_are_told_and_the_rest_goes_on() -> Result<()> {
+fn unexpected_files_are_named_and_stop_nothing() -> Result<()> {
     let project = Project::new(Stack::shared(), "odd-files")?;
     let data_dir = project.data_dir();
     let link = |target: &str, path: &str| {
@@ -470,7 +470,7 @@ fn odd_files_are_told_and_the_rest_goes_on() -> Result<()> {
 
 /// By a limit on the size of files: what cannot be kept is said, and everything is published all the same.
 #[test]
-fn a_state_folder_that_takes_no_more_stops_nothing() -> Result<()> {
+fn a_full_state_folder_stops_no_upload() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "state-full")?;
     project.set("watch.min_age", "1ms")?;
