@@ -178,8 +178,8 @@ fn attack(hand: &Hand, request: &Request, reply: &str, headers: &[(&'static str,
     hand.runtime.block_on(sent).context(&request.subject)
 }
 
-/// Until the server has taken everything, and JetStream has worked on it.
-fn settle(hand: &Hand) -> Result<()> {
+/// Waits until the server has everything, and JetStream has had time to act on it.
+fn wait_for_server(hand: &Hand) -> Result<()> {
     hand.runtime.block_on(hand.client.flush()).context("flushing")?;
     std::thread::sleep(Duration::from_secs(1));
     Ok(())
@@ -302,7 +302,7 @@ fn a_reply_to_a_role_does_nothing_that_the_role_may_not() -> Result<()> {
                 }
             }
         }
-        settle(hand)?;
+        wait_for_server(hand)?;
         let after = state(&scene.operator)?;
         let changed: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
         assert_eq!(before, after, "{role} changed {changed:#?}");
@@ -323,7 +323,7 @@ fn a_delivery_is_stored_nowhere_whatever_its_reply_subject() -> Result<()> {
         attack(&scene.worker, &nak, "_INBOX_worker.x", &[])?;
         attack(&scene.worker, &next, &reply, &[])?;
     }
-    settle(&scene.worker)?;
+    wait_for_server(&scene.worker)?;
     assert_eq!(before, sequences(state(&scene.operator)?));
     scene.works()
 }
@@ -347,7 +347,7 @@ fn an_uploader_may_not_make_a_consumer_that_delivers_elsewhere() -> Result<()> {
             }
         }
     }
-    settle(&scene.uploader)?;
+    wait_for_server(&scene.uploader)?;
     assert_eq!(before, state(&scene.operator)?);
     Ok(())
 }
@@ -384,7 +384,7 @@ fn headers_of_a_message_remove_no_other_message() -> Result<()> {
                 attack(hand, &request(subject.as_str(), "{}"), &format!("_INBOX_{}.x", hand.role), headers)?;
             }
         }
-        settle(hand)?;
+        wait_for_server(hand)?;
     }
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(before, held(&scene)?);

@@ -263,7 +263,7 @@ fn every_command_answers_in_one_envelope_when_it_is_used_wrongly() -> Result<()>
     Ok(())
 }
 
-/// What keeps a command from looking is said once, and nothing is summed up of what was not looked at.
+/// A fault that stops a command is one line on stderr; a command that read nothing prints no summary.
 #[test]
 fn a_fault_is_printed_once_and_without_a_summary() -> Result<()> {
     let project = project(World::Well)?;

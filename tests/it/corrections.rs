@@ -10,7 +10,7 @@ use tests::truth::Truth;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::{SOON, btc, loopback, ship, upload, weeks, write_with_week_before};
+use crate::scenario::{SOON, assert_nothing_uploaded, btc, loopback, ship, upload, weeks, write_with_week_before};
 
 fn spec() -> ArchiveSpec {
     btc("2025-03-01")
@@ -32,8 +32,7 @@ fn a_republished_archive_replaces_its_rows() -> Result<()> {
     assert_eq!(project.query(&latest)?.trim(), "22");
 
     // The same again is the same revision: nothing is sent and nothing loaded.
-    let again = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    assert_nothing_uploaded(&project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?);
     assert_eq!(hand.markers()?.len(), 2);
 
     // And the two rows come back.

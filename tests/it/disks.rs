@@ -10,7 +10,7 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::{SOON, hours};
+use crate::scenario::{SOON, assert_units, hours};
 
 /// Root may write whatever the permissions say, so it gets a mount of its own that is read-only; others get permissions.
 const READ_ONLY: &str = r#"
@@ -44,15 +44,15 @@ fn a_read_only_data_dir_is_uploaded_and_not_cleaned_up() -> Result<()> {
     let mut project = Project::new(stack, "read-only")?;
     write(&project, "2025-03-01")?;
     let before = archives(project.data_dir())?.len();
-    let pass = read_only(&project, &["upload"])?.wait(SOON)?.expect_code(0)?;
-    assert!(pass.stdout.contains("1 published"), "{}", pass.stdout);
+    let pass = read_only(&project, &["upload", "--json"])?.wait(SOON)?.expect_code(0)?;
+    assert_units(&pass.json()?, &[("published", 1)]);
 
     // What cannot be removed is named, and a new unit goes out all the same.
     let writable = std::process::Command::new("chmod").args(["-R", "u+w"]).arg(project.data_dir()).status();
     assert!(writable.context("chmod")?.success());
     write(&project, "2025-03-02")?;
-    let cleanup = read_only(&project, &["upload", "--cleanup"])?.wait(SOON)?.expect_code(1)?;
-    assert!(cleanup.stdout.contains("1 published, 1 unchanged"), "{}", cleanup.stdout);
+    let cleanup = read_only(&project, &["upload", "--cleanup", "--json"])?.wait(SOON)?.expect_code(1)?;
+    assert_units(&cleanup.json()?, &[("published", 1), ("unchanged", 1)]);
     for day in ["2025-03-01", "2025-03-02"] {
         let named = |line: &&str| {
             // The last line says all of them once more, as the command's failure.
@@ -93,10 +93,10 @@ fn a_share_that_refuses_large_files_holds_back_only_their_units() -> Result<()> 
     assert!(bytes > 32_768, "{bytes} bytes are no test");
     mark_all(project.data_dir())?;
     let limited = r#"shift; exec prlimit --fsize=32768 "$@""#;
-    let pass = uploader(&project, limited, &share, &["upload"])?.wait(SOON)?.expect_code(1)?;
+    let pass = uploader(&project, limited, &share, &["upload", "--json"])?.wait(SOON)?.expect_code(1)?;
     let said = |line: &str| line.contains(&large.unit()) && line.contains("File too large");
     assert!(pass.stderr.lines().any(said), "{}", pass.stderr);
-    assert!(pass.stdout.contains("1 published, 0 unchanged, 1 held back"), "{}", pass.stdout);
+    assert_units(&pass.json()?, &[("published", 1), ("unchanged", 0), ("held_back", 1)]);
     let stored = share.join(project.prefix());
     assert_eq!(archives(&stored)?.len(), 2);
     let left = std::process::Command::new("find").arg(&share).args(["-name", ".ferry-*"]).output().context("find")?;

@@ -16,7 +16,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use crate::handmade::Handmade;
-use crate::scenario::{SOON, hours};
+use crate::scenario::{SOON, assert_nothing_uploaded, hours, text};
 
 /// Smallest part of an object that S3 takes.
 const PART_BYTES: usize = 5 << 20;
@@ -84,8 +84,7 @@ fn objects_of_another_program_are_adopted_and_not_sent_again() -> Result<()> {
     }
     assert_eq!(hand.markers()?.len(), 4);
 
-    let again = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    assert_nothing_uploaded(&project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?);
     assert_eq!(client.list()?, after);
     project.puller(&["pull"])?.expect_code(0)?;
     project.check_tables(86_572)
@@ -250,9 +249,9 @@ fn a_bucket_is_adopted_without_local_archives() -> Result<()> {
     assert_eq!((&again["units"]["unchanged"], &again["archives"]["new"]), (&3.into(), &0.into()));
     assert_eq!((client.list()?, hand.markers()?), (bucket.clone(), markers.clone()));
     // What an uploader that has the archives would announce is the same to the bit.
-    let upload = project.start("uploader", &["upload"], &[("LOCAL_DATA_DIR", &data_dir.to_string_lossy())])?;
-    let upload = { upload }.wait(SOON)?.expect_code(0)?;
-    assert!(upload.stdout.contains("nothing to do"), "{}", upload.stdout);
+    let env = [("LOCAL_DATA_DIR", text(&data_dir)?)];
+    let upload = project.start("uploader", &["upload", "--json"], &env)?.wait(SOON)?.expect_code(0)?;
+    assert_nothing_uploaded(&upload.json()?);
     assert_eq!((client.list()?, hand.markers()?), (bucket, markers));
 
     // The other program is not switched off yet: an archive more, and one corrected.

@@ -8,7 +8,7 @@ use tests::project::{Project, Service};
 use tests::servers::Stack;
 use tests::{Context, Failure, Result, http};
 
-use crate::scenario::{SOON, btc, march, setting, upload, write};
+use crate::scenario::{SOON, assert_nothing_uploaded, assert_units, btc, march, setting, upload, write};
 
 #[test]
 fn silent_clients_are_disconnected_from_the_endpoint() -> Result<()> {
@@ -200,12 +200,12 @@ fn archives_uploaded_without_the_queue_are_announced_later() -> Result<()> {
     project.set("nats.url", "nats://127.0.0.1:9")?;
     project.set("publish.timeout", "1s")?;
     project.puller(&["pull"])?.expect_code(3)?;
-    let uploaded = project.uploader(&["upload"])?.expect_code(3)?;
-    assert!(uploaded.stdout.contains("2 stored but not announced"), "{}", uploaded.stdout);
+    let uploaded = project.uploader(&["upload", "--json"])?.expect_code(3)?;
+    assert_units(&uploaded.json()?, &[("unannounced", 2)]);
     project.set("nats.url", url)?;
-    let announced = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(announced.stdout.contains("2 published"), "{}", announced.stdout);
-    assert!(announced.stdout.contains("0 uploaded"), "{}", announced.stdout);
+    let announced = project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?;
+    assert_units(&announced, &[("published", 2)]);
+    assert_eq!(announced["archives"]["uploaded"], 0, "{announced:#}");
     project.puller(&["pull"])?.expect_code(0)?;
     project.check_tables(48)
 }
@@ -252,8 +252,7 @@ fn cleanup_removes_only_announced_archives() -> Result<()> {
     project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
     let left: Vec<String> = tests::data::archives(project.data_dir())?.into_iter().map(|archive| archive.key).collect();
     assert_eq!(left, [unmarked.path()]);
-    let again = project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
-    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    assert_nothing_uploaded(&project.uploader(&["upload", "--cleanup", "--json"])?.expect_code(0)?.json()?);
     project.puller(&["pull"])?.expect_code(0)?;
     project.check_tables_against(&truth, 48)
 }

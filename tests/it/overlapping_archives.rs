@@ -91,7 +91,7 @@ fn a_day_recorded_while_a_correction_writes_its_tombstones_is_shown() -> Result<
     project.wait_until("the slow worker", SOON, || Ok(slow.is_ready()))?;
     line.set(Fault::Slow(Duration::from_millis(1_200)));
     upload(&project, [day()])?;
-    // It has the day in hand, and takes no other unit meanwhile.
+    // The day is in flight in its only slot.
     upload(&project, [month().missing(TENTH).generated_at("2025-04-20T00:00:00Z")])?;
     let days_rows = "SELECT count() FROM {db}.klines WHERE version % 2 = 0 AND is_deleted = 0";
     project.wait_until("the day's rows", SOON, || Ok(project.query(days_rows)?.trim() == "24"))?;
@@ -123,7 +123,7 @@ fn a_correction_of_what_was_inserted_and_not_recorded_is_held_when_it_shrinks() 
     check(&project)
 }
 
-/// An INSERT that the server still had in hand when its worker was gone lands after all others are through.
+/// The server finishes an INSERT of a worker that is gone, after all other inserts.
 #[test]
 fn late_rows_of_a_former_revision_are_found_and_removed() -> Result<()> {
     let project = Project::new(Stack::shared(), "landed-late")?;

@@ -12,7 +12,7 @@ use tests::{Context, Failure, Result};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use crate::scenario::{SOON, btc};
+use crate::scenario::{SOON, assert_nothing_uploaded, btc};
 
 pub(crate) const UNIT: &str = "binance.spot.klines.1h.2025-03-01";
 
@@ -90,8 +90,7 @@ fn every_role_can_do_its_work() -> Result<()> {
     site.project.check_tables(24)?;
     site.archive("2025-03-02")?;
     site.run("uploader", "uploader", &["upload"], 0)?;
-    let again = site.run("uploader", "uploader", &["upload"], 0)?;
-    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    assert_nothing_uploaded(&site.run("uploader", "uploader", &["upload", "--json"], 0)?.json()?);
     site.run("uploader", "uploader", &["reconcile"], 0)?;
     site.run("uploader", "uploader", &["reconcile", "--fix"], 0)?;
     site.run("uploader", "uploader", &["adopt"], 0)?;

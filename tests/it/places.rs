@@ -9,7 +9,7 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::{SOON, hours, loopback, proxy_of_bucket, ship, upload};
+use crate::scenario::{SOON, assert_units, hours, loopback, proxy_of_bucket, ship, upload};
 
 fn moved(project: &Project, args: &[&str], prefix: &str) -> Result<Finished> {
     project.start("uploader", args, &[("FERRY__STORAGE__R2__PREFIX", prefix)])?.wait(SOON)
@@ -55,8 +55,8 @@ fn a_wrong_prefix_stops_the_uploader_with_one_message() -> Result<()> {
     assert_eq!(tests::data::archives(project.data_dir())?.len(), 4);
 
     // With the right one it goes on as if nothing had been.
-    let upload = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(upload.stdout.contains("1 published, 3 unchanged"), "{}", upload.stdout);
+    let upload = project.uploader(&["upload", "--json"])?.expect_code(0)?;
+    assert_units(&upload.json()?, &[("published", 1), ("unchanged", 3)]);
     let doctor = project.uploader(&["doctor"])?.expect_code(0)?;
     assert!(doctor.stdout.contains("ok    place: "), "{}", doctor.stdout);
     Ok(())
@@ -104,15 +104,15 @@ fn an_accepted_move_announces_archives_from_the_new_prefix() -> Result<()> {
     std::fs::remove_file(project.data_dir().join("_SUCCESS__2025-02-27__spot__1h")).context("its mark")?;
     let prefix = format!("{}-moved", project.prefix());
     moved(&project, &["upload"], &prefix)?.expect_code(2)?;
-    let upload = moved(&project, &["upload", "--accept-move"], &prefix)?.expect_code(0)?;
-    assert!(upload.stdout.contains("1 published"), "{}", upload.stdout);
+    let upload = moved(&project, &["upload", "--accept-move", "--json"], &prefix)?.expect_code(0)?;
+    assert_units(&upload.json()?, &[("published", 1)]);
     assert_eq!(hand.markers()?.len(), 3);
     drop(hand);
     project.set("storage.r2.prefix", prefix)?;
     hours("BTCUSDT", "2025-03-02").write(project.data_dir())?;
     mark_all(project.data_dir())?;
-    let upload = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(upload.stdout.contains("1 published, 1 unchanged"), "{}", upload.stdout);
+    let upload = project.uploader(&["upload", "--json"])?.expect_code(0)?;
+    assert_units(&upload.json()?, &[("published", 1), ("unchanged", 1)]);
     // The one that is announced from the former place only keeps nothing back.
     let pull = project.puller(&["pull"])?.expect_code(1)?;
     assert!(pull.stdout.contains("refused"), "{}", pull.stdout);
@@ -160,8 +160,8 @@ fn nothing_is_announced_while_the_prefix_cannot_be_compared() -> Result<()> {
     let timeout = ("FERRY__PUBLISH__TIMEOUT", "7s");
     let env = [("FERRY__STORAGE__R2__PREFIX", wrong.as_str()), ("FERRY__NATS__URL", &through), timeout];
     queue.set(Fault::Unanswered("STREAM.MSG.GET.MARKERS"));
-    let upload = project.start("uploader", &["upload"], &env)?.wait(SOON)?.expect_code(3)?;
-    assert!(upload.stdout.contains("0 published"), "{}", upload.stdout);
+    let upload = project.start("uploader", &["upload", "--json"], &env)?.wait(SOON)?.expect_code(3)?;
+    assert_units(&upload.json()?, &[("published", 0)]);
     assert_eq!(Handmade::new(stack, &project)?.markers()?.len(), 1);
     Ok(())
 }

@@ -14,7 +14,7 @@ use tests::servers::{ClickHouse, Nats, RunDir, S3, Stack};
 use tests::truth::Truth;
 use tests::{Context, Failure, Result};
 
-use crate::scenario::{btc, hours};
+use crate::scenario::{assert_units, btc, hours};
 
 const SETTINGS: [&str; 4] = [
     "fsync_after_insert",
@@ -127,8 +127,8 @@ fn acknowledged_markers_survive_a_power_cut() -> Result<()> {
     project.puller(&["migrate"])?.expect_code(0)?;
     btc("2025-03-01").write(project.data_dir())?;
     mark_all(project.data_dir())?;
-    let pass = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(pass.stdout.contains("1 published"), "{}", pass.stdout);
+    let pass = project.uploader(&["upload", "--json"])?.expect_code(0)?;
+    assert_units(&pass.json()?, &[("published", 1)]);
 
     let cut = disk.cut("after-upload", |name| stack.nats.signal(name))?;
     let nats = Nats::start(&cut.path.join("nats"))?;

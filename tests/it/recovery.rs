@@ -10,7 +10,7 @@ use tests::servers::{RunDir, Stack};
 use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::hours;
+use crate::scenario::{assert_nothing_uploaded, hours, is_found, units_found};
 
 const SYMBOLS: [&str; 2] = ["BTCUSDT", "ETHUSDT"];
 const DAYS: [&str; 3] = ["2025-03-01", "2025-03-02", "2025-03-03"];
@@ -40,40 +40,23 @@ fn rows_inserted(project: &Project) -> Result<String> {
     project.query("SELECT sum(rows), countIf(outcome = 'skipped') FROM {db}.ingest_log FORMAT TSV")
 }
 
-/// The units of the lines with a sign, once for each symbol; days in a row are one line, `2025-03-01..2025-03-03`.
-fn lines(text: &str, sign: char) -> Vec<String> {
-    let marked = |line: &&str| line.starts_with(sign) && line.chars().nth(1) == Some(' ');
-    let mut units = Vec::new();
-    for line in text.lines().filter(marked) {
-        let mut words = line[2..].split("  ").next().unwrap_or_default().split(' ');
-        let (name, symbols) =
-            (words.next().unwrap_or_default(), words.next().map_or(1, |names| names.split(',').count()));
-        let (series, range) = name.rsplit_once('/').unwrap_or_default();
-        let (first, last) = range.split_once("..").unwrap_or((range, range));
-        let days = DAYS.iter().filter(|day| **day >= first && **day <= last).map(|day| format!("{series}/{day}"));
-        let named: Vec<String> = if name.contains("..") { days.collect() } else { vec![name.to_owned()] };
-        named.iter().for_each(|unit| units.extend(vec![unit.clone(); symbols]));
-    }
-    units
-}
-
 #[test]
 fn a_deleted_stream_is_filled_from_the_bucket() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "stream-deleted")?;
     let hand = Handmade::new(stack, &project)?;
     ship(&project)?;
-    let same = project.uploader(&["reconcile", "--verbose"])?.expect_code(0)?;
-    assert_eq!(lines(&same.stdout, '=').len(), 3, "{}", same.stdout);
+    let same = project.uploader(&["reconcile", "--verbose", "--json"])?.expect_code(0)?.json()?;
+    assert_eq!(units_found(&same, "same").len(), 3, "{same:#}");
     let before = hand.markers()?;
 
     hand.delete_stream("MARKERS")?;
-    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
-    assert_eq!(lines(&found.stdout, '+'), DAYS.map(unit), "{}", found.stdout);
-    assert!(found.stdout.contains("there was no stream MARKERS"), "{}", found.stdout);
-    // Looking made nothing.
-    let again = project.uploader(&["reconcile", "--json"])?.expect_code(4)?.json()?;
-    assert_eq!((&again["stream_was_missing"], &again["units"]["bucket_only"]), (&Value::Bool(true), &3.into()));
+    // The first one did not make it.
+    for _ in 0..2 {
+        let found = project.uploader(&["reconcile", "--json"])?.expect_code(4)?.json()?;
+        assert_eq!(units_found(&found, "bucket_only"), DAYS.map(unit), "{found:#}");
+        assert_eq!((&found["stream_was_missing"], &found["units"]["bucket_only"]), (&Value::Bool(true), &3.into()));
+    }
 
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     let mut after = hand.markers()?;
@@ -88,8 +71,7 @@ fn a_deleted_stream_is_filled_from_the_bucket() -> Result<()> {
     assert_eq!(rows_inserted(&project)?.trim(), "144\t3");
     project.check_tables(144)?;
     // And the uploader has nothing to add.
-    let upload = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(upload.stdout.contains("nothing to do"), "{}", upload.stdout);
+    assert_nothing_uploaded(&project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?);
     Ok(())
 }
 
@@ -153,10 +135,10 @@ fn a_lost_manifest_is_written_back_from_the_stream() -> Result<()> {
     hand.delete(&manifest(DAYS[1])?)?;
     hand.delete(&current(DAYS[1]))?;
     hand.put(&manifest(DAYS[2])?, b"{}")?;
-    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
-    assert_eq!(lines(&found.stdout, '!'), [unit(DAYS[0]), unit(DAYS[2])], "{}", found.stdout);
-    assert_eq!(lines(&found.stdout, '-'), [unit(DAYS[1])], "{}", found.stdout);
-    assert!(found.stdout.contains(&manifest(DAYS[0])?), "{}", found.stdout);
+    let found = project.uploader(&["reconcile", "--json"])?.expect_code(4)?.json()?;
+    assert_eq!(units_found(&found, "faulty"), [unit(DAYS[0]), unit(DAYS[2])], "{found:#}");
+    assert_eq!(units_found(&found, "stream_only"), [unit(DAYS[1])], "{found:#}");
+    assert!(is_found(&found, &manifest(DAYS[0])?), "{found:#}");
 
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     project.uploader(&["reconcile"])?.expect_code(0)?;
@@ -197,8 +179,8 @@ fn a_lost_list_is_rebuilt_from_the_objects() -> Result<()> {
     let held = project.uploader(&["upload"])?.expect_code(1)?;
     assert!(held.stderr.contains("uploader adopt --market spot --interval 12h --from 2025-03-01"), "{}", held.stderr);
     assert_eq!(hand.markers()?, announced);
-    let failed = project.uploader(&["reconcile", "--fix"])?.expect_code(1)?;
-    assert!(failed.stdout.contains("`uploader adopt` makes it again"), "{}", failed.stdout);
+    let failed = project.uploader(&["reconcile", "--fix", "--json"])?.expect_code(1)?.json()?;
+    assert!(is_found(&failed, "`uploader adopt` makes it again"), "{failed:#}");
 
     let plan = project.uploader(&["adopt", "--dry-run", "--json"])?.expect_code(0)?.json()?;
     assert_eq!(plan["archives"]["new"], MANY);
@@ -238,17 +220,17 @@ fn a_lost_object_is_named() -> Result<()> {
     let key = |spec: &ArchiveSpec| format!("{}/{}", project.prefix(), spec.path());
     hand.delete(&key(&lost))?;
     hand.put(&key(&other), b"something else")?;
-    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
-    assert_eq!(lines(&found.stdout, '!'), [lost.unit(), other.unit()], "{}", found.stdout);
-    assert!(found.stdout.contains(&format!("{}: it is not in the bucket", key(&lost))), "{}", found.stdout);
-    assert!(found.stdout.contains(&format!("{}: it has 14 bytes instead of", key(&other))), "{}", found.stdout);
+    let found = project.uploader(&["reconcile", "--json"])?.expect_code(4)?.json()?;
+    assert_eq!(units_found(&found, "faulty"), [lost.unit(), other.unit()], "{found:#}");
+    assert!(is_found(&found, &format!("{}: it is not in the bucket", key(&lost))), "{found:#}");
+    assert!(is_found(&found, &format!("{}: it has 14 bytes instead of", key(&other))), "{found:#}");
     project.uploader(&["reconcile", "--quick"])?.expect_code(0)?;
 
     // It cannot be mended where the archives are not, and can where they are.
     let kept = project.data_dir().with_file_name("elsewhere");
     fs::rename(project.data_dir(), &kept).context("moving data_dir")?;
-    let failed = project.uploader(&["reconcile", "--fix"])?.expect_code(1)?;
-    assert!(failed.stdout.contains(&format!("NOT FIXED: {}", key(&lost))), "{}", failed.stdout);
+    let failed = project.uploader(&["reconcile", "--fix", "--json"])?.expect_code(1)?.json()?;
+    assert!(is_found(&failed, &format!("NOT FIXED: {}", key(&lost))), "{failed:#}");
     // Nor is a unit announced whose objects are not all there.
     hand.delete_stream("MARKERS")?;
     let failed = project.uploader(&["reconcile", "--fix", "--quick", "--json"])?.expect_code(1)?.json()?;
@@ -273,9 +255,9 @@ fn the_newer_of_two_revisions_is_announced() -> Result<()> {
     project.uploader(&["upload"])?.expect_code(0)?;
 
     hand.put(&current, &first.0)?;
-    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
-    assert_eq!(lines(&found.stdout, '*'), [unit(DAYS[0])], "{}", found.stdout);
-    assert!(found.stdout.contains("the stream's is newer"), "{}", found.stdout);
+    let found = project.uploader(&["reconcile", "--json"])?.expect_code(4)?.json()?;
+    assert_eq!(units_found(&found, "differs"), [unit(DAYS[0])], "{found:#}");
+    assert!(is_found(&found, "the stream's is newer"), "{found:#}");
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     project.uploader(&["reconcile"])?.expect_code(0)?;
 
@@ -284,8 +266,8 @@ fn the_newer_of_two_revisions_is_announced() -> Result<()> {
     refused["published_at"] = "2099-01-01T00:00:00Z".into();
     let markers = hand.markers()?;
     hand.put(&current, refused.to_string().as_bytes())?;
-    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
-    assert!(found.stdout.contains("the bucket's is newer"), "{}", found.stdout);
+    let found = project.uploader(&["reconcile", "--json"])?.expect_code(4)?.json()?;
+    assert!(is_found(&found, "the bucket's is newer"), "{found:#}");
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     project.uploader(&["reconcile"])?.expect_code(0)?;
     assert_eq!(hand.markers()?, markers, "no archive leaves the unit");
@@ -295,8 +277,8 @@ fn the_newer_of_two_revisions_is_announced() -> Result<()> {
     for (subject, marker) in &first.1 {
         hand.publish(&subject.replace("marker.backfill.", "").replace('.', "/"), marker.to_string().as_bytes())?;
     }
-    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
-    assert!(found.stdout.contains("the bucket's is newer"), "{}", found.stdout);
+    let found = project.uploader(&["reconcile", "--json"])?.expect_code(4)?.json()?;
+    assert!(is_found(&found, "the bucket's is newer"), "{found:#}");
     // Nor is the older list enough to go on with where the newer one is lost.
     let named: Value = serde_json::from_slice(&hand.get(&current)?).context("current.json")?;
     let manifest = named["manifest"].as_str().unwrap_or_default();
@@ -327,8 +309,8 @@ fn a_wiped_nats_is_filled_from_the_bucket() -> Result<()> {
     // Meanwhile somebody deleted rows too.
     project.query("DELETE FROM {db}.klines WHERE symbol = 'ETHUSDT' AND toDate(open_time) = '2025-03-02'")?;
 
-    let found = project.uploader(&["reconcile"])?.expect_code(4)?;
-    assert_eq!(lines(&found.stdout, '+').len(), 3, "{}", found.stdout);
+    let found = project.uploader(&["reconcile", "--json"])?.expect_code(4)?.json()?;
+    assert_eq!(units_found(&found, "bucket_only").len(), 3, "{found:#}");
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     project.puller(&["verify", "--fix"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
@@ -339,17 +321,13 @@ fn a_wiped_nats_is_filled_from_the_bucket() -> Result<()> {
     Ok(())
 }
 
-fn sent(text: &str) -> &str {
-    text.lines().find(|line| line.contains("sent again")).unwrap_or_default()
-}
-
 /// Whatever somebody did to the rows: it is found, and what is loaded again is what was wrong and nothing else.
 #[test]
 fn verify_finds_changed_rows_and_loads_only_their_archives() -> Result<()> {
     let project = Project::new(Stack::shared(), "rows-deleted")?;
     ship(&project)?;
-    let all = project.puller(&["verify", "--verbose"])?.expect_code(0)?;
-    assert_eq!(lines(&all.stdout, '=').len(), 3, "{}", all.stdout);
+    let all = project.puller(&["verify", "--verbose", "--json"])?.expect_code(0)?.json()?;
+    assert_eq!(units_found(&all, "verified").len(), 3, "{all:#}");
     let one = hours(SYMBOLS[0], DAYS[1]);
     for (harm, archives, rows) in [
         ("DELETE FROM {db}.klines WHERE symbol = 'BTCUSDT' AND toStartOfHour(open_time) = '2025-03-02 05:00:00'", 1, 1),
@@ -370,18 +348,18 @@ fn verify_finds_changed_rows_and_loads_only_their_archives() -> Result<()> {
         ),
     ] {
         project.query(harm)?;
-        let found = project.puller(&["verify"])?.expect_code(4)?;
-        let wrong = lines(&found.stdout, '*');
-        assert_eq!(wrong.len(), archives, "{harm}\n{}", found.stdout);
-        assert!(wrong.contains(&one.unit()), "{harm}\n{}", found.stdout);
-        assert!(found.stdout.contains(&format!("{rows} rows missing")), "{harm}\n{}", found.stdout);
+        let found = project.puller(&["verify", "--json"])?.expect_code(4)?.json()?;
+        let wrong = units_found(&found, "wrong");
+        assert_eq!(wrong.len(), archives, "{harm}\n{found:#}");
+        assert!(wrong.contains(&one.unit()), "{harm}\n{found:#}");
+        assert!(is_found(&found, &format!("{rows} rows missing")), "{harm}\n{found:#}");
         let narrowed = project.puller(&["verify", "--unit", &unit(DAYS[1]), "--json"])?.expect_code(4)?.json()?;
         assert_eq!(narrowed["destinations"][0]["units"], 1, "{narrowed}");
         assert_eq!(narrowed["findings"][0]["missing_rows"], rows, "{narrowed}");
 
         let before = rows_loaded(&project)?;
-        let fixed = project.puller(&["verify", "--fix"])?.expect_code(0)?;
-        assert!(sent(&fixed.stdout).contains(&format!("{archives} archive")), "{harm}\n{}", fixed.stdout);
+        let fixed = project.puller(&["verify", "--fix", "--json"])?.expect_code(0)?.json()?;
+        assert_eq!(fixed["destinations"][0]["archives_sent"], archives, "{harm}\n{fixed:#}");
         // Asked twice, it is loaded once.
         project.puller(&["verify", "--fix"])?.expect_code(0)?;
         project.puller(&["pull"])?.expect_code(0)?;
@@ -404,9 +382,8 @@ fn verify_loads_units_that_are_not_loaded() -> Result<()> {
     let hand = Handmade::new(stack, &project)?;
     upload(&project)?;
     // Announced, and nobody has pulled: found, and explained.
-    let pending = project.puller(&["verify", "--to", DAYS[1]])?.expect_code(4)?;
-    assert_eq!(lines(&pending.stdout, '-'), [unit(DAYS[0]), unit(DAYS[1])], "{}", pending.stdout);
-    assert!(pending.stdout.contains("not settled yet: 3 markers"), "{}", pending.stdout);
+    let pending = project.puller(&["verify", "--to", DAYS[1], "--json"])?.expect_code(4)?.json()?;
+    assert_eq!(units_found(&pending, "not_loaded"), [unit(DAYS[0]), unit(DAYS[1])], "{pending:#}");
     project.puller(&["pull"])?.expect_code(0)?;
     project.puller(&["verify"])?.expect_code(0)?;
 
@@ -426,8 +403,8 @@ fn verify_loads_units_that_are_not_loaded() -> Result<()> {
         let found = project.puller(&["verify"])?.expect_code(4)?;
         assert!(found.stderr.contains("run `puller migrate`"), "{}", found.stderr);
         project.puller(&["verify", "--fix"])?.expect_code(0)?;
-        let found = project.puller(&["verify"])?.expect_code(4)?;
-        assert_eq!(lines(&found.stdout, '-').len(), 3, "{}", found.stdout);
+        let found = project.puller(&["verify", "--json"])?.expect_code(4)?.json()?;
+        assert_eq!(units_found(&found, "not_loaded").len(), 3, "{found:#}");
         project.puller(&["pull"])?.expect_code(0)?;
         project.puller(&["verify"])?.expect_code(0)?;
         project.check_tables(144)?;
@@ -437,9 +414,9 @@ fn verify_loads_units_that_are_not_loaded() -> Result<()> {
     project.query("DELETE FROM {db}.klines WHERE symbol = 'ETHUSDT' AND toHour(open_time) = 5")?;
     let lost = format!("{}/{}", project.prefix(), hours("ETHUSDT", DAYS[0]).path());
     hand.delete(&lost)?;
-    let found = project.puller(&["verify"])?.expect_code(4)?;
-    assert_eq!(lines(&found.stdout, '!'), [unit(DAYS[0])], "{}", found.stdout);
-    assert!(found.stdout.contains(&format!("{lost}: it is not in the bucket")), "{}", found.stdout);
+    let found = project.puller(&["verify", "--json"])?.expect_code(4)?.json()?;
+    assert_eq!(units_found(&found, "not_checked"), [unit(DAYS[0])], "{found:#}");
+    assert!(is_found(&found, &format!("{lost}: it is not in the bucket")), "{found:#}");
     project.puller(&["verify", "--fix"])?.expect_code(1)?;
 
     project.puller(&["verify", "--destination", "nowhere"])?.expect_code(2)?;
@@ -491,12 +468,13 @@ fn verify_accepts_rows_replaced_by_a_later_archive() -> Result<()> {
     mark_all(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    let right = project.puller(&["verify"])?.expect_code(0)?;
-    assert!(right.stdout.contains("4 units, 7 archives verified"), "{}", right.stdout);
+    let right = project.puller(&["verify", "--json"])?.expect_code(0)?.json()?;
+    let destination = &right["destinations"][0];
+    assert_eq!((&destination["units"], &destination["archives"]["verified"]), (&4.into(), &7.into()), "{right:#}");
     // A daily's own rows, of which the monthly has replaced some.
     project.query("DELETE FROM {db}.klines WHERE symbol = 'BTCUSDT' AND toDate(open_time) = '2025-03-02'")?;
-    let found = project.puller(&["verify"])?.expect_code(4)?;
-    assert_eq!(lines(&found.stdout, '*').len(), 2, "{}", found.stdout);
+    let found = project.puller(&["verify", "--json"])?.expect_code(4)?.json()?;
+    assert_eq!(units_found(&found, "wrong").len(), 2, "{found:#}");
     project.puller(&["verify", "--fix"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     project.puller(&["verify"])?.expect_code(0).map(drop)

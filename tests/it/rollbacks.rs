@@ -9,7 +9,7 @@ use tests::project::Project;
 use tests::servers::Stack;
 
 use crate::handmade::Handmade;
-use crate::scenario::{SOON, btc, ship, upload};
+use crate::scenario::{SOON, assert_units, btc, ship, upload};
 
 fn first() -> ArchiveSpec {
     btc("2025-03-01").generated_at("2025-03-02T00:00:00Z")
@@ -63,7 +63,7 @@ fn an_older_publication_is_held_until_it_is_accepted() -> Result<()> {
     };
     let found = told(&doctor);
     assert!(found.len() == 1 && found[0].as_str().is_some_and(|text| text.contains(&named)), "{doctor:#}");
-    // What is announced is right, and stays right however it is looked at.
+    // The announced archive stays, whichever command runs.
     project.puller(&["verify"])?.expect_code(0)?;
     project.puller(&["explain", &unit])?.expect_code(0)?;
     project.puller(&["replay", "--unit", &unit, "--force"])?.expect_code(0)?;
@@ -143,8 +143,8 @@ fn an_accepted_rollback_is_announced_by_the_next_run() -> Result<()> {
     let args = ["upload", "--accept-rollback", &first().unit()];
     project.start("uploader", &args, &AWAY)?.wait(SOON)?.expect_code(3)?;
     assert_eq!(hand.get(&format!("{}/{}", project.prefix(), first().path()))?, first().zip());
-    let upload = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(upload.stdout.contains("1 published"), "{}", upload.stdout);
+    let upload = project.uploader(&["upload", "--json"])?.expect_code(0)?;
+    assert_units(&upload.json()?, &[("published", 1)]);
     project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!(rows(&project)?, "24");
     project.uploader(&["reconcile", "--content"])?.expect_code(0)?;

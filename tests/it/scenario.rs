@@ -84,6 +84,40 @@ pub(crate) fn ship(project: &Project, archives: impl IntoIterator<Item: Borrow<A
     project.puller(&["pull"])?.expect_code(0).map(drop)
 }
 
+/// The units of an answer's findings in this state, in its order.
+pub(crate) fn units_found(report: &Value, state: &str) -> Vec<String> {
+    let findings = report["findings"].as_array().into_iter().flatten();
+    let found = findings.filter(|finding| finding["state"] == state);
+    found.map(|finding| finding["unit"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// Whether a text of an answer's findings says this.
+pub(crate) fn is_found(report: &Value, text: &str) -> bool {
+    let findings = report["findings"].as_array().into_iter().flatten();
+    findings.filter_map(|finding| finding["text"].as_str()).any(|found| found.contains(text))
+}
+
+/// How many units an `uploader upload --json` left in each state.
+pub(crate) fn assert_units(report: &Value, expected: &[(&str, u64)]) {
+    for (state, units) in expected {
+        assert_eq!(report["units"][state], *units, "{state}: {report:#}");
+    }
+}
+
+/// What an `uploader upload --json` that had nothing to do reports.
+pub(crate) fn assert_nothing_uploaded(report: &Value) {
+    let (units, archives) = (&report["units"], &report["archives"]);
+    let done = [&units["published"], &units["waiting"], &archives["uploaded"], &archives["removed"]];
+    assert!(done.iter().all(|count| **count == 0), "{report:#}");
+}
+
+/// What a `puller pull --json` that had nothing to do reports.
+pub(crate) fn assert_nothing_pulled(report: &Value) {
+    let destinations = report["destinations"].as_array().cloned().unwrap_or_default();
+    let is_idle = |destination: &Value| destination["units"] == 0 && destination["left"] == 0;
+    assert!(!destinations.is_empty() && destinations.iter().all(is_idle), "{report:#}");
+}
+
 /// From now on the project reaches the bucket through this proxy.
 pub(crate) fn proxy_of_bucket(project: &mut Project, stack: &Stack) -> Result<Proxy> {
     let proxy = Proxy::start(stack.s3.address())?;

@@ -10,7 +10,7 @@ use tests::servers::{Sshd, Stack};
 use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::{SOON, hours, text};
+use crate::scenario::{SOON, assert_nothing_pulled, assert_nothing_uploaded, hours, text};
 
 fn write_some(project: &Project) -> Result<()> {
     for symbol in ["BTCUSDT", "币安人生USDT"] {
@@ -47,10 +47,8 @@ fn ship(project: &Project) -> Result<()> {
     project.check_tables(5856)?;
     project.uploader(&["doctor"])?.expect_code(0)?;
     project.puller(&["doctor"])?.expect_code(0)?;
-    for (binary, args) in [("uploader", ["upload"]), ("puller", ["pull"])] {
-        let again = project.start(binary, &args, &[])?.wait(SOON)?.expect_code(0)?;
-        assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
-    }
+    assert_nothing_uploaded(&project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?);
+    assert_nothing_pulled(&project.puller(&["pull", "--json"])?.expect_code(0)?.json()?);
     hours("BTCUSDT", "2025-03-02").seed(7).write(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
@@ -74,8 +72,7 @@ fn a_shared_folder_serves_every_command() -> Result<()> {
     project.puller(&["replay", "--force"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     project.check_tables(5856)?;
-    let again = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    assert_nothing_uploaded(&project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?);
     project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
     assert!(tests::data::archives(project.data_dir())?.is_empty());
 

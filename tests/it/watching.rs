@@ -1,4 +1,4 @@
-//! The service that nobody looks at: it sees what comes, waits for what is not whole, and reads nothing twice.
+//! `uploader watch`: it publishes what appears, waits for what is not whole, and reads nothing twice.
 
 use std::fs;
 use std::io::Write;
@@ -14,7 +14,7 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::{SOON, btc, proxy_of_bucket};
+use crate::scenario::{SOON, assert_units, btc, is_found, proxy_of_bucket, units_found};
 
 fn archive(symbol: &str, day: &str) -> ArchiveSpec {
     ArchiveSpec::new(Market::Um, symbol, "1h", day)
@@ -173,13 +173,15 @@ fn a_unit_is_complete_when_every_symbol_is_there() -> Result<()> {
         (&waiting[0]["unit"], &waiting[0]["missing"]),
         (&json!("binance/um/klines/1h/2025-02-01"), &json!(["ETHUSDT"]))
     );
-    let pass = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(pass.stdout.contains("waits for 1 symbol") && pass.stdout.contains("ETHUSDT"), "{}", pass.stdout);
+    assert_units(
+        &project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?,
+        &[("published", 0), ("waiting", 1)],
+    );
 
     let late = archive("ETHUSDT", "2025-02-01");
     late.write(data_dir)?;
-    let pass = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(pass.stdout.contains("1 published"), "{}", pass.stdout);
+    let pass = project.uploader(&["upload", "--json"])?.expect_code(0)?;
+    assert_units(&pass.json()?, &[("published", 1)]);
     let markers = hand.markers()?;
     assert_eq!(markers.len(), 1, "the spot archive is of no market that is collected");
     assert_eq!(symbols(&markers[0].1), ["BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT"]);
@@ -248,15 +250,18 @@ fn a_unit_is_published_without_missing_symbols_after_the_grace() -> Result<()> {
     mark(project.data_dir(), &marked.unit())?;
     let upload = |hours: &str| {
         let offset = (hours.parse::<u64>().unwrap_or_default() * 3600).to_string();
-        project.start("uploader", &["upload"], &[("FERRY_CLOCK_OFFSET_S", &offset)])?.wait(SOON)?.expect_code(0)
+        project
+            .start("uploader", &["upload", "--json"], &[("FERRY_CLOCK_OFFSET_S", &offset)])?
+            .wait(SOON)?
+            .expect_code(0)
     };
     // Its mark is somebody's word that the other unit is complete.
     let pass = upload("0")?;
-    assert!(pass.stdout.contains("1 published") && pass.stdout.contains("1 waiting"), "{}", pass.stdout);
+    assert_units(&pass.json()?, &[("published", 1), ("waiting", 1)]);
     assert!(revisions(&hand, &marked.unit())?[0].get("incomplete").is_none());
-    assert!(upload("5")?.stdout.contains("1 unit waits"));
+    assert_units(&upload("5")?.json()?, &[("waiting", 1)]);
     let pass = upload("7")?;
-    assert!(pass.stdout.contains("published without 2 symbols: ETHUSDT, GONEUSDT"), "{}", pass.stdout);
+    assert_eq!(units_found(&pass.json()?, "incomplete"), [spec.unit()], "{}", pass.stdout);
     assert!(pass.stderr.contains("published without 2 symbols"), "{}", pass.stderr);
     let again = upload("7")?;
     assert!(!again.stderr.contains("published without"), "said once: {}", again.stderr);
@@ -271,9 +276,8 @@ fn a_unit_is_published_without_missing_symbols_after_the_grace() -> Result<()> {
     assert_eq!(markers.len(), 2);
     assert_eq!(markers[0]["incomplete"], json!({ "count": 2, "symbols": ["ETHUSDT", "GONEUSDT"] }));
     assert_eq!(markers[1]["incomplete"], json!({ "count": 1, "symbols": ["GONEUSDT"] }));
-    for said in [&pass.stdout, &pass.stderr] {
-        assert!(!said.contains("published without"), "said before: {said}");
-    }
+    assert!(units_found(&pass.json()?, "incomplete").is_empty(), "said before: {}", pass.stdout);
+    assert!(!pass.stderr.contains("published without"), "said before: {}", pass.stderr);
     project.puller(&["pull"])?.expect_code(0)?;
     project.check_tables(72)
 }
@@ -292,11 +296,10 @@ fn the_grace_ends_without_a_state_folder() -> Result<()> {
         assert!(said.contains(what) && !said.contains("no unit is marked"), "{said}");
     }
     archive("BTCUSDT", "2025-02-01").write(project.data_dir())?;
-    let pass = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(pass.stdout.contains("waits for 1 symbol"), "{}", pass.stdout);
+    assert_units(&project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?, &[("waiting", 1)]);
     std::thread::sleep(Duration::from_secs(3));
-    let pass = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(pass.stdout.contains("published without 1 symbol: GONEUSDT"), "{}", pass.stdout);
+    let pass = project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?;
+    assert!(is_found(&pass, "published without 1 symbol: GONEUSDT"), "{pass:#}");
 
     let service = watch(&mut project)?;
     let hand = Handmade::new(stack, &project)?;
@@ -319,11 +322,11 @@ fn a_correction_of_removed_archives_waits_for_no_symbols() -> Result<()> {
     }
     project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
     // A pass that no longer finds the unit.
-    let pass = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(pass.stdout.contains("1 unit waits, 0 units published"), "{}", pass.stdout);
+    let pass = project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?;
+    assert_units(&pass, &[("published", 0), ("waiting", 1)]);
     spec.clone().seed(1).generated_at("2025-02-05T00:00:00Z").write(project.data_dir())?;
-    let pass = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(pass.stdout.contains("1 published") && pass.stdout.contains("1 waiting"), "{}", pass.stdout);
+    let pass = project.uploader(&["upload", "--json"])?.expect_code(0)?;
+    assert_units(&pass.json()?, &[("published", 1), ("waiting", 1)]);
     let markers = revisions(&hand, &spec.unit())?;
     assert_eq!(markers.len(), 2);
     assert_eq!(symbols(&markers[1]), ["BTCUSDT", "ETHUSDT"]);
@@ -452,8 +455,8 @@ fn unexpected_files_are_named_and_stop_nothing() -> Result<()> {
     archive("ETHUSDT", "2025-02-01").write(&data_dir.join("data/futures/um/daily/klines/NO NAME"))?;
     fs::write(data_dir.join("_SUCCESS__yesterday"), "").context("a mark")?;
 
-    let pass = project.uploader(&["upload"])?.expect_code(1)?;
-    assert!(pass.stdout.contains("1 published, 0 unchanged, 3 held back"), "{}", pass.stdout);
+    let pass = project.uploader(&["upload", "--json"])?.expect_code(1)?;
+    assert_units(&pass.json()?, &[("published", 1), ("unchanged", 0), ("held_back", 3)]);
     for message in [
         "BTCUSDT-1h-2025-02-02.zip cannot be read: Input/output error",
         "BTCUSDT-1h-2025-02-03.zip is a link that leads nowhere",
