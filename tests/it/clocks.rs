@@ -1,4 +1,4 @@
-//! An uploader's clock decides nothing about which archive wins, and a worker's keeps nothing from others.
+//! A wrong clock: an uploader's decides nothing about which archive wins, and a worker's delays no other worker.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use tests::{Context, Result};
 
 use crate::handmade::Handmade;
 use crate::scenario::{SOON, assert_nothing_uploaded, btc, march, upload};
+use crate::server_faults::{check_units, is_drained, write_units};
 
 /// So many archives make a list too long for a marker.
 const LONG: usize = 1_200;
@@ -224,4 +225,26 @@ fn a_worker_refused_for_its_clock_leaves_all_units_to_others() -> Result<()> {
     project.wait_for_archives(14, SOON)?;
     project.wait_until("a worker that is ready", SOON, || Ok(skewed.is_ready()))?;
     skewed.drain(SOON).map(drop)
+}
+
+/// Two workers whose clocks are two hours apart, and a correction that either may load.
+#[test]
+fn workers_with_wrong_clocks_load_the_same_rows() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "clocks")?;
+    let hand = Handmade::new(stack, &project)?;
+    let archives = write_units(&project, 4)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let clock = |seconds| project.spawn("puller", &["run"], &[("FERRY_CLOCK_OFFSET_S", seconds)]);
+    let _workers = [clock("3600")?, clock("-3600")?];
+    project.wait_for_archives(archives, SOON)?;
+    for day in ["2025-03-01", "2025-03-02"] {
+        let corrected = ArchiveSpec::new(Market::Spot, "AAAUSDT", "1m", day).seed(1).missing([7]);
+        corrected.generated_at("2025-06-01T00:00:00Z").write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.wait_until("the corrections", SOON, || Ok(project.check_tables(17_278).is_ok()))?;
+    project.wait_until("an empty queue", SOON, || is_drained(&project))?;
+    check_units(&project, &hand, 6)
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
 use serde_json::Value;
 use tests::data::{ArchiveSpec, Market, mark_all, sha256};
 use tests::exchange::{Asked, Exchange, Fault, checksum_path};

@@ -306,7 +306,9 @@ fn random_histories_end_with_the_rows_of_a_newly_filled_database() -> Result<()>
 /// Compares with the archives as they are now, and tells the histories that differ.
 fn check(project: &Project, database: &str, all: &[History]) -> Result<()> {
     let truth = Truth::of_tree(project.data_dir())?;
-    let Err(failure) = truth.compare_rows(project.sql(), database, 1) else { return Ok(()) };
+    let Err(failure) = truth.compare_rows(project.sql(), database, 1) else {
+        return Ok(());
+    };
     let report = failure.to_string();
     let named = |history: &&History| report.contains(&format!("/{}/{} ", history.series.interval, history.symbol));
     let mut text = format!("{report}\n");

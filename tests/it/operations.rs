@@ -1,4 +1,4 @@
-//! What an operator sees and does.
+//! Health, metrics, logs and doctor: how an operator learns what is wrong.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use tests::project::{Project, Service};
 use tests::servers::Stack;
 use tests::{Context, Failure, Result, http};
 
-use crate::scenario::{SOON, assert_nothing_uploaded, assert_units, btc, march, setting, upload, write};
+use crate::scenario::{SOON, assert_units, btc, march, setting, upload, write};
 
 #[test]
 fn silent_clients_are_disconnected_from_the_endpoint() -> Result<()> {
@@ -235,26 +235,6 @@ fn dry_runs_change_nothing() -> Result<()> {
     }
     project.puller(&["pull"])?.expect_code(0)?;
     project.check_tables(48)
-}
-
-#[test]
-fn cleanup_removes_only_announced_archives() -> Result<()> {
-    let project = Project::new(Stack::shared(), "cleanup")?;
-    write(&project, [march(1), march(2)])?;
-    let unmarked = btc("2025-03-09");
-    unmarked.write(project.data_dir())?;
-    let truth = tests::truth::Truth::of_archives(
-        &tests::data::archives(project.data_dir())?
-            .into_iter()
-            .filter(|a| !a.key.contains("03-09"))
-            .collect::<Vec<_>>(),
-    )?;
-    project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
-    let left: Vec<String> = tests::data::archives(project.data_dir())?.into_iter().map(|archive| archive.key).collect();
-    assert_eq!(left, [unmarked.path()]);
-    assert_nothing_uploaded(&project.uploader(&["upload", "--cleanup", "--json"])?.expect_code(0)?.json()?);
-    project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables_against(&truth, 48)
 }
 
 #[test]

@@ -1,5 +1,4 @@
-//! Whose fault it is: a unit that fails stops no other and ends as a dead letter, a server that is away or set up wrongly
-//! is waited for and buries nothing, and a worker's orderly end costs no attempt.
+//! Who is to blame: a faulty unit becomes a dead letter and stops no other; a server's fault spends no attempt.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use tests::{Context, Failure, Result};
 
 use crate::handmade::{Handmade, Placed};
 use crate::scenario::{
-    DENIED, SOON, TOO_MUCH_MEMORY, classes, hours, loopback, proxy_of_bucket, proxy_of_clickhouse, ship, upload,
+    DENIED, SOON, TOO_MUCH_MEMORY, classes, hours, loopback, march, proxy_of_bucket, proxy_of_clickhouse, ship, upload,
 };
 
 const BROKEN: Act = Act::Answer {
@@ -390,5 +389,42 @@ fn a_bucket_that_was_rolled_back_supersedes_nothing() -> Result<()> {
     hand.put(&format!("{}/_markers/{unit}/current.json", project.prefix()), &today)?;
     project.puller(&["pull"])?.expect_code(1)?;
     assert_eq!(classes(&hand)?, ["mismatch"]);
+    Ok(())
+}
+
+/// Loads one unit through a fault that is met so many times; returns how its attempts ended, sorted.
+fn attempts(label: &str, words: &[&str], times: u64, act: Act) -> Result<String> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, label)?;
+    let bucket = proxy_of_bucket(&mut project, stack)?;
+    let clickhouse = proxy_of_clickhouse(&mut project, stack)?;
+    let hand = Handmade::new(stack, &project)?;
+    let placed = hand.place(&march(1), &march(1).zip())?;
+    hand.publish_marker(&march(1).unit(), &[placed])?;
+    let fault = Fault::with_words(words, times, act);
+    for proxy in [&bucket, &clickhouse] {
+        proxy.set(fault.clone());
+    }
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!(bucket.met() + clickhouse.met(), times, "{label}");
+    assert_eq!(project.archives_loaded()?, 1);
+    let attempts = "SELECT arrayStringConcat(arraySort(groupArray(outcome)), ' ') FROM {db}.ingest_log";
+    Ok(project.query(attempts)?.trim().to_owned())
+}
+
+#[test]
+fn an_object_refused_with_all_others_spends_no_attempt() -> Result<()> {
+    // A refused request is made twice: by the short way, and by the library.
+    assert_eq!(attempts("passing-403", &["GET ", "BTCUSDT-1h"], 2, DENIED)?, "loaded");
+    // And once more for a second fault, which is the object's own.
+    assert_eq!(attempts("lasting-403", &["GET ", "BTCUSDT-1h"], 4, DENIED)?, "loaded retry");
+    Ok(())
+}
+
+#[test]
+fn a_query_that_fails_with_all_others_spends_no_attempt() -> Result<()> {
+    let words = ["cityHash64", "BTCUSDT"];
+    assert_eq!(attempts("passing-241", &words, 1, TOO_MUCH_MEMORY)?, "loaded");
+    assert_eq!(attempts("lasting-241", &words, 2, TOO_MUCH_MEMORY)?, "loaded retry");
     Ok(())
 }

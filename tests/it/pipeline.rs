@@ -1,4 +1,4 @@
-//! Files land, rows appear: the main job, whole.
+//! Archives of every kind become rows, by one worker or several.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::{SOON, btc, upload};
 
 /// Every kind of archive there is, in every form it comes in.
 fn write_everything(data_dir: &Path) -> Result<()> {
@@ -150,4 +151,19 @@ fn no_ingest_stores_archives_as_files_and_changes_no_other() -> Result<()> {
     project.puller(&["pull"])?.expect_code(0)?;
     project.set("local.data_dir", source.to_str().unwrap_or_default())?;
     project.check_tables(26_583)
+}
+
+/// A marker that comes while a pull has been open for a while is taken by that pull, and is not lost with it.
+#[test]
+fn an_idle_worker_loads_a_new_marker_at_once() -> Result<()> {
+    let project = Project::new(Stack::shared(), "idle")?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    upload(&project, [btc("2025-03-01")])?;
+    project.wait_for_archives(1, SOON)?;
+    let idle = Instant::now();
+    project.wait_until("an idle time", SOON, || Ok(idle.elapsed() > Duration::from_secs(7)))?;
+    upload(&project, [btc("2025-03-02")])?;
+    project.wait_for_archives(2, Duration::from_secs(5))?;
+    assert_eq!(project.query("SELECT max(attempt) FROM {db}.ingest_log")?.trim(), "1");
+    worker.drain(SOON).map(drop)
 }

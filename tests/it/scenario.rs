@@ -64,6 +64,19 @@ pub(crate) fn write_with_week_before(project: &Project, month: &ArchiveSpec) -> 
     month.write_bytes(project.data_dir(), &month.zip_of(&month.csv_of(&records))).map(drop)
 }
 
+pub(crate) const SYMBOLS: [&str; 2] = ["BTCUSDT", "ETHUSDT"];
+pub(crate) const DAYS: [&str; 3] = ["2025-03-01", "2025-03-02", "2025-03-03"];
+
+/// Three units of two archives each.
+pub(crate) fn three_units() -> impl Iterator<Item = ArchiveSpec> {
+    SYMBOLS.into_iter().flat_map(|symbol| DAYS.map(|day| hours(symbol, day)))
+}
+
+/// The unit of [`hours`] on this day.
+pub(crate) fn unit_of(day: &str) -> String {
+    btc(day).unit()
+}
+
 /// Writes archives, and marks every unit in the data_dir complete.
 pub(crate) fn write(project: &Project, archives: impl IntoIterator<Item: Borrow<ArchiveSpec>>) -> Result<()> {
     for archive in archives {

@@ -1,11 +1,10 @@
-//! What of the machine the work depends on: `doctor` looks before the work does.
+//! `doctor` on the machine: clocks, open files and disk space.
 
-use tests::Result;
 use tests::process::Finished;
 use tests::project::Project;
 use tests::root::is_root;
 use tests::servers::Stack;
-use tests::{Context, Failure};
+use tests::{Context, Failure, Result};
 
 use crate::handmade::{Handmade, Placed};
 use crate::scenario::{SOON, btc};

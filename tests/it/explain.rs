@@ -1,87 +1,12 @@
-//! All workers of a destination at once, and what is known of a unit.
-
-use std::time::{Duration, Instant};
+//! `explain` and `history`: the state of a unit, and its attempts.
 
 use serde_json::{Value, json};
+use tests::Result;
 use tests::project::Project;
 use tests::servers::Stack;
-use tests::{Context, Result};
 
 use crate::handmade::{Handmade, Placed};
-use crate::scenario::{SOON, btc, status, upload};
-
-/// One destination is paused under a running worker; the other goes on, and after the resume so does the first.
-#[test]
-fn a_pause_stops_one_destination_until_the_resume() -> Result<()> {
-    let mut project = Project::new(Stack::shared(), "pause")?;
-    let copies = project.dir().join("copies");
-    std::fs::create_dir_all(&copies).context("a folder")?;
-    project.set("destinations", json!([{ "name": "copies", "type": "directory", "path": copies.to_str() }]))?;
-    project.puller(&["migrate"])?.expect_code(0)?;
-    let mut worker = project.spawn_puller(&["run"])?;
-    upload(&project, [btc("2025-03-01")])?;
-    project.wait_for_archives(1, SOON)?;
-
-    let paused = project.puller(&["pause", "--destination", "primary"])?.expect_code(0)?;
-    assert!(paused.stdout.contains("puller resume --destination primary"), "{}", paused.stdout);
-    assert_eq!(status(&project, "primary")?["paused"], true);
-    assert_eq!(status(&project, "copies")?["paused"], false);
-    for day in ["2025-03-02", "2025-03-03"] {
-        upload(&project, [btc(day)])?;
-        let copy = copies.join(btc(day).path());
-        project.wait_until("the copy", SOON, || Ok(copy.is_file()))?;
-    }
-    assert_eq!(project.archives_loaded()?, 1);
-    assert_eq!(status(&project, "primary")?["pending"], 2);
-
-    // Neither a change of settings nor another worker takes the pause back.
-    project.set("puller.ack_wait", "7s")?;
-    project.puller(&["migrate"])?.expect_code(0)?;
-    let pulled = project.puller(&["pull"])?.expect_code(1)?;
-    assert!(pulled.stderr.contains("primary is paused"), "{}", pulled.stderr);
-    assert_eq!(project.archives_loaded()?, 1);
-
-    project.puller(&["resume"])?.expect_code(0)?;
-    project.wait_for_archives(3, SOON)?;
-    assert_eq!(status(&project, "primary")?["paused"], false);
-    worker.drain(SOON)?;
-    project.check_tables(72)
-}
-
-/// A marker that comes while a pull has been open for a while is taken by that pull, and is not lost with it.
-#[test]
-fn an_idle_worker_loads_a_new_marker_at_once() -> Result<()> {
-    let project = Project::new(Stack::shared(), "idle")?;
-    let mut worker = project.spawn_puller(&["run"])?;
-    upload(&project, [btc("2025-03-01")])?;
-    project.wait_for_archives(1, SOON)?;
-    let idle = Instant::now();
-    project.wait_until("an idle time", SOON, || Ok(idle.elapsed() > Duration::from_secs(7)))?;
-    upload(&project, [btc("2025-03-02")])?;
-    project.wait_for_archives(2, Duration::from_secs(5))?;
-    assert_eq!(project.query("SELECT max(attempt) FROM {db}.ingest_log")?.trim(), "1");
-    worker.drain(SOON).map(drop)
-}
-
-#[test]
-fn a_pause_with_an_end_ends_by_itself() -> Result<()> {
-    let project = Project::new(Stack::shared(), "pause-until")?;
-    project.puller(&["migrate"])?.expect_code(0)?;
-    upload(&project, [btc("2025-03-01")])?;
-    for wrong in
-        [&["pause", "--until", "2020-01-01"][..], &["pause", "--until", "soon"], &["pause", "--destination", "no"]]
-    {
-        project.puller(wrong)?.expect_code(2)?;
-    }
-    let paused = project.puller(&["pause", "--until", "6s", "--json"])?.expect_code(0)?.json()?;
-    assert!(paused["destinations"][0]["until"].is_string(), "{paused}");
-    project.puller(&["pull"])?.expect_code(1)?;
-    assert_eq!(project.archives_loaded()?, 0);
-    let mut worker = project.spawn_puller(&["run"])?;
-    project.wait_for_archives(1, SOON)?;
-    worker.drain(SOON)?;
-    project.check_tables(24)
-}
+use crate::scenario::{btc, upload};
 
 #[test]
 fn history_lists_attempts_newest_first() -> Result<()> {

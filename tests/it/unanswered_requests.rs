@@ -1,4 +1,4 @@
-//! Answers that never come: whoever waits for one goes on by itself.
+//! Requests that are never answered: every process goes on, or says that it is not ready.
 
 use std::thread;
 use std::time::{Duration, Instant};

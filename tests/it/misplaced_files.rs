@@ -1,4 +1,4 @@
-//! Archives that lie or are spelt otherwise are never left out without a word.
+//! Archives at wrong paths or with wrong names are counted and listed, and never skipped silently.
 
 use std::collections::BTreeMap;
 use std::fs;

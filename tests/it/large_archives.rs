@@ -1,4 +1,4 @@
-//! Large archives: part by part, gone on with after a kill, never other bytes than those that were checked.
+//! Large archives: sent in parts, resumed after a kill, and never stored with other bytes than those that were checked.
 
 use std::path::Path;
 use std::time::Duration;

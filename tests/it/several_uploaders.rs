@@ -1,4 +1,4 @@
-//! Several uploaders with different archives of one unit.
+//! Several uploaders with different archives of one unit announce all of them.
 
 use std::fs;
 use std::path::Path;

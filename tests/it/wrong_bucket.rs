@@ -1,4 +1,4 @@
-//! A wrong bucket or prefix is noticed before anything is uploaded or replaced.
+//! A wrong bucket or prefix is detected before anything is uploaded or replaced.
 
 use tests::data::mark_all;
 use tests::other_client::OtherClient;

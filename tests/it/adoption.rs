@@ -1,4 +1,4 @@
-//! A bucket that another program filled is taken over, and nothing is sent again.
+//! `uploader adopt`: a bucket that another program filled is announced, and nothing is sent again.
 
 use std::fs;
 use std::io::{Cursor, Write};

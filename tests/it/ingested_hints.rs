@@ -1,4 +1,4 @@
-//! An `_ingested/` folder is a hint: only rows that are there are taken as loaded.
+//! `puller adopt --ingested`: a hint only; archives whose rows are all there are recorded as loaded.
 
 use std::fs;
 use std::path::PathBuf;
