@@ -1,4 +1,4 @@
-//! What a thief of one role's key tries beside its work: requests whose answers go where he may not publish.
+//! The key of one role in a thief's hands: requests whose replies go where the role may not publish.
 //!
 //! JetStream answers on the reply subject of a request as the server itself, without asking whether its sender may
 //! publish there; some answers are empty, as requests to delete are. So every kind of request of every role is sent with every

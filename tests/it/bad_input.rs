@@ -1,4 +1,4 @@
-//! Whatever arrives, nothing bad is ingested, nothing is acked away, and the rest goes on.
+//! Bad archives and markers become dead letters, none of their rows is loaded, and all other units are.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Settings of tables that would drop rows, and those of statements that follow from the tables.
+//! Settings of tables that would drop rows, and settings of statements that follow from the tables' engines.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Three NATS servers, R3: the leaders die under load.
+//! Three NATS servers with replicas: leaders that die or freeze under load lose nothing and stop nobody.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Per open_time the archive generated last decides, in whatever order archives arrive.
+//! For each open_time the archive generated last decides, in whatever order archives arrive.
 
 use std::time::Duration;
 

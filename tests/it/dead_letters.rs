@@ -1,4 +1,4 @@
-//! Dead letters: nothing is given up silently, and a person can bring all of it to an end.
+//! Dead letters: no unit is given up silently, and an operator can retry or discard every letter.
 
 use std::time::Duration;
 

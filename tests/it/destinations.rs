@@ -1,4 +1,4 @@
-//! Several destinations: each with its own progress, and none in another's way.
+//! Several destinations: each with its own progress, and none delays another.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Disks that cannot be written, or take no more: the uploader says so, and does what can be done.
+//! Read-only and full disks: the uploader names them, and does all that needs no writing.
 
 use std::fs;
 

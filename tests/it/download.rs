@@ -1,4 +1,4 @@
-//! From the exchange's server onto the disk: whatever that server does, only what its `.CHECKSUM` vouches for lies there.
+//! `uploader download`: an archive is stored only if it agrees with its `.CHECKSUM`, whatever the exchange's server does.
 
 use std::time::Duration;
 

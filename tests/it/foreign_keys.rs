@@ -1,4 +1,4 @@
-//! A key is of one unit: an archive that lies under another market is not loaded, whatever a marker says.
+//! An object key belongs to one unit: an archive of another market is not loaded, whatever a marker says.
 
 use serde_json::{Value, json};
 use tests::data::{ArchiveSpec, Market, archives, sha256};

@@ -1,5 +1,5 @@
-//! Random histories: whatever archives of days and months came, in whatever order, were corrected, lost rows and got them
-//! back while workers died, `klines_latest` shows what the current archives say, and what a database filled anew shows.
+//! Random histories of archives that come, are corrected, lose rows and get them back, while workers die: `klines_latest`
+//! shows the rows of the current archives, as a newly filled database does.
 //!
 //! A history is a symbol of one series; all histories of a series share its units, so that each step publishes archives of
 //! many of them at once. A failure prints the seed and the whole history of the first symbols that differ.

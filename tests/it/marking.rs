@@ -1,4 +1,4 @@
-//! Completion marks made by hand: they say what is there, and nothing else.
+//! `uploader mark`: a mark is written only for a unit that has archives.
 
 use tests::Result;
 use tests::data::{ArchiveSpec, Market};

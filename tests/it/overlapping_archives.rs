@@ -1,5 +1,5 @@
-//! What is shown is what the current archives say, whatever was loaded before: days and months that overlap, corrections
-//! that lack rows, and what only a former revision had.
+//! `klines_latest` shows the rows of the current archives, whatever was loaded before: overlapping days and months,
+//! corrections that lack rows, and rows that only a former revision had.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a person watching an upload sees, and what a log keeps of it.
+//! The progress of an upload: a bar on a terminal, a line for each unit in a log.
 
 use tests::Result;
 use tests::data::mark_all;

@@ -1,4 +1,4 @@
-//! An object in the bucket is replaced only by whoever has seen it, whatever happened since.
+//! An object in the bucket is replaced only by an uploader that has seen its present version.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Re-ingesting is a command, and ends in the same tables.
+//! A replay loads announced units again, and ends with the same tables.
 
 use std::time::Duration;
 

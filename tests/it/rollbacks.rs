@@ -1,4 +1,4 @@
-//! An older publication that comes back is named, and shown only when somebody says so.
+//! An older publication that comes back is named, and published only when an operator accepts it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What is configured works, or is refused by its key before anything is connected to; what `doctor` passes works.
+//! A setting works, or is refused by its key before anything is connected to; a setting that `doctor` passes works.
 
 use tests::Result;
 use tests::data::mark_all;

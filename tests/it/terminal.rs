@@ -1,4 +1,4 @@
-//! What a person meets on a terminal: results that fit, no text from outside as it is, and lists that may be cut short.
+//! Commands on a terminal: results that fit its width, no control characters from outside, and lists that may be cut short.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
