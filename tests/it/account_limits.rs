@@ -1,5 +1,5 @@
-//! What a ClickHouse account's profile, constraints and quota leave it: what is too little is waited for, by name, and buries
-//! nothing; what would change an answer is set otherwise.
+//! Limits of a ClickHouse account: one that is too low is named and waited for, and causes no dead letter; one that would
+//! change an answer is overridden.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tests::servers::{ClickHouse, Stack};
 use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::SOON;
+use crate::scenario::{SOON, is_checked};
 
 /// Two units of one day each, of two months.
 fn upload_day(project: &Project, day: usize) -> Result<()> {
@@ -55,8 +55,8 @@ fn a_limit_of_the_account_is_named_and_spends_no_attempt() -> Result<()> {
         project
             .wait_until(&format!("a worker that names {named}"), SOON, || Ok(worker.is_not_ready_for(&[named])))
             .map_err(|failure| Failure::new(format!("{profile}{quota}: {failure}\n{}", worker.stderr())))?;
-        let doctor = project.puller(&["doctor"])?.expect_code(4)?;
-        assert!(doctor.stdout.contains(named), "{profile}{quota}: {}", doctor.stdout);
+        let doctor = project.puller(&["doctor", "--json"])?.expect_code(4)?.json()?;
+        assert!(is_checked(&doctor, named), "{profile}{quota}: {doctor:#}");
         // Some tries more, and nothing is spent.
         std::thread::sleep(Duration::from_secs(2));
         stack.clickhouse.limit("", "")?;

@@ -1,4 +1,4 @@
-//! Durable consumers: as they must be, changed back or made anew where they are not, and what is said of them.
+//! Durable consumers that were changed: changed back, made anew or named.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tests::servers::Stack;
 use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::{SOON, listed_letters, march, upload};
+use crate::scenario::{SOON, is_checked, listed_letters, march, upload};
 
 /// The settings of a durable consumer of `primary`, as `migrate` makes them.
 pub(crate) fn durable(project: &Project, lane: &str) -> pull::Config {
@@ -56,8 +56,8 @@ fn a_durable_that_would_skip_markers_is_refused_until_it_is_made_anew() -> Resul
         let pull = project.puller(&["pull"])?.expect_code(2)?;
         assert!(pull.stderr.contains(text) && pull.stderr.contains("puller migrate"), "{}", pull.stderr);
         assert!(!pull.stdout.contains("nothing to do"), "{}", pull.stdout);
-        let doctor = project.puller(&["doctor"])?.expect_code(4)?;
-        assert!(doctor.stdout.contains(text), "{}", doctor.stdout);
+        let doctor = project.puller(&["doctor", "--json"])?.expect_code(4)?.json()?;
+        assert!(is_checked(&doctor, text), "{doctor:#}");
         let status = project.puller(&["status"])?;
         assert!(status.stdout.contains(text), "{}", status.stdout);
         project.puller(&["migrate"])?.expect_code(0)?;

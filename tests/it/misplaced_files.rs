@@ -11,7 +11,7 @@ use tests::project::Project;
 use tests::servers::Stack;
 use tests::{Context, Result};
 
-use crate::scenario::{SOON, hours};
+use crate::scenario::{SOON, hours, is_checked};
 
 fn day(symbol: &str) -> ArchiveSpec {
     hours(symbol, "2025-03-01")
@@ -62,8 +62,8 @@ fn archives_at_wrong_paths_are_counted_and_listed() -> Result<()> {
         assert!(upload.stdout.contains("2 files look like an archive and are not taken"), "{}", upload.stdout);
         assert!(upload.stdout.contains(&format!("it belongs to {place}")), "{}", upload.stdout);
         assert!(!upload.stdout.contains("nothing to do"), "{}", upload.stdout);
-        let doctor = project.uploader(&["doctor"])?.expect_code(4)?;
-        assert!(doctor.stdout.contains(&format!("it belongs to {place}")), "{}", doctor.stdout);
+        let doctor = project.uploader(&["doctor", "--json"])?.expect_code(4)?.json()?;
+        assert!(is_checked(&doctor, &format!("it belongs to {place}")), "{doctor:#}");
     }
 
     // Beside archives in their place they are a remark.
@@ -106,8 +106,8 @@ fn a_folder_that_cannot_be_read_is_a_failure() -> Result<()> {
     }
     let upload = project.uploader(&["upload"])?.expect_code(1)?;
     assert!(!upload.stdout.contains("nothing to do"), "{}", upload.stdout);
-    let doctor = project.uploader(&["doctor"])?.expect_code(4)?;
-    assert!(doctor.stdout.contains(&format!("{folder} cannot be read")), "{}", doctor.stdout);
+    let doctor = project.uploader(&["doctor", "--json"])?.expect_code(4)?.json()?;
+    assert!(is_checked(&doctor, &format!("{folder} cannot be read")), "{doctor:#}");
     project.uploader(&["mark", "--market", "spot"])?.expect_code(1)?;
 
     // Beside units that are found it is one, too.

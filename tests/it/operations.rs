@@ -8,7 +8,7 @@ use tests::project::{Project, Service};
 use tests::servers::Stack;
 use tests::{Context, Failure, Result, http};
 
-use crate::scenario::{SOON, assert_units, btc, march, setting, upload, write};
+use crate::scenario::{SOON, assert_units, btc, is_checked, march, setting, upload, write};
 
 #[test]
 fn silent_clients_are_disconnected_from_the_endpoint() -> Result<()> {
@@ -140,9 +140,9 @@ fn doctor_names_each_wrong_setting() -> Result<()> {
     ] {
         let before = setting(&project, key);
         project.set(key, value)?;
-        for finished in [project.puller(&["doctor"])?, project.uploader(&["doctor"])?] {
-            let finished = finished.expect_code(4)?;
-            assert!(finished.stdout.contains(message), "{key}: {}", finished.stdout);
+        for finished in [project.puller(&["doctor", "--json"])?, project.uploader(&["doctor", "--json"])?] {
+            let doctor = finished.expect_code(4)?.json()?;
+            assert!(is_checked(&doctor, message), "{key}: {doctor:#}");
         }
         project.set(key, before)?;
     }
@@ -153,13 +153,13 @@ fn doctor_names_each_wrong_setting() -> Result<()> {
     ] {
         let before = setting(&project, key);
         project.set(key, value)?;
-        let finished = project.puller(&["doctor"])?.expect_code(4)?;
-        assert!(finished.stdout.contains(message), "{key}: {}", finished.stdout);
+        let doctor = project.puller(&["doctor", "--json"])?.expect_code(4)?.json()?;
+        assert!(is_checked(&doctor, message), "{key}: {doctor:#}");
         project.set(key, before)?;
     }
     project.set("local.data_dir", "/nonexistent/archives")?;
-    let finished = project.uploader(&["doctor"])?.expect_code(4)?;
-    assert!(finished.stdout.contains("/nonexistent/archives"), "{}", finished.stdout);
+    let doctor = project.uploader(&["doctor", "--json"])?.expect_code(4)?.json()?;
+    assert!(is_checked(&doctor, "/nonexistent/archives"), "{doctor:#}");
     Ok(())
 }
 

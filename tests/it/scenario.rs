@@ -110,6 +110,25 @@ pub(crate) fn is_found(report: &Value, text: &str) -> bool {
     findings.filter_map(|finding| finding["text"].as_str()).any(|found| found.contains(text))
 }
 
+/// Fails unless `doctor --json` has a check of this name with this verdict: `ok`, `warning` or `failed`.
+pub(crate) fn assert_verdict(report: &Value, name: &str, verdict: &str) {
+    let mut checks = report["checks"].as_array().into_iter().flatten();
+    let check = checks.find(|check| check["name"] == name).unwrap_or_else(|| panic!("no check {name}: {report:#}"));
+    let found = match (check["ok"] == true, check["warning"] == true) {
+        (false, _) => "failed",
+        (true, true) => "warning",
+        (true, false) => "ok",
+    };
+    assert_eq!(found, verdict, "{name}: {report:#}");
+}
+
+/// Whether a check of `doctor --json` says this, in what it found or in its advice.
+pub(crate) fn is_checked(report: &Value, text: &str) -> bool {
+    let checks = report["checks"].as_array().into_iter().flatten();
+    let mut texts = checks.flat_map(|check| [check["found"].as_str(), check["advice"].as_str()]).flatten();
+    texts.any(|said| said.contains(text))
+}
+
 /// How many units an `uploader upload --json` left in each state.
 pub(crate) fn assert_units(report: &Value, expected: &[(&str, u64)]) {
     for (state, units) in expected {

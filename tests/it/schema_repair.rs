@@ -1,11 +1,11 @@
-//! Tables, views and columns that somebody dropped or replaced: named, made again or explained.
+//! Tables, views and columns that were dropped or replaced are named, made again or explained.
 
 use tests::project::Project;
 use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::{SOON, hours, upload};
+use crate::scenario::{SOON, hours, is_checked, upload};
 
 const UNIT: &str = "binance/spot/klines/1h/2025-03-01";
 const KEY: &str = "(exchange, market, dataset, interval, symbol, open_time)";
@@ -33,8 +33,8 @@ fn dropped_tables_views_and_columns_are_named_and_made_again() -> Result<()> {
         ("ALTER TABLE {db}.ingest_log DROP COLUMN error", "column error of table ingest_log is missing", false),
     ] {
         project.query(statement)?;
-        let doctor = project.puller(&["doctor"])?.expect_code(4)?;
-        assert!(doctor.stdout.contains(named), "{statement}: {}", doctor.stdout);
+        let doctor = project.puller(&["doctor", "--json"])?.expect_code(4)?.json()?;
+        assert!(is_checked(&doctor, named), "{statement}: {doctor:#}");
         // As to the commands that read the rows.
         project.puller(&["status"])?.expect_code(if loses { 4 } else { 0 })?;
         // This one reads the other tables, too.
@@ -176,8 +176,8 @@ fn a_foreign_table_is_explained_and_causes_no_dead_letter() -> Result<()> {
         project.query("RENAME TABLE {db}.klines TO {db}.ours")?;
         project.query(&format!("CREATE TABLE {{db}}.klines {create}"))?;
         upload_day(&project, &format!("2025-03-{:02}", number + 2))?;
-        let doctor = project.puller(&["doctor"])?.expect_code(4)?;
-        assert!(doctor.stdout.contains(named), "{create}: {}", doctor.stdout);
+        let doctor = project.puller(&["doctor", "--json"])?.expect_code(4)?.json()?;
+        assert!(is_checked(&doctor, named), "{create}: {doctor:#}");
         let migrate = project.puller(&["migrate"])?.expect_code(1)?;
         assert!(migrate.stderr.contains(named), "{create}: {}", migrate.stderr);
         let pull = project.puller(&["pull"])?.expect_code(4)?;

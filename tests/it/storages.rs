@@ -1,4 +1,4 @@
-//! Where the objects are makes no difference: a shared folder, and the remote data_dir itself by rsync over SSH.
+//! Every kind of storage serves every command: a shared folder, and the remote data_dir itself by rsync over SSH.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use tests::servers::{Sshd, Stack};
 use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::{SOON, assert_nothing_pulled, assert_nothing_uploaded, hours, text};
+use crate::scenario::{SOON, assert_nothing_pulled, assert_nothing_uploaded, hours, is_checked, text};
 
 fn write_some(project: &Project) -> Result<()> {
     for symbol in ["BTCUSDT", "币安人生USDT"] {
@@ -78,8 +78,8 @@ fn a_shared_folder_serves_every_command() -> Result<()> {
 
     project.set("storage.fs.path", text(&project.dir().join("not-mounted"))?)?;
     for binary in ["uploader", "puller"] {
-        let doctor = project.start(binary, &["doctor"], &[])?.wait(SOON)?.expect_code(4)?;
-        assert!(doctor.stdout.contains("check storage.fs.path, and that the share is mounted"), "{}", doctor.stdout);
+        let doctor = project.start(binary, &["doctor", "--json"], &[])?.wait(SOON)?.expect_code(4)?.json()?;
+        assert!(is_checked(&doctor, "check storage.fs.path, and that the share is mounted"), "{doctor:#}");
     }
     hours("NEWUSDT", "2025-03-03").write(project.data_dir())?;
     mark_all(project.data_dir())?;

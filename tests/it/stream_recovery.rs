@@ -10,7 +10,8 @@ use tests::{Context, Result};
 
 use crate::handmade::Handmade;
 use crate::scenario::{
-    DAYS, SOON, assert_nothing_pulled, assert_nothing_uploaded, march, ship, three_units, unit_of, units_found, upload,
+    DAYS, SOON, assert_nothing_pulled, assert_nothing_uploaded, is_checked, march, ship, three_units, unit_of,
+    units_found, upload,
 };
 
 /// Rows as they were inserted, before ClickHouse merges any.
@@ -150,8 +151,8 @@ fn a_lost_stream_is_named_by_every_command() -> Result<()> {
         assert!(text.contains("uploader reconcile --fix"), "{text}");
     }
     dry_run("was lost and made anew")?;
-    let doctor = project.puller(&["doctor"])?.expect_code(4)?;
-    assert!(doctor.stdout.contains("was lost and made anew"), "{}", doctor.stdout);
+    let doctor = project.puller(&["doctor", "--json"])?.expect_code(4)?.json()?;
+    assert!(is_checked(&doctor, "was lost and made anew"), "{doctor:#}");
     for args in [&["status"][..], &["verify"], &["verify", "--fix"], &["replay"], &["replay", "--dry-run"]] {
         let ended = project.puller(args)?.expect_code(4)?;
         let said = format!("{}{}", ended.stdout, ended.stderr);

@@ -1,4 +1,4 @@
-//! Streams: bounded, as they must be, and what is said when they are not.
+//! Streams have limits; a full, changed or overlapping stream is named with the remedy.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tests::{Context, Result};
 
 use crate::durables::{durable, remake_consumer};
 use crate::handmade::Handmade;
-use crate::scenario::{SOON, btc, listed_letters, march, upload, write};
+use crate::scenario::{SOON, btc, is_checked, listed_letters, march, upload, write};
 
 /// `uploader upload` of days that fails with `code`; what it says on stderr.
 fn refused_upload(project: &Project, days: RangeInclusive<u32>, code: i32) -> Result<String> {
@@ -155,8 +155,8 @@ fn a_stream_limit_raised_by_an_operator_stays() -> Result<()> {
     assert_eq!(hand.stream_config("TASKS")?.max_bytes, -1);
     // One that was lowered is named, and raised.
     hand.change_stream("MARKERS", |config| config.max_bytes = 4096)?;
-    let doctor = project.puller(&["doctor"])?.expect_code(4)?;
-    assert!(doctor.stdout.contains("max_bytes is 4096, needed is 1048576"), "{}", doctor.stdout);
+    let doctor = project.puller(&["doctor", "--json"])?.expect_code(4)?.json()?;
+    assert!(is_checked(&doctor, "max_bytes is 4096, needed is 1048576"), "{doctor:#}");
     project.puller(&["migrate"])?.expect_code(0)?;
     assert_eq!(hand.stream_config("MARKERS")?.max_bytes, 1 << 20);
     Ok(())

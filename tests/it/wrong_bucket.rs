@@ -9,7 +9,7 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::{SOON, assert_units, hours, loopback, proxy_of_bucket, ship, upload};
+use crate::scenario::{SOON, assert_units, assert_verdict, hours, is_checked, loopback, proxy_of_bucket, ship, upload};
 
 fn moved(project: &Project, args: &[&str], prefix: &str) -> Result<Finished> {
     project.start("uploader", args, &[("FERRY__STORAGE__R2__PREFIX", prefix)])?.wait(SOON)
@@ -42,23 +42,21 @@ fn a_wrong_prefix_stops_the_uploader_with_one_message() -> Result<()> {
         assert!(!stopped.stderr.contains("WARN"), "{}", stopped.stderr);
     }
     // Doctor says what is wrong, and leaves no object of its own there either.
-    let doctor = moved(&project, &["doctor"], &wrong)?.expect_code(4)?;
-    for said in ["FAIL  place: ", &wrong, "WARN  bucket requests: not tried: units are announced from another"] {
-        assert!(doctor.stdout.contains(said), "{said}: {}", doctor.stdout);
-    }
+    let doctor = moved(&project, &["doctor", "--json"], &wrong)?.expect_code(4)?.json()?;
+    assert_verdict(&doctor, "place", "failed");
+    assert_verdict(&doctor, "bucket requests", "warning");
+    assert!(is_checked(&doctor, &wrong), "{doctor:#}");
     let env = [("FERRY__STORAGE__R2__PREFIX", wrong.as_str())];
-    let doctor = project.start("puller", &["doctor"], &env)?.wait(SOON)?.expect_code(4)?;
-    for said in ["FAIL  newest marker: ", "WARN  bucket requests: not tried: "] {
-        assert!(doctor.stdout.contains(said), "{said}: {}", doctor.stdout);
-    }
+    let doctor = project.start("puller", &["doctor", "--json"], &env)?.wait(SOON)?.expect_code(4)?.json()?;
+    assert_verdict(&doctor, "newest marker", "failed");
+    assert_verdict(&doctor, "bucket requests", "warning");
     assert_eq!((client.list()?, hand.markers()?), (bucket, markers));
     assert_eq!(tests::data::archives(project.data_dir())?.len(), 4);
 
     // With the right one it goes on as if nothing had been.
     let upload = project.uploader(&["upload", "--json"])?.expect_code(0)?;
     assert_units(&upload.json()?, &[("published", 1), ("unchanged", 3)]);
-    let doctor = project.uploader(&["doctor"])?.expect_code(0)?;
-    assert!(doctor.stdout.contains("ok    place: "), "{}", doctor.stdout);
+    assert_verdict(&project.uploader(&["doctor", "--json"])?.expect_code(0)?.json()?, "place", "ok");
     Ok(())
 }
 
@@ -72,14 +70,14 @@ fn doctor_removes_its_object_where_it_may() -> Result<()> {
     project.puller(&["migrate"])?.expect_code(0)?;
     std::fs::create_dir_all(project.data_dir().join("data")).context("a tree")?;
     bucket.set(Fault::aimed("x-id=DeleteObject", u64::MAX, Fate::NotImplemented));
-    let doctor = project.uploader(&["doctor"])?.expect_code(0)?;
-    assert!(doctor.stdout.contains("/_doctor/probe was written for it and stays"), "{}", doctor.stdout);
+    let doctor = project.uploader(&["doctor", "--json"])?.expect_code(0)?.json()?;
+    assert!(is_checked(&doctor, "/_doctor/probe was written for it and stays"), "{doctor:#}");
     let left: Vec<String> = client.list()?.into_keys().collect();
     assert!(left.len() == 1 && left[0].ends_with("/_doctor/probe"), "{left:?}");
     // Nothing is announced yet, and what another run left is no obstacle.
     bucket.set(Fault::None);
-    let doctor = project.uploader(&["doctor"])?.expect_code(0)?;
-    assert!(doctor.stdout.contains("was written for it and removed"), "{}", doctor.stdout);
+    let doctor = project.uploader(&["doctor", "--json"])?.expect_code(0)?.json()?;
+    assert!(is_checked(&doctor, "was written for it and removed"), "{doctor:#}");
     // A request that fails after the object is there leaves nothing behind either.
     bucket.set(Fault::aimed("partNumber=", u64::MAX, Fate::NotImplemented));
     project.uploader(&["doctor"])?.expect_code(4)?;
