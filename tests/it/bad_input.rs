@@ -34,8 +34,8 @@ fn a_worker_dead_letters_bad_archives_and_loads_their_neighbours() -> Result<()>
         truth.add_archive(&good.path(), &good.zip(), Timestamp::now())?;
     }
 
-    let finished = project.puller(&["pull"])?.expect_code(1)?;
-    assert!(finished.stdout.contains(&format!("{} DEAD LETTERS", CASES.len())), "{}", finished.stdout);
+    let pull = project.puller(&["pull", "--json"])?.expect_code(1)?.json()?;
+    assert_eq!(pull["destinations"][0]["dead_letters"], CASES.len(), "{pull:#}");
     project.check_tables_against(&truth, 600)?;
 
     let letters = hand.dead_letters()?;

@@ -36,8 +36,7 @@ fn a_retried_letter_loads_the_missing_archive() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "dead-retry")?;
     let hand = Handmade::new(stack, &project)?;
-    let empty = project.puller(&["dead", "ls"])?.expect_code(0)?;
-    assert!(empty.stdout.contains("no dead letters"), "{}", empty.stdout);
+    assert_eq!(listed_letters(&project, &[])?.len(), 0);
     let placed = announce_missing(&project, &hand, "2025-03-01")?;
     announce_missing(&project, &hand, "2025-03-02")?;
     hand.publish(&btc("2025-03-03").unit(), b"{ this is not JSON")?;
@@ -65,9 +64,10 @@ fn a_retried_letter_loads_the_missing_archive() -> Result<()> {
 
     hand.put(&placed.key, &btc("2025-03-01").zip())?;
     // A letter that is not there does not hold the other up.
-    let finished =
-        project.puller(&["dead", "retry", "999", &sequence, "--reason", "it's there now"])?.expect_code(1)?;
-    assert!(finished.stdout.contains("1 of 2 dead letters sent again"), "{}", finished.stdout);
+    let retry = ["dead", "retry", "999", &sequence, "--reason", "it's there now", "--json"];
+    let finished = project.puller(&retry)?.expect_code(1)?;
+    let report = finished.json()?;
+    assert_eq!((&report["chosen"], &report["done"]), (&json!(2), &json!(1)), "{report:#}");
     assert!(finished.stderr.contains("there is no dead letter 999"), "{}", finished.stderr);
     project.puller(&["pull"])?.expect_code(0)?;
     expect_tables(&project, &["2025-03-01"])?;
@@ -133,16 +133,19 @@ fn a_discarded_letter_leaves_its_reason_in_the_log() -> Result<()> {
     assert_eq!(listed_letters(&project, &[])?.len(), 4);
 
     // One that no worker can ever load is named, and the rest goes on.
-    let retried = project.puller(&["dead", "retry", "--all"])?.expect_code(1)?;
-    assert!(retried.stdout.contains("3 of 4 dead letters sent again"), "{}", retried.stdout);
+    let retried = project.puller(&["dead", "retry", "--all", "--json"])?.expect_code(1)?;
+    let report = retried.json()?;
+    assert_eq!((&report["chosen"], &report["done"]), (&json!(4), &json!(3)), "{report:#}");
     assert!(retried.stderr.contains("marker.backfill.a.b.c.d.e names no unit"), "{}", retried.stderr);
     project.puller(&["pull"])?.expect_code(1)?;
 
     let march = ["--unit", "binance/spot/klines/1h/2025-03", "--reason", "never mind", "--json"];
     let report = project.puller(&[&["dead", "discard", "--all"], &march[..]].concat())?.expect_code(0)?.json()?;
     assert_eq!((&report["chosen"], &report["done"]), (&json!(2), &json!(2)), "{report}");
-    let discarded = project.puller(&["dead", "discard", "--all", "--reason", "the rest"])?.expect_code(0)?;
-    assert!(discarded.stdout.contains("2 of 2 dead letters discarded"), "{}", discarded.stdout);
+    let discard = ["dead", "discard", "--all", "--reason", "the rest", "--json"];
+    let discarded = project.puller(&discard)?.expect_code(0)?;
+    let report = discarded.json()?;
+    assert_eq!((&report["chosen"], &report["done"]), (&json!(2), &json!(2)), "{report:#}");
     assert!(discarded.stderr.contains("the rest"), "{}", discarded.stderr);
     assert_eq!(listed_letters(&project, &[])?.len(), 0);
     let expected = [

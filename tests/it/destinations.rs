@@ -11,7 +11,7 @@ use tests::truth::Truth;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::{btc, loopback, upload};
+use crate::scenario::{btc, listed_letters, loopback, upload};
 
 fn clickhouse(stack: &Stack, name: &str, database: &str) -> serde_json::Value {
     json!({
@@ -66,11 +66,11 @@ fn a_folder_in_an_archives_place_delays_no_other_destination() -> Result<()> {
     project.set("clickhouse", json!({}))?;
     project.set("destinations", json!([{ "name": "files", "type": "directory", "path": copy }]))?;
     upload(&project, ["2025-03-01", "2025-03-02", "2025-03-03"].map(btc))?;
-    let pull = project.puller(&["pull"])?.expect_code(1)?;
-    assert!(pull.stdout.contains("2 archives loaded") && pull.stdout.contains("1 DEAD LETTER"), "{}", pull.stdout);
-    let letters = project.puller(&["dead", "ls"])?.expect_code(0)?;
-    assert!(letters.stdout.contains("2025-03-02"), "{}", letters.stdout);
-    std::fs::remove_dir(copy.join(blocked.path())).context("making room")?;
+    let pull = project.puller(&["pull", "--json"])?.expect_code(1)?.json()?;
+    let files = &pull["destinations"][0];
+    assert_eq!((&files["archives"], &files["dead_letters"]), (&json!(2), &json!(1)), "{pull:#}");
+    assert_eq!(listed_letters(&project, &[])?[0]["unit"], blocked.unit());
+    std::fs::remove_dir(copy.join(blocked.path())).context("removing the folder")?;
     project.puller(&["dead", "retry", "--all"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!(tests::data::archives(&copy)?.len(), 3);

@@ -171,10 +171,10 @@ fn a_full_stream_of_markers_names_the_remedy() -> Result<()> {
     assert!(stderr.contains("stream MARKERS takes no more"), "{stderr}");
     assert!(stderr.contains("nats.limits.markers") && stderr.contains("puller migrate"), "{stderr}");
     project.puller(&["pull"])?.expect_code(0)?;
-    let status = project.puller(&["status"])?.expect_code(0)?;
-    assert!(status.stdout.contains("stream MARKERS holds"), "{}", status.stdout);
-    let doctor = project.puller(&["doctor"])?;
-    assert!(doctor.stdout.contains("WARN") && doctor.stdout.contains("stream MARKERS holds"), "{}", doctor.stdout);
+    let warnings = project.puller(&["status", "--json"])?.expect_code(0)?.json()?["warnings"].clone();
+    assert!(warnings.to_string().contains("stream MARKERS holds"), "{warnings}");
+    let doctor = project.puller(&["doctor", "--json"])?.json()?;
+    assert!(is_checked(&doctor, "stream MARKERS holds"), "{doctor:#}");
     let worker = project.spawn_puller(&["run"])?;
     worker.wait_for_metric("puller_stream_limit_bytes{stream=\"MARKERS\"}", SOON, |limit| limit == 4096.0)?;
     worker.wait_for_metric("puller_stream_bytes{stream=\"MARKERS\"}", SOON, |bytes| bytes > 3000.0)?;
@@ -184,8 +184,8 @@ fn a_full_stream_of_markers_names_the_remedy() -> Result<()> {
     project.puller(&["migrate"])?.expect_code(0)?;
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    let status = project.puller(&["status"])?.expect_code(0)?;
-    assert!(!status.stdout.contains("stream MARKERS holds"), "{}", status.stdout);
+    let warnings = project.puller(&["status", "--json"])?.expect_code(0)?.json()?["warnings"].clone();
+    assert!(!warnings.to_string().contains("stream MARKERS holds"), "{warnings}");
     project.check_tables(288)
 }
 
