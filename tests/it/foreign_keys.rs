@@ -41,8 +41,10 @@ fn an_archive_of_another_market_is_refused() -> Result<()> {
         publish_manifest(&hand, &spec(market, 4).unit(), &[place(market, 4)?])?;
     }
 
-    let pull = project.puller(&["pull"])?.expect_code(1)?;
-    assert_eq!(pull.stdout.matches("6 archives loaded").count(), 2, "{}", pull.stdout);
+    let pull = project.puller(&["pull", "--json"])?.expect_code(1)?.json()?;
+    for destination in 0..2 {
+        assert_eq!(pull["destinations"][destination]["archives"], 6, "{pull:#}");
+    }
     let letters = hand.dead_letters()?;
     assert_eq!(letters.len(), 4, "{letters:#?}");
     for letter in &letters {

@@ -12,7 +12,7 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::{SOON, march, text, upload};
+use crate::scenario::{SOON, has_pulled, march, text, upload};
 
 fn corrected(number: u32, seed: u64) -> ArchiveSpec {
     march(number).seed(seed).generated_at(&format!("2025-06-{seed:02}T00:00:00Z"))
@@ -34,8 +34,8 @@ fn an_uploaders_newer_archive_is_not_replaced() -> Result<()> {
     corrected(1, 1).write(project.data_dir())?;
     fs::remove_file(project.data_dir().join(march(2).path())).context("a cleanup")?;
 
-    let pull = project.puller(&["pull", "--no-ingest"])?.expect_code(1)?;
-    assert!(pull.stdout.contains("1 archive loaded") && pull.stdout.contains("1 DEAD LETTER"), "{}", pull.stdout);
+    let pull = project.puller(&["pull", "--no-ingest", "--json"])?.expect_code(1)?.json()?;
+    assert!(has_pulled(&pull, 1, 1), "{pull:#}");
     assert!(has(project.data_dir(), &corrected(1, 1)), "the newer archive is there as it was");
     assert!(has(project.data_dir(), &march(2)));
     let letter = &hand.dead_letters()?[0];
@@ -83,8 +83,8 @@ fn corrections_replace_what_was_delivered_and_nothing_else() -> Result<()> {
     foreign.write(&copy)?;
     upload(&project, [corrected(3, 1)])?;
     upload(&project, [corrected(1, 3)])?;
-    let pull = project.puller(&["pull"])?.expect_code(1)?;
-    assert!(pull.stdout.contains("1 archive loaded") && pull.stdout.contains("1 DEAD LETTER"), "{}", pull.stdout);
+    let pull = project.puller(&["pull", "--json"])?.expect_code(1)?.json()?;
+    assert!(has_pulled(&pull, 1, 1), "{pull:#}");
     assert!(has(&copy, &foreign) && has(&copy, &corrected(1, 3)));
     fs::rename(copy.join(foreign.path()), project.dir().join("aside.zip")).context("moved away")?;
     project.puller(&["dead", "retry", "--all"])?.expect_code(0)?;

@@ -12,7 +12,8 @@ use tests::{Context, Failure, Result};
 
 use crate::handmade::{Handmade, Placed};
 use crate::scenario::{
-    DENIED, SOON, TOO_MUCH_MEMORY, classes, hours, loopback, march, proxy_of_bucket, proxy_of_clickhouse, ship, upload,
+    DENIED, SOON, TOO_MUCH_MEMORY, classes, has_pulled, hours, loopback, march, proxy_of_bucket, proxy_of_clickhouse,
+    ship, upload,
 };
 
 const BROKEN: Act = Act::Answer {
@@ -94,8 +95,8 @@ fn an_unreadable_object_becomes_a_dead_letter_and_stops_no_other() -> Result<()>
         let hand = Handmade::new(stack, &project)?;
         announce(&hand, 4, &[1])?;
         bucket.set(Fault::with_words(&["GET ", "POORUSDT"], u64::MAX, refusal));
-        let pull = project.puller(&["pull"])?.expect_code(1)?;
-        assert!(pull.stdout.contains("4 archives loaded"), "{}", pull.stdout);
+        let pull = project.puller(&["pull", "--json"])?.expect_code(1)?.json()?;
+        assert!(has_pulled(&pull, 4, 1), "{pull:#}");
         good_ones_are_loaded(&project, 4)?;
         let letters = hand.dead_letters()?;
         assert_eq!(classes(&hand)?, ["unreadable"], "{letters:#?}");
@@ -127,8 +128,8 @@ fn a_unit_that_clickhouse_rejects_stops_no_other() -> Result<()> {
         hand.publish_marker(&poor.unit(), &[place(&hand, "POORUSDT", 9)?])?;
         // The read-back names the symbol; the insert is compressed.
         clickhouse.set(Fault::with_words(&["cityHash64", "POORUSDT"], u64::MAX, refusal));
-        let pull = project.puller(&["pull"])?.expect_code(1)?;
-        assert!(pull.stdout.contains("1 DEAD LETTER"), "{}", pull.stdout);
+        let pull = project.puller(&["pull", "--json"])?.expect_code(1)?.json()?;
+        assert_eq!(pull["destinations"][0]["dead_letters"], 1, "{pull:#}");
         good_ones_are_loaded(&project, 4)?;
         assert_eq!(classes(&hand)?, ["too_heavy"], "{:#?}", hand.dead_letters()?);
         assert_eq!(ask(&project, "SELECT max(attempt) FROM {db}.ingest_log WHERE error_class = 'too_heavy'")?, "3");
@@ -192,8 +193,8 @@ fn an_impossible_file_name_stops_no_other_unit() -> Result<()> {
     let mark = place(&hand, "GOODUSDT", 15)?;
     hand.publish_marker(&spec("GOODUSDT", 16).unit(), &[mark])?;
 
-    let pull = project.puller(&["pull"])?.expect_code(1)?;
-    assert!(pull.stdout.contains("3 archives loaded") && pull.stdout.contains("5 DEAD LETTERS"), "{}", pull.stdout);
+    let pull = project.puller(&["pull", "--json"])?.expect_code(1)?.json()?;
+    assert!(has_pulled(&pull, 3, 5), "{pull:#}");
     assert_eq!(classes(&hand)?, ["refused"; 5], "{:#?}", hand.dead_letters()?);
     assert_eq!(tests::data::archives(&copy)?.len(), 3);
     Ok(())

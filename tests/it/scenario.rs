@@ -143,6 +143,12 @@ pub(crate) fn assert_nothing_uploaded(report: &Value) {
     assert!(done.iter().all(|count| **count == 0), "{report:#}");
 }
 
+/// Whether a destination of `puller pull --json` loaded so many archives and has so many dead letters.
+pub(crate) fn has_pulled(report: &Value, archives: u64, dead_letters: u64) -> bool {
+    let mut destinations = report["destinations"].as_array().into_iter().flatten();
+    destinations.any(|found| found["archives"] == archives && found["dead_letters"] == dead_letters)
+}
+
 /// What a `puller pull --json` that had nothing to do reports.
 pub(crate) fn assert_nothing_pulled(report: &Value) {
     let destinations = report["destinations"].as_array().cloned().unwrap_or_default();
