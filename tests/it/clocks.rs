@@ -11,8 +11,8 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::{SOON, assert_nothing_uploaded, btc, march, upload};
-use crate::server_faults::{check_units, is_drained, write_units};
+use crate::scenario::{SOON, assert_nothing_uploaded, btc, is_drained, march, upload};
+use crate::server_faults::{check_units, write_units};
 
 /// So many archives make a list too long for a marker.
 const LONG: usize = 1_200;

@@ -315,11 +315,11 @@ impl<'p> Handmade<'p> {
     }
 
     /// Answers everybody who asks for the workers of a destination, as long as this value lives.
-    pub(crate) fn answer_roster(&self, destination: &str, state: &Value) -> Result<()> {
+    pub(crate) fn answer_presence(&self, destination: &str, state: &Value) -> Result<()> {
         let (subject, answer) = (format!("ferry.workers.{destination}"), state.to_string());
         let client = self.runtime.block_on(self.connect())?;
-        let mut asked = self.runtime.block_on(client.subscribe(subject)).context("the roster")?;
-        self.runtime.block_on(client.flush()).context("the roster")?;
+        let mut asked = self.runtime.block_on(client.subscribe(subject)).context("the question of presence")?;
+        self.runtime.block_on(client.flush()).context("the question of presence")?;
         self.runtime.spawn(async move {
             while let Some(question) = asked.next().await {
                 if let Some(reply) = question.reply {

@@ -9,7 +9,7 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::{SOON, btc, upload};
+use crate::scenario::{SOON, btc, is_drained, upload};
 
 /// Every kind of archive there is, in every form it comes in.
 fn write_everything(data_dir: &Path) -> Result<()> {
@@ -111,10 +111,7 @@ fn four_workers_make_the_tables_of_one_and_a_killed_one_leaves_no_trace() -> Res
 
     let workers = (0..4).map(|_| project.spawn_puller(&["run"])).collect::<Result<Vec<_>>>()?;
     // Its lease has to end before another worker gets what the killed one held.
-    project.wait_until("an empty queue", Duration::from_secs(180), || {
-        let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-        Ok(["pending", "in_hand", "parked"].iter().all(|key| status["destinations"][0][key] == 0))
-    })?;
+    project.wait_until("an empty queue", Duration::from_secs(180), || is_drained(&project))?;
     for mut worker in workers {
         worker.drain(Duration::from_secs(30))?;
     }

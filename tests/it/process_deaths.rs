@@ -8,8 +8,8 @@ use tests::servers::Stack;
 use tests::{Failure, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::{SOON, assert_nothing_uploaded};
-use crate::server_faults::{behind_proxies, check_units, is_drained, write_units};
+use crate::scenario::{SOON, assert_nothing_uploaded, is_drained};
+use crate::server_faults::{behind_proxies, check_units, write_units};
 
 #[test]
 fn an_uploader_dying_between_any_two_steps_publishes_every_unit_once() -> Result<()> {
@@ -142,20 +142,20 @@ fn a_worker_drains_at_the_first_sigterm_and_stops_at_the_second() -> Result<()> 
     let archives = write_units(&project, 1)?;
     project.uploader(&["upload"])?.expect_code(0)?;
     bucket.set(Fault::Hang);
-    let in_hand = || -> Result<bool> {
+    let in_flight = || -> Result<bool> {
         let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
         Ok(status["destinations"][0]["in_hand"] == 1)
     };
 
     // It cannot finish, so it hands the unit back: the next worker has it long before a lease would have ended.
     let mut worker = project.spawn_puller(&["run"])?;
-    project.wait_until("a unit in hand", SOON, in_hand)?;
+    project.wait_until("a unit in flight", SOON, in_flight)?;
     worker.drain(SOON)?;
     let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
     assert!(status["destinations"][0]["pending"] == 1 || status["destinations"][0]["parked"] == 1, "{status}");
 
     let mut worker = project.spawn_puller(&["run"])?;
-    project.wait_until("a unit in hand", SOON, in_hand)?;
+    project.wait_until("a unit in flight", SOON, in_flight)?;
     worker.sigterm()?;
     worker.wait_for_line("draining", SOON)?;
     worker.sigterm()?;

@@ -182,6 +182,12 @@ pub(crate) fn status(project: &Project, destination: &str) -> Result<Value> {
     found.cloned().ok_or_else(|| Failure::new(format!("no status of {destination}")))
 }
 
+/// Whether nothing is pending, in flight or scheduled for a retry at the first destination.
+pub(crate) fn is_drained(project: &Project) -> Result<bool> {
+    let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
+    Ok(["pending", "in_hand", "parked"].iter().all(|key| status["destinations"][0][key] == 0))
+}
+
 /// What `puller dead ls --json` lists.
 pub(crate) fn listed_letters(project: &Project, filters: &[&str]) -> Result<Vec<Value>> {
     let finished = project.puller(&[&["dead", "ls", "--json"], filters].concat())?;

@@ -9,7 +9,7 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-use crate::scenario::{SLOW_DOWN, SOON, loopback, proxy_of_bucket, proxy_of_clickhouse};
+use crate::scenario::{SLOW_DOWN, SOON, is_drained, loopback, proxy_of_bucket, proxy_of_clickhouse};
 
 /// Some units of a few archives each.
 pub(crate) fn write_units(project: &Project, units: usize) -> Result<u64> {
@@ -28,8 +28,7 @@ pub(crate) fn check_units(project: &Project, hand: &Handmade<'_>, units: usize) 
     let letters = hand.dead_letters()?;
     assert!(letters.is_empty(), "{letters:#?}");
     assert_eq!(hand.markers()?.len(), units);
-    let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-    assert!(["pending", "in_hand", "parked"].iter().all(|key| status["destinations"][0][key] == 0), "{status}");
+    assert!(is_drained(project)?, "something is left to be loaded");
     Ok(())
 }
 
@@ -241,9 +240,4 @@ fn a_full_directory_holds_no_partial_file_and_is_waited_for() -> Result<()> {
     let left = std::process::Command::new("find").arg(&copy).args(["-name", ".ferry-*"]).output().context("find")?;
     assert!(left.stdout.is_empty(), "{}", String::from_utf8_lossy(&left.stdout));
     Ok(())
-}
-
-pub(crate) fn is_drained(project: &Project) -> Result<bool> {
-    let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-    Ok(["pending", "in_hand", "parked"].iter().all(|key| status["destinations"][0][key] == 0))
 }

@@ -92,7 +92,7 @@ fn control_characters_from_outside_are_escaped() -> Result<()> {
         ],
     )?;
     // Whoever answers for the workers.
-    hand.answer_roster(
+    hand.answer_presence(
         "primary",
         &json!({
             "worker": format!("host{EVIL}"),

@@ -260,7 +260,7 @@ fn an_ack_of_a_deleted_stream_acks_nothing_of_the_new_one() -> Result<()> {
     bucket.set(Fault::Hang);
     let mut worker = project.spawn("puller", &["run"], &[("FERRY__STORAGE__R2__ENDPOINT", &through)])?;
     let pending = || -> Result<usize> { Ok(hand.consumer(BACKFILL)?.num_ack_pending) };
-    project.wait_until("the first unit in hand", SOON, || Ok(pending()? == 1))?;
+    project.wait_until("the first unit in flight", SOON, || Ok(pending()? == 1))?;
     hand.delete_stream("MARKERS")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     hand.publish_on(&markers[1].0, markers[1].1.to_string().as_bytes())?;
@@ -296,8 +296,8 @@ fn lost_leases_of_many_units_are_given_up_in_time() -> Result<()> {
     bucket.set(Fault::Hang);
     let through = format!("http://{}", bucket.address());
     let worker = project.spawn("puller", &["run"], &[("FERRY__STORAGE__R2__ENDPOINT", &through)])?;
-    let in_hand = "puller_in_flight_jobs{destination=\"primary\"}";
-    worker.wait_for_metric(in_hand, SOON, |units| units == f64::from(UNITS))?;
+    let in_flight = "puller_in_flight_jobs{destination=\"primary\"}";
+    worker.wait_for_metric(in_flight, SOON, |units| units == f64::from(UNITS))?;
     queue.set(Fault::Unanswered("CONSUMER.INFO.MARKERS."));
     let lost = "puller_leases_lost_total{destination=\"primary\"}";
     // Six seconds, a question of two, and a pause.
