@@ -282,7 +282,12 @@ fn a_fault_is_printed_once_and_without_a_summary() -> Result<()> {
         let commands =
             uploader.iter().map(|args| ("uploader", *args)).chain(puller.iter().map(|args| ("puller", *args)));
         for (binary, args) in commands {
-            let finished = project.start(binary, args, &[(name, value)])?.wait(SOON)?;
+            let mut finished = project.start(binary, args, &[(name, value)])?.wait(SOON)?;
+            // On a busy machine a request may take longer than its 5 s, and then that is another fault.
+            let late = ["timed out", "no answer for", "deadline has elapsed"];
+            if late.iter().any(|words| finished.stderr.contains(words)) {
+                finished = project.start(binary, args, &[(name, value)])?.wait(SOON)?;
+            }
             let place = format!("{binary} {args:?} with {name}={value}: {}{}", finished.stdout, finished.stderr);
             assert_eq!((finished.code, finished.stdout.trim()), (Some(code), ""), "{place}");
             assert_eq!(finished.stderr.lines().count(), 1, "{place}");
