@@ -230,11 +230,11 @@ fn a_byte_changed_in_the_bucket_is_found_and_repaired() -> Result<()> {
 
     // The archive is not here any more, and then it is again.
     let local = project.data_dir().join(damaged.path());
-    let aside = project.dir().join("aside.zip");
-    fs::rename(&local, &aside).context("aside")?;
+    let elsewhere = project.dir().join("elsewhere.zip");
+    fs::rename(&local, &elsewhere).context("moved away")?;
     let failed = project.uploader(&["reconcile", "--content", "--fix"])?.expect_code(1)?;
     assert!(failed.stdout.contains("put the archive back into data_dir"), "{}", failed.stdout);
-    fs::rename(&aside, &local).context("back")?;
+    fs::rename(&elsewhere, &local).context("back")?;
     let mended = project.uploader(&["reconcile", "--content", "--fix"])?.expect_code(0)?;
     assert!(mended.stdout.contains("uploaded again from data_dir"), "{}", mended.stdout);
     assert_eq!(hand.get(&key(damaged))?, damaged.zip());

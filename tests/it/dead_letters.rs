@@ -214,7 +214,7 @@ fn a_crash_loop_ends_in_a_dead_letter() -> Result<()> {
     expect_tables(&project, &["2025-03-01"])
 }
 
-/// No worker ever settled it, and the server gave it up.
+/// No worker ever acked it, and the server gave it up.
 #[test]
 fn deliveries_that_run_out_at_the_server_are_dead_letters() -> Result<()> {
     let stack = Stack::shared();
@@ -241,7 +241,7 @@ fn deliveries_that_run_out_at_the_server_are_dead_letters() -> Result<()> {
     hand.advise("backfill-primary", 1)?;
     hand.advise("ingest-primary", 4711)?;
     hand.advise("somebody-elses", 1)?;
-    project.wait_until("all advisories to be settled", patience, || Ok(hand.swept()? == Some(4)))?;
+    project.wait_until("all advisories to be acked", patience, || Ok(hand.swept()? == Some(4)))?;
     assert_eq!(hand.dead_letters()?.len(), 1);
 
     project.puller(&["dead", "retry", "--all"])?.expect_code(0)?;
@@ -260,7 +260,7 @@ fn worker_and_sweeper_write_one_letter() -> Result<()> {
     project.puller(&["pull"])?.expect_code(1)?;
     hand.advise("backfill-primary", 1)?;
     let mut worker = project.spawn_puller(&["run"])?;
-    project.wait_until("the advisory to be settled", Duration::from_secs(30), || Ok(hand.swept()? == Some(1)))?;
+    project.wait_until("the advisory to be acked", Duration::from_secs(30), || Ok(hand.swept()? == Some(1)))?;
     let classes: Vec<String> = hand.dead_letters()?.into_iter().map(|letter| letter.class).collect();
     assert_eq!(classes, ["malformed"]);
     worker.drain(Duration::from_secs(30))?;

@@ -269,7 +269,7 @@ impl<'p> Handmade<'p> {
         })
     }
 
-    /// Limits how many messages a durable consumer may have delivered and not settled.
+    /// Limits how many messages a durable consumer may have delivered and not acked.
     pub(crate) fn limit_pending(&self, name: &str, max: i64) -> Result<()> {
         use async_nats::jetstream::consumer::{FromConsumer, PullConsumer, pull};
         self.runtime.block_on(async {
@@ -289,7 +289,7 @@ impl<'p> Handmade<'p> {
         self.publish_on(&subject, advisory.to_string().as_bytes())
     }
 
-    /// How many advisories are settled, once none is left.
+    /// How many advisories are acked, once none is left.
     pub(crate) fn swept(&self) -> Result<Option<u64>> {
         use async_nats::jetstream::consumer::PullConsumer;
         self.runtime.block_on(async {

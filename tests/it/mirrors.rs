@@ -86,7 +86,7 @@ fn corrections_replace_what_was_delivered_and_nothing_else() -> Result<()> {
     let pull = project.puller(&["pull", "--json"])?.expect_code(1)?.json()?;
     assert!(has_pulled(&pull, 1, 1), "{pull:#}");
     assert!(has(&copy, &foreign) && has(&copy, &corrected(1, 3)));
-    fs::rename(copy.join(foreign.path()), project.dir().join("aside.zip")).context("moved away")?;
+    fs::rename(copy.join(foreign.path()), project.dir().join("elsewhere.zip")).context("moved away")?;
     project.puller(&["dead", "retry", "--all"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     assert!(has(&copy, &corrected(3, 1)));

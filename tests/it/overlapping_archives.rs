@@ -106,7 +106,7 @@ fn a_day_recorded_while_a_correction_writes_its_tombstones_is_shown() -> Result<
 #[test]
 fn a_correction_of_what_was_inserted_and_not_recorded_is_held_when_it_shrinks() -> Result<()> {
     let stack = Stack::shared();
-    let project = Project::new(stack, "shrunk-unrecorded")?;
+    let project = Project::new(stack, "correction-of-unrecorded")?;
     let hand = Handmade::new(stack, &project)?;
     upload(&project, [day()])?;
     let mut dies = project.start("puller", &["pull"], &[("FERRY_FAILPOINT", "puller.inserted")])?;

@@ -276,7 +276,7 @@ fn an_ack_of_a_deleted_stream_acks_nothing_of_the_new_one() -> Result<()> {
     };
     project.wait_until("the first unit's rows", SOON, || recorded(&markers[0]))?;
     thread::sleep(Duration::from_secs(4));
-    assert_eq!(pending()?, 1, "the ack of the first unit has settled the second one\n{}", worker.stderr());
+    assert_eq!(pending()?, 1, "the ack of the first unit was taken for one of the second\n{}", worker.stderr());
     hand.nak(&held, Duration::ZERO)?;
     project.wait_until("the second unit", GOES_ON, || recorded(&markers[1]))?;
     worker.drain(SOON).map(drop)
@@ -348,7 +348,7 @@ fn a_fetch_answered_in_part_is_worked_on() -> Result<()> {
     announce(&project, &direct, 1..=4)?;
     let mut worker = project.spawn_puller(&["run"])?;
     project.wait_for_archives(4, GOES_ON)?;
-    // One that nobody settles takes all the room of its lane, and none of the live one's.
+    // A retry that nobody acks fills the limit of its lane, and not that of the live lane.
     worker.drain(SOON)?;
     announce(&project, &direct, 5..=7)?;
     hand.hold(BACKFILL, 1)?;
