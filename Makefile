@@ -55,7 +55,7 @@ test: export RUST_TEST_THREADS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); if 
 test: setup ## Run all tests on the real servers (they also need rsync and sshd, see tests/servers/setup.py)
 	$(PYTHON) tests/servers/setup.py --rsync
 	$(CARGO) build --locked --workspace --lib --bins --tests
-	$(CARGO) test --locked --workspace
+	$(PYTHON) tests/slowest.py $(TARGET)/scenario-times.txt $(CARGO) test --locked --workspace
 
 test-compose: ## Start, scale, break and upgrade the compose stacks; needs Docker, or root on Debian to install it
 	$(PYTHON) tests/compose/run.py $(if $(ONLY),--only "$(ONLY)")

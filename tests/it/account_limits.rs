@@ -1,19 +1,18 @@
-//! What a ClickHouse account's profile, constraints and quota leave it: what is too little is waited for, by name, and buries
-//! nothing; what would change an answer is set otherwise.
+//! Limits of a ClickHouse account: one that is too low is named and waited for, and causes no dead letter; one that would
+//! change an answer is overridden.
 
 use std::time::Duration;
 
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
 use tests::servers::{ClickHouse, Stack};
-use tests::{Context, Failure, Result, http};
+use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, is_checked};
 
 /// Two units of one day each, of two months.
-fn upload(project: &Project, day: usize) -> Result<()> {
+fn upload_day(project: &Project, day: usize) -> Result<()> {
     for month in ["2025-01", "2025-02"] {
         for symbol in ["BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT"] {
             ArchiveSpec::new(Market::Spot, symbol, "1m", &format!("{month}-{day:02}")).write(project.data_dir())?;
@@ -24,7 +23,7 @@ fn upload(project: &Project, day: usize) -> Result<()> {
 }
 
 #[test]
-fn limits_of_the_account_are_waited_for_and_named() -> Result<()> {
+fn a_limit_of_the_account_is_named_and_spends_no_attempt() -> Result<()> {
     let mut stack = Stack::own()?;
     let mut project = Project::new(&stack, "limits")?;
     project.set("puller.group.linger", "200ms")?;
@@ -51,17 +50,13 @@ fn limits_of_the_account_are_waited_for_and_named() -> Result<()> {
     .enumerate()
     {
         stack.clickhouse.limit(profile, quota)?;
-        upload(&project, number + 1)?;
+        upload_day(&project, number + 1)?;
         let mut worker = project.spawn_puller(&["run"])?;
         project
-            .wait_until(&format!("a worker that names {named}"), SOON, || {
-                // It may not listen yet.
-                let Ok(ready) = http::get(worker.http(), "/readyz") else { return Ok(false) };
-                Ok(ready.status == 503 && ready.text()?.contains(named))
-            })
+            .wait_until(&format!("a worker that names {named}"), SOON, || Ok(worker.is_not_ready_for(&[named])))
             .map_err(|failure| Failure::new(format!("{profile}{quota}: {failure}\n{}", worker.stderr())))?;
-        let doctor = project.puller(&["doctor"])?.expect_code(4)?;
-        assert!(doctor.stdout.contains(named), "{profile}{quota}: {}", doctor.stdout);
+        let doctor = project.puller(&["doctor", "--json"])?.expect_code(4)?.json()?;
+        assert!(is_checked(&doctor, named), "{profile}{quota}: {doctor:#}");
         // Some tries more, and nothing is spent.
         std::thread::sleep(Duration::from_secs(2));
         stack.clickhouse.limit("", "")?;
@@ -69,19 +64,18 @@ fn limits_of_the_account_are_waited_for_and_named() -> Result<()> {
         project
             .wait_for_archives(archives, SOON)
             .map_err(|failure| Failure::new(format!("{profile}{quota}: {failure}\n{}", worker.stderr())))?;
-        worker.sigterm()?;
-        worker.wait(SOON)?.expect_code(0)?;
+        worker.drain(SOON)?;
         let spent = project.query("SELECT count() FROM {db}.ingest_log WHERE outcome IN ('retry', 'dead_letter')")?;
         assert_eq!(spent.trim(), "0", "{profile}{quota}");
     }
     let hand = Handmade::new(&stack, &project)?;
     assert_eq!(hand.dead_letters()?.len(), 0);
-    project.check_tables()
+    project.check_tables(103_680)
 }
 
 /// Doctor alone: to wait until a statement runs into these would take too much data or time.
 #[test]
-fn limits_that_larger_units_would_meet_are_named_before_they_do() -> Result<()> {
+fn doctor_names_a_limit_that_larger_units_would_exceed() -> Result<()> {
     let mut stack = Stack::own()?;
     let mut project = Project::new(&stack, "low-limits")?;
     project.puller(&["migrate"])?.expect_code(0)?;
@@ -106,7 +100,7 @@ fn limits_that_larger_units_would_meet_are_named_before_they_do() -> Result<()> 
 }
 
 #[test]
-fn a_profile_that_would_change_answers_changes_none() -> Result<()> {
+fn a_profile_that_would_change_answers_is_overridden() -> Result<()> {
     let mut stack = Stack::own()?;
     let mut project = Project::new(&stack, "odd-profile")?;
     project.puller(&["migrate"])?.expect_code(0)?;
@@ -127,9 +121,9 @@ fn a_profile_that_would_change_answers_changes_none() -> Result<()> {
     let profile: String = odd.iter().map(|(name, value)| format!("<{name}>{value}</{name}>")).collect();
     stack.clickhouse.limit(&profile, "")?;
     for day in 1..=2 {
-        upload(&project, day)?;
+        upload_day(&project, day)?;
         project.puller(&["pull"])?.expect_code(0)?;
-        project.check_tables()?;
+        project.check_tables(11_520)?;
         project.puller(&["verify"])?.expect_code(0)?;
     }
     project.puller(&["doctor"])?.expect_code(0)?;
@@ -141,7 +135,7 @@ fn a_profile_that_would_change_answers_changes_none() -> Result<()> {
         Ok(())
     };
     attempts(4)?;
-    upload(&project, 3)?;
+    upload_day(&project, 3)?;
     project.puller(&["pull"])?.expect_code(0)?;
     attempts(6).context("history after another pull")
 }

@@ -1,4 +1,4 @@
-//! What a thief of one role's key tries beside its work: requests whose answers go where he may not publish.
+//! The key of one role in a thief's hands: requests whose replies go where the role may not publish.
 //!
 //! JetStream answers on the reply subject of a request as the server itself, without asking whether its sender may
 //! publish there; some answers are empty, as requests to delete are. So every kind of request of every role is sent with every
@@ -178,8 +178,8 @@ fn attack(hand: &Hand, request: &Request, reply: &str, headers: &[(&'static str,
     hand.runtime.block_on(sent).context(&request.subject)
 }
 
-/// Until the server has taken everything, and JetStream has worked on it.
-fn settle(hand: &Hand) -> Result<()> {
+/// Waits until the server has everything, and JetStream has had time to act on it.
+fn wait_for_server(hand: &Hand) -> Result<()> {
     hand.runtime.block_on(hand.client.flush()).context("flushing")?;
     std::thread::sleep(Duration::from_secs(1));
     Ok(())
@@ -279,7 +279,7 @@ impl Scene {
 }
 
 #[test]
-fn an_answer_to_a_roles_request_does_nothing_that_the_role_may_not() -> Result<()> {
+fn a_reply_to_a_role_does_nothing_that_the_role_may_not() -> Result<()> {
     let scene = Scene::new("answers")?;
     let before = state(&scene.operator)?;
     for hand in [&scene.monitor, &scene.uploader, &scene.worker, &scene.operator] {
@@ -302,7 +302,7 @@ fn an_answer_to_a_roles_request_does_nothing_that_the_role_may_not() -> Result<(
                 }
             }
         }
-        settle(hand)?;
+        wait_for_server(hand)?;
         let after = state(&scene.operator)?;
         let changed: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
         assert_eq!(before, after, "{role} changed {changed:#?}");
@@ -323,13 +323,13 @@ fn a_delivery_is_stored_nowhere_whatever_its_reply_subject() -> Result<()> {
         attack(&scene.worker, &nak, "_INBOX_worker.x", &[])?;
         attack(&scene.worker, &next, &reply, &[])?;
     }
-    settle(&scene.worker)?;
+    wait_for_server(&scene.worker)?;
     assert_eq!(before, sequences(state(&scene.operator)?));
     scene.works()
 }
 
 #[test]
-fn a_consumer_that_delivers_elsewhere_is_not_the_uploaders_to_make() -> Result<()> {
+fn an_uploader_may_not_make_a_consumer_that_delivers_elsewhere() -> Result<()> {
     let scene = Scene::new("elsewhere")?;
     let before = state(&scene.operator)?;
     let targets =
@@ -347,13 +347,13 @@ fn a_consumer_that_delivers_elsewhere_is_not_the_uploaders_to_make() -> Result<(
             }
         }
     }
-    settle(&scene.uploader)?;
+    wait_for_server(&scene.uploader)?;
     assert_eq!(before, state(&scene.operator)?);
     Ok(())
 }
 
 #[test]
-fn headers_of_a_message_take_no_other_message_away() -> Result<()> {
+fn headers_of_a_message_remove_no_other_message() -> Result<()> {
     let scene = Scene::new("headers")?;
     let held = |scene: &Scene| -> Result<Vec<Value>> {
         STREAMS
@@ -384,7 +384,7 @@ fn headers_of_a_message_take_no_other_message_away() -> Result<()> {
                 attack(hand, &request(subject.as_str(), "{}"), &format!("_INBOX_{}.x", hand.role), headers)?;
             }
         }
-        settle(hand)?;
+        wait_for_server(hand)?;
     }
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(before, held(&scene)?);

@@ -10,18 +10,15 @@ use tests::servers::{Sshd, Stack};
 use tests::{Context, Result};
 
 use crate::download::days_ago;
+use crate::scenario::{MIB, SOON, hours, proxy_of_bucket};
 use crate::storages::by_rsync;
-
-const SOON: Duration = Duration::from_secs(90);
-const MIB: u64 = 1 << 20;
 
 /// Of the limit: the contract.
 const TOLERANCE: f64 = 0.1;
 
 fn behind_a_proxy(label: &str) -> Result<(Project, Proxy)> {
     let mut project = Project::new(Stack::shared(), label)?;
-    let proxy = Proxy::start(Stack::shared().s3.address())?;
-    project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
+    let proxy = proxy_of_bucket(&mut project, Stack::shared())?;
     Ok((project, proxy))
 }
 
@@ -34,7 +31,7 @@ fn assert_rate(what: &str, bytes: u64, elapsed: Duration, limit: u64) {
 
 /// Small archives, parts of a large one, and fetches of both: about ten seconds each way.
 #[test]
-fn the_limit_is_kept_within_a_tenth_both_ways() -> Result<()> {
+fn uploads_and_fetches_stay_within_a_tenth_of_the_limit() -> Result<()> {
     const LIMIT: u64 = 2 * MIB;
     let (mut project, proxy) = behind_a_proxy("bandwidth")?;
     // So that they go side by side with the large one.
@@ -68,7 +65,7 @@ fn the_limit_is_kept_within_a_tenth_both_ways() -> Result<()> {
 
 /// What the service brings from the exchange comes over the same line as all else.
 #[test]
-fn downloads_keep_to_the_limit() -> Result<()> {
+fn downloads_stay_within_the_limit() -> Result<()> {
     let exchange = Exchange::start()?;
     let mut project = Project::new(Stack::shared(), "bandwidth-download")?;
     let symbols = ["AUSDT", "BUSDT", "CUSDT", "DUSDT", "EUSDT", "FUSDT"];
@@ -87,25 +84,24 @@ fn downloads_keep_to_the_limit() -> Result<()> {
     project.set("download.every", "1h")?;
     project.set("storage.bwlimit", "1K:2M")?;
     let mut service = project.spawn_uploader(&["watch"])?;
-    let received = || Ok(service.metric("uploader_download_bytes_total").unwrap_or_default() as u64);
-    project.wait_until("the first bytes", SOON, || Ok(received()? > 0))?;
-    let (begun, before) = (Instant::now(), received()?);
-    project.wait_until("most bytes", SOON, || Ok(received()? > 17 * MIB))?;
-    assert_rate("download", received()? - before, begun.elapsed(), 2 * MIB);
-    service.sigterm()?;
-    service.wait(SOON)?.expect_code(0).map(drop)
+    let bytes = "uploader_download_bytes_total";
+    service.wait_for_metric(bytes, SOON, |received| received > 0.0)?;
+    let (begun, before) = (Instant::now(), service.metric(bytes)? as u64);
+    service.wait_for_metric(bytes, SOON, |received| received > (17 * MIB) as f64)?;
+    assert_rate("download", service.metric(bytes)? as u64 - before, begun.elapsed(), 2 * MIB);
+    service.drain(SOON).map(drop)
 }
 
 /// A shared folder lies behind a network, and what is written there is read back over it.
 #[test]
-fn reading_a_shared_folder_back_keeps_to_the_limit() -> Result<()> {
+fn reading_a_shared_folder_back_stays_within_the_limit() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "bandwidth-folder")?;
     let share = project.dir().join("share");
     std::fs::create_dir(&share).context("the share")?;
     project.set("storage.type", "fs")?;
     project.set("storage.fs.path", share.to_string_lossy().into_owned())?;
     for day in 1..=16 {
-        let spec = ArchiveSpec::new(Market::Spot, "AAAUSDT", "1h", &format!("2025-03-{day:02}"));
+        let spec = hours("AAAUSDT", &format!("2025-03-{day:02}"));
         spec.write_bulk(project.data_dir(), 512 << 10)?;
     }
     mark_all(project.data_dir())?;
@@ -158,7 +154,7 @@ fn fetches_by_rsync_share_the_limit() -> Result<()> {
 
 /// Three seconds before the hour it is slow, and at the hour it is not.
 #[test]
-fn the_limit_changes_at_the_timetables_hour() -> Result<()> {
+fn a_timetable_changes_the_limit_at_its_hour() -> Result<()> {
     let (project, proxy) = behind_a_proxy("timetable")?;
     ArchiveSpec::new(Market::Spot, "BIGUSDT", "1s", "2025-03").write_bulk(project.data_dir(), 20 * MIB)?;
     mark_all(project.data_dir())?;
@@ -181,7 +177,7 @@ fn the_limit_changes_at_the_timetables_hour() -> Result<()> {
 }
 
 #[test]
-fn what_is_wrong_in_a_limit_is_named() -> Result<()> {
+fn a_malformed_limit_is_refused_with_its_reason() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "bad-limit")?;
     let wrong = project.uploader(&["upload", "--bwlimit", "08:00,512K 19:00,fast"])?.expect_code(2)?;
     assert!(wrong.stderr.contains("'fast' is not a limit"), "{}", wrong.stderr);

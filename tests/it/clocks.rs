@@ -1,6 +1,5 @@
-//! An uploader's clock decides nothing about which archive wins, and a worker's keeps nothing from others.
+//! A wrong clock: an uploader's decides nothing about which archive wins, and a worker's delays no other worker.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -9,16 +8,17 @@ use tests::data::{ArchiveSpec, Market, mark_all, sha256};
 use tests::project::{Project, Service};
 use tests::proxy::{Fault, Proxy};
 use tests::servers::Stack;
-use tests::{Context, Result, http};
+use tests::{Context, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::{SOON, assert_nothing_uploaded, btc, is_drained, march, upload};
+use crate::server_faults::{check_units, write_units};
 
-const SOON: Duration = Duration::from_secs(60);
 /// So many archives make a list too long for a marker.
 const LONG: usize = 1_200;
 
 fn day() -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-10")
+    btc("2025-03-10")
 }
 
 fn generated_at(marker: &Value) -> Option<&str> {
@@ -52,7 +52,7 @@ fn back_to(time: &str) -> Result<String> {
 /// The clock stands at 5 April, the corrected day was generated on the 20th. Dated by the clock it would lose against the
 /// month of the 7th.
 #[test]
-fn an_archive_that_the_clock_cannot_believe_waits() -> Result<()> {
+fn an_archive_stamped_after_the_clocks_time_is_held_back() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "clock-behind")?;
     let hand = Handmade::new(stack, &project)?;
@@ -71,15 +71,13 @@ fn an_archive_that_the_clock_cannot_believe_waits() -> Result<()> {
 
 /// An uploader before this one dated an archive by its clock: its own stamp counts as soon as somebody looks.
 #[test]
-fn a_time_that_a_wrong_clock_gave_is_put_right() -> Result<()> {
+fn a_time_from_a_wrong_clock_is_corrected() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "clock-was-behind")?;
     let hand = Handmade::new(stack, &project)?;
     let month = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03").generated_at("2025-04-07T00:00:00Z");
     month.write(project.data_dir())?;
-    day().seed(3).generated_at("2025-04-20T00:00:00Z").write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
+    upload(&project, [day().seed(3).generated_at("2025-04-20T00:00:00Z")])?;
     let (_, mut wrong) =
         hand.markers()?.into_iter().find(|(_, marker)| marker["period"] == "2025-03-10").expect("a day");
     wrong["objects"][0]["generated_at"] = "2025-04-05T00:00:00Z".into();
@@ -92,15 +90,14 @@ fn a_time_that_a_wrong_clock_gave_is_put_right() -> Result<()> {
     let times = |marker: &(String, Value)| generated_at(&marker.1).map(str::to_owned);
     assert!(hand.markers()?.iter().filter_map(times).any(|at| at == "2025-04-20T00:00:00Z"), "{:#?}", hand.markers()?);
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
-    let again = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    project.check_tables(744)?;
+    assert_nothing_uploaded(&project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?);
     Ok(())
 }
 
 /// The same where the list of archives is too long for the marker: their times are in the bucket.
 #[test]
-fn times_that_a_wrong_clock_gave_are_put_right_in_a_long_list() -> Result<()> {
+fn times_from_a_wrong_clock_are_corrected_in_a_long_list() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "long-list-dated")?;
     let hand = Handmade::new(stack, &project)?;
@@ -134,11 +131,10 @@ fn times_that_a_wrong_clock_gave_are_put_right_in_a_long_list() -> Result<()> {
     let symbols: Vec<&str> = days.iter().map(ArchiveSpec::symbol).collect();
     assert_eq!(right["manifest"]["dates"], json!({ "2025-04-20T00:00:00Z": symbols }));
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(1230)?;
     // Also for an uploader that remembers nothing.
     forget(&project)?;
-    let again = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    assert_nothing_uploaded(&project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?);
     project.uploader(&["reconcile"])?.expect_code(0)?;
     // What the bucket says is enough to announce it again as it was.
     hand.purge_stream("MARKERS")?;
@@ -151,7 +147,7 @@ fn times_that_a_wrong_clock_gave_are_put_right_in_a_long_list() -> Result<()> {
 /// No server compares the time of a request where the store is a folder: the folder's own clock does, and what NATS has
 /// stored.
 #[test]
-fn a_clock_that_is_behind_is_noticed_without_a_bucket() -> Result<()> {
+fn a_clock_that_is_behind_is_detected_without_a_bucket() -> Result<()> {
     let project = on_a_folder("fs-clock-behind")?;
     day().write(project.data_dir())?;
     mark_all(project.data_dir())?;
@@ -184,31 +180,17 @@ fn a_later_revision_is_never_published_earlier() -> Result<()> {
     project.uploader(&["reconcile"])?.expect_code(0).map(drop)
 }
 
-fn write_days(project: &Project, days: std::ops::RangeInclusive<usize>) -> Result<()> {
-    for day in days {
-        ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", &format!("2025-03-{day:02}")).write(project.data_dir())?;
-    }
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0).map(drop)
-}
-
-fn complains(worker: &Service, word: &str) -> bool {
-    let ready = http::get(worker.http(), "/readyz");
-    ready.is_ok_and(|ready| ready.status == 503 && ready.text().is_ok_and(|text| text.contains(word)))
-}
-
 /// Starts a worker beside one that waits for its clock, and has the queue to itself.
 fn another_has_all(project: &Project, waiting: &Service, word: &str) -> Result<()> {
-    project.wait_until("the reason", SOON, || Ok(complains(waiting, word)))?;
+    project.wait_until("the reason", SOON, || Ok(waiting.is_not_ready_for(&[word])))?;
     let begun = Instant::now();
     let mut other = project.spawn_puller(&["run"])?;
     // Less than the time after which a unit in doubt is put off, and for which it is.
     project.wait_for_archives(12, Duration::from_secs(20))?;
     eprintln!("{word}: the other worker loaded all in {:?}", begun.elapsed());
-    assert!(complains(waiting, word));
-    other.sigterm()?;
-    other.wait(SOON)?.expect_code(0)?;
-    project.check_tables()?;
+    assert!(waiting.is_not_ready_for(&[word]));
+    other.drain(SOON)?;
+    project.check_tables(288)?;
     let attempts = format!("SELECT max(attempt), countIf(outcome != 'loaded') FROM {}.ingest_log", project.database());
     assert_eq!(project.query(&attempts)?.trim(), "1\t0");
     Ok(())
@@ -216,36 +198,53 @@ fn another_has_all(project: &Project, waiting: &Service, word: &str) -> Result<(
 
 /// By the NATS server's clock it is days behind.
 #[test]
-fn a_worker_that_waits_for_its_clock_holds_nothing() -> Result<()> {
+fn a_worker_with_a_wrong_clock_leaves_all_units_to_others() -> Result<()> {
     let project = Project::new(Stack::shared(), "waits-for-clock")?;
     project.puller(&["migrate"])?.expect_code(0)?;
-    write_days(&project, 1..=12)?;
+    upload(&project, (1..=12).map(march))?;
     let mut behind = project.spawn("puller", &["run"], &[("FERRY_CLOCK_OFFSET_S", "-259200")])?;
     another_has_all(&project, &behind, "clock")?;
-    behind.sigterm()?;
-    behind.wait(SOON)?.expect_code(0).map(drop)
+    behind.drain(SOON).map(drop)
 }
 
 /// The bucket says that the time of its requests is wrong; once the clock is right it goes on by itself.
 #[test]
-fn a_worker_whose_requests_are_refused_for_their_time_holds_nothing() -> Result<()> {
+fn a_worker_refused_for_its_clock_leaves_all_units_to_others() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "refused-for-time")?;
     project.puller(&["migrate"])?.expect_code(0)?;
-    write_days(&project, 1..=12)?;
-    let bucket: SocketAddr = stack.s3.address();
-    let bucket = Proxy::start(bucket)?;
+    upload(&project, (1..=12).map(march))?;
+    let bucket = Proxy::start(stack.s3.address())?;
     let body = "<Error><Code>RequestTimeTooSkewed</Code><Message>The difference is too large.</Message></Error>";
     bucket.set(Fault::Answer { status: "403 Forbidden", headers: "", body });
     let through = format!("http://{}", bucket.address());
     let mut skewed = project.spawn("puller", &["run"], &[("FERRY__STORAGE__R2__ENDPOINT", &through)])?;
     another_has_all(&project, &skewed, "clock")?;
     bucket.set(Fault::None);
-    write_days(&project, 13..=14)?;
+    upload(&project, (13..=14).map(march))?;
     project.wait_for_archives(14, SOON)?;
-    project.wait_until("a worker that is ready", SOON, || {
-        Ok(http::get(skewed.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
-    })?;
-    skewed.sigterm()?;
-    skewed.wait(SOON)?.expect_code(0).map(drop)
+    project.wait_until("a worker that is ready", SOON, || Ok(skewed.is_ready()))?;
+    skewed.drain(SOON).map(drop)
+}
+
+/// Two workers whose clocks are two hours apart, and a correction that either may load.
+#[test]
+fn workers_with_wrong_clocks_load_the_same_rows() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "clocks")?;
+    let hand = Handmade::new(stack, &project)?;
+    let archives = write_units(&project, 4)?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    let clock = |seconds| project.spawn("puller", &["run"], &[("FERRY_CLOCK_OFFSET_S", seconds)]);
+    let _workers = [clock("3600")?, clock("-3600")?];
+    project.wait_for_archives(archives, SOON)?;
+    for day in ["2025-03-01", "2025-03-02"] {
+        let corrected = ArchiveSpec::new(Market::Spot, "AAAUSDT", "1m", day).seed(1).missing([7]);
+        corrected.generated_at("2025-06-01T00:00:00Z").write(project.data_dir())?;
+    }
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.wait_until("the corrections", SOON, || Ok(project.check_tables(17_278).is_ok()))?;
+    project.wait_until("an empty queue", SOON, || is_drained(&project))?;
+    check_units(&project, &hand, 6)
 }

@@ -1,7 +1,6 @@
 //! The command line as scripts and people meet it: one envelope, one table of exit codes, filters that refuse.
 
 use std::fs;
-use std::time::Duration;
 
 use serde_json::Value;
 use tests::data::{ArchiveSpec, Market, mark_all};
@@ -10,15 +9,11 @@ use tests::servers::Stack;
 use tests::{Context, Failure, Result};
 
 use crate::handmade::{Handmade, Placed};
+use crate::scenario::{SOON, btc, ship, upload};
 
 const DAY: &str = "2025-03-01";
 const UNIT: &str = "binance/spot/klines/1h/2025-03-01";
 const FREE_PORT: &str = "nats://127.0.0.1:9";
-const SOON: Duration = Duration::from_secs(60);
-
-fn spec(day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day)
-}
 
 /// In which state of the world a command runs.
 #[derive(Debug, Clone, Copy)]
@@ -130,7 +125,7 @@ fn project(world: World) -> Result<Project> {
     let mut project = Project::new(Stack::shared(), "commands")?;
     fs::create_dir(project.dir().join("hints")).context("hints")?;
     fs::write(project.dir().join(format!("hints/_SUCCESS__{DAY}__spot__1h")), "").context("a hint")?;
-    spec(DAY).write(project.data_dir())?;
+    btc(DAY).write(project.data_dir())?;
     mark_all(project.data_dir())?;
     if !matches!(world, World::NothingMade) {
         project.puller(&["migrate"])?.expect_code(0)?;
@@ -268,13 +263,11 @@ fn every_command_answers_in_one_envelope_when_it_is_used_wrongly() -> Result<()>
     Ok(())
 }
 
-/// What keeps a command from looking is said once, and nothing is summed up of what was not looked at.
+/// A fault that stops a command is one line on stderr; a command that read nothing prints no summary.
 #[test]
-fn a_fault_is_said_once_and_without_sums() -> Result<()> {
+fn a_fault_is_printed_once_and_without_a_summary() -> Result<()> {
     let project = project(World::Well)?;
-    spec("2025-03-02").write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
+    upload(&project, [btc("2025-03-02")])?;
     let of_uploader = [&["upload"][..], &["upload", "--dry-run"], &["reconcile"], &["adopt"], &["adopt", "--dry-run"]];
     let of_puller = [&["verify"][..], &["adopt", "--ingested", "hints"], &["pull"], &["pull", "--dry-run"]];
     let bucket = "http://127.0.0.1:9";
@@ -289,7 +282,12 @@ fn a_fault_is_said_once_and_without_sums() -> Result<()> {
         let commands =
             uploader.iter().map(|args| ("uploader", *args)).chain(puller.iter().map(|args| ("puller", *args)));
         for (binary, args) in commands {
-            let finished = project.start(binary, args, &[(name, value)])?.wait(SOON)?;
+            let mut finished = project.start(binary, args, &[(name, value)])?.wait(SOON)?;
+            // On a busy machine a request may take longer than its 5 s, and then that is another fault.
+            let late = ["timed out", "no answer for", "deadline has elapsed"];
+            if late.iter().any(|words| finished.stderr.contains(words)) {
+                finished = project.start(binary, args, &[(name, value)])?.wait(SOON)?;
+            }
             let place = format!("{binary} {args:?} with {name}={value}: {}{}", finished.stdout, finished.stderr);
             assert_eq!((finished.code, finished.stdout.trim()), (Some(code), ""), "{place}");
             assert_eq!(finished.stderr.lines().count(), 1, "{place}");
@@ -303,7 +301,7 @@ fn a_fault_is_said_once_and_without_sums() -> Result<()> {
 
 /// Without a worker a replay that is waited for ends, and says what is missing.
 #[test]
-fn a_replay_that_nobody_works_on_is_not_waited_for_without_end() -> Result<()> {
+fn a_replay_without_a_worker_ends_with_the_reason() -> Result<()> {
     let project = project(World::Well)?;
     let args = ["replay", "--force", "--wait", "--max-wait", "3s"];
     let envelope = check(&project, "puller", &args, 3)?;
@@ -316,19 +314,18 @@ fn a_replay_that_nobody_works_on_is_not_waited_for_without_end() -> Result<()> {
         Ok(project.puller(&["tasks", "show", &task, "--json"])?.json()?["state"] == "SUCCESS")
     })?;
     check(&project, "puller", &["replay", "--force", "--wait", "--max-wait", "30s"], 0)?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
+    worker.drain(SOON)?;
     Ok(())
 }
 
 /// What has ended keeps its state, whoever cancels it afterwards.
 #[test]
-fn a_finished_task_that_is_cancelled_stays_as_it_was() -> Result<()> {
+fn cancelling_a_finished_task_changes_nothing() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "cancel-finished")?;
     let hand = Handmade::new(stack, &project)?;
-    let absent = Placed::of(&project, &spec(DAY), &spec(DAY).zip());
-    hand.publish_marker(&spec(DAY).unit(), std::slice::from_ref(&absent))?;
+    let absent = Placed::of(&project, &btc(DAY), &btc(DAY).zip());
+    hand.publish_marker(&btc(DAY).unit(), std::slice::from_ref(&absent))?;
     let task = |args: &[&str]| -> Result<String> {
         let sent = project.puller(args)?.expect_code(0)?.json()?;
         Ok(sent["destinations"][0]["task"].as_str().unwrap_or_default().to_owned())
@@ -347,7 +344,7 @@ fn a_finished_task_that_is_cancelled_stays_as_it_was() -> Result<()> {
 
 /// Gaps are ranges: days without an archive, candles of three days only where one opens, days that a month lacks.
 #[test]
-fn gaps_are_what_could_be_there_and_is_not() -> Result<()> {
+fn gaps_lists_ranges_of_missing_archives() -> Result<()> {
     let project = Project::new(Stack::shared(), "gaps")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     let nothing = project.puller(&["gaps"])?.expect_code(0)?.stdout;
@@ -366,10 +363,7 @@ fn gaps_are_what_could_be_there_and_is_not() -> Result<()> {
     month("SOLUSDT").missing(0..10 * 24).rows_at_most(7 * 24).write(project.data_dir())?;
     days("SOLUSDT", "1h", &["2025-02-01"])?;
     // One that was delisted in its only month.
-    month("LUNAUSDT").rows_at_most(7 * 24).write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
-    project.puller(&["pull"])?.expect_code(0)?;
+    ship(&project, [month("LUNAUSDT").rows_at_most(7 * 24)])?;
     // As after another prefix: the archive stands in the ledger twice.
     project.query(
         "INSERT INTO {db}.archives SELECT * REPLACE (concat('former/', object_key) AS object_key) FROM {db}.archives \

@@ -1,9 +1,7 @@
-//! Per open_time the archive generated last decides, in whatever order archives arrive.
+//! For each open_time the archive generated last decides, in whatever order archives arrive.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
 use tests::proxy::{Fault, Proxy};
@@ -12,43 +10,34 @@ use tests::truth::Truth;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, assert_nothing_uploaded, btc, loopback, ship, upload, weeks, write_with_week_before};
 
 fn spec() -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01")
-}
-
-fn ship(project: &Project, archive: &ArchiveSpec) -> Result<()> {
-    archive.write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
-    project.puller(&["pull"])?.expect_code(0).map(drop)
+    btc("2025-03-01")
 }
 
 #[test]
-fn a_republished_archive_replaces_its_former_self() -> Result<()> {
+fn a_republished_archive_replaces_its_rows() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "republished")?;
     let hand = Handmade::new(stack, &project)?;
-    ship(&project, &spec())?;
-    project.check_tables()?;
+    ship(&project, [spec()])?;
+    project.check_tables(24)?;
 
     // Other values, and two rows that are no longer there.
     let second = spec().seed(1).missing([3, 17]).generated_at("2025-03-05T00:00:00Z");
-    ship(&project, &second)?;
-    project.check_tables()?;
+    ship(&project, [second])?;
+    project.check_tables(22)?;
     let latest = format!("SELECT count() FROM {}.klines_latest", project.database());
     assert_eq!(project.query(&latest)?.trim(), "22");
 
     // The same again is the same revision: nothing is sent and nothing loaded.
-    let again = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    assert_nothing_uploaded(&project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?);
     assert_eq!(hand.markers()?.len(), 2);
 
     // And the two rows come back.
-    ship(&project, &spec().seed(2).generated_at("2025-03-06T00:00:00Z"))?;
-    project.check_tables()
+    ship(&project, [spec().seed(2).generated_at("2025-03-06T00:00:00Z")])?;
+    project.check_tables(24)
 }
 
 /// Within the stream's duplicate window the message id of the first revision is still known.
@@ -59,9 +48,7 @@ fn a_unit_can_go_back_to_an_earlier_revision() -> Result<()> {
     let hand = Handmade::new(stack, &project)?;
     let versions = [spec(), spec().seed(1).generated_at("2025-03-05T00:00:00Z"), spec()];
     for version in &versions {
-        version.write(project.data_dir())?;
-        mark_all(project.data_dir())?;
-        project.uploader(&["upload"])?.expect_code(0)?;
+        upload(&project, [version])?;
     }
     project.uploader(&["upload", "--accept-rollback", &spec().unit()])?.expect_code(0)?;
     let revisions: Vec<_> = hand.markers()?.into_iter().map(|(_, marker)| marker["revision"].clone()).collect();
@@ -73,11 +60,11 @@ fn a_unit_can_go_back_to_an_earlier_revision() -> Result<()> {
 
 /// Three archives of one time stamp, the third of them the first one again: the last to be published is to win.
 #[test]
-fn a_revision_comes_back_within_one_time_stamp() -> Result<()> {
+fn a_revision_that_returns_within_one_time_stamp_is_loaded() -> Result<()> {
     let project = Project::new(Stack::shared(), "back-at-once")?;
     for archive in [spec(), spec().seed(1), spec()] {
-        ship(&project, &archive)?;
-        project.check_tables()?;
+        ship(&project, [archive])?;
+        project.check_tables(24)?;
     }
     Ok(())
 }
@@ -85,7 +72,7 @@ fn a_revision_comes_back_within_one_time_stamp() -> Result<()> {
 /// The same of a unit whose list of archives is too long for its marker. The manifest of the first revision stays as it
 /// was, and yet each of its archives is dated later than the second's.
 #[test]
-fn a_long_list_comes_back_within_one_time_stamp() -> Result<()> {
+fn a_long_list_that_returns_within_one_time_stamp_is_loaded() -> Result<()> {
     const LONG: usize = 1_200;
     let project = Project::new(Stack::shared(), "long-back-at-once")?;
     for seed in [0, 1, 0] {
@@ -96,7 +83,7 @@ fn a_long_list_comes_back_within_one_time_stamp() -> Result<()> {
         mark_all(project.data_dir())?;
         project.uploader(&["upload"])?.expect_code(0)?;
         project.puller(&["pull"])?.expect_code(0)?;
-        project.check_tables()?;
+        project.check_tables(1200)?;
     }
     project.uploader(&["reconcile"])?.expect_code(0)?;
     project.puller(&["verify"])?.expect_code(0).map(drop)
@@ -104,22 +91,22 @@ fn a_long_list_comes_back_within_one_time_stamp() -> Result<()> {
 
 /// The one in between is in the table and not in the ledger, for its worker died.
 #[test]
-fn a_revision_comes_back_after_one_that_was_not_recorded() -> Result<()> {
+fn a_revision_that_returns_after_an_unrecorded_one_is_loaded() -> Result<()> {
     let project = Project::new(Stack::shared(), "back-unrecorded")?;
-    ship(&project, &spec())?;
+    ship(&project, [spec()])?;
     spec().seed(1).write(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
     let mut dies = project.start("puller", &["pull"], &[("FERRY_FAILPOINT", "puller.inserted")])?;
-    assert_eq!(dies.wait(PATIENCE)?.code, None, "killed");
-    ship(&project, &spec())?;
-    project.check_tables()?;
+    assert_eq!(dies.wait(SOON)?.code, None, "killed");
+    ship(&project, [spec()])?;
+    project.check_tables(24)?;
     project.puller(&["verify"])?.expect_code(0).map(drop)
 }
 
 /// It was published when it came back, not when it was like this first: the time by which archives leave the disk, and by
 /// which of two revisions the newer is told.
 #[test]
-fn a_revision_that_comes_back_is_as_old_as_its_return() -> Result<()> {
+fn a_returned_revision_is_dated_by_its_return() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "back-in-time")?;
     let hand = Handmade::new(stack, &project)?;
@@ -129,7 +116,7 @@ fn a_revision_that_comes_back_is_as_old_as_its_return() -> Result<()> {
         let offset = (-3600 * hours_ago).to_string();
         let unit = spec().unit();
         let args: &[&str] = if hours_ago == 0 { &["upload", "--accept-rollback", &unit] } else { &["upload"] };
-        project.start("uploader", args, &[("FERRY_CLOCK_OFFSET_S", &offset)])?.wait(PATIENCE)?.expect_code(0)
+        project.start("uploader", args, &[("FERRY_CLOCK_OFFSET_S", &offset)])?.wait(SOON)?.expect_code(0)
     };
     upload(20)?;
     let manifests = || -> Result<Vec<_>> {
@@ -166,26 +153,18 @@ fn a_revision_that_comes_back_is_as_old_as_its_return() -> Result<()> {
 /// keeps weeks of its own that it lacks.
 #[test]
 fn a_week_that_the_next_months_archive_has_stays() -> Result<()> {
-    const WEEK_US: i64 = 7 * 86_400_000_000;
     let mut project = Project::new(Stack::shared(), "week")?;
     project.set("corrections.shrink_limit", 1.0)?;
-    let month = |month| ArchiveSpec::new(Market::Spot, "BTCUSDT", "1w", month);
-    let february = month("2025-02").generated_at("2025-03-01T00:00:00Z");
-    let mut records = february.records();
-    let mut early = records[0].clone();
-    for time in [0, 6] {
-        early[time] = (early[time].parse::<i64>().context("a time")? - WEEK_US).to_string();
-    }
-    records.insert(0, early);
-    february.write_bytes(project.data_dir(), &february.zip_of(&february.csv_of(&records)))?;
-    let january = |missing: &[usize], seed| month("2025-01").missing(missing.iter().copied()).seed(seed);
-    ship(&project, &january(&[3], 0).generated_at("2025-10-15T00:00:00Z"))?;
+    let february = weeks("2025-02").generated_at("2025-03-01T00:00:00Z");
+    write_with_week_before(&project, &february)?;
+    let january = |missing: &[usize], seed| weeks("2025-01").missing(missing.iter().copied()).seed(seed);
+    ship(&project, [january(&[3], 0).generated_at("2025-10-15T00:00:00Z")])?;
     let shown = || -> Result<Vec<String>> {
         let days = project.query("SELECT toDate(open_time) FROM {db}.klines_latest ORDER BY open_time FORMAT TSV")?;
         Ok(days.lines().map(|day| day.trim_start_matches("2025-").to_owned()).collect())
     };
     assert_eq!(shown()?, ["01-06", "01-13", "01-20", "01-27", "02-03", "02-10", "02-17", "02-24"]);
-    ship(&project, &january(&[1, 3], 1).generated_at("2025-10-16T00:00:00Z"))?;
+    ship(&project, [january(&[1, 3], 1).generated_at("2025-10-16T00:00:00Z")])?;
     assert_eq!(shown()?, ["01-06", "01-20", "01-27", "02-03", "02-10", "02-17", "02-24"]);
     Ok(())
 }
@@ -194,31 +173,29 @@ fn a_week_that_the_next_months_archive_has_stays() -> Result<()> {
 fn a_stale_monthly_changes_nothing_a_corrected_daily_says() -> Result<()> {
     let project = Project::new(Stack::shared(), "stale-monthly")?;
     let daily = spec().seed(9).generated_at("2025-04-20T00:00:00Z");
-    ship(&project, &daily)?;
+    ship(&project, [&daily])?;
     // Generated before the daily was corrected, and it has forgotten half of that day's rows and all of another's.
     let monthly = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03")
         .missing((0..12).chain(48..72))
         .generated_at("2025-04-07T00:00:00Z");
-    ship(&project, &monthly)?;
-    project.check_tables()?;
+    ship(&project, [monthly])?;
+    project.check_tables(720)?;
     // A later monthly takes nothing away from a day either, but its values win where it has any.
     let later = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03")
         .seed(4)
         .missing((0..12).chain(48..72))
         .generated_at("2025-05-07T00:00:00Z");
-    ship(&project, &later)?;
-    let mut truth = Truth::default();
-    truth.add_archive(&daily.path(), &daily.zip(), Timestamp::now())?;
-    truth.add_archive(&later.path(), &later.zip(), Timestamp::now())?;
-    truth.compare_rows(project.sql(), project.database())
+    ship(&project, [&later])?;
+    let truth = Truth::of_specs([&daily, &later])?;
+    truth.compare_rows(project.sql(), project.database(), 720)
 }
 
 #[test]
-fn a_correction_that_takes_too_much_away_is_held() -> Result<()> {
+fn a_correction_that_removes_too_much_is_held() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "shrunk")?;
     let hand = Handmade::new(stack, &project)?;
-    ship(&project, &spec())?;
+    ship(&project, [spec()])?;
     let before = spec();
     // 12 of 24 rows: the exchange has published a file before its time.
     spec().rows_at_most(12).generated_at("2025-03-05T00:00:00Z").write(project.data_dir())?;
@@ -227,18 +204,16 @@ fn a_correction_that_takes_too_much_away_is_held() -> Result<()> {
     let letters = hand.dead_letters()?;
     assert_eq!(letters.iter().map(|letter| letter.class.as_str()).collect::<Vec<_>>(), ["shrunk"]);
     assert!(letters[0].error.contains("12 of the 24 rows"), "{}", letters[0].error);
-    let mut truth = Truth::default();
-    truth.add_archive(&before.path(), &before.zip(), Timestamp::now())?;
-    truth.compare_rows(project.sql(), project.database())?;
-    truth.compare_ledger(project.sql(), project.database(), project.prefix())
+    let truth = Truth::of_specs([&before])?;
+    project.check_tables_against(&truth, 24)
 }
 
 /// A worker that has loaded the newer of two revisions takes its time to record it. Meanwhile another one loads the older:
 /// its rows come too late for the first one to see, and only the second one can know that they are to go.
 #[test]
-fn a_revision_that_is_recorded_late() -> Result<()> {
+fn an_older_revision_delivered_late_changes_nothing() -> Result<()> {
     let stack = Stack::shared();
-    let server = SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port()));
+    let server = loopback(stack.clickhouse.port());
     // So late that the first worker still relies on what it saw, and so late that it looks again.
     for (label, late) in [("late", Duration::from_secs(1)), ("later", Duration::from_secs(2))] {
         let mut project = Project::new(stack, label)?;
@@ -249,42 +224,32 @@ fn a_revision_that_is_recorded_late() -> Result<()> {
         // Of one slot, so that the older one is another worker's.
         let environment = [("FERRY__CLICKHOUSE__PORT", port.as_str()), ("FERRY__PULLER__SLOTS", "1")];
         let mut first = project.spawn("puller", &["run"], &environment)?;
-        project.wait_until("the first worker", PATIENCE, || {
-            Ok(tests::http::get(first.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
-        })?;
+        project.wait_until("the first worker", SOON, || Ok(first.is_ready()))?;
         line.set(Fault::Slow(late));
-        let publish = |spec: &ArchiveSpec, generated_at: &str| {
-            let placed = hand.place(spec, &spec.zip())?;
-            let mut marker = hand.marker(&spec.unit(), &[placed]);
-            marker["objects"][0]["generated_at"] = generated_at.into();
-            hand.publish(&spec.unit(), marker.to_string().as_bytes())
-        };
         let newer = spec().seed(1).missing([3, 17]).generated_at("2025-03-05T00:00:00Z");
-        publish(&newer, "2025-03-05T00:00:00Z")?;
+        hand.publish_generated_at(&newer, "2025-03-05T00:00:00Z")?;
         let stored = "SELECT count() FROM {db}.klines";
-        project.wait_until("the newer rows", PATIENCE, || Ok(project.query(stored)?.trim() == "22"))?;
+        project.wait_until("the newer rows", SOON, || Ok(project.query(stored)?.trim() == "22"))?;
         // The answer to the insert is under way so long; then the rows are read back at once.
         std::thread::sleep(late + Duration::from_millis(300));
         assert_eq!(project.archives_loaded()?, 0, "it is recorded already: nothing is tested");
-        publish(&spec(), "2025-03-02T00:44:00Z")?;
+        hand.publish_generated_at(&spec(), "2025-03-02T00:44:00Z")?;
         project.puller(&["pull"])?.expect_code(0)?;
-        project.wait_until("the record", PATIENCE, || {
+        project.wait_until("the record", SOON, || {
             let log = "SELECT count() FROM {db}.ingest_log WHERE outcome = 'loaded'";
             Ok(project.query(log)?.trim() == "2")
         })?;
-        let mut truth = Truth::default();
-        truth.add_archive(&newer.path(), &newer.zip(), Timestamp::now())?;
-        truth.compare_rows(project.sql(), project.database())?;
+        let truth = Truth::of_specs([&newer])?;
+        truth.compare_rows(project.sql(), project.database(), 22)?;
         line.set(Fault::None);
-        first.sigterm()?;
-        first.wait(PATIENCE)?.expect_code(0)?;
+        first.drain(SOON)?;
     }
     Ok(())
 }
 
 /// Loading something twice, whole or in part, ends in the same tables.
 #[test]
-fn a_marker_delivered_again_loads_only_what_is_not_there() -> Result<()> {
+fn a_redelivered_marker_loads_only_missing_archives() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "again")?;
     let hand = Handmade::new(stack, &project)?;
@@ -297,12 +262,8 @@ fn a_marker_delivered_again_loads_only_what_is_not_there() -> Result<()> {
     project.query(&format!("DELETE FROM {}.archives WHERE symbol = 'BBBUSDT'", project.database()))?;
     hand.publish_marker(&specs[0].unit(), &placed)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    let mut truth = Truth::default();
-    for spec in &specs {
-        truth.add_archive(&spec.path(), &spec.zip(), Timestamp::now())?;
-    }
-    truth.compare_rows(project.sql(), project.database())?;
-    truth.compare_ledger(project.sql(), project.database(), project.prefix())?;
+    let truth = Truth::of_specs(&specs)?;
+    project.check_tables_against(&truth, 4320)?;
     let log = "SELECT archives_loaded, archives_skipped FROM {db}.ingest_log ORDER BY stream_sequence FORMAT TSV";
     assert_eq!(project.query(&log.replace("{db}", project.database()))?.trim(), "3\t0\n1\t2");
     Ok(())
@@ -320,9 +281,8 @@ fn a_unit_larger_than_the_memory_is_loaded_in_parts() -> Result<()> {
     project.uploader(&["upload"])?.expect_code(0)?;
     let mut worker = project.spawn_puller(&["run"])?;
     project.wait_for_archives(120, Duration::from_secs(60))?;
-    worker.sigterm()?;
-    worker.wait(Duration::from_secs(30))?.expect_code(0)?;
-    project.check_tables()?;
+    worker.drain(Duration::from_secs(30))?;
+    project.check_tables(172_800)?;
     let parts = format!("SELECT uniq(loaded_at) > 1 FROM {}.archives FINAL", project.database());
     assert_eq!(project.query(&parts)?.trim().parse::<u8>().context("a flag")?, 1);
     Ok(())

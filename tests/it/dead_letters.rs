@@ -1,35 +1,27 @@
-//! Dead letters: nothing is given up silently, and a person can bring all of it to an end.
+//! Dead letters: no unit is given up silently, and an operator can retry or discard every letter.
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-use serde_json::{Value, json};
-use tests::data::{ArchiveSpec, Market, mark_all};
+use serde_json::json;
+use tests::Result;
+use tests::data::{ArchiveSpec, mark_all};
 use tests::project::Project;
 use tests::servers::Stack;
 use tests::truth::Truth;
-use tests::{Failure, Result};
 
 use crate::handmade::{Handmade, Placed};
-
-fn spec(day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day)
-}
+use crate::scenario::{btc, listed_letters};
 
 /// A marker whose object is not in the bucket.
 fn announce_missing(project: &Project, hand: &Handmade<'_>, day: &str) -> Result<Placed> {
-    let placed = Placed::of(project, &spec(day), &spec(day).zip());
-    hand.publish_marker(&spec(day).unit(), std::slice::from_ref(&placed))?;
+    let placed = Placed::of(project, &btc(day), &btc(day).zip());
+    hand.publish_marker(&btc(day).unit(), std::slice::from_ref(&placed))?;
     Ok(placed)
 }
 
 fn expect_tables(project: &Project, days: &[&str]) -> Result<()> {
-    let mut truth = Truth::default();
-    for day in days {
-        truth.add_archive(&spec(day).path(), &spec(day).zip(), Timestamp::now())?;
-    }
-    truth.compare_rows(project.sql(), project.database())?;
-    truth.compare_ledger(project.sql(), project.database(), project.prefix())
+    let archives: Vec<ArchiveSpec> = days.iter().map(|day| btc(day)).collect();
+    project.check_tables_against(&Truth::of_specs(&archives)?, 24 * days.len())
 }
 
 /// The rows of `ingest_log` that a person's decisions left, oldest first.
@@ -39,38 +31,27 @@ fn decisions(project: &Project) -> Result<String> {
     Ok(project.query(sql)?.trim().to_owned())
 }
 
-fn listed(project: &Project, filters: &[&str]) -> Result<Vec<Value>> {
-    let args = [&["dead", "ls", "--json"], filters].concat();
-    let finished = project.puller(&args)?;
-    let list = finished.json()?;
-    let letters = list["findings"].as_array().cloned().ok_or_else(|| Failure::new(format!("no list: {list}")))?;
-    // Filters that match nothing are told from a list that is empty.
-    finished.expect_code(if letters.is_empty() && !filters.is_empty() { 4 } else { 0 })?;
-    Ok(letters)
-}
-
 #[test]
-fn a_retry_loads_what_was_missing() -> Result<()> {
+fn a_retried_letter_loads_the_missing_archive() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "dead-retry")?;
     let hand = Handmade::new(stack, &project)?;
-    let empty = project.puller(&["dead", "ls"])?.expect_code(0)?;
-    assert!(empty.stdout.contains("no dead letters"), "{}", empty.stdout);
+    assert_eq!(listed_letters(&project, &[])?.len(), 0);
     let placed = announce_missing(&project, &hand, "2025-03-01")?;
     announce_missing(&project, &hand, "2025-03-02")?;
-    hand.publish(&spec("2025-03-03").unit(), b"{ this is not JSON")?;
+    hand.publish(&btc("2025-03-03").unit(), b"{ this is not JSON")?;
     project.puller(&["pull"])?.expect_code(1)?;
 
-    let letters = listed(&project, &[])?;
+    let letters = listed_letters(&project, &[])?;
     assert_eq!(letters.len(), 3, "{letters:#?}");
-    let first = &listed(&project, &["--unit", "binance/spot/klines/1h/2025-03-01"])?[0];
+    let first = &listed_letters(&project, &["--unit", "binance/spot/klines/1h/2025-03-01"])?[0];
     assert_eq!((&first["class"], &first["destination"]), (&json!("missing"), &json!("primary")));
-    assert_eq!(listed(&project, &["--unit", "binance/spot/klines/1h"])?.len(), 3);
-    assert_eq!(listed(&project, &["--unit", "binance/um"])?.len(), 0);
-    assert_eq!(listed(&project, &["--class", "missing", "--destination", "primary"])?.len(), 2);
+    assert_eq!(listed_letters(&project, &["--unit", "binance/spot/klines/1h"])?.len(), 3);
+    assert_eq!(listed_letters(&project, &["--unit", "binance/um"])?.len(), 0);
+    assert_eq!(listed_letters(&project, &["--class", "missing", "--destination", "primary"])?.len(), 2);
     project.puller(&["dead", "ls", "--destination", "elsewhere"])?.expect_code(2)?;
-    assert_eq!(listed(&project, &["--older-than", "1h"])?.len(), 0);
-    assert_eq!(listed(&project, &["--newer-than", "1h"])?.len(), 3);
+    assert_eq!(listed_letters(&project, &["--older-than", "1h"])?.len(), 0);
+    assert_eq!(listed_letters(&project, &["--newer-than", "1h"])?.len(), 3);
     let table = project.puller(&["dead", "ls"])?.expect_code(0)?.stdout;
     assert!(table.contains("not in the bucket") && table.contains("3 dead letters"), "{table}");
 
@@ -81,29 +62,30 @@ fn a_retry_loads_what_was_missing() -> Result<()> {
     let text = project.puller(&["dead", "show", &sequence])?.expect_code(0)?.stdout;
     assert!(text.contains("Ferry-Worker") && text.contains(&placed.sha256), "{text}");
 
-    hand.put(&placed.key, &spec("2025-03-01").zip())?;
+    hand.put(&placed.key, &btc("2025-03-01").zip())?;
     // A letter that is not there does not hold the other up.
-    let finished =
-        project.puller(&["dead", "retry", "999", &sequence, "--reason", "it's there now"])?.expect_code(1)?;
-    assert!(finished.stdout.contains("1 of 2 dead letters sent again"), "{}", finished.stdout);
+    let retry = ["dead", "retry", "999", &sequence, "--reason", "it's there now", "--json"];
+    let finished = project.puller(&retry)?.expect_code(1)?;
+    let report = finished.json()?;
+    assert_eq!((&report["chosen"], &report["done"]), (&json!(2), &json!(1)), "{report:#}");
     assert!(finished.stderr.contains("there is no dead letter 999"), "{}", finished.stderr);
     project.puller(&["pull"])?.expect_code(0)?;
     expect_tables(&project, &["2025-03-01"])?;
     assert_eq!(decisions(&project)?, "2025-03-01\tdead_retried\tmissing\tit\\'s there now");
-    assert_eq!(listed(&project, &[])?.len(), 2);
+    assert_eq!(listed_letters(&project, &[])?.len(), 2);
 
     // What fails again is a new letter.
     let finished = project.puller(&["dead", "retry", "--all", "--class", "missing", "--json"])?.expect_code(0)?;
     assert_eq!(finished.json()?["done"], 1);
     project.puller(&["pull"])?.expect_code(1)?;
-    let again = listed(&project, &["--class", "missing"])?;
+    let again = listed_letters(&project, &["--class", "missing"])?;
     assert_eq!(again.len(), 1);
     assert!(again[0]["sequence"].as_u64() > Some(3), "{again:#?}");
     Ok(())
 }
 
 #[test]
-fn an_accepted_correction_takes_its_rows_away() -> Result<()> {
+fn an_accepted_correction_removes_its_rows() -> Result<()> {
     let project = Project::new(Stack::shared(), "accept-shrink")?;
     let ship = |archive: &ArchiveSpec, code| {
         archive.write(project.data_dir())?;
@@ -111,25 +93,25 @@ fn an_accepted_correction_takes_its_rows_away() -> Result<()> {
         project.uploader(&["upload"])?.expect_code(0)?;
         project.puller(&["pull"])?.expect_code(code).map(drop)
     };
-    ship(&spec("2025-03-01"), 0)?;
-    ship(&spec("2025-03-01").rows_at_most(12).generated_at("2025-03-05T00:00:00Z"), 1)?;
-    let letters = listed(&project, &["--class", "shrunk"])?;
+    ship(&btc("2025-03-01"), 0)?;
+    ship(&btc("2025-03-01").rows_at_most(12).generated_at("2025-03-05T00:00:00Z"), 1)?;
+    let letters = listed_letters(&project, &["--class", "shrunk"])?;
     let sequence = letters[0]["sequence"].to_string();
     // A plain retry is held again.
     project.puller(&["dead", "retry", &sequence])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(1)?;
-    let letters = listed(&project, &["--class", "shrunk"])?;
+    let letters = listed_letters(&project, &["--class", "shrunk"])?;
     assert_eq!(letters.len(), 1);
     let sequence = letters[0]["sequence"].to_string();
     project.puller(&["dead", "retry", &sequence, "--accept-shrink", "--reason", "looked at"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    assert_eq!(listed(&project, &[])?.len(), 0);
+    assert_eq!(listed_letters(&project, &[])?.len(), 0);
     assert_eq!(project.query("SELECT count() FROM {db}.klines_latest")?.trim(), "12");
-    project.check_tables()
+    project.check_tables(12)
 }
 
 #[test]
-fn a_discarded_letter_leaves_its_reason() -> Result<()> {
+fn a_discarded_letter_leaves_its_reason_in_the_log() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "dead-discard")?;
     let hand = Handmade::new(stack, &project)?;
@@ -148,21 +130,24 @@ fn a_discarded_letter_leaves_its_reason() -> Result<()> {
         said_once(&project, &["dead", "retry", sequence], &said)?;
         said_once(&project, &["dead", "discard", sequence, "--reason", "a test"], &said)?;
     }
-    assert_eq!(listed(&project, &[])?.len(), 4);
+    assert_eq!(listed_letters(&project, &[])?.len(), 4);
 
     // One that no worker can ever load is named, and the rest goes on.
-    let retried = project.puller(&["dead", "retry", "--all"])?.expect_code(1)?;
-    assert!(retried.stdout.contains("3 of 4 dead letters sent again"), "{}", retried.stdout);
+    let retried = project.puller(&["dead", "retry", "--all", "--json"])?.expect_code(1)?;
+    let report = retried.json()?;
+    assert_eq!((&report["chosen"], &report["done"]), (&json!(4), &json!(3)), "{report:#}");
     assert!(retried.stderr.contains("marker.backfill.a.b.c.d.e names no unit"), "{}", retried.stderr);
     project.puller(&["pull"])?.expect_code(1)?;
 
     let march = ["--unit", "binance/spot/klines/1h/2025-03", "--reason", "never mind", "--json"];
     let report = project.puller(&[&["dead", "discard", "--all"], &march[..]].concat())?.expect_code(0)?.json()?;
     assert_eq!((&report["chosen"], &report["done"]), (&json!(2), &json!(2)), "{report}");
-    let discarded = project.puller(&["dead", "discard", "--all", "--reason", "the rest"])?.expect_code(0)?;
-    assert!(discarded.stdout.contains("2 of 2 dead letters discarded"), "{}", discarded.stdout);
+    let discard = ["dead", "discard", "--all", "--reason", "the rest", "--json"];
+    let discarded = project.puller(&discard)?.expect_code(0)?;
+    let report = discarded.json()?;
+    assert_eq!((&report["chosen"], &report["done"]), (&json!(2), &json!(2)), "{report:#}");
     assert!(discarded.stderr.contains("the rest"), "{}", discarded.stderr);
-    assert_eq!(listed(&project, &[])?.len(), 0);
+    assert_eq!(listed_letters(&project, &[])?.len(), 0);
     let expected = [
         "2025-03-01\tdead_retried\tmissing\t",
         "2025-03-01\tdead_discarded\tmissing\tnever mind",
@@ -188,7 +173,7 @@ fn said_once(project: &Project, args: &[&str], said: &str) -> Result<()> {
 
 /// As if the command had died between the publish and the delete, twice.
 #[test]
-fn a_retry_that_is_cut_short_sends_once() -> Result<()> {
+fn an_interrupted_retry_sends_each_letter_once() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "dead-once")?;
     let hand = Handmade::new(stack, &project)?;
@@ -212,12 +197,12 @@ fn a_crash_loop_ends_in_a_dead_letter() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "crash-loop")?;
     let hand = Handmade::new(stack, &project)?;
-    let placed = hand.place(&spec("2025-03-01"), &spec("2025-03-01").zip())?;
-    hand.publish_marker(&spec("2025-03-01").unit(), &[placed])?;
+    let placed = hand.place(&btc("2025-03-01"), &btc("2025-03-01").zip())?;
+    hand.publish_marker(&btc("2025-03-01").unit(), &[placed])?;
     // retry.attempts is 3 here, and ten more are worked on.
     hand.spend_deliveries("backfill-primary", 13)?;
     project.puller(&["pull"])?.expect_code(1)?;
-    let letters = listed(&project, &["--class", "exhausted"])?;
+    let letters = listed_letters(&project, &["--class", "exhausted"])?;
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0]["attempt"], 14, "{letters:#?}");
     assert_eq!(project.archives_loaded()?, 0);
@@ -229,7 +214,7 @@ fn a_crash_loop_ends_in_a_dead_letter() -> Result<()> {
     expect_tables(&project, &["2025-03-01"])
 }
 
-/// No worker ever settled it, and the server gave it up.
+/// No worker ever acked it, and the server gave it up.
 #[test]
 fn deliveries_that_run_out_at_the_server_are_dead_letters() -> Result<()> {
     let stack = Stack::shared();
@@ -237,15 +222,15 @@ fn deliveries_that_run_out_at_the_server_are_dead_letters() -> Result<()> {
     // No worker changes the limit of deliveries back.
     project.set("nats.manage", false)?;
     let hand = Handmade::new(stack, &project)?;
-    let placed = hand.place(&spec("2025-03-01"), &spec("2025-03-01").zip())?;
-    hand.publish_marker(&spec("2025-03-01").unit(), &[placed])?;
+    let placed = hand.place(&btc("2025-03-01"), &btc("2025-03-01").zip())?;
+    hand.publish_marker(&btc("2025-03-01").unit(), &[placed])?;
     // The server's own limit is out of reach.
     hand.limit_deliveries("backfill-primary", 25)?;
     hand.spend_deliveries("backfill-primary", 25)?;
 
     let mut worker = project.spawn_puller(&["run"])?;
     let patience = Duration::from_secs(30);
-    project.wait_until("the letter", patience, || Ok(listed(&project, &[])?.len() == 1))?;
+    project.wait_until("the letter", patience, || Ok(listed_letters(&project, &[])?.len() == 1))?;
     let letter = &hand.dead_letters()?[0];
     assert_eq!((letter.class.as_str(), letter.subject.split('.').nth(1)), ("exhausted", Some("primary")));
     assert_eq!(project.archives_loaded()?, 0);
@@ -256,13 +241,12 @@ fn deliveries_that_run_out_at_the_server_are_dead_letters() -> Result<()> {
     hand.advise("backfill-primary", 1)?;
     hand.advise("ingest-primary", 4711)?;
     hand.advise("somebody-elses", 1)?;
-    project.wait_until("all advisories to be settled", patience, || Ok(hand.swept()? == Some(4)))?;
+    project.wait_until("all advisories to be acked", patience, || Ok(hand.swept()? == Some(4)))?;
     assert_eq!(hand.dead_letters()?.len(), 1);
 
     project.puller(&["dead", "retry", "--all"])?.expect_code(0)?;
     project.wait_for_archives(1, patience)?;
-    worker.sigterm()?;
-    worker.wait(patience)?.expect_code(0)?;
+    worker.drain(patience)?;
     expect_tables(&project, &["2025-03-01"])
 }
 
@@ -272,14 +256,13 @@ fn worker_and_sweeper_write_one_letter() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "one-letter")?;
     let hand = Handmade::new(stack, &project)?;
-    hand.publish(&spec("2025-03-01").unit(), b"{ this is not JSON")?;
+    hand.publish(&btc("2025-03-01").unit(), b"{ this is not JSON")?;
     project.puller(&["pull"])?.expect_code(1)?;
     hand.advise("backfill-primary", 1)?;
     let mut worker = project.spawn_puller(&["run"])?;
-    project.wait_until("the advisory to be settled", Duration::from_secs(30), || Ok(hand.swept()? == Some(1)))?;
+    project.wait_until("the advisory to be acked", Duration::from_secs(30), || Ok(hand.swept()? == Some(1)))?;
     let classes: Vec<String> = hand.dead_letters()?.into_iter().map(|letter| letter.class).collect();
     assert_eq!(classes, ["malformed"]);
-    worker.sigterm()?;
-    worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+    worker.drain(Duration::from_secs(30))?;
     Ok(())
 }

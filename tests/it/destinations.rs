@@ -1,6 +1,5 @@
-//! Several destinations: each with its own progress, and none in another's way.
+//! Several destinations: each with its own progress, and none delays another.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
@@ -12,14 +11,7 @@ use tests::truth::Truth;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-
-fn write_days(project: &Project, days: &[&str]) -> Result<()> {
-    for day in days {
-        ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day).write(project.data_dir())?;
-    }
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0).map(drop)
-}
+use crate::scenario::{btc, listed_letters, loopback, upload};
 
 fn clickhouse(stack: &Stack, name: &str, database: &str) -> serde_json::Value {
     json!({
@@ -29,7 +21,7 @@ fn clickhouse(stack: &Stack, name: &str, database: &str) -> serde_json::Value {
 }
 
 #[test]
-fn one_that_is_down_holds_up_no_other() -> Result<()> {
+fn a_destination_that_is_down_delays_no_other() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "destinations")?;
     let copy = project.dir().join("copy");
@@ -39,7 +31,7 @@ fn one_that_is_down_holds_up_no_other() -> Result<()> {
     down["port"] = json!(9);
     let files = json!({ "name": "files", "type": "directory", "path": copy });
     project.set("destinations", json!([clickhouse(stack, "second", &second), files, down]))?;
-    write_days(&project, &["2025-03-01", "2025-03-02"])?;
+    upload(&project, ["2025-03-01", "2025-03-02"].map(btc))?;
 
     let worker = project.spawn_puller(&["run"])?;
     project.wait_for_archives(2, Duration::from_secs(60))?;
@@ -47,9 +39,9 @@ fn one_that_is_down_holds_up_no_other() -> Result<()> {
     project.wait_until("the second database", Duration::from_secs(60), || {
         Ok(truth.compare_ledger(project.sql(), &second, project.prefix()).is_ok())
     })?;
-    truth.compare_rows(project.sql(), &second)?;
+    truth.compare_rows(project.sql(), &second, 48)?;
     project.wait_until("the files", Duration::from_secs(60), || Ok(tests::data::archives(&copy)?.len() == 2))?;
-    project.check_tables()?;
+    project.check_tables(48)?;
     // One server of four is away, which the exit code says.
     let status = project.puller(&["status", "--json"])?.expect_code(3)?.json()?;
     let pending: Vec<_> = (0..4).map(|index| status["destinations"][index]["pending"].as_u64()).collect();
@@ -66,19 +58,19 @@ fn one_that_is_down_holds_up_no_other() -> Result<()> {
 
 /// Somebody's folder where an archive belongs: that archive is a dead letter, the others are kept.
 #[test]
-fn a_folder_in_an_archives_place_holds_up_no_other() -> Result<()> {
+fn a_folder_in_an_archives_place_delays_no_other_destination() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "in-the-way")?;
     let copy = project.dir().join("copy");
-    let blocked = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-02");
+    let blocked = btc("2025-03-02");
     std::fs::create_dir_all(copy.join(blocked.path())).context("a folder")?;
     project.set("clickhouse", json!({}))?;
     project.set("destinations", json!([{ "name": "files", "type": "directory", "path": copy }]))?;
-    write_days(&project, &["2025-03-01", "2025-03-02", "2025-03-03"])?;
-    let pull = project.puller(&["pull"])?.expect_code(1)?;
-    assert!(pull.stdout.contains("2 archives loaded") && pull.stdout.contains("1 DEAD LETTER"), "{}", pull.stdout);
-    let letters = project.puller(&["dead", "ls"])?.expect_code(0)?;
-    assert!(letters.stdout.contains("2025-03-02"), "{}", letters.stdout);
-    std::fs::remove_dir(copy.join(blocked.path())).context("making room")?;
+    upload(&project, ["2025-03-01", "2025-03-02", "2025-03-03"].map(btc))?;
+    let pull = project.puller(&["pull", "--json"])?.expect_code(1)?.json()?;
+    let files = &pull["destinations"][0];
+    assert_eq!((&files["archives"], &files["dead_letters"]), (&json!(2), &json!(1)), "{pull:#}");
+    assert_eq!(listed_letters(&project, &[])?[0]["unit"], blocked.unit());
+    std::fs::remove_dir(copy.join(blocked.path())).context("removing the folder")?;
     project.puller(&["dead", "retry", "--all"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!(tests::data::archives(&copy)?.len(), 3);
@@ -86,13 +78,13 @@ fn a_folder_in_an_archives_place_holds_up_no_other() -> Result<()> {
 }
 
 #[test]
-fn a_new_one_starts_with_as_much_history_as_it_wants() -> Result<()> {
+fn a_new_destination_loads_its_initial_days() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "initial-days")?;
-    write_days(&project, &["2019-01-01", "2025-03-01"])?;
+    upload(&project, ["2019-01-01", "2025-03-01"].map(btc))?;
     project.puller(&["pull"])?.expect_code(0)?;
     // `primary` has everything.
-    project.check_tables()?;
+    project.check_tables(48)?;
 
     let second = format!("{}_second", project.database());
     let mut destination = clickhouse(stack, "second", &second);
@@ -122,7 +114,7 @@ fn a_new_one_starts_with_as_much_history_as_it_wants() -> Result<()> {
         project.puller(&["explain", "binance/spot/klines/1h/2019-01-01", "--json"])?.expect_code(0)?.json()?;
     assert_eq!(explain["destinations"][1]["state"], "not_wanted", "{explain}");
     // What is announced from now on comes whatever its period, and the rest when it is asked for.
-    write_days(&project, &["2018-01-01"])?;
+    upload(&project, ["2018-01-01"].map(btc))?;
     project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!(project.query(&periods)?.trim(), "2018-01-01\n2025-03-01");
     project.puller(&["replay", "--destination", "second"])?.expect_code(0)?;
@@ -132,10 +124,10 @@ fn a_new_one_starts_with_as_much_history_as_it_wants() -> Result<()> {
 
 /// What is known of one destination is told, whatever cannot be asked of another; the exit code says that something cannot.
 #[test]
-fn what_cannot_be_asked_of_one_hides_nothing_of_the_others() -> Result<()> {
+fn an_unreachable_destination_hides_no_answer_of_the_others() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "others-answers")?;
-    write_days(&project, &["2025-03-01", "2025-03-03"])?;
+    upload(&project, ["2025-03-01", "2025-03-03"].map(btc))?;
     project.puller(&["pull"])?.expect_code(0)?;
     // No server, and no consumers either.
     let mut down = clickhouse(stack, "down", "nowhere");
@@ -174,7 +166,7 @@ fn what_cannot_be_asked_of_one_hides_nothing_of_the_others() -> Result<()> {
 
 /// Durables are made anew, by people and by programs: what was announced meanwhile is no history.
 #[test]
-fn one_whose_consumers_are_made_anew_is_no_new_one() -> Result<()> {
+fn units_announced_while_consumers_were_gone_are_loaded() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "consumers-anew")?;
     let second = format!("{}_second", project.database());
@@ -183,7 +175,7 @@ fn one_whose_consumers_are_made_anew_is_no_new_one() -> Result<()> {
     let mut database = clickhouse(stack, "second", &second);
     database["initial_days"] = json!(2000);
     let files = json!({ "name": "files", "type": "directory", "path": copy, "initial_days": 2000 });
-    write_days(&project, &["2019-01-01"])?;
+    upload(&project, ["2019-01-01"].map(btc))?;
     project.set("destinations", json!([database, files]))?;
     project.puller(&["pull"])?.expect_code(0)?;
     let periods = |expected: &str| -> Result<()> {
@@ -198,7 +190,7 @@ fn one_whose_consumers_are_made_anew_is_no_new_one() -> Result<()> {
     // Tables are dated to the second.
     std::thread::sleep(Duration::from_millis(1_100));
     // Announced, and not delivered yet. Of the database's durables none is left, of the folder's one.
-    write_days(&project, &["2018-01-01"])?;
+    upload(&project, ["2018-01-01"].map(btc))?;
     let hand = Handmade::new(stack, &project)?;
     let durables = [
         ("MARKERS", "ingest-second"),
@@ -224,10 +216,10 @@ fn one_whose_consumers_are_made_anew_is_no_new_one() -> Result<()> {
 }
 
 #[test]
-fn rows_and_answers_are_compressed_where_that_is_asked_for() -> Result<()> {
+fn rows_and_answers_are_compressed_where_configured() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "compression")?;
-    let server = SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port()));
+    let server = loopback(stack.clickhouse.port());
     let (plain, packed) = (Proxy::start(server)?, Proxy::start(server)?);
     let second = format!("{}_second", project.database());
     let mut destination = clickhouse(stack, "second", &second);
@@ -243,9 +235,9 @@ fn rows_and_answers_are_compressed_where_that_is_asked_for() -> Result<()> {
     mark_all(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(28_980)?;
     let truth = Truth::of_tree(project.data_dir())?;
-    truth.compare_rows(project.sql(), &second)?;
+    truth.compare_rows(project.sql(), &second, 28_980)?;
     truth.compare_ledger(project.sql(), &second, project.prefix())?;
     let (sent, sent_packed) = (plain.asked_bytes(), packed.asked_bytes());
     assert!(sent_packed < sent * 6 / 10, "{sent_packed} bytes instead of {sent}");

@@ -1,18 +1,16 @@
-//! Disks that cannot be written, or take no more: the uploader says so, and does what can be done.
+//! Read-only and full disks: the uploader names them, and does all that needs no writing.
 
-use std::ffi::OsString;
 use std::fs;
-use std::time::Duration;
 
 use tests::data::{ArchiveSpec, Market, archives, mark_all};
-use tests::process::{Process, Program};
-use tests::project::{Project, binary_path};
+use tests::process::Process;
+use tests::project::Project;
+use tests::root::is_root;
 use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, assert_units, hours};
 
 /// Root may write whatever the permissions say, so it gets a mount of its own that is read-only; others get permissions.
 const READ_ONLY: &str = r#"
@@ -22,30 +20,17 @@ const READ_ONLY: &str = r#"
     chmod -R a-w "$1" && shift && exec "$@"
 "#;
 
-fn spec(symbol: &str, day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
-}
-
 fn write(project: &Project, day: &str) -> Result<()> {
     for symbol in ["BTCUSDT", "ETHUSDT"] {
-        spec(symbol, day).write(project.data_dir())?;
+        hours(symbol, day).write(project.data_dir())?;
     }
     mark_all(project.data_dir()).map(drop)
 }
 
 /// Runs the uploader by a shell script, which gets `folder` and then the command.
 fn uploader(project: &Project, script: &str, folder: &std::path::Path, args: &[&str]) -> Result<Process> {
-    let mut words: Vec<OsString> = vec!["-c".into(), script.into(), "sh".into(), folder.into()];
-    words.push(binary_path("uploader")?.into());
-    words.extend(args.iter().map(Into::into));
-    words.extend(["--config".into(), project.config_path().into()]);
-    Process::spawn(Program {
-        name: format!("uploader {}", args.join(" ")),
-        path: "/bin/sh".into(),
-        args: words,
-        env: vec![],
-        dir: project.dir().to_owned(),
-    })
+    let words = ["/bin/sh".as_ref(), "-c".as_ref(), script.as_ref(), "sh".as_ref(), folder.as_os_str()];
+    project.start_by(&words, "uploader", args, &[])
 }
 
 fn read_only(project: &Project, args: &[&str]) -> Result<Process> {
@@ -54,25 +39,25 @@ fn read_only(project: &Project, args: &[&str]) -> Result<Process> {
 
 /// What a `data_dir` that cannot be written is for, is done: all but removing.
 #[test]
-fn a_data_dir_that_is_read_only() -> Result<()> {
+fn a_read_only_data_dir_is_uploaded_and_not_cleaned_up() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "read-only")?;
     write(&project, "2025-03-01")?;
     let before = archives(project.data_dir())?.len();
-    let pass = read_only(&project, &["upload"])?.wait(SOON)?.expect_code(0)?;
-    assert!(pass.stdout.contains("1 published"), "{}", pass.stdout);
+    let pass = read_only(&project, &["upload", "--json"])?.wait(SOON)?.expect_code(0)?;
+    assert_units(&pass.json()?, &[("published", 1)]);
 
     // What cannot be removed is named, and a new unit goes out all the same.
     let writable = std::process::Command::new("chmod").args(["-R", "u+w"]).arg(project.data_dir()).status();
     assert!(writable.context("chmod")?.success());
     write(&project, "2025-03-02")?;
-    let cleanup = read_only(&project, &["upload", "--cleanup"])?.wait(SOON)?.expect_code(1)?;
-    assert!(cleanup.stdout.contains("1 published, 1 unchanged"), "{}", cleanup.stdout);
+    let cleanup = read_only(&project, &["upload", "--cleanup", "--json"])?.wait(SOON)?.expect_code(1)?;
+    assert_units(&cleanup.json()?, &[("published", 1), ("unchanged", 1)]);
     for day in ["2025-03-01", "2025-03-02"] {
         let named = |line: &&str| {
             // The last line says all of them once more, as the command's failure.
             line.contains(" WARN ")
-                && line.contains(&spec("ETHUSDT", day).path())
+                && line.contains(&hours("ETHUSDT", day).path())
                 && line.contains("cannot be removed")
                 && (line.contains("Read-only file system") || line.contains("Permission denied"))
         };
@@ -87,15 +72,14 @@ fn a_data_dir_that_is_read_only() -> Result<()> {
     project.set("publish.cleanup_after", "1ms")?;
     let mut service = read_only(&project, &["watch"])?;
     service.wait_for_line("cannot be removed", SOON)?;
-    service.sigterm()?;
-    service.wait(SOON)?.expect_code(0)?;
+    service.drain(SOON)?;
     assert_eq!(state(&project)?, (before + 2, 2));
     Ok(())
 }
 
 /// By a limit on the size of files: what does not fit is held back, nothing is left of it, and the rest goes out.
 #[test]
-fn a_share_that_takes_no_such_file() -> Result<()> {
+fn a_share_that_refuses_large_files_holds_back_only_their_units() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "share-limit")?;
     let share = project.dir().join("share");
@@ -109,10 +93,10 @@ fn a_share_that_takes_no_such_file() -> Result<()> {
     assert!(bytes > 32_768, "{bytes} bytes are no test");
     mark_all(project.data_dir())?;
     let limited = r#"shift; exec prlimit --fsize=32768 "$@""#;
-    let pass = uploader(&project, limited, &share, &["upload"])?.wait(SOON)?.expect_code(1)?;
+    let pass = uploader(&project, limited, &share, &["upload", "--json"])?.wait(SOON)?.expect_code(1)?;
     let said = |line: &str| line.contains(&large.unit()) && line.contains("File too large");
     assert!(pass.stderr.lines().any(said), "{}", pass.stderr);
-    assert!(pass.stdout.contains("1 published, 0 unchanged, 1 held back"), "{}", pass.stdout);
+    assert_units(&pass.json()?, &[("published", 1), ("unchanged", 0), ("held_back", 1)]);
     let stored = share.join(project.prefix());
     assert_eq!(archives(&stored)?.len(), 2);
     let left = std::process::Command::new("find").arg(&share).args(["-name", ".ferry-*"]).output().context("find")?;
@@ -124,10 +108,8 @@ fn a_share_that_takes_no_such_file() -> Result<()> {
 
 /// A share whose disk is full, which takes root to make: a small file system in memory that no other process sees.
 #[test]
-fn a_share_whose_disk_is_full() -> Result<()> {
-    let root = std::process::Command::new("id").arg("-u").output().context("id")?;
-    if root.stdout != b"0\n" {
-        eprintln!("not root: only the limit on the size of files was tried");
+fn a_share_with_a_full_disk_holds_no_partial_file() -> Result<()> {
+    if !is_root("to mount a file system")? {
         return Ok(());
     }
     let stack = Stack::shared();

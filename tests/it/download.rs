@@ -1,8 +1,9 @@
-//! From the exchange's server onto the disk: whatever that server does, only what its `.CHECKSUM` vouches for lies there.
+//! `uploader download`: an archive is stored only if it agrees with its `.CHECKSUM`, whatever the exchange's server does.
 
 use std::time::Duration;
 
-use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
 use serde_json::Value;
 use tests::data::{ArchiveSpec, Market, mark_all, sha256};
 use tests::exchange::{Asked, Exchange, Fault, checksum_path};
@@ -11,12 +12,7 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-
-const SOON: Duration = Duration::from_secs(60);
-
-fn spec(symbol: &str, day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
-}
+use crate::scenario::{SOON, hours};
 
 /// Some 60 kB.
 fn large() -> ArchiveSpec {
@@ -69,15 +65,15 @@ fn of_archives(asked: &[Asked]) -> Vec<&Asked> {
 }
 
 #[test]
-fn archives_come_once_and_are_asked_for_again_only_while_they_may_change() -> Result<()> {
+fn archives_are_fetched_once_and_checked_while_they_may_change() -> Result<()> {
     let (mut project, exchange) = site("download")?;
     project.set("download.symbols", serde_json::json!(["BTCUSDT", "币安人生USDT"]))?;
     project.set("download.market", serde_json::json!(["spot", "um"]))?;
     project.set("download.datasets", serde_json::json!(["klines", "markPriceKlines"]))?;
     let published = [
-        spec("BTCUSDT", "2025-03-01"),
-        spec("币安人生USDT", "2025-03-01"),
-        spec("BTCUSDT", "2025-03-02"),
+        hours("BTCUSDT", "2025-03-01"),
+        hours("币安人生USDT", "2025-03-01"),
+        hours("BTCUSDT", "2025-03-02"),
         ArchiveSpec::new(Market::Um, "BTCUSDT", "1h", "2025-03-01"),
         ArchiveSpec::new(Market::Um, "BTCUSDT", "1h", "2025-03-01").dataset("markPriceKlines"),
     ];
@@ -120,7 +116,7 @@ fn archives_come_once_and_are_asked_for_again_only_while_they_may_change() -> Re
 }
 
 #[test]
-fn what_passes_is_tried_again_and_nothing_comes_twice() -> Result<()> {
+fn a_passing_failure_is_retried_and_nothing_is_fetched_twice() -> Result<()> {
     let (mut project, exchange) = site("download-faults")?;
     project.set("download.intervals", "1m")?;
     project.set("download.timeout", "1s")?;
@@ -155,7 +151,7 @@ fn what_passes_is_tried_again_and_nothing_comes_twice() -> Result<()> {
     // What does not pass is told, and the others go on.
     project.set("download.intervals", serde_json::json!(["1m", "1h"]))?;
     std::fs::remove_dir_all(project.data_dir().join("data")).context("the tree")?;
-    let hour = self::spec("BTCUSDT", "2025-03-01");
+    let hour = hours("BTCUSDT", "2025-03-01");
     exchange.publish(&hour);
     exchange.fault("1m-2025-03-01.zip", Fault::Answer("500 Internal Server Error", ""), 99);
     let report = download(&project, 1, &["--to", "2025-03-01"])?;
@@ -165,7 +161,7 @@ fn what_passes_is_tried_again_and_nothing_comes_twice() -> Result<()> {
 }
 
 #[test]
-fn a_transfer_goes_on_after_a_kill_unless_the_archive_changed() -> Result<()> {
+fn a_killed_transfer_resumes_unless_the_archive_changed() -> Result<()> {
     let (mut project, exchange) = site("download-resume")?;
     project.set("download.intervals", "1m")?;
     let killed_amid = |spec: &ArchiveSpec| -> Result<usize> {
@@ -211,9 +207,9 @@ fn a_transfer_goes_on_after_a_kill_unless_the_archive_changed() -> Result<()> {
 }
 
 #[test]
-fn nothing_lands_that_its_checksum_does_not_vouch_for() -> Result<()> {
+fn an_archive_that_differs_from_its_checksum_is_not_stored() -> Result<()> {
     let (project, exchange) = site("download-checksums")?;
-    let (spec, other) = (spec("BTCUSDT", "2025-03-01"), spec("BTCUSDT", "2025-03-02"));
+    let (spec, other) = (hours("BTCUSDT", "2025-03-01"), hours("BTCUSDT", "2025-03-02"));
     exchange.publish(&spec);
     exchange.publish(&other);
     exchange.put(&checksum_path(&spec), format!("{}  {}.zip", "0".repeat(64), spec.stem()).as_bytes());
@@ -236,7 +232,7 @@ fn nothing_lands_that_its_checksum_does_not_vouch_for() -> Result<()> {
     assert_landed(&project, &spec.clone().seed(1))?;
 
     // An archive whose checksum is not out yet waits for it, and need not come twice.
-    let late = self::spec("LATEUSDT", "2025-03-01");
+    let late = hours("LATEUSDT", "2025-03-01");
     exchange.put(&late.path(), &late.zip());
     let args = ["--symbols", "LATEUSDT", "--to", "2025-03-01"];
     let report = download(&project, 1, &args)?;
@@ -251,13 +247,13 @@ fn nothing_lands_that_its_checksum_does_not_vouch_for() -> Result<()> {
 }
 
 #[test]
-fn a_crash_amid_a_landing_leaves_nothing_that_contradicts_itself() -> Result<()> {
+fn a_crash_while_storing_leaves_archive_and_checksum_consistent() -> Result<()> {
     let (project, exchange) = site("download-crash")?;
     let args = ["download", "--from", "2025-03-01", "--to", "2025-03-01"];
-    exchange.publish(&spec("BTCUSDT", "2025-03-01"));
+    exchange.publish(&hours("BTCUSDT", "2025-03-01"));
     project.uploader(&args)?.expect_code(0)?;
     for (seed, place) in [(1, "uploader.download_checksum_removed"), (2, "uploader.download_archive_landed")] {
-        let spec = spec("BTCUSDT", "2025-03-01").seed(seed);
+        let spec = hours("BTCUSDT", "2025-03-01").seed(seed);
         exchange.publish(&spec);
         let died = project.start("uploader", &args, &[("FERRY_FAILPOINT", place)])?.wait(SOON)?;
         assert_eq!(died.code, None, "{}", died.stderr);
@@ -280,12 +276,12 @@ fn all_symbols_are_those_the_exchange_lists() -> Result<()> {
     project.set("download.symbols", "all")?;
     let symbols = ["AUSDT", "BUSDT", "CUSDT", "DUSDT", "币安人生USDT"];
     for symbol in symbols {
-        exchange.publish(&spec(symbol, "2025-03-01"));
+        exchange.publish(&hours(symbol, "2025-03-01"));
     }
     exchange.put("data/spot/daily/klines/index.html", b"");
     assert_eq!(counts(&download(&project, 0, &["--to", "2025-03-01"])?), [5, 0, 0, 0]);
     for symbol in symbols {
-        assert_landed(&project, &spec(symbol, "2025-03-01"))?;
+        assert_landed(&project, &hours(symbol, "2025-03-01"))?;
     }
     let doctor = project.uploader(&["doctor"])?;
     assert!(doctor.stdout.contains("ok    exchange: it lists 5 symbols"), "{}", doctor.stdout);
@@ -293,9 +289,9 @@ fn all_symbols_are_those_the_exchange_lists() -> Result<()> {
 }
 
 #[test]
-fn what_is_wrong_is_told_before_or_at_once() -> Result<()> {
+fn a_wrong_setting_or_server_is_named_at_once() -> Result<()> {
     let (mut project, exchange) = site("download-wrong")?;
-    exchange.publish(&spec("BTCUSDT", "2025-03-01"));
+    exchange.publish(&hours("BTCUSDT", "2025-03-01"));
     for (args, message) in [
         (&["--symbols", "../BTCUSDT"][..], "cannot be a symbol"),
         (&["--from", "2025-03-02", "--to", "2025-03-01"], "lies after"),
@@ -325,13 +321,13 @@ pub(crate) fn days_ago(days: i64) -> String {
 
 /// The whole way of a site that is left alone, and what the exchange does meanwhile.
 #[test]
-fn the_service_fetches_and_ships() -> Result<()> {
+fn the_service_fetches_and_publishes() -> Result<()> {
     let (mut project, exchange) = site("download-watch")?;
     project.set("download.every", "1s")?;
     project.set("download.recheck_days", 3)?;
     project.set("watch.rescan", "1s")?;
     let hand = Handmade::new(Stack::shared(), &project)?;
-    let first = spec("BTCUSDT", &days_ago(2));
+    let first = hours("BTCUSDT", &days_ago(2));
     exchange.publish(&first);
     project.uploader(&["download", "--from", &days_ago(2)])?.expect_code(0)?;
     mark_all(project.data_dir())?;
@@ -339,7 +335,7 @@ fn the_service_fetches_and_ships() -> Result<()> {
     assert_eq!(hand.markers()?.len(), 1);
 
     let mut service = project.spawn_uploader(&["watch"])?;
-    let second = spec("BTCUSDT", &days_ago(1));
+    let second = hours("BTCUSDT", &days_ago(1));
     exchange.publish(&second);
     project.wait_until("the second day", SOON, || Ok(on_disk(&project, &checksum_path(&second)).is_some()))?;
     mark_all(project.data_dir())?;
@@ -371,26 +367,25 @@ fn the_service_fetches_and_ships() -> Result<()> {
         Ok(())
     };
     limit("1000")?;
-    let third = spec("BTCUSDT", &days_ago(3));
+    let third = hours("BTCUSDT", &days_ago(3));
     exchange.publish(&third);
     project.wait_until("the reason", SOON, || Ok(service.stderr().contains("the disk of local.data_dir is full")))?;
     assert!(on_disk(&project, &third.path()).is_none());
     limit("unlimited")?;
     project.wait_until("the third day", SOON, || Ok(on_disk(&project, &checksum_path(&third)).is_some()))?;
     assert_landed(&project, &third)?;
-    service.sigterm()?;
-    service.wait(SOON)?.expect_code(0)?;
+    service.drain(SOON)?;
     Ok(())
 }
 
 /// The machine was off for three weeks, and some of what the exchange has was not there before.
 #[test]
-fn the_service_catches_up_with_what_never_came() -> Result<()> {
+fn the_service_fetches_days_that_appear_late() -> Result<()> {
     let (mut project, exchange) = site("download-catch-up")?;
     project.set("download.every", "1s")?;
     project.set("download.recheck_days", 3)?;
     project.set("watch.rescan", "1s")?;
-    let of = |day: i64| spec("BTCUSDT", &days_ago(day));
+    let of = |day: i64| hours("BTCUSDT", &days_ago(day));
     let landed = |day: i64| on_disk(&project, &checksum_path(&of(day))).is_some();
     // Announced and cleaned up before.
     exchange.publish(&of(25));
@@ -415,12 +410,10 @@ fn the_service_catches_up_with_what_never_came() -> Result<()> {
 
     // Published late, and found by whoever looks next.
     exchange.publish(&of(15));
-    service.sigterm()?;
-    service.wait(SOON)?.expect_code(0)?;
+    service.drain(SOON)?;
     let mut service = project.spawn_uploader(&["watch"])?;
     project.wait_until("the late one", SOON, || Ok(landed(15)))?;
-    service.sigterm()?;
-    service.wait(SOON)?.expect_code(0)?;
+    service.drain(SOON)?;
     assert!(!landed(25) && !landed(40));
     Ok(())
 }
@@ -431,10 +424,10 @@ fn a_redirect_to_another_server_is_not_followed() -> Result<()> {
     let (project, exchange) = site("redirect")?;
     let elsewhere = Exchange::start()?;
     for day in ["2025-03-01", "2025-03-02"] {
-        exchange.publish(&spec("BTCUSDT", day));
-        elsewhere.publish(&spec("BTCUSDT", day));
+        exchange.publish(&hours("BTCUSDT", day));
+        elsewhere.publish(&hours("BTCUSDT", day));
     }
-    let path = spec("BTCUSDT", "2025-03-01").path();
+    let path = hours("BTCUSDT", "2025-03-01").path();
     let location = format!("Location: {}/{path}\r\n", elsewhere.url());
     exchange.fault(&path, Fault::Answer("302 Found", location.leak()), usize::MAX);
     let report = download(&project, 1, &[])?;

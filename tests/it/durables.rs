@@ -1,4 +1,4 @@
-//! Durable consumers: as they must be, changed back or made anew where they are not, and what is said of them.
+//! Durable consumers that were changed: changed back, made anew or named.
 
 use std::time::Duration;
 
@@ -10,9 +10,7 @@ use tests::servers::Stack;
 use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
-use crate::streams::{letters, readiness, upload};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, is_checked, listed_letters, march, upload};
 
 /// The settings of a durable consumer of `primary`, as `migrate` makes them.
 pub(crate) fn durable(project: &Project, lane: &str) -> pull::Config {
@@ -41,7 +39,7 @@ fn a_durable_that_would_skip_markers_is_refused_until_it_is_made_anew() -> Resul
     let stack = Stack::shared();
     let project = Project::new(stack, "durables")?;
     let hand = Handmade::new(stack, &project)?;
-    upload(&project, 1..=1, 0)?;
+    upload(&project, [march(1)])?;
     type Change = fn(&mut pull::Config);
     let changes: [(&str, Change); 4] = [
         ("deliver_policy is new", |config| config.deliver_policy = DeliverPolicy::New),
@@ -58,37 +56,37 @@ fn a_durable_that_would_skip_markers_is_refused_until_it_is_made_anew() -> Resul
         let pull = project.puller(&["pull"])?.expect_code(2)?;
         assert!(pull.stderr.contains(text) && pull.stderr.contains("puller migrate"), "{}", pull.stderr);
         assert!(!pull.stdout.contains("nothing to do"), "{}", pull.stdout);
-        let doctor = project.puller(&["doctor"])?.expect_code(4)?;
-        assert!(doctor.stdout.contains(text), "{}", doctor.stdout);
+        let doctor = project.puller(&["doctor", "--json"])?.expect_code(4)?.json()?;
+        assert!(is_checked(&doctor, text), "{doctor:#}");
         let status = project.puller(&["status"])?;
         assert!(status.stdout.contains(text), "{}", status.stdout);
         project.puller(&["migrate"])?.expect_code(0)?;
         project.puller(&["doctor"])?.expect_code(0)?;
         project.puller(&["pull"])?.expect_code(0)?;
     }
-    project.check_tables()?;
+    project.check_tables(24)?;
     // Once loaded, and skipped after that.
     assert_eq!(project.query("SELECT sum(archives_loaded) FROM {db}.ingest_log")?.trim(), "1");
 
     // A service says so, and goes on once it is mended. It pulls nothing meanwhile.
     remake_consumer(&hand, pull::Config { ack_policy: AckPolicy::None, ..durable(&project, "backfill") })?;
-    upload(&project, 2..=2, 0)?;
+    upload(&project, [march(2)])?;
     let worker = project.spawn_puller(&["run"])?;
-    project.wait_until("a reason", PATIENCE, || Ok(readiness(&worker).contains("ack_policy is none")))?;
+    project.wait_until("a reason", SOON, || Ok(worker.reasons().contains("ack_policy is none")))?;
     assert_eq!(project.archives_loaded()?, 1);
     project.puller(&["migrate"])?.expect_code(0)?;
-    project.wait_for_archives(2, PATIENCE)?;
-    project.check_tables()
+    project.wait_for_archives(2, SOON)?;
+    project.check_tables(48)
 }
 
 /// Whoever may make consumers changes back what the server lets it change; where nobody but the operator may, it is named.
 #[test]
-fn a_durable_that_can_be_changed_is_changed_back_or_named() -> Result<()> {
+fn a_changed_durable_is_changed_back_or_named() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "durables-back")?;
     let fixed = [("FERRY__NATS__MANAGE", "false")];
     let hand = Handmade::new(stack, &project)?;
-    upload(&project, 1..=1, 0)?;
+    upload(&project, [march(1)])?;
     project.puller(&["migrate"])?.expect_code(0)?;
     type Change = fn(&mut pull::Config);
     // Whether a worker refuses it that may not change it.
@@ -102,7 +100,7 @@ fn a_durable_that_can_be_changed_is_changed_back_or_named() -> Result<()> {
         let mut config = pull::Config { max_deliver: 100_000, max_ack_pending: -1, ..durable(&project, "backfill") };
         change(&mut config);
         remake_consumer(&hand, config)?;
-        let unmanaged = |args: &[&str]| project.start("puller", args, &fixed)?.wait(PATIENCE);
+        let unmanaged = |args: &[&str]| project.start("puller", args, &fixed)?.wait(SOON);
         let doctor = unmanaged(&["doctor"])?.expect_code(4)?;
         for said in [text, "run `puller migrate`"] {
             assert!(doctor.stdout.contains(said), "{said}: {}", doctor.stdout);
@@ -118,23 +116,23 @@ fn a_durable_that_can_be_changed_is_changed_back_or_named() -> Result<()> {
     }
     // A service whose consumer was changed goes on by itself.
     let worker = project.spawn_puller(&["run"])?;
-    project.wait_until("a worker", PATIENCE, || Ok(readiness(&worker).starts_with("ready")))?;
+    project.wait_until("a worker", SOON, || Ok(worker.is_ready()))?;
     remake_consumer(&hand, pull::Config { headers_only: true, ..durable(&project, "backfill") })?;
-    upload(&project, 2..=2, 0)?;
-    project.wait_for_archives(2, PATIENCE)?;
-    assert_eq!(letters(&project)?.len(), 0);
-    project.check_tables()
+    upload(&project, [march(2)])?;
+    project.wait_for_archives(2, SOON)?;
+    assert_eq!(listed_letters(&project, &[])?.len(), 0);
+    project.check_tables(48)
 }
 
 /// A consumer goes on from where it is also with other filters: what the former ones passed over would never come.
 #[test]
-fn a_durable_whose_filter_was_too_narrow_delivers_what_it_passed_over() -> Result<()> {
+fn a_durable_whose_filter_is_widened_delivers_the_skipped_markers() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "narrow-filter")?;
     let hand = Handmade::new(stack, &project)?;
-    upload(&project, 1..=1, 0)?;
+    upload(&project, [march(1)])?;
     ArchiveSpec::new(Market::Um, "BTCUSDT", "1h", "2025-03-01").write(project.data_dir())?;
-    upload(&project, 1..=1, 0)?;
+    upload(&project, [march(1)])?;
     assert_eq!(hand.count("MARKERS")?, 2);
     project.puller(&["migrate"])?.expect_code(0)?;
     let narrow = pull::Config { filter_subject: "marker.backfill.*.um.>".into(), ..durable(&project, "backfill") };
@@ -151,7 +149,7 @@ fn a_durable_whose_filter_was_too_narrow_delivers_what_it_passed_over() -> Resul
     project.puller(&["migrate"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!(project.archives_loaded()?, 2);
-    project.check_tables()
+    project.check_tables(48)
 }
 
 /// What was done is not done again by a consumer that starts from the beginning.
@@ -160,7 +158,7 @@ fn a_consumer_made_anew_repeats_no_replay() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "anew")?;
     let hand = Handmade::new(stack, &project)?;
-    upload(&project, 1..=3, 0)?;
+    upload(&project, (1..=3).map(march))?;
     project.puller(&["pull"])?.expect_code(0)?;
     project.puller(&["replay", "--force"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;

@@ -147,6 +147,13 @@ impl<'p> Handmade<'p> {
         self.publish(unit, self.marker(unit, objects).to_string().as_bytes())
     }
 
+    /// Puts an archive into the bucket, and announces it as generated at this time.
+    pub(crate) fn publish_generated_at(&self, spec: &ArchiveSpec, time: &str) -> Result<()> {
+        let mut marker = self.marker(&spec.unit(), &[self.place(spec, &spec.zip())?]);
+        marker["objects"][0]["generated_at"] = time.into();
+        self.publish(&spec.unit(), marker.to_string().as_bytes())
+    }
+
     /// The messages of the stream MARKERS: subject and payload, oldest first.
     pub(crate) fn markers(&self) -> Result<Vec<(String, Value)>> {
         let messages = self.messages("MARKERS")?;
@@ -262,7 +269,7 @@ impl<'p> Handmade<'p> {
         })
     }
 
-    /// Limits how many messages a durable consumer may have delivered and not settled.
+    /// Limits how many messages a durable consumer may have delivered and not acked.
     pub(crate) fn limit_pending(&self, name: &str, max: i64) -> Result<()> {
         use async_nats::jetstream::consumer::{FromConsumer, PullConsumer, pull};
         self.runtime.block_on(async {
@@ -282,7 +289,7 @@ impl<'p> Handmade<'p> {
         self.publish_on(&subject, advisory.to_string().as_bytes())
     }
 
-    /// How many advisories are settled, once none is left.
+    /// How many advisories are acked, once none is left.
     pub(crate) fn swept(&self) -> Result<Option<u64>> {
         use async_nats::jetstream::consumer::PullConsumer;
         self.runtime.block_on(async {
@@ -308,11 +315,11 @@ impl<'p> Handmade<'p> {
     }
 
     /// Answers everybody who asks for the workers of a destination, as long as this value lives.
-    pub(crate) fn answer_roster(&self, destination: &str, state: &Value) -> Result<()> {
+    pub(crate) fn answer_presence(&self, destination: &str, state: &Value) -> Result<()> {
         let (subject, answer) = (format!("ferry.workers.{destination}"), state.to_string());
         let client = self.runtime.block_on(self.connect())?;
-        let mut asked = self.runtime.block_on(client.subscribe(subject)).context("the roster")?;
-        self.runtime.block_on(client.flush()).context("the roster")?;
+        let mut asked = self.runtime.block_on(client.subscribe(subject)).context("the question of presence")?;
+        self.runtime.block_on(client.flush()).context("the question of presence")?;
         self.runtime.spawn(async move {
             while let Some(question) = asked.next().await {
                 if let Some(reply) = question.reply {

@@ -1,7 +1,6 @@
-//! Units whose list of objects is too long for a message.
+//! Units whose list of objects is too long for a message: the list is in the manifest.
 
 use std::fs;
-use std::time::Duration;
 
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
@@ -9,8 +8,8 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::SOON;
 
-const SOON: Duration = Duration::from_secs(120);
 /// A list of so many has more than 256 KiB.
 const SYMBOLS: usize = 1_300;
 
@@ -32,7 +31,7 @@ fn write(project: &Project, all: impl Iterator<Item = ArchiveSpec>) -> Result<()
 
 /// The list is in the former bucket, which nobody can read from here. Its hash tells whether all of it is at hand.
 #[test]
-fn a_unit_whose_list_stayed_in_another_bucket_does_not_shrink() -> Result<()> {
+fn a_unit_whose_list_is_in_another_bucket_is_not_published_with_less() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "list-left-behind")?;
     let hand = Handmade::new(stack, &project)?;
@@ -87,4 +86,34 @@ fn a_long_current_json_is_read() -> Result<()> {
     assert!(!explained.stderr.contains("is larger than"), "{}", explained.stderr);
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     Ok(())
+}
+
+const MOST_SYMBOLS: usize = 20_000;
+const CORRECTED: usize = 5_000;
+
+fn one_of_most(number: usize) -> ArchiveSpec {
+    ArchiveSpec::new(Market::Spot, &format!("SYMBOL{number:05}USDT"), "12h", "2025-03-01")
+}
+
+#[test]
+fn a_unit_of_twenty_thousand_symbols_is_published_loaded_and_corrected() -> Result<()> {
+    let mut project = Project::new(Stack::shared(), "many-symbols")?;
+    project.set("corrections.shrink_limit", 0.6)?;
+    let write = |spec: ArchiveSpec| spec.write_unchecked(project.data_dir(), &spec.zip()).map(drop);
+    (0..MOST_SYMBOLS).try_for_each(|number| write(one_of_most(number)))?;
+    mark_all(project.data_dir())?;
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!(project.archives_loaded()?, MOST_SYMBOLS as u64);
+
+    // One of two rows is gone from each: what is left of the former ones is found among all symbols.
+    for number in (0..MOST_SYMBOLS).rev().take(CORRECTED) {
+        write(one_of_most(number).seed(1).missing([1]).generated_at("2025-03-05T00:00:00Z"))?;
+    }
+    project.uploader(&["upload"])?.expect_code(0)?;
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables(35_000)?;
+    let rows = project.query("SELECT count() FROM {db}.klines_latest")?;
+    assert_eq!(rows.trim().parse::<usize>().context("a count")?, 2 * MOST_SYMBOLS - CORRECTED);
+    project.puller(&["verify"])?.expect_code(0).map(drop)
 }

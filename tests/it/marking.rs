@@ -1,13 +1,11 @@
-//! Completion marks made by hand: they say what is there, and nothing else.
-
-use std::time::Duration;
+//! `uploader mark`: a mark is written only for a unit that has archives.
 
 use tests::Result;
 use tests::data::{ArchiveSpec, Market};
 use tests::project::Project;
 use tests::servers::Stack;
 
-const SOON: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, hours};
 
 fn marks(project: &Project) -> Result<Vec<String>> {
     let mut names: Vec<String> = std::fs::read_dir(project.data_dir())
@@ -23,7 +21,7 @@ fn marks(project: &Project) -> Result<Vec<String>> {
 fn units_with_archives_are_marked_and_published_and_others_refused() -> Result<()> {
     let project = Project::new(Stack::shared(), "marking")?;
     for day in ["2025-03-01", "2025-03-02", "2025-03-03"] {
-        ArchiveSpec::new(Market::Spot, "AAAUSDT", "1h", day).write(project.data_dir())?;
+        hours("AAAUSDT", day).write(project.data_dir())?;
     }
     ArchiveSpec::new(Market::Um, "AAAUSDT", "1h", "2025-03-01").write(project.data_dir())?;
     project.puller(&["migrate"])?.expect_code(0)?;
@@ -58,7 +56,7 @@ fn units_with_archives_are_marked_and_published_and_others_refused() -> Result<(
 
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(96)?;
 
     // Where archives alone count, nobody reads the marks.
     let when = [("FERRY__PUBLISH__WHEN", "complete")];

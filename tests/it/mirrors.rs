@@ -3,37 +3,23 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::json;
-use tests::data::{ArchiveSpec, Market, mark_all};
-use tests::process::{Process, Program};
-use tests::project::{Project, binary_path};
+use tests::data::ArchiveSpec;
+use tests::project::Project;
+use tests::root::is_root;
 use tests::servers::Stack;
-use tests::{Context, Failure, Result};
+use tests::{Context, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::{SOON, has_pulled, march, text, upload};
 
-fn day(number: usize) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", &format!("2025-03-{number:02}"))
-}
-
-fn corrected(number: usize, seed: u64) -> ArchiveSpec {
-    day(number).seed(seed).generated_at(&format!("2025-06-{seed:02}T00:00:00Z"))
-}
-
-fn announce(project: &Project, spec: &ArchiveSpec) -> Result<()> {
-    spec.write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0).map(drop)
+fn corrected(number: u32, seed: u64) -> ArchiveSpec {
+    march(number).seed(seed).generated_at(&format!("2025-06-{seed:02}T00:00:00Z"))
 }
 
 fn has(root: &Path, spec: &ArchiveSpec) -> bool {
     fs::read(root.join(spec.path())).is_ok_and(|bytes| bytes == spec.zip())
-}
-
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().ok_or_else(|| Failure::new("a path in UTF-8"))
 }
 
 /// The mirror's folder is the `data_dir` of an uploader on the same machine: what a cleanup took away comes back, and what
@@ -43,18 +29,22 @@ fn an_uploaders_newer_archive_is_not_replaced() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "mirror-at-uploader")?;
     let hand = Handmade::new(stack, &project)?;
-    announce(&project, &day(1))?;
-    announce(&project, &day(2))?;
+    upload(&project, [march(1)])?;
+    upload(&project, [march(2)])?;
     corrected(1, 1).write(project.data_dir())?;
-    fs::remove_file(project.data_dir().join(day(2).path())).context("a cleanup")?;
+    fs::remove_file(project.data_dir().join(march(2).path())).context("a cleanup")?;
 
-    let pull = project.puller(&["pull", "--no-ingest"])?.expect_code(1)?;
-    assert!(pull.stdout.contains("1 archive loaded") && pull.stdout.contains("1 DEAD LETTER"), "{}", pull.stdout);
+    let pull = project.puller(&["pull", "--no-ingest", "--json"])?.expect_code(1)?.json()?;
+    assert!(has_pulled(&pull, 1, 1), "{pull:#}");
     assert!(has(project.data_dir(), &corrected(1, 1)), "the newer archive is there as it was");
-    assert!(has(project.data_dir(), &day(2)));
+    assert!(has(project.data_dir(), &march(2)));
     let letter = &hand.dead_letters()?[0];
     assert_eq!(letter.class, "unwritable");
-    assert!(letter.error.contains("may be the only copy") && letter.error.contains(&day(1).path()), "{}", letter.error);
+    assert!(
+        letter.error.contains("may be the only copy") && letter.error.contains(&march(1).path()),
+        "{}",
+        letter.error
+    );
 
     // Once it is announced it is of the stream, and the former marker has nothing to say any more.
     project.uploader(&["upload"])?.expect_code(0)?;
@@ -76,27 +66,27 @@ fn corrections_replace_what_was_delivered_and_nothing_else() -> Result<()> {
     project.set("destinations", json!([{ "name": "files", "type": "directory", "path": copy }]))?;
     let hand = Handmade::new(stack, &project)?;
     // One was there before the destination, with the bytes that are announced.
-    day(2).write(&copy)?;
+    march(2).write(&copy)?;
     for number in 1..=3 {
-        announce(&project, &day(number))?;
+        upload(&project, [march(number)])?;
     }
     project.puller(&["pull"])?.expect_code(0)?;
     for seed in 1..=2 {
         for number in 1..=2 {
-            announce(&project, &corrected(number, seed))?;
+            upload(&project, [corrected(number, seed)])?;
         }
         project.puller(&["pull"])?.expect_code(0)?;
         assert!((1..=2).all(|number| has(&copy, &corrected(number, seed))), "correction {seed}");
     }
 
-    let foreign = day(3).seed(9);
+    let foreign = march(3).seed(9);
     foreign.write(&copy)?;
-    announce(&project, &corrected(3, 1))?;
-    announce(&project, &corrected(1, 3))?;
-    let pull = project.puller(&["pull"])?.expect_code(1)?;
-    assert!(pull.stdout.contains("1 archive loaded") && pull.stdout.contains("1 DEAD LETTER"), "{}", pull.stdout);
+    upload(&project, [corrected(3, 1)])?;
+    upload(&project, [corrected(1, 3)])?;
+    let pull = project.puller(&["pull", "--json"])?.expect_code(1)?.json()?;
+    assert!(has_pulled(&pull, 1, 1), "{pull:#}");
     assert!(has(&copy, &foreign) && has(&copy, &corrected(1, 3)));
-    fs::rename(copy.join(foreign.path()), project.dir().join("aside.zip")).context("moved away")?;
+    fs::rename(copy.join(foreign.path()), project.dir().join("elsewhere.zip")).context("moved away")?;
     project.puller(&["dead", "retry", "--all"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     assert!(has(&copy, &corrected(3, 1)));
@@ -106,9 +96,9 @@ fn corrections_replace_what_was_delivered_and_nothing_else() -> Result<()> {
 
 /// What the configuration shows is refused before anything is done.
 #[test]
-fn a_destination_over_an_uploaders_archives_is_refused() -> Result<()> {
+fn a_destination_that_contains_an_uploaders_archives_is_refused() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "mirror-refused")?;
-    let archive = day(1).write(project.data_dir())?;
+    let archive = march(1).write(project.data_dir())?;
     let link = project.dir().join("link");
     symlink(project.data_dir(), &link).context("a link")?;
     let below = project.data_dir().join("data/copies");
@@ -143,35 +133,18 @@ fn a_destination_over_an_uploaders_archives_is_refused() -> Result<()> {
 /// The same folder under another name, by a mount that no other process sees.
 #[test]
 fn a_destination_that_is_an_uploaders_folder_by_a_mount_is_refused() -> Result<()> {
-    let user = Command::new("id").arg("-u").output().context("id")?;
-    if user.stdout != b"0\n" {
-        eprintln!("skipped: needs root, to mount");
+    if !is_root("to mount a file system")? {
         return Ok(());
     }
     let mut project = Project::new(Stack::shared(), "mirror-mounted")?;
-    day(1).write(project.data_dir())?;
+    march(1).write(project.data_dir())?;
     let copy: PathBuf = project.dir().join("copy");
     fs::create_dir(&copy).context("a folder")?;
     project.set("destinations", json!([{ "name": "files", "type": "directory", "path": copy }]))?;
     project.puller(&["migrate"])?.expect_code(0)?;
     let (data_dir, copy) = (text(project.data_dir())?, text(&copy)?);
     let script = format!(r#"exec unshare --mount sh -c 'mount --bind "{data_dir}" "{copy}" && exec "$@"' sh "$@""#);
-    let program = Program {
-        name: "puller doctor".into(),
-        path: "/bin/sh".into(),
-        args: vec![
-            "-c".into(),
-            script.into(),
-            "sh".into(),
-            binary_path("puller")?.into(),
-            "doctor".into(),
-            "--config".into(),
-            project.config_path().into(),
-        ],
-        env: vec![],
-        dir: project.dir().to_owned(),
-    };
-    let doctor = Process::spawn(program)?.wait(std::time::Duration::from_secs(60))?.expect_code(2)?;
+    let doctor = project.start_by_script(&script, "puller", &["doctor"])?.wait(SOON)?.expect_code(2)?;
     assert!(doctor.stderr.contains("destinations.0.path: 'files'"), "{}", doctor.stderr);
     project.puller(&["doctor"])?.expect_code(0).map(drop)
 }

@@ -1,29 +1,21 @@
-//! What an operator sees and does.
+//! Health, metrics, logs and doctor: how an operator learns what is wrong.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::{Project, Service};
 use tests::servers::Stack;
 use tests::{Context, Failure, Result, http};
 
-const TIMEOUT: Duration = Duration::from_secs(120);
-
-fn two_days(project: &Project) -> Result<()> {
-    for day in ["2025-03-01", "2025-03-02"] {
-        ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day).write(project.data_dir())?;
-    }
-    mark_all(project.data_dir()).map(drop)
-}
+use crate::scenario::{SOON, assert_units, btc, is_checked, march, setting, upload, write};
 
 #[test]
-fn a_client_that_says_nothing_keeps_no_connection_of_the_endpoint() -> Result<()> {
+fn silent_clients_are_disconnected_from_the_endpoint() -> Result<()> {
     let project = Project::new(Stack::shared(), "silent")?;
     let watcher = project.spawn_uploader(&["watch"])?;
     let served = || http::get(watcher.http(), "/livez").is_ok_and(|response| response.status == 200);
-    project.wait_until("the endpoint", TIMEOUT, || Ok(served()))?;
+    project.wait_until("the endpoint", SOON, || Ok(served()))?;
     let files = || Ok::<_, Failure>(std::fs::read_dir(format!("/proc/{}/fd", watcher.pid())).context("fd")?.count());
     let before = files()?;
     // Nothing at all, and half of a request.
@@ -31,7 +23,7 @@ fn a_client_that_says_nothing_keeps_no_connection_of_the_endpoint() -> Result<()
     for text in ["", "GET /metrics HTTP/1.1\r\nHost: a\r\n"].iter().cycle().take(200) {
         let mut connection = TcpStream::connect(watcher.http()).context("connecting")?;
         connection.write_all(text.as_bytes()).context("writing")?;
-        connection.set_read_timeout(Some(TIMEOUT)).context("a time-out")?;
+        connection.set_read_timeout(Some(SOON)).context("a time-out")?;
         silent.push(connection);
     }
     assert!(files()? <= before + 40, "{} files are open, {before} before", files()?);
@@ -40,25 +32,21 @@ fn a_client_that_says_nothing_keeps_no_connection_of_the_endpoint() -> Result<()
     assert_eq!(first.read(&mut [0]).context("reading")?, 0, "it was answered");
     assert!(begun.elapsed() < Duration::from_secs(10), "closed after {:?}", begun.elapsed());
     // All the silent ones come before it, and have their time.
-    project.wait_until("an answer", TIMEOUT, || Ok(served()))
+    project.wait_until("an answer", SOON, || Ok(served()))
 }
 
 #[test]
-fn a_service_tells_how_it_is() -> Result<()> {
+fn a_service_reports_health_and_metrics() -> Result<()> {
     let project = Project::new(Stack::shared(), "health")?;
-    two_days(&project)?;
+    write(&project, [march(1), march(2)])?;
     project.uploader(&["upload"])?.expect_code(0)?;
     let mut worker = project.spawn_puller(&["run"])?;
     project.wait_for_archives(2, Duration::from_secs(30))?;
     assert_eq!(http::get(worker.http(), "/livez")?.status, 200);
     assert_eq!(http::get(worker.http(), "/readyz")?.status, 200);
-    project.wait_until("the count of rows", Duration::from_secs(30), || {
-        Ok(worker.metric(r#"puller_rows_inserted_total{destination="primary"}"#)? == 48.0)
-    })?;
+    worker.wait_for_metric(r#"puller_rows_inserted_total{destination="primary"}"#, SOON, |rows| rows == 48.0)?;
     assert_eq!(worker.metric(r#"puller_deliveries_total{destination="primary",outcome="loaded"}"#)?, 2.0);
-    assert!(
-        worker.metrics()?.contains(r#"puller_stage_duration_seconds_count{destination="primary",stage="fetch"} 2"#)
-    );
+    assert_eq!(worker.metric(r#"puller_stage_duration_seconds_count{destination="primary",stage="fetch"}"#)?, 2.0);
 
     let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
     assert_eq!(status["destinations"][0]["workers"].as_array().map(Vec::len), Some(1), "{status}");
@@ -72,49 +60,38 @@ fn a_service_tells_how_it_is() -> Result<()> {
     };
     assert_eq!(healthcheck(&["healthcheck"])?.expect_code(0)?.stdout, "ready\n");
     assert_eq!(healthcheck(&["healthcheck", "--live"])?.expect_code(0)?.stdout, "alive\n");
-    worker.sigterm()?;
-    worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+    worker.drain(Duration::from_secs(30))?;
     let gone = healthcheck(&["healthcheck"])?.expect_code(1)?;
     assert!(gone.stderr.contains("nothing listens on"), "{}", gone.stderr);
 
     let mut watcher = project.spawn_uploader(&["watch"])?;
-    project.wait_until("a ready uploader", Duration::from_secs(30), || {
-        Ok(http::get(watcher.http(), "/readyz").is_ok_and(|response| response.status == 200))
-    })?;
+    project.wait_until("a ready uploader", Duration::from_secs(30), || Ok(watcher.is_ready()))?;
     assert_eq!(http::get(watcher.http(), "/livez")?.status, 200);
-    assert!(watcher.metrics()?.contains("uploader_units_total"), "{}", watcher.metrics()?);
-    watcher.sigterm()?;
-    watcher.wait(Duration::from_secs(30))?.expect_code(0)?;
+    assert_eq!(watcher.metric(r#"uploader_units_total{outcome="unchanged"}"#)?, 2.0);
+    watcher.drain(Duration::from_secs(30))?;
     Ok(())
 }
 
 /// A server that is away stops pulling, spends no attempt and is waited for.
 #[test]
-fn a_server_that_is_away_is_waited_for() -> Result<()> {
+fn a_server_that_is_away_is_named_and_spends_no_attempt() -> Result<()> {
     let mut stack = Stack::own()?;
     let project = Project::new(&stack, "away")?;
-    two_days(&project)?;
+    write(&project, [march(1), march(2)])?;
     project.puller(&["migrate"])?.expect_code(0)?;
     project.uploader(&["upload"])?.expect_code(0)?;
 
     stack.clickhouse.stop()?;
     let mut worker = project.spawn_puller(&["run"])?;
-    let reason = |worker: &Service, part: &str| -> Result<bool> {
-        let response = http::get(worker.http(), "/readyz");
-        Ok(response
-            .is_ok_and(|response| response.status == 503 && response.text().is_ok_and(|text| text.contains(part))))
-    };
+    let reason = |service: &Service, part: &str| Ok(service.is_not_ready_for(&[part]));
     project.wait_until("the reason", Duration::from_secs(30), || reason(&worker, "ClickHouse at"))?;
     stack.clickhouse.restart()?;
     project.wait_for_archives(2, Duration::from_secs(60))?;
 
     // The bucket goes away with a marker pending.
     let mut worker = {
-        worker.sigterm()?;
-        worker.wait(Duration::from_secs(30))?.expect_code(0)?;
-        ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-03").write(project.data_dir())?;
-        mark_all(project.data_dir())?;
-        project.uploader(&["upload"])?.expect_code(0)?;
+        worker.drain(Duration::from_secs(30))?;
+        upload(&project, [btc("2025-03-03")])?;
         stack.s3.stop()?;
         project.spawn_puller(&["run"])?
     };
@@ -125,32 +102,27 @@ fn a_server_that_is_away_is_waited_for() -> Result<()> {
     // NATS goes away while both services are idle.
     let mut watcher = project.spawn("uploader", &["watch"], &[])?;
     let services = [&worker, &watcher];
-    let is_ready = |service: &Service| http::get(service.http(), "/readyz").is_ok_and(|ready| ready.status == 200);
-    project.wait_until("both services", Duration::from_secs(60), || Ok(services.into_iter().all(is_ready)))?;
+    project.wait_until("both services", Duration::from_secs(60), || Ok(services.into_iter().all(Service::is_ready)))?;
     stack.nats.kill()?;
     for service in services {
         project.wait_until("the reason", Duration::from_secs(30), || reason(service, "nats: not connected for"))?;
     }
     stack.nats.restart()?;
-    project.wait_until("both services", Duration::from_secs(30), || Ok(services.into_iter().all(is_ready)))?;
-    watcher.sigterm()?;
-    watcher.wait(Duration::from_secs(30))?.expect_code(0)?;
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-04").write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
+    project.wait_until("both services", Duration::from_secs(30), || Ok(services.into_iter().all(Service::is_ready)))?;
+    watcher.drain(Duration::from_secs(30))?;
+    upload(&project, [btc("2025-03-04")])?;
     project.wait_for_archives(4, Duration::from_secs(60))?;
-    worker.sigterm()?;
-    worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+    worker.drain(Duration::from_secs(30))?;
     let attempts = format!("SELECT max(attempt) FROM {}.ingest_log WHERE outcome = 'loaded'", project.database());
     assert_eq!(project.query(&attempts)?.trim(), "1");
-    project.check_tables()
+    project.check_tables(96)
 }
 
 #[test]
-fn doctors_name_what_is_wrong() -> Result<()> {
+fn doctor_names_each_wrong_setting() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "doctor")?;
-    two_days(&project)?;
+    write(&project, [march(1), march(2)])?;
     let untouched = project.puller(&["doctor"])?.expect_code(4)?;
     assert!(untouched.stdout.contains("run `puller migrate`"), "{}", untouched.stdout);
     project.puller(&["migrate"])?.expect_code(0)?;
@@ -166,11 +138,11 @@ fn doctors_name_what_is_wrong() -> Result<()> {
         ("storage.r2.endpoint", &format!("{endpoint}/{}", stack.s3.bucket()), "carries the name of the bucket"),
         ("storage.r2.endpoint", "http://127.0.0.1:9", "check storage.r2.endpoint and the network"),
     ] {
-        let before = value_of(&project, key);
+        let before = setting(&project, key);
         project.set(key, value)?;
-        for finished in [project.puller(&["doctor"])?, project.uploader(&["doctor"])?] {
-            let finished = finished.expect_code(4)?;
-            assert!(finished.stdout.contains(message), "{key}: {}", finished.stdout);
+        for finished in [project.puller(&["doctor", "--json"])?, project.uploader(&["doctor", "--json"])?] {
+            let doctor = finished.expect_code(4)?.json()?;
+            assert!(is_checked(&doctor, message), "{key}: {doctor:#}");
         }
         project.set(key, before)?;
     }
@@ -179,26 +151,22 @@ fn doctors_name_what_is_wrong() -> Result<()> {
         ("clickhouse.port", "9", "check clickhouse.host and port"),
         ("nats.password", "wrong", "check the NATS user and password"),
     ] {
-        let before = value_of(&project, key);
+        let before = setting(&project, key);
         project.set(key, value)?;
-        let finished = project.puller(&["doctor"])?.expect_code(4)?;
-        assert!(finished.stdout.contains(message), "{key}: {}", finished.stdout);
+        let doctor = project.puller(&["doctor", "--json"])?.expect_code(4)?.json()?;
+        assert!(is_checked(&doctor, message), "{key}: {doctor:#}");
         project.set(key, before)?;
     }
     project.set("local.data_dir", "/nonexistent/archives")?;
-    let finished = project.uploader(&["doctor"])?.expect_code(4)?;
-    assert!(finished.stdout.contains("/nonexistent/archives"), "{}", finished.stdout);
+    let doctor = project.uploader(&["doctor", "--json"])?.expect_code(4)?.json()?;
+    assert!(is_checked(&doctor, "/nonexistent/archives"), "{doctor:#}");
     Ok(())
 }
 
-fn value_of(project: &Project, key: &str) -> serde_json::Value {
-    key.split('.').fold(project.config().clone(), |section, key| section[key].clone())
-}
-
 #[test]
-fn exit_codes_tell_what_happened() -> Result<()> {
+fn wrong_usage_and_settings_exit_with_2() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "exit-codes")?;
-    two_days(&project)?;
+    write(&project, [march(1), march(2)])?;
     project.uploader(&["--nonsense"])?.expect_code(2)?;
     project.puller(&["pull", "--max-wait", "soon"])?.expect_code(2)?;
     for binary in ["puller", "uploader"] {
@@ -224,28 +192,28 @@ fn exit_codes_tell_what_happened() -> Result<()> {
 }
 
 #[test]
-fn a_queue_that_is_away_costs_no_upload() -> Result<()> {
+fn archives_uploaded_without_the_queue_are_announced_later() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "no-queue")?;
-    two_days(&project)?;
-    let url = value_of(&project, "nats.url");
+    write(&project, [march(1), march(2)])?;
+    let url = setting(&project, "nats.url");
     project.set("nats.url", "nats://127.0.0.1:9")?;
     project.set("publish.timeout", "1s")?;
     project.puller(&["pull"])?.expect_code(3)?;
-    let uploaded = project.uploader(&["upload"])?.expect_code(3)?;
-    assert!(uploaded.stdout.contains("2 stored but not announced"), "{}", uploaded.stdout);
+    let uploaded = project.uploader(&["upload", "--json"])?.expect_code(3)?;
+    assert_units(&uploaded.json()?, &[("unannounced", 2)]);
     project.set("nats.url", url)?;
-    let announced = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(announced.stdout.contains("2 published"), "{}", announced.stdout);
-    assert!(announced.stdout.contains("0 uploaded"), "{}", announced.stdout);
+    let announced = project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?;
+    assert_units(&announced, &[("published", 2)]);
+    assert_eq!(announced["archives"]["uploaded"], 0, "{announced:#}");
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(48)
 }
 
 #[test]
 fn dry_runs_change_nothing() -> Result<()> {
     let project = Project::new(Stack::shared(), "dry-run")?;
-    two_days(&project)?;
+    write(&project, [march(1), march(2)])?;
     let plan = project.uploader(&["upload", "--dry-run"])?.expect_code(0)?;
     assert!(plan.stdout.contains("binance/spot/klines/1h/2025-03-01"), "{}", plan.stdout);
     project.uploader(&["adopt", "--dry-run"])?.expect_code(0)?;
@@ -266,29 +234,7 @@ fn dry_runs_change_nothing() -> Result<()> {
         assert!(status()?.contains("ingest-primary"), "{}", status()?);
     }
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
-}
-
-#[test]
-fn cleanup_removes_what_is_announced_and_nothing_else() -> Result<()> {
-    let project = Project::new(Stack::shared(), "cleanup")?;
-    two_days(&project)?;
-    let unmarked = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-09");
-    unmarked.write(project.data_dir())?;
-    let truth = tests::truth::Truth::of_archives(
-        &tests::data::archives(project.data_dir())?
-            .into_iter()
-            .filter(|a| !a.key.contains("03-09"))
-            .collect::<Vec<_>>(),
-    )?;
-    project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
-    let left: Vec<String> = tests::data::archives(project.data_dir())?.into_iter().map(|archive| archive.key).collect();
-    assert_eq!(left, [unmarked.path()]);
-    let again = project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
-    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
-    project.puller(&["pull"])?.expect_code(0)?;
-    truth.compare_rows(project.sql(), project.database())?;
-    truth.compare_ledger(project.sql(), project.database(), project.prefix())
+    project.check_tables(48)
 }
 
 #[test]
@@ -299,7 +245,7 @@ fn logs_are_structured_and_hold_no_secret() -> Result<()> {
     project.set("local.log_dir", logs.to_str().unwrap_or_default())?;
     project.set("log.format", "json")?;
     project.set("log.level", "debug")?;
-    two_days(&project)?;
+    write(&project, [march(1), march(2)])?;
     let uploaded = project.uploader(&["upload"])?.expect_code(0)?;
     let pulled = project.puller(&["pull"])?.expect_code(0)?;
     let mut text = format!("{}{}", uploaded.stderr, pulled.stderr);
@@ -326,7 +272,7 @@ fn logs_are_structured_and_hold_no_secret() -> Result<()> {
 
 /// An upgrade goes table first, workers after: those of the version before go on with what the next one added.
 #[test]
-fn a_worker_works_on_a_schema_that_is_newer_than_it_is() -> Result<()> {
+fn a_worker_loads_into_a_newer_schema() -> Result<()> {
     let project = Project::new(Stack::shared(), "newer-schema")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     let database = project.database();
@@ -336,10 +282,10 @@ fn a_worker_works_on_a_schema_that_is_newer_than_it_is() -> Result<()> {
         project.query(&format!("ALTER TABLE `{database}`.{table} {change}"))?;
     }
     project.query(&format!("INSERT INTO `{database}`.schema_migrations (version) VALUES (1000)"))?;
-    two_days(&project)?;
+    write(&project, [march(1), march(2)])?;
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(48)?;
     // It does not undo what it does not know, and calls nothing wrong.
     project.puller(&["migrate"])?.expect_code(0)?;
     project.puller(&["doctor"])?.expect_code(0)?;

@@ -1,36 +1,25 @@
-//! Whose fault it is: a unit that fails stops no other and ends as a dead letter, a server that is away or set up wrongly
-//! is waited for and buries nothing, and a worker's orderly end costs no attempt.
+//! Who is to blame: a faulty unit becomes a dead letter and stops no other; a server's fault spends no attempt.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::json;
-use tests::data::{ArchiveSpec, Market, mark_all};
-use tests::project::{Project, Service};
+use tests::data::{ArchiveSpec, mark_all};
+use tests::project::Project;
 use tests::proxy::{Act, Fault, Proxy};
 use tests::servers::Stack;
 use tests::{Context, Failure, Result};
 
 use crate::handmade::{Handmade, Placed};
-
-const SOON: Duration = Duration::from_secs(90);
-
-const DENIED: Act = Act::Answer {
-    status: "403 Forbidden",
-    headers: "",
-    body: "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>",
+use crate::scenario::{
+    DENIED, SOON, TOO_MUCH_MEMORY, classes, has_pulled, hours, loopback, march, proxy_of_bucket, proxy_of_clickhouse,
+    ship, upload,
 };
+
 const BROKEN: Act = Act::Answer {
     status: "500 Internal Server Error",
     headers: "",
     body: "<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>",
-};
-const TOO_MUCH_MEMORY: Act = Act::Answer {
-    status: "500 Internal Server Error",
-    headers: "X-ClickHouse-Exception-Code: 241\r\n",
-    body: "Code: 241. DB::Exception: Query memory limit exceeded: would use 9.31 GiB (attempt to allocate chunk of 4 MiB), \
-           maximum: 9.31 GiB. (MEMORY_LIMIT_EXCEEDED)",
 };
 const TOO_SLOW: Act = Act::Answer {
     status: "408 Request Timeout",
@@ -50,7 +39,7 @@ const STORAGE_AWAY: Act = Act::Answer {
 };
 
 fn spec(symbol: &str, day: usize) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", &format!("2025-03-{day:02}"))
+    hours(symbol, &format!("2025-03-{day:02}"))
 }
 
 fn place(hand: &Handmade<'_>, symbol: &str, day: usize) -> Result<Placed> {
@@ -72,16 +61,8 @@ fn announce(hand: &Handmade<'_>, days: usize, poor: &[usize]) -> Result<()> {
 
 fn proxy_of(project: &mut Project, stack: &Stack, server: Server) -> Result<Proxy> {
     match server {
-        Server::Bucket => {
-            let proxy = Proxy::start(stack.s3.address())?;
-            project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
-            Ok(proxy)
-        }
-        Server::ClickHouse => {
-            let proxy = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port())))?;
-            project.set("clickhouse.port", proxy.address().port())?;
-            Ok(proxy)
-        }
+        Server::Bucket => proxy_of_bucket(project, stack),
+        Server::ClickHouse => proxy_of_clickhouse(project, stack),
     }
 }
 
@@ -89,20 +70,6 @@ fn proxy_of(project: &mut Project, stack: &Stack, server: Server) -> Result<Prox
 enum Server {
     Bucket,
     ClickHouse,
-}
-
-/// The classes of all dead letters, sorted.
-fn classes(hand: &Handmade<'_>) -> Result<Vec<String>> {
-    let mut classes: Vec<String> = hand.dead_letters()?.into_iter().map(|letter| letter.class).collect();
-    classes.sort();
-    Ok(classes)
-}
-
-fn not_ready(worker: &Service, words: &[&str]) -> bool {
-    let ready = tests::http::get(worker.http(), "/readyz");
-    ready.is_ok_and(|ready| {
-        ready.status == 503 && ready.text().is_ok_and(|text| words.iter().all(|word| text.contains(word)))
-    })
 }
 
 fn ask(project: &Project, sql: &str) -> Result<String> {
@@ -120,7 +87,7 @@ fn good_ones_are_loaded(project: &Project, days: usize) -> Result<()> {
 
 /// A bucket that refuses one object, as AWS does one that is not there to who may not list, and answers 500 to another.
 #[test]
-fn an_object_that_cannot_be_read_stops_no_other() -> Result<()> {
+fn an_unreadable_object_becomes_a_dead_letter_and_stops_no_other() -> Result<()> {
     let stack = Stack::shared();
     for (label, refusal) in [("object-403", DENIED), ("object-500", BROKEN)] {
         let mut project = Project::new(stack, label)?;
@@ -128,8 +95,8 @@ fn an_object_that_cannot_be_read_stops_no_other() -> Result<()> {
         let hand = Handmade::new(stack, &project)?;
         announce(&hand, 4, &[1])?;
         bucket.set(Fault::with_words(&["GET ", "POORUSDT"], u64::MAX, refusal));
-        let pull = project.puller(&["pull"])?.expect_code(1)?;
-        assert!(pull.stdout.contains("4 archives loaded"), "{}", pull.stdout);
+        let pull = project.puller(&["pull", "--json"])?.expect_code(1)?.json()?;
+        assert!(has_pulled(&pull, 4, 1), "{pull:#}");
         good_ones_are_loaded(&project, 4)?;
         let letters = hand.dead_letters()?;
         assert_eq!(classes(&hand)?, ["unreadable"], "{letters:#?}");
@@ -150,7 +117,7 @@ fn an_object_that_cannot_be_read_stops_no_other() -> Result<()> {
 
 /// A server that gives up what is asked for one unit. Its rows are inserted once, however often that is asked again.
 #[test]
-fn a_unit_that_clickhouse_gives_up_stops_no_other() -> Result<()> {
+fn a_unit_that_clickhouse_rejects_stops_no_other() -> Result<()> {
     let stack = Stack::shared();
     for (label, refusal) in [("unit-241", TOO_MUCH_MEMORY), ("unit-159", TOO_SLOW)] {
         let mut project = Project::new(stack, label)?;
@@ -161,8 +128,8 @@ fn a_unit_that_clickhouse_gives_up_stops_no_other() -> Result<()> {
         hand.publish_marker(&poor.unit(), &[place(&hand, "POORUSDT", 9)?])?;
         // The read-back names the symbol; the insert is compressed.
         clickhouse.set(Fault::with_words(&["cityHash64", "POORUSDT"], u64::MAX, refusal));
-        let pull = project.puller(&["pull"])?.expect_code(1)?;
-        assert!(pull.stdout.contains("1 DEAD LETTER"), "{}", pull.stdout);
+        let pull = project.puller(&["pull", "--json"])?.expect_code(1)?.json()?;
+        assert_eq!(pull["destinations"][0]["dead_letters"], 1, "{pull:#}");
         good_ones_are_loaded(&project, 4)?;
         assert_eq!(classes(&hand)?, ["too_heavy"], "{:#?}", hand.dead_letters()?);
         assert_eq!(ask(&project, "SELECT max(attempt) FROM {db}.ingest_log WHERE error_class = 'too_heavy'")?, "3");
@@ -177,7 +144,7 @@ fn a_unit_that_clickhouse_gives_up_stops_no_other() -> Result<()> {
 
 /// A ClickHouse whose storage is away answers small questions, and refuses every insert with a code of its own.
 #[test]
-fn a_clickhouse_in_trouble_buries_nothing() -> Result<()> {
+fn a_clickhouse_without_storage_causes_no_dead_letter() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "trouble")?;
     let clickhouse = proxy_of(&mut project, stack, Server::ClickHouse)?;
@@ -185,7 +152,7 @@ fn a_clickhouse_in_trouble_buries_nothing() -> Result<()> {
     announce(&hand, 6, &[])?;
     clickhouse.set(Fault::with_words(&["INSERT", ".klines"], u64::MAX, STORAGE_AWAY));
     let mut worker = project.spawn_puller(&["run"])?;
-    project.wait_until("the reason", SOON, || Ok(not_ready(&worker, &["S3_ERROR"])))?;
+    project.wait_until("the reason", SOON, || Ok(worker.is_not_ready_for(&["S3_ERROR"])))?;
     // In this time three attempts would have been spent.
     std::thread::sleep(Duration::from_secs(15));
     assert_eq!(hand.dead_letters()?.len(), 0, "{:#?}", hand.dead_letters()?);
@@ -193,13 +160,12 @@ fn a_clickhouse_in_trouble_buries_nothing() -> Result<()> {
     project.wait_until("the rest", SOON, || Ok(project.archives_loaded()? == 6))?;
     good_ones_are_loaded(&project, 6)?;
     assert_eq!(ask(&project, "SELECT max(attempt), countIf(outcome != 'loaded') FROM {db}.ingest_log")?, "1\t0");
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0).map(drop)
+    worker.drain(SOON).map(drop)
 }
 
 /// What cannot be a file below this folder, each beside good units.
 #[test]
-fn a_file_that_cannot_be_stops_no_other() -> Result<()> {
+fn an_impossible_file_name_stops_no_other_unit() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "files")?;
     let copy = project.dir().join("copy");
@@ -227,8 +193,8 @@ fn a_file_that_cannot_be_stops_no_other() -> Result<()> {
     let mark = place(&hand, "GOODUSDT", 15)?;
     hand.publish_marker(&spec("GOODUSDT", 16).unit(), &[mark])?;
 
-    let pull = project.puller(&["pull"])?.expect_code(1)?;
-    assert!(pull.stdout.contains("3 archives loaded") && pull.stdout.contains("5 DEAD LETTERS"), "{}", pull.stdout);
+    let pull = project.puller(&["pull", "--json"])?.expect_code(1)?.json()?;
+    assert!(has_pulled(&pull, 3, 5), "{pull:#}");
     assert_eq!(classes(&hand)?, ["refused"; 5], "{:#?}", hand.dead_letters()?);
     assert_eq!(tests::data::archives(&copy)?.len(), 3);
     Ok(())
@@ -257,16 +223,15 @@ fn a_worker_set_up_for_another_prefix_or_bucket_waits() -> Result<()> {
         let pull = project.start("puller", &["pull"], &env)?.wait(SOON)?.expect_code(2)?;
         assert!(pull.stderr.contains("'other'") && pull.stderr.contains(key), "{}", pull.stderr);
         let mut worker = project.spawn("puller", &["run"], &env)?;
-        project.wait_until("the reason", SOON, || Ok(not_ready(&worker, &["'other'", right, key])))?;
+        project.wait_until("the reason", SOON, || Ok(worker.is_not_ready_for(&["'other'", right, key])))?;
         // Longer than a unit is tried before it is put off.
         std::thread::sleep(Duration::from_secs(35));
-        assert!(not_ready(&worker, &["'other'", right, key]));
+        assert!(worker.is_not_ready_for(&["'other'", right, key]));
         assert_eq!(hand.dead_letters()?.len(), 0);
-        worker.sigterm()?;
-        worker.wait(Duration::from_secs(10))?.expect_code(0)?;
+        worker.drain(Duration::from_secs(10))?;
     }
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(288)?;
     assert_eq!(ask(&project, "SELECT max(attempt), countIf(outcome != 'loaded') FROM {db}.ingest_log")?, "1\t0");
     project.puller(&["doctor"])?.expect_code(0).map(drop)
 }
@@ -285,15 +250,14 @@ fn a_worker_whose_clock_is_far_behind_waits() -> Result<()> {
     project.uploader(&["upload"])?.expect_code(0)?;
     let behind = (3 * 86_400).to_string();
     let mut worker = project.spawn("puller", &["run"], &[("FERRY_CLOCK_OFFSET_S", &format!("-{behind}"))])?;
-    project.wait_until("the reason", SOON, || Ok(not_ready(&worker, &["clock", "behind"])))?;
+    project.wait_until("the reason", SOON, || Ok(worker.is_not_ready_for(&["clock", "behind"])))?;
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(hand.dead_letters()?.len(), 0);
-    worker.sigterm()?;
-    worker.wait(Duration::from_secs(10))?.expect_code(0)?;
+    worker.drain(Duration::from_secs(10))?;
     // Some minutes are nobody's concern, and what the server stored is not from the future.
     let mut pull = project.start("puller", &["pull"], &[("FERRY_CLOCK_OFFSET_S", "-200")])?;
     pull.wait(SOON)?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(144)?;
     assert_eq!(ask(&project, "SELECT max(attempt) FROM {db}.ingest_log")?, "1");
     Ok(())
 }
@@ -311,7 +275,7 @@ fn orderly_restarts_cost_no_attempt() -> Result<()> {
     clickhouse.set(Fault::with_words(&["INSERT", ".klines"], u64::MAX, NO_SPACE));
     for _ in 0..RESTARTS {
         let mut worker = project.spawn_puller(&["run"])?;
-        project.wait_until("the reason", SOON, || Ok(not_ready(&worker, &["not enough space"])))?;
+        project.wait_until("the reason", SOON, || Ok(worker.is_not_ready_for(&["not enough space"])))?;
         worker.sigterm()?;
         // What only waits does not use up the grace, which is 15 s.
         let ended = worker.wait(SOON)?.expect_code(0)?;
@@ -334,22 +298,19 @@ fn orderly_restarts_cost_no_attempt() -> Result<()> {
 
 /// A worker ends while its insert is on the way, a correction is loaded, and then the insert lands.
 #[test]
-fn an_insert_that_lands_late_leaves_nothing_of_a_former_revision() -> Result<()> {
+fn a_late_insert_leaves_no_row_of_a_former_revision() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "late-insert")?;
     project.set("puller.shutdown_grace", "1s")?;
-    let clickhouse = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port())))?;
+    let clickhouse = Proxy::start(loopback(stack.clickhouse.port()))?;
     let port = clickhouse.address().port().to_string();
     let hand = Handmade::new(stack, &project)?;
-    spec("GOODUSDT", 1).write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
+    upload(&project, [spec("GOODUSDT", 1)])?;
     clickhouse.set(Fault::with_words(&["INSERT", ".klines"], 1, Act::Hold(Duration::from_secs(25))));
     let mut worker = project.spawn("puller", &["run"], &[("FERRY__CLICKHOUSE__PORT", &port)])?;
     project.wait_until("the insert", SOON, || Ok(clickhouse.met() > 0))?;
     std::thread::sleep(Duration::from_millis(500));
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
+    worker.drain(SOON)?;
     let ended = Instant::now();
 
     spec("GOODUSDT", 1).missing([3, 4]).generated_at("2025-06-01T00:00:00Z").write(project.data_dir())?;
@@ -364,14 +325,14 @@ fn an_insert_that_lands_late_leaves_nothing_of_a_former_revision() -> Result<()>
     // The former revision comes again when its insert must have landed.
     let done = "SELECT count() FROM {db}.ingest_log WHERE outcome IN ('loaded', 'skipped', 'superseded')";
     project.wait_until("the former revision", 3 * SOON, || Ok(ask(&project, done)? == "2"))?;
-    project.check_tables()?;
+    project.check_tables(22)?;
     assert_eq!(hand.dead_letters()?.len(), 0);
     Ok(())
 }
 
 /// Archives with as many short rows as fit into the bytes that a genuine one may have.
 #[test]
-fn archives_of_many_short_rows_do_not_take_more_than_the_memory() -> Result<()> {
+fn archives_of_many_short_rows_stay_within_the_memory() -> Result<()> {
     const ARCHIVES: usize = 1_000;
     let stack = Stack::shared();
     let mut project = Project::new(stack, "short-rows")?;
@@ -393,8 +354,7 @@ fn archives_of_many_short_rows_do_not_take_more_than_the_memory() -> Result<()> 
     let peak: u64 = peak.ok_or_else(|| Failure::new(status.clone()))?;
     assert!(peak < 128 * 1024, "{peak} KiB at the most");
     assert_eq!(project.archives_loaded()?, 1);
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
+    worker.drain(SOON)?;
     Ok(())
 }
 
@@ -404,10 +364,7 @@ fn a_bucket_that_was_rolled_back_supersedes_nothing() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "rolled-back")?;
     let hand = Handmade::new(stack, &project)?;
-    spec("GOODUSDT", 1).write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
-    project.puller(&["pull"])?.expect_code(0)?;
+    ship(&project, [spec("GOODUSDT", 1)])?;
     let unit = spec("GOODUSDT", 1).unit();
     let current = format!("{}/_markers/{unit}/current.json", project.prefix());
     let object = format!("{}/{}", project.prefix(), spec("GOODUSDT", 1).path());
@@ -433,5 +390,42 @@ fn a_bucket_that_was_rolled_back_supersedes_nothing() -> Result<()> {
     hand.put(&format!("{}/_markers/{unit}/current.json", project.prefix()), &today)?;
     project.puller(&["pull"])?.expect_code(1)?;
     assert_eq!(classes(&hand)?, ["mismatch"]);
+    Ok(())
+}
+
+/// Loads one unit through a fault that is met so many times; returns how its attempts ended, sorted.
+fn attempts(label: &str, words: &[&str], times: u64, act: Act) -> Result<String> {
+    let stack = Stack::shared();
+    let mut project = Project::new(stack, label)?;
+    let bucket = proxy_of_bucket(&mut project, stack)?;
+    let clickhouse = proxy_of_clickhouse(&mut project, stack)?;
+    let hand = Handmade::new(stack, &project)?;
+    let placed = hand.place(&march(1), &march(1).zip())?;
+    hand.publish_marker(&march(1).unit(), &[placed])?;
+    let fault = Fault::with_words(words, times, act);
+    for proxy in [&bucket, &clickhouse] {
+        proxy.set(fault.clone());
+    }
+    project.puller(&["pull"])?.expect_code(0)?;
+    assert_eq!(bucket.met() + clickhouse.met(), times, "{label}");
+    assert_eq!(project.archives_loaded()?, 1);
+    let attempts = "SELECT arrayStringConcat(arraySort(groupArray(outcome)), ' ') FROM {db}.ingest_log";
+    Ok(project.query(attempts)?.trim().to_owned())
+}
+
+#[test]
+fn an_object_refused_with_all_others_spends_no_attempt() -> Result<()> {
+    // A refused request is made twice: by the short way, and by the library.
+    assert_eq!(attempts("passing-403", &["GET ", "BTCUSDT-1h"], 2, DENIED)?, "loaded");
+    // And once more for a second fault, which is the object's own.
+    assert_eq!(attempts("lasting-403", &["GET ", "BTCUSDT-1h"], 4, DENIED)?, "loaded retry");
+    Ok(())
+}
+
+#[test]
+fn a_query_that_fails_with_all_others_spends_no_attempt() -> Result<()> {
+    let words = ["cityHash64", "BTCUSDT"];
+    assert_eq!(attempts("passing-241", &words, 1, TOO_MUCH_MEMORY)?, "loaded");
+    assert_eq!(attempts("lasting-241", &words, 2, TOO_MUCH_MEMORY)?, "loaded retry");
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, RequestErrorKind};
 use serde_json::{Value, json};
-use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::data::mark_all;
 use tests::process::Finished;
 use tests::project::{Project, Service};
 use tests::servers::{Nats, Roles, RunDir, Stack};
@@ -12,7 +12,8 @@ use tests::{Context, Failure, Result};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-const TIMEOUT: Duration = Duration::from_secs(120);
+use crate::scenario::{SOON, assert_nothing_uploaded, btc};
+
 pub(crate) const UNIT: &str = "binance.spot.klines.1h.2025-03-01";
 
 /// A project whose NATS gives each role an account of its own.
@@ -36,7 +37,7 @@ impl Site {
     }
 
     pub(crate) fn archive(&self, day: &str) -> Result<()> {
-        ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day).write(self.project.data_dir())?;
+        btc(day).write(self.project.data_dir())?;
         mark_all(self.project.data_dir()).map(drop)
     }
 
@@ -54,7 +55,7 @@ impl Site {
     pub(crate) fn run(&self, role: &str, binary: &str, args: &[&str], code: i32) -> Result<Finished> {
         let env = self.env(role)?;
         let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let finished = self.project.start(binary, args, &env)?.wait(TIMEOUT)?.expect_code(code)?;
+        let finished = self.project.start(binary, args, &env)?.wait(SOON)?.expect_code(code)?;
         no_violation(&finished.name, &finished.stderr)?;
         Ok(finished)
     }
@@ -86,17 +87,16 @@ fn every_role_can_do_its_work() -> Result<()> {
     site.run("uploader", "uploader", &["upload"], 0)?;
     site.run("worker", "puller", &["pull", "--dry-run"], 0)?;
     site.run("worker", "puller", &["pull"], 0)?;
-    site.project.check_tables()?;
+    site.project.check_tables(24)?;
     site.archive("2025-03-02")?;
     site.run("uploader", "uploader", &["upload"], 0)?;
-    let again = site.run("uploader", "uploader", &["upload"], 0)?;
-    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    assert_nothing_uploaded(&site.run("uploader", "uploader", &["upload", "--json"], 0)?.json()?);
     site.run("uploader", "uploader", &["reconcile"], 0)?;
     site.run("uploader", "uploader", &["reconcile", "--fix"], 0)?;
     site.run("uploader", "uploader", &["adopt"], 0)?;
 
     let mut worker = site.spawn_worker()?;
-    site.project.wait_for_archives(2, TIMEOUT)?;
+    site.project.wait_for_archives(2, SOON)?;
     for role in ["operator", "monitor"] {
         let status = site.run(role, "puller", &["status", "--json"], 0)?.json()?;
         assert_eq!(status["destinations"][0]["workers"].as_array().map(Vec::len), Some(1), "{role}: {status}");
@@ -122,7 +122,7 @@ fn every_role_can_do_its_work() -> Result<()> {
     );
     assert!(status["destinations"][0]["oldest_unfinished"].is_string(), "{status}");
     site.run("operator", "puller", &["resume"], 0)?;
-    site.project.wait_for_archives(3, TIMEOUT)?;
+    site.project.wait_for_archives(3, SOON)?;
 
     // What is no marker becomes a dead letter, which is sent again, becomes one again, and is discarded.
     let hand = Hand::connect(&site, "uploader")?;
@@ -131,7 +131,7 @@ fn every_role_can_do_its_work() -> Result<()> {
         hand.client.flush().await.context("publishing")
     })?;
     let letters = |count: usize| {
-        site.project.wait_until(&format!("{count} dead letters"), TIMEOUT, || {
+        site.project.wait_until(&format!("{count} dead letters"), SOON, || {
             let letters = site.run("operator", "puller", &["dead", "ls", "--json"], 0)?.json()?;
             Ok(letters["findings"].as_array().is_some_and(|letters| letters.len() == count))
         })
@@ -143,9 +143,9 @@ fn every_role_can_do_its_work() -> Result<()> {
     site.run("operator", "puller", &["dead", "discard", "2", "--reason", "no marker"], 0)?;
     letters(0)?;
     worker.sigterm()?;
-    let finished = worker.wait(TIMEOUT)?.expect_code(0)?;
+    let finished = worker.wait(SOON)?.expect_code(0)?;
     no_violation(&finished.name, &finished.stderr)?;
-    site.project.check_tables()
+    site.project.check_tables(72)
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn uploaders_that_read_the_stream_at_the_same_time_all_read_everything() -> Resu
             let (subject, payload) = (format!("$JS.API.CONSUMER.RESET.MARKERS.reader-{reader}"), "{\"seq\":1}");
             hand.runtime.block_on(hand.client.request(subject, payload.into())).context("setting a reader back")?;
         }
-        let finished = start.wait(TIMEOUT)?.expect_code(0)?;
+        let finished = start.wait(SOON)?.expect_code(0)?;
         no_violation(&finished.name, &finished.stderr)?;
         assert!(
             finished.stdout.contains("5 the same, 0 only in the bucket, 0 only on the stream"),
@@ -276,7 +276,7 @@ const DENIED: [Denied; 4] = [
 ];
 
 #[test]
-fn what_is_not_a_roles_work_is_refused() -> Result<()> {
+fn a_role_is_refused_all_other_requests() -> Result<()> {
     let site = Site::new("refused")?;
     site.run("operator", "puller", &["migrate"], 0)?;
     for Denied { role, refused, unanswered } in DENIED {

@@ -1,4 +1,4 @@
-//! Files land, rows appear: the main job, whole.
+//! Archives of every kind become rows, by one worker or several.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::{SOON, btc, is_drained, upload};
 
 /// Every kind of archive there is, in every form it comes in.
 fn write_everything(data_dir: &Path) -> Result<()> {
@@ -36,7 +37,7 @@ fn write_everything(data_dir: &Path) -> Result<()> {
 }
 
 #[test]
-fn archives_of_every_kind_arrive_exactly() -> Result<()> {
+fn archives_of_every_kind_are_loaded_value_for_value() -> Result<()> {
     let project = Project::new(Stack::shared(), "every-kind")?;
     write_everything(project.data_dir())?;
     for stray in ["data/spot/daily/klines/BTCUSDT/1h/notes.txt", "data/spot/daily/klines/BTCUSDT/1h/BTCUSDT-1h.zip.tmp"]
@@ -47,7 +48,7 @@ fn archives_of_every_kind_arrive_exactly() -> Result<()> {
     let uploaded = project.uploader(&["upload"])?.expect_code(0)?;
     let pulled = project.puller(&["pull"])?.expect_code(0)?;
     assert!(pulled.stdout.contains(&format!("{units} units")), "{}{}", uploaded.stdout, pulled.stdout);
-    project.check_tables()?;
+    project.check_tables(26_583)?;
     let column = |sql: &str| project.query(&sql.replace("{db}", project.database()));
     let gap = "SELECT rows, expected_rows, missing_rows FROM {db}.archives FINAL WHERE symbol IN ('GAPUSDT', 'EARLYUSDT') \
                ORDER BY symbol FORMAT TSV";
@@ -75,7 +76,7 @@ fn show(data_dir: &Path) -> Result<()> {
 }
 
 #[test]
-fn the_whole_tree_arrives_and_the_second_run_does_nothing() -> Result<()> {
+fn the_whole_tree_is_loaded_and_a_second_run_does_nothing() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "whole-tree")?;
     show(project.data_dir())?;
@@ -83,7 +84,7 @@ fn the_whole_tree_arrives_and_the_second_run_does_nothing() -> Result<()> {
     let hand = Handmade::new(stack, &project)?;
     let markers = hand.markers()?.len();
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(26_583)?;
     let attempts = || project.query(&format!("SELECT count() FROM {}.ingest_log", project.database()));
     let before = attempts()?;
 
@@ -96,7 +97,7 @@ fn the_whole_tree_arrives_and_the_second_run_does_nothing() -> Result<()> {
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     assert_eq!(hand.markers()?.len(), markers);
     assert_eq!(attempts()?, before);
-    project.check_tables()
+    project.check_tables(26_583)
 }
 
 #[test]
@@ -110,19 +111,15 @@ fn four_workers_make_the_tables_of_one_and_a_killed_one_leaves_no_trace() -> Res
 
     let workers = (0..4).map(|_| project.spawn_puller(&["run"])).collect::<Result<Vec<_>>>()?;
     // Its lease has to end before another worker gets what the killed one held.
-    project.wait_until("an empty queue", Duration::from_secs(180), || {
-        let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-        Ok(["pending", "in_hand", "parked"].iter().all(|key| status["destinations"][0][key] == 0))
-    })?;
+    project.wait_until("an empty queue", Duration::from_secs(180), || is_drained(&project))?;
     for mut worker in workers {
-        worker.sigterm()?;
-        worker.wait(Duration::from_secs(30))?.expect_code(0)?;
+        worker.drain(Duration::from_secs(30))?;
     }
-    project.check_tables()
+    project.check_tables(26_583)
 }
 
 #[test]
-fn no_ingest_keeps_the_archives_as_files_and_leaves_others_alone() -> Result<()> {
+fn no_ingest_stores_archives_as_files_and_changes_no_other() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "mirror")?;
     write_everything(project.data_dir())?;
@@ -150,5 +147,20 @@ fn no_ingest_keeps_the_archives_as_files_and_leaves_others_alone() -> Result<()>
     assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
     project.puller(&["pull"])?.expect_code(0)?;
     project.set("local.data_dir", source.to_str().unwrap_or_default())?;
-    project.check_tables()
+    project.check_tables(26_583)
+}
+
+/// A marker that comes while a pull has been open for a while is taken by that pull, and is not lost with it.
+#[test]
+fn an_idle_worker_loads_a_new_marker_at_once() -> Result<()> {
+    let project = Project::new(Stack::shared(), "idle")?;
+    let mut worker = project.spawn_puller(&["run"])?;
+    upload(&project, [btc("2025-03-01")])?;
+    project.wait_for_archives(1, SOON)?;
+    let idle = Instant::now();
+    project.wait_until("an idle time", SOON, || Ok(idle.elapsed() > Duration::from_secs(7)))?;
+    upload(&project, [btc("2025-03-02")])?;
+    project.wait_for_archives(2, Duration::from_secs(5))?;
+    assert_eq!(project.query("SELECT max(attempt) FROM {db}.ingest_log")?.trim(), "1");
+    worker.drain(SOON).map(drop)
 }

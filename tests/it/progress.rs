@@ -1,14 +1,12 @@
-//! What a person watching an upload sees, and what a log keeps of it.
-
-use std::time::Duration;
+//! The progress of an upload: a bar on a terminal, a line for each unit in a log.
 
 use tests::Result;
-use tests::data::{ArchiveSpec, Market, mark_all};
-use tests::process::{Process, Program};
-use tests::project::{Project, binary_path};
+use tests::data::mark_all;
+use tests::project::Project;
 use tests::servers::{Stack, ensure_installed, repository};
 
-const SOON: Duration = Duration::from_secs(90);
+use crate::scenario::{SOON, hours};
+
 const UNITS: usize = 3;
 
 /// Three units of 2 MiB each.
@@ -16,7 +14,7 @@ fn project(label: &str) -> Result<Project> {
     let project = Project::new(Stack::shared(), label)?;
     for day in 1..=UNITS {
         for symbol in ["AUSDT", "BUSDT", "CUSDT", "DUSDT"] {
-            let spec = ArchiveSpec::new(Market::Spot, symbol, "1h", &format!("2025-03-{day:02}"));
+            let spec = hours(symbol, &format!("2025-03-{day:02}"));
             spec.write_bulk(project.data_dir(), 512 << 10)?;
         }
     }
@@ -39,20 +37,17 @@ fn rate(text: &str) -> Option<f64> {
 #[test]
 fn a_terminal_shows_bytes_rate_and_the_time_left() -> Result<()> {
     let project = project("terminal")?;
-    let mut args: Vec<std::ffi::OsString> = vec![repository().join("tests/servers/terminal.py").into()];
-    args.push(binary_path("uploader")?.into());
-    args.extend(["upload", "--bwlimit", "1M", "--config"].map(Into::into));
-    args.push(project.config_path().into());
-    let shown = Process::spawn(Program {
-        name: "uploader upload on a terminal".to_owned(),
-        path: ensure_installed()?.python.clone(),
-        args,
-        env: vec![("TERM".to_owned(), "xterm".to_owned())],
-        dir: project.dir().to_owned(),
-    })?
-    .wait(SOON)?
-    .expect_code(0)?
-    .stdout;
+    let (python, terminal) = (&ensure_installed()?.python, repository().join("tests/servers/terminal.py"));
+    let shown = project
+        .start_by(
+            &[python.as_ref(), terminal.as_ref()],
+            "uploader",
+            &["upload", "--bwlimit", "1M"],
+            &[("TERM", "xterm")],
+        )?
+        .wait(SOON)?
+        .expect_code(0)?
+        .stdout;
 
     // bytes ████░░ 2.50 MiB/6.00 MiB 2s at 1.02 MiB/s, 3s left
     let frames = shown.split("bytes ").filter_map(|frame| {
@@ -74,7 +69,7 @@ fn a_terminal_shows_bytes_rate_and_the_time_left() -> Result<()> {
 }
 
 #[test]
-fn a_log_has_one_line_a_unit() -> Result<()> {
+fn a_log_without_a_terminal_has_one_line_for_each_unit() -> Result<()> {
     let project = project("no-terminal")?;
     let uploaded = project.uploader(&["upload"])?.expect_code(0)?;
     let lines: Vec<&str> = uploaded.stderr.lines().collect();

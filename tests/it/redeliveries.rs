@@ -1,8 +1,4 @@
-//! Markers that come again: what an interruption leaves costs few queries, and what is not known of earlier deliveries
-//! decides nothing.
-
-use std::net::SocketAddr;
-use std::time::Duration;
+//! Redelivered and repeated markers: few queries, no row twice, and no dead letter for a lost delivery record.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -13,8 +9,8 @@ use tests::servers::Stack;
 use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::{SOON, btc, loopback, upload};
 
-const SOON: Duration = Duration::from_secs(90);
 const BACKFILL: &str = "backfill-primary";
 /// More than a crash loop has, with `retry.attempts` of 3.
 const MANY: i64 = 20;
@@ -33,13 +29,13 @@ fn requests_of_a_pull(project: &Project, clickhouse: &Proxy) -> Result<usize> {
 }
 
 #[test]
-fn a_redelivered_unit_costs_no_query_an_archive() -> Result<()> {
+fn a_redelivered_unit_costs_no_query_for_each_archive() -> Result<()> {
     const SYMBOLS: usize = 60;
     /// What a pull of one unit may cost, whatever its archives are.
     const QUERIES_MAX: usize = 35;
     let stack = Stack::shared();
     let project = Project::new(stack, "redelivered")?;
-    let clickhouse = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.clickhouse.port())))?;
+    let clickhouse = Proxy::start(loopback(stack.clickhouse.port()))?;
     let upload = |period: &str| -> Result<()> {
         (0..SYMBOLS).try_for_each(|symbol| {
             let made = if period == "2025-03" { "2025-06-01T00:00:00Z" } else { "2025-03-03T00:00:00Z" };
@@ -56,7 +52,7 @@ fn a_redelivered_unit_costs_no_query_an_archive() -> Result<()> {
     assert_eq!(dying.wait(SOON)?.code, None, "it was to die");
     let queries = requests_of_a_pull(&project, &clickhouse)?;
     assert!(queries < QUERIES_MAX, "{queries} queries");
-    project.check_tables()?;
+    project.check_tables(1440)?;
 
     // Its rows are stored twice, and other archives' rows are shown in their place.
     upload("2025-03")?;
@@ -64,7 +60,7 @@ fn a_redelivered_unit_costs_no_query_an_archive() -> Result<()> {
     project.puller(&["replay", "--unit", &spec(0, "2025-03-02").unit(), "--force"])?.expect_code(0)?;
     let queries = requests_of_a_pull(&project, &clickhouse)?;
     assert!(queries < QUERIES_MAX, "{queries} queries");
-    project.check_tables()
+    project.check_tables(44_640)
 }
 
 /// A unit of one archive whose marker was handed back [`MANY`] times, as workers noted.
@@ -105,10 +101,10 @@ impl<'p> Noted<'p> {
 }
 
 #[test]
-fn a_note_that_cannot_be_read_buries_nothing_and_stays() -> Result<()> {
+fn an_unreadable_delivery_record_causes_no_dead_letter_and_stays() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "unread-note")?;
-    let queue = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.nats.port())))?;
+    let queue = Proxy::start(loopback(stack.nats.port()))?;
     let url = project.config()["nats"]["url"].as_str().unwrap_or_default().to_owned();
     let behind = format!("nats://{}", queue.address());
     project.set("nats.url", url)?;
@@ -123,8 +119,7 @@ fn a_note_that_cannot_be_read_buries_nothing_and_stays() -> Result<()> {
     let ended = "SELECT any(outcome), any(attempt) FROM {db}.ingest_log FORMAT TSV";
     project.wait_until("an attempt", SOON, || Ok(!project.query(ended)?.starts_with('\t')))?;
     assert_eq!(project.query(ended)?.trim(), "retry\t1", "{:?}", noted.hand.dead_letters()?);
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
+    worker.drain(SOON)?;
     let note = noted.note()?;
     assert_eq!((&note["failed"], &note["handed_back"]), (&json!(0), &json!(MANY)), "{note}");
 
@@ -137,7 +132,7 @@ fn a_note_that_cannot_be_read_buries_nothing_and_stays() -> Result<()> {
 }
 
 #[test]
-fn a_note_that_made_room_for_others_buries_nothing() -> Result<()> {
+fn an_evicted_delivery_record_causes_no_dead_letter() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "dropped-note")?;
     let noted = Noted::new(stack, &project)?;
@@ -148,5 +143,29 @@ fn a_note_that_made_room_for_others_buries_nothing() -> Result<()> {
     project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!(noted.hand.dead_letters()?.len(), 0);
     assert_eq!(project.archives_loaded()?, 1);
+    Ok(())
+}
+
+/// Markers twice, and revisions in the wrong order.
+#[test]
+fn repeated_and_unordered_markers_load_the_newest_revision() -> Result<()> {
+    let stack = Stack::shared();
+    let project = Project::new(stack, "disorder")?;
+    let hand = Handmade::new(stack, &project)?;
+    let spec = |seed: u64| {
+        let at = format!("2025-03-{:02}T00:00:00Z", 5 + seed);
+        btc("2025-03-01").seed(seed).generated_at(&at)
+    };
+    let mut markers = Vec::new();
+    for seed in [0, 1] {
+        upload(&project, [spec(seed)])?;
+        markers.push(hand.markers()?.pop().ok_or_else(|| Failure::new("no marker"))?.1.to_string());
+    }
+    for payload in [&markers[1], &markers[0], &markers[1], &markers[0]] {
+        hand.publish(&spec(0).unit(), payload.as_bytes())?;
+    }
+    project.puller(&["pull"])?.expect_code(0)?;
+    project.check_tables(24)?;
+    assert!(hand.dead_letters()?.is_empty());
     Ok(())
 }

@@ -1,8 +1,7 @@
-//! An object in the bucket is replaced only by whoever has seen it, whatever happened since.
+//! An object in the bucket is replaced only by an uploader that has seen its present version.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde_json::Value;
 use tests::data::{ArchiveSpec, Market, mark_all};
@@ -12,11 +11,10 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, btc, upload};
 
 fn older() -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01").generated_at("2025-03-02T00:00:00Z")
+    btc("2025-03-01").generated_at("2025-03-02T00:00:00Z")
 }
 
 fn newer() -> ArchiveSpec {
@@ -76,7 +74,7 @@ fn late(project: &Project, newer: &Path, words: &str) -> Result<()> {
 }
 
 #[test]
-fn a_late_put_leaves_a_newer_archive_alone() -> Result<()> {
+fn a_late_put_does_not_replace_a_newer_archive() -> Result<()> {
     let project = Project::new(Stack::shared(), "late-put")?;
     older().write(project.data_dir())?;
     mark_all(project.data_dir())?;
@@ -87,7 +85,7 @@ fn a_late_put_leaves_a_newer_archive_alone() -> Result<()> {
 
 /// It is found before anything is sent.
 #[test]
-fn an_archive_that_was_announced_since_is_not_replaced() -> Result<()> {
+fn an_archive_announced_since_is_not_replaced() -> Result<()> {
     let project = Project::new(Stack::shared(), "late-head")?;
     older().write(project.data_dir())?;
     mark_all(project.data_dir())?;
@@ -96,7 +94,7 @@ fn an_archive_that_was_announced_since_is_not_replaced() -> Result<()> {
 }
 
 #[test]
-fn parts_that_come_late_leave_a_newer_archive_alone() -> Result<()> {
+fn late_parts_do_not_replace_a_newer_archive() -> Result<()> {
     let project = Project::new(Stack::shared(), "late-parts")?;
     let large = |seed, at: &str| ArchiveSpec::new(Market::Spot, "BIGUSDT", "1s", "2025-03").seed(seed).generated_at(at);
     large(0, "2025-04-02T00:00:00Z").write_bulk(project.data_dir(), 18 << 20)?;
@@ -107,7 +105,7 @@ fn parts_that_come_late_leave_a_newer_archive_alone() -> Result<()> {
 
 /// What nobody announced is no other uploader's: a run that was killed left it.
 #[test]
-fn what_a_killed_run_left_is_replaced_by_the_next_archive() -> Result<()> {
+fn an_object_of_a_killed_run_is_replaced_by_the_next_archive() -> Result<()> {
     let project = Project::new(Stack::shared(), "killed-put")?;
     let hand = Handmade::new(Stack::shared(), &project)?;
     older().write(project.data_dir())?;
@@ -122,7 +120,7 @@ fn what_a_killed_run_left_is_replaced_by_the_next_archive() -> Result<()> {
 }
 
 #[test]
-fn a_bucket_that_refuses_conditions_is_written_to_all_the_same() -> Result<()> {
+fn a_bucket_that_refuses_conditions_is_written_without() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "no-conditions")?;
     let hand = Handmade::new(stack, &project)?;
@@ -142,15 +140,13 @@ fn a_bucket_that_refuses_conditions_is_written_to_all_the_same() -> Result<()> {
 
 /// While it compares, an uploader on another machine announces a correction: what is in the bucket then is no loss.
 #[test]
-fn reconcile_puts_no_former_archive_over_a_correction() -> Result<()> {
+fn reconcile_does_not_replace_a_correction() -> Result<()> {
     let stack = Stack::shared();
     // Seen when the objects are asked for, and when the lost one is sent.
     for (request, code) in [("HEAD", 0), ("PUT", 1)] {
         let project = Project::new(stack, "reconcile-late")?;
         let hand = Handmade::new(stack, &project)?;
-        older().write(project.data_dir())?;
-        mark_all(project.data_dir())?;
-        project.uploader(&["upload"])?.expect_code(0)?;
+        upload(&project, [older()])?;
         let folder = elsewhere(&project, |folder| newer().write(folder).map(drop))?;
         if request == "PUT" {
             hand.delete(&key(&project))?;

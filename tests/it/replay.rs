@@ -1,12 +1,14 @@
-//! Re-ingesting is a command, and ends in the same tables.
+//! A replay loads announced units again, and ends with the same tables.
 
 use std::time::Duration;
 
 use serde_json::Value;
-use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::data::mark_all;
 use tests::project::Project;
 use tests::servers::Stack;
 use tests::{Failure, Result};
+
+use crate::scenario::hours;
 
 const DAYS: [&str; 4] = ["2025-03-01", "2025-03-02", "2025-03-03", "2025-03-04"];
 
@@ -15,7 +17,7 @@ fn loaded(label: &str) -> Result<Project> {
     let project = Project::new(Stack::shared(), label)?;
     for day in DAYS {
         for symbol in ["BTCUSDT", "ETHUSDT"] {
-            ArchiveSpec::new(Market::Spot, symbol, "1h", day).write(project.data_dir())?;
+            hours(symbol, day).write(project.data_dir())?;
         }
     }
     mark_all(project.data_dir())?;
@@ -30,7 +32,7 @@ fn outcomes(project: &Project) -> Result<String> {
 }
 
 #[test]
-fn what_is_verified_is_skipped_unless_forced() -> Result<()> {
+fn verified_archives_are_skipped_unless_forced() -> Result<()> {
     let project = loaded("replay-skips")?;
     let plan = project.puller(&["replay", "--dry-run", "--json"])?.expect_code(0)?.json()?;
     assert_eq!(
@@ -61,12 +63,12 @@ fn what_is_verified_is_skipped_unless_forced() -> Result<()> {
     assert_eq!(shown["findings"][0]["unit"], "binance/spot/klines/1h/2025-03-02", "{shown}");
     assert_eq!(shown["findings"][0]["rows"], 48, "{shown}");
     project.puller(&["tasks", "show", "nothing"])?.expect_code(4)?;
-    project.check_tables()
+    project.check_tables(192)
 }
 
 /// Deduplication of inserts would swallow all of these.
 #[test]
-fn rows_that_somebody_deleted_come_back() -> Result<()> {
+fn deleted_rows_are_loaded_again() -> Result<()> {
     let project = loaded("replay-deleted")?;
     let _workers = [project.spawn_puller(&["run"])?, project.spawn_puller(&["run"])?];
     for damage in [
@@ -75,17 +77,17 @@ fn rows_that_somebody_deleted_come_back() -> Result<()> {
         "TRUNCATE TABLE {db}.klines",
     ] {
         project.query(&damage.replace("{db}", project.database()))?;
-        if project.check_tables().is_ok() {
+        if project.check_tables(192).is_ok() {
             return Err(Failure::new(format!("nothing was damaged by: {damage}")));
         }
         project.puller(&["replay", "--force", "--wait"])?.expect_code(0)?;
-        project.check_tables()?;
+        project.check_tables(192)?;
     }
     Ok(())
 }
 
 #[test]
-fn a_replay_can_be_narrowed_and_cancelled() -> Result<()> {
+fn a_replay_is_filtered_and_cancelled() -> Result<()> {
     let project = loaded("replay-narrow")?;
     project.query(&format!("TRUNCATE TABLE {}.klines", project.database()))?;
     let narrow = ["replay", "--force", "--symbol", "ETHUSDT", "--unit", "binance/spot/klines/1h/2025-03-02"];
@@ -117,7 +119,7 @@ fn a_replay_can_be_narrowed_and_cancelled() -> Result<()> {
     project.puller(&["pull"])?.expect_code(0)?;
     let tasks = project.puller(&["tasks", "ls", "--json"])?.expect_code(0)?.json()?;
     assert_eq!(tasks["tasks"][2]["state"], "FOLLOWING", "{tasks}");
-    project.check_tables()
+    project.check_tables(192)
 }
 
 /// A worker that dies in mid-replay leaves its units to the others.
@@ -133,5 +135,5 @@ fn a_replay_survives_its_workers() -> Result<()> {
         let shown = project.puller(&["tasks", "show", &id, "--json"])?.expect_code(0)?.json()?;
         Ok(shown["state"] == "SUCCESS" && shown["progress"]["success"] == 4)
     })?;
-    project.check_tables()
+    project.check_tables(192)
 }

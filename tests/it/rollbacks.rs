@@ -1,19 +1,18 @@
-//! An older publication that comes back is named, and shown only when somebody says so.
+//! An older publication that comes back is named, and published only when an operator accepts it.
 
 use std::time::Duration;
 
 use serde_json::Value;
 use tests::Result;
-use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::data::ArchiveSpec;
 use tests::project::Project;
 use tests::servers::Stack;
 
 use crate::handmade::Handmade;
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, assert_units, btc, ship, upload};
 
 fn first() -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01").generated_at("2025-03-02T00:00:00Z")
+    btc("2025-03-01").generated_at("2025-03-02T00:00:00Z")
 }
 
 /// Two hours fewer, generated later.
@@ -28,16 +27,13 @@ fn rows(project: &Project) -> Result<String> {
 /// The exchange publishes an archive, a correction of it, and then the former bytes again.
 fn rolled_back(project: &Project) -> Result<()> {
     for spec in [first(), second(), first()] {
-        spec.write(project.data_dir())?;
-        mark_all(project.data_dir())?;
-        project.uploader(&["upload"])?.expect_code(0)?;
-        project.puller(&["pull"])?.expect_code(0)?;
+        ship(project, [spec])?;
     }
     Ok(())
 }
 
 #[test]
-fn an_older_publication_waits_until_somebody_accepts_it() -> Result<()> {
+fn an_older_publication_is_held_until_it_is_accepted() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "rollback")?;
     let hand = Handmade::new(stack, &project)?;
@@ -67,7 +63,7 @@ fn an_older_publication_waits_until_somebody_accepts_it() -> Result<()> {
     };
     let found = told(&doctor);
     assert!(found.len() == 1 && found[0].as_str().is_some_and(|text| text.contains(&named)), "{doctor:#}");
-    // What is announced is right, and stays right however it is looked at.
+    // The announced archive stays, whichever command runs.
     project.puller(&["verify"])?.expect_code(0)?;
     project.puller(&["explain", &unit])?.expect_code(0)?;
     project.puller(&["replay", "--unit", &unit, "--force"])?.expect_code(0)?;
@@ -81,7 +77,7 @@ fn an_older_publication_waits_until_somebody_accepts_it() -> Result<()> {
     project.uploader(&["upload", "--accept-rollback", &unit])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!((rows(&project)?.as_str(), hand.get(&key)?), ("24", first().zip()));
-    project.check_tables()?;
+    project.check_tables(24)?;
     let after = project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?;
     assert_eq!((&after["units"]["unchanged"], after["older"].as_array().map(Vec::len)), (&1.into(), Some(0)));
     let reconcile = project.uploader(&["reconcile"])?.expect_code(0)?;
@@ -102,7 +98,7 @@ fn an_older_publication_waits_until_somebody_accepts_it() -> Result<()> {
 }
 
 #[test]
-fn the_service_names_it_once() -> Result<()> {
+fn the_service_names_an_older_publication_once() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "rollback-watch")?;
     project.set("watch.rescan", "300ms")?;
     project.set("watch.min_age", "100ms")?;
@@ -119,14 +115,12 @@ fn the_service_names_it_once() -> Result<()> {
 
 /// Another program puts the older publication over the announced one.
 #[test]
-fn an_older_object_in_the_bucket_is_not_adopted_by_itself() -> Result<()> {
+fn an_older_object_in_the_bucket_is_not_adopted_unasked() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "rollback-adopt")?;
     let hand = Handmade::new(stack, &project)?;
     for spec in [first(), second()] {
-        spec.write(project.data_dir())?;
-        mark_all(project.data_dir())?;
-        project.uploader(&["upload"])?.expect_code(0)?;
+        upload(&project, [spec])?;
     }
     hand.put(&format!("{}/{}", project.prefix(), first().path()), &first().zip())?;
     let adopted = project.uploader(&["adopt"])?.expect_code(1)?;
@@ -149,16 +143,16 @@ fn an_accepted_rollback_is_announced_by_the_next_run() -> Result<()> {
     let args = ["upload", "--accept-rollback", &first().unit()];
     project.start("uploader", &args, &AWAY)?.wait(SOON)?.expect_code(3)?;
     assert_eq!(hand.get(&format!("{}/{}", project.prefix(), first().path()))?, first().zip());
-    let upload = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(upload.stdout.contains("1 published"), "{}", upload.stdout);
+    let upload = project.uploader(&["upload", "--json"])?.expect_code(0)?;
+    assert_units(&upload.json()?, &[("published", 1)]);
     project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!(rows(&project)?, "24");
     project.uploader(&["reconcile", "--content"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(24)
 }
 
 #[test]
-fn a_rollback_that_was_cut_short_is_no_unit_that_needs_nothing() -> Result<()> {
+fn an_interrupted_rollback_is_held_until_it_is_accepted_again() -> Result<()> {
     let project = Project::new(Stack::shared(), "rollback-killed")?;
     rolled_back(&project)?;
     let args = ["upload", "--accept-rollback", &first().unit()];
@@ -170,18 +164,16 @@ fn a_rollback_that_was_cut_short_is_no_unit_that_needs_nothing() -> Result<()> {
     project.uploader(&args)?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     assert_eq!(rows(&project)?, "24");
-    project.check_tables()
+    project.check_tables(24)
 }
 
 /// What `adopt` has stored without the queue it announces by its next run, though it finds all as it is named.
 #[test]
-fn what_was_adopted_without_the_queue_is_announced_by_the_next_run() -> Result<()> {
+fn a_unit_adopted_without_the_queue_is_announced_by_the_next_run() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "adopt-away")?;
     let hand = Handmade::new(stack, &project)?;
-    first().write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
+    upload(&project, [first()])?;
     hand.put(&format!("{}/{}", project.prefix(), first().path()), &second().zip())?;
     project.start("uploader", &["adopt"], &AWAY)?.wait(SOON)?.expect_code(3)?;
     assert_eq!(hand.markers()?.len(), 1);

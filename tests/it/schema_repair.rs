@@ -1,32 +1,25 @@
-//! Tables, views and columns that somebody dropped or replaced: named, made again or explained.
+//! Tables, views and columns that were dropped or replaced are named, made again or explained.
 
-use std::time::Duration;
-
-use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
 use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::{SOON, hours, is_checked, upload};
 
-const SOON: Duration = Duration::from_secs(60);
 const UNIT: &str = "binance/spot/klines/1h/2025-03-01";
 const KEY: &str = "(exchange, market, dataset, interval, symbol, open_time)";
 
-fn upload(project: &Project, day: &str) -> Result<()> {
-    for symbol in ["BTCUSDT", "ETHUSDT"] {
-        ArchiveSpec::new(Market::Spot, symbol, "1h", day).write(project.data_dir())?;
-    }
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0).map(drop)
+fn upload_day(project: &Project, day: &str) -> Result<()> {
+    upload(project, ["BTCUSDT", "ETHUSDT"].map(|symbol| hours(symbol, day)))
 }
 
 #[test]
-fn what_was_dropped_is_named_and_made_again() -> Result<()> {
+fn dropped_tables_views_and_columns_are_named_and_made_again() -> Result<()> {
     let project = Project::new(Stack::shared(), "dropped")?;
     project.puller(&["migrate"])?.expect_code(0)?;
-    upload(&project, "2025-03-01")?;
-    upload(&project, "2025-03-02")?;
+    upload_day(&project, "2025-03-01")?;
+    upload_day(&project, "2025-03-02")?;
     project.puller(&["pull"])?.expect_code(0)?;
     for (statement, named, loses) in [
         ("DROP TABLE {db}.klines SYNC", "table klines is missing", true),
@@ -40,8 +33,8 @@ fn what_was_dropped_is_named_and_made_again() -> Result<()> {
         ("ALTER TABLE {db}.ingest_log DROP COLUMN error", "column error of table ingest_log is missing", false),
     ] {
         project.query(statement)?;
-        let doctor = project.puller(&["doctor"])?.expect_code(4)?;
-        assert!(doctor.stdout.contains(named), "{statement}: {}", doctor.stdout);
+        let doctor = project.puller(&["doctor", "--json"])?.expect_code(4)?.json()?;
+        assert!(is_checked(&doctor, named), "{statement}: {doctor:#}");
         // As to the commands that read the rows.
         project.puller(&["status"])?.expect_code(if loses { 4 } else { 0 })?;
         // This one reads the other tables, too.
@@ -63,16 +56,16 @@ fn what_was_dropped_is_named_and_made_again() -> Result<()> {
         }
         project.puller(&["verify"])?.expect_code(0)?;
         project.puller(&["doctor"])?.expect_code(0)?;
-        project.check_tables()?;
+        project.check_tables(96)?;
     }
     Ok(())
 }
 
 /// A look changes nothing, whatever is missing.
 #[test]
-fn a_look_makes_no_database_table_or_view() -> Result<()> {
+fn commands_that_only_read_make_no_database_table_or_view() -> Result<()> {
     let project = Project::new(Stack::shared(), "look-only")?;
-    upload(&project, "2025-03-01")?;
+    upload_day(&project, "2025-03-01")?;
     let hints = project.dir().join("_ingested");
     std::fs::create_dir(&hints).context("a folder")?;
     std::fs::write(hints.join("_SUCCESS__2025-03-01__spot__1h"), "").context("a hint")?;
@@ -101,15 +94,15 @@ fn a_look_makes_no_database_table_or_view() -> Result<()> {
     }
     project.query("RENAME TABLE {db}.elsewhere TO {db}.klines")?;
     project.puller(&["migrate"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(48)
 }
 
 /// As a restore of some of the tables leaves it.
 #[test]
-fn rows_that_the_ledger_knows_and_nobody_has_are_loaded_again() -> Result<()> {
+fn rows_recorded_in_the_ledger_and_missing_are_loaded_again() -> Result<()> {
     let project = Project::new(Stack::shared(), "restored-empty")?;
     project.puller(&["migrate"])?.expect_code(0)?;
-    upload(&project, "2025-03-01")?;
+    upload_day(&project, "2025-03-01")?;
     project.puller(&["pull"])?.expect_code(0)?;
     project.query("TRUNCATE TABLE {db}.klines")?;
     for command in [&["doctor"][..], &["status"], &["explain", UNIT]] {
@@ -120,7 +113,7 @@ fn rows_that_the_ledger_knows_and_nobody_has_are_loaded_again() -> Result<()> {
     assert!(verify.stdout.contains("none of its rows is there"), "{}", verify.stdout);
     project.puller(&["pull"])?.expect_code(0)?;
     project.puller(&["doctor"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(48)
 }
 
 /// Made again by the worker, empty, the table would hide what is lost. The log holds nothing that was loaded.
@@ -128,14 +121,14 @@ fn rows_that_the_ledger_knows_and_nobody_has_are_loaded_again() -> Result<()> {
 fn a_worker_waits_for_an_operator_where_loaded_rows_were_dropped() -> Result<()> {
     let project = Project::new(Stack::shared(), "dropped-under-worker")?;
     let mut worker = project.spawn_puller(&["run"])?;
-    upload(&project, "2025-03-01")?;
+    upload_day(&project, "2025-03-01")?;
     project.wait_for_archives(2, SOON)?;
     project.query("DROP TABLE {db}.ingest_log SYNC")?;
-    upload(&project, "2025-03-02")?;
+    upload_day(&project, "2025-03-02")?;
     worker.wait_for_line("table ingest_log is missing: made again", SOON)?;
     project.wait_for_archives(4, SOON)?;
     project.query("DROP TABLE {db}.klines SYNC")?;
-    upload(&project, "2025-03-03")?;
+    upload_day(&project, "2025-03-03")?;
     let named = "table klines is missing, and what was loaded is lost with it: run `puller migrate`, then `puller verify --fix`";
     worker.wait_for_line(named, SOON)?;
     // Nor does a command that would.
@@ -146,17 +139,16 @@ fn a_worker_waits_for_an_operator_where_loaded_rows_were_dropped() -> Result<()>
     project.puller(&["migrate"])?.expect_code(0)?;
     project.wait_for_archives(6, SOON)?;
     project.puller(&["verify", "--fix", "--wait"])?.expect_code(0)?;
-    project.check_tables()?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0).map(drop)
+    project.check_tables(144)?;
+    worker.drain(SOON).map(drop)
 }
 
 #[test]
-fn a_table_that_is_not_ours_is_explained_and_nothing_is_buried() -> Result<()> {
+fn a_foreign_table_is_explained_and_causes_no_dead_letter() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "not-ours")?;
     let hand = Handmade::new(stack, &project)?;
-    upload(&project, "2025-03-01")?;
+    upload_day(&project, "2025-03-01")?;
     project.puller(&["pull"])?.expect_code(0)?;
     let month = "PARTITION BY toYYYYMM(open_time)";
     let engine = "ENGINE = ReplacingMergeTree(version, is_deleted)";
@@ -183,9 +175,9 @@ fn a_table_that_is_not_ours_is_explained_and_nothing_is_buried() -> Result<()> {
     {
         project.query("RENAME TABLE {db}.klines TO {db}.ours")?;
         project.query(&format!("CREATE TABLE {{db}}.klines {create}"))?;
-        upload(&project, &format!("2025-03-{:02}", number + 2))?;
-        let doctor = project.puller(&["doctor"])?.expect_code(4)?;
-        assert!(doctor.stdout.contains(named), "{create}: {}", doctor.stdout);
+        upload_day(&project, &format!("2025-03-{:02}", number + 2))?;
+        let doctor = project.puller(&["doctor", "--json"])?.expect_code(4)?.json()?;
+        assert!(is_checked(&doctor, named), "{create}: {doctor:#}");
         let migrate = project.puller(&["migrate"])?.expect_code(1)?;
         assert!(migrate.stderr.contains(named), "{create}: {}", migrate.stderr);
         let pull = project.puller(&["pull"])?.expect_code(4)?;
@@ -193,7 +185,7 @@ fn a_table_that_is_not_ours_is_explained_and_nothing_is_buried() -> Result<()> {
         project.query("DROP TABLE {db}.klines SYNC")?;
         project.query("RENAME TABLE {db}.ours TO {db}.klines")?;
         project.puller(&["pull"])?.expect_code(0)?;
-        project.check_tables()?;
+        project.check_tables(96)?;
     }
 
     // Replaced under a worker: it waits and says why, and goes on with the right one.
@@ -202,13 +194,12 @@ fn a_table_that_is_not_ours_is_explained_and_nothing_is_buried() -> Result<()> {
     project.query("RENAME TABLE {db}.klines TO {db}.ours")?;
     project.query(&format!("CREATE TABLE {{db}}.klines AS {{db}}.ours ENGINE = MergeTree {month} ORDER BY {KEY}"))?;
     project.query("ALTER TABLE {db}.klines DROP COLUMN trades")?;
-    upload(&project, "2025-03-20")?;
+    upload_day(&project, "2025-03-20")?;
     worker.wait_for_line("waiting, nothing is pulled meanwhile", SOON)?;
     worker.wait_for_line("is of engine MergeTree", SOON)?;
     assert_eq!(hand.dead_letters()?.len(), 0);
     project.query("DROP TABLE {db}.klines SYNC")?;
     project.query("RENAME TABLE {db}.ours TO {db}.klines")?;
-    project.wait_until("all rows", SOON, || Ok(project.check_tables().is_ok()))?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0).map(drop)
+    project.wait_until("all rows", SOON, || Ok(project.check_tables(336).is_ok()))?;
+    worker.drain(SOON).map(drop)
 }

@@ -1,17 +1,13 @@
 //! The servers of the harness: they start, answer, keep their data over a restart and a kill, and stop.
 
-use std::{
-    net::TcpStream,
-    thread,
-    time::{Duration, Instant},
-};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use aws_sdk_s3::primitives::ByteStream;
-use tests::{
-    Context, Result,
-    process::{Process, Program},
-    servers::{Account, ClickHouse, Nats, RunDir, S3, Stack},
-};
+use tests::process::{Process, Program};
+use tests::servers::{Account, ClickHouse, Nats, RunDir, S3, Stack};
+use tests::{Context, Result};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nats_keeps_its_streams_over_a_restart_and_a_kill() -> Result<()> {

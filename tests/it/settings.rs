@@ -1,19 +1,16 @@
-//! What is configured works, or is refused by its key before anything is connected to; what `doctor` passes works.
+//! A setting works, or is refused by its key before anything is connected to; a setting that `doctor` passes works.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
-use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::Result;
+use tests::data::mark_all;
 use tests::project::Project;
-use tests::proxy::{Fate, Fault, Proxy};
+use tests::proxy::{Fate, Fault};
 use tests::servers::Stack;
-use tests::{Context, Result};
 
-const SOON: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, hours, proxy_of_bucket};
 
 fn write_day(project: &Project) -> Result<()> {
     for symbol in ["AAAUSDT", "BBBUSDT"] {
-        ArchiveSpec::new(Market::Spot, symbol, "1h", "2025-03-01").write(project.data_dir())?;
+        hours(symbol, "2025-03-01").write(project.data_dir())?;
     }
     mark_all(project.data_dir()).map(drop)
 }
@@ -41,11 +38,11 @@ fn values_with_white_space_around_them_work() -> Result<()> {
         project.start(binary, args, &env)?.wait(SOON)?.expect_code(0)?;
     }
     project.start("puller", &["pull"], &env)?.wait(SOON)?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(48)
 }
 
 #[test]
-fn values_that_cannot_be_used_are_refused_by_their_key() -> Result<()> {
+fn unusable_values_are_refused_by_their_key() -> Result<()> {
     let project = Project::new(Stack::shared(), "refused-values")?;
     for (name, value, said) in [
         ("R2_ACCESS_KEY_ID", "AKIA\nX", "storage.r2.access_key_id: holds a line break"),
@@ -99,9 +96,7 @@ fn doctor_names_the_request_that_a_bucket_refuses() -> Result<()> {
     let mut project = Project::new(stack, "requests")?;
     write_day(&project)?;
     project.puller(&["migrate"])?.expect_code(0)?;
-    let endpoint: SocketAddr = stack.s3.endpoint().trim_start_matches("http://").parse().context("an address")?;
-    let bucket = Proxy::start(endpoint)?;
-    project.set("storage.r2.endpoint", format!("http://{}", bucket.address()))?;
+    let bucket = proxy_of_bucket(&mut project, stack)?;
     for (fault, said) in [
         (Fault::aimed_at_header("if-none-match", Fate::NotImplemented), None),
         (Fault::aimed_at_header("x-amz-copy-source", Fate::NotImplemented), None),
@@ -124,15 +119,15 @@ fn doctor_names_the_request_that_a_bucket_refuses() -> Result<()> {
         project.start(binary, &args, &[])?.wait(SOON)?.expect_code(0)?;
     }
     // The second revision reads current.json and the manifest, which is where such an answer was met.
-    ArchiveSpec::new(Market::Spot, "CCCUSDT", "1h", "2025-03-01").write(project.data_dir())?;
+    hours("CCCUSDT", "2025-03-01").write(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(48)
 }
 
 /// All of them use one object, since none deletes any.
 #[test]
-fn doctors_at_the_same_time_find_nothing_wrong() -> Result<()> {
+fn concurrent_doctors_find_nothing_wrong() -> Result<()> {
     let project = Project::new(Stack::shared(), "doctors")?;
     write_day(&project)?;
     project.puller(&["migrate"])?.expect_code(0)?;

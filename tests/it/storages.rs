@@ -1,9 +1,7 @@
-//! Where the objects are makes no difference: a shared folder, and the remote data_dir itself by rsync over SSH.
+//! Every kind of storage serves every command: a shared folder, and the remote data_dir itself by rsync over SSH.
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::time::Duration;
 
 use tests::data::{ArchiveSpec, Market, mark_all};
 use tests::project::Project;
@@ -12,21 +10,12 @@ use tests::servers::{Sshd, Stack};
 use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
-
-const SOON: Duration = Duration::from_secs(90);
-
-fn text(path: &Path) -> Result<&str> {
-    path.to_str().ok_or_else(|| Failure::new("a path that is not UTF-8"))
-}
-
-fn spec(symbol: &str, day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
-}
+use crate::scenario::{SOON, assert_nothing_pulled, assert_nothing_uploaded, hours, is_checked, text};
 
 fn write_some(project: &Project) -> Result<()> {
     for symbol in ["BTCUSDT", "币安人生USDT"] {
         for day in ["2025-03-01", "2025-03-02"] {
-            spec(symbol, day).write(project.data_dir())?;
+            hours(symbol, day).write(project.data_dir())?;
             ArchiveSpec::new(Market::Um, symbol, "1m", day).write(project.data_dir())?;
         }
     }
@@ -55,22 +44,20 @@ fn ship(project: &Project) -> Result<()> {
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["migrate"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(5856)?;
     project.uploader(&["doctor"])?.expect_code(0)?;
     project.puller(&["doctor"])?.expect_code(0)?;
-    for (binary, args) in [("uploader", ["upload"]), ("puller", ["pull"])] {
-        let again = project.start(binary, &args, &[])?.wait(SOON)?.expect_code(0)?;
-        assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
-    }
-    spec("BTCUSDT", "2025-03-02").seed(7).write(project.data_dir())?;
+    assert_nothing_uploaded(&project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?);
+    assert_nothing_pulled(&project.puller(&["pull", "--json"])?.expect_code(0)?.json()?);
+    hours("BTCUSDT", "2025-03-02").seed(7).write(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(5856)?;
     project.uploader(&["reconcile"])?.expect_code(0).map(drop)
 }
 
 #[test]
-fn a_shared_folder_carries_everything() -> Result<()> {
+fn a_shared_folder_serves_every_command() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "fs")?;
     let share = project.dir().join("share");
     let mounted_elsewhere = project.dir().join("mnt");
@@ -84,18 +71,17 @@ fn a_shared_folder_carries_everything() -> Result<()> {
     project.set("storage.fs.path", text(&mounted_elsewhere)?)?;
     project.puller(&["replay", "--force"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
-    let again = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    project.check_tables(5856)?;
+    assert_nothing_uploaded(&project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?);
     project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
     assert!(tests::data::archives(project.data_dir())?.is_empty());
 
     project.set("storage.fs.path", text(&project.dir().join("not-mounted"))?)?;
     for binary in ["uploader", "puller"] {
-        let doctor = project.start(binary, &["doctor"], &[])?.wait(SOON)?.expect_code(4)?;
-        assert!(doctor.stdout.contains("check storage.fs.path, and that the share is mounted"), "{}", doctor.stdout);
+        let doctor = project.start(binary, &["doctor", "--json"], &[])?.wait(SOON)?.expect_code(4)?.json()?;
+        assert!(is_checked(&doctor, "check storage.fs.path, and that the share is mounted"), "{doctor:#}");
     }
-    spec("NEWUSDT", "2025-03-03").write(project.data_dir())?;
+    hours("NEWUSDT", "2025-03-03").write(project.data_dir())?;
     mark_all(project.data_dir())?;
     let upload = project.uploader(&["upload"])?.expect_code(2)?;
     assert!(upload.stderr.contains("there is no folder"), "{}", upload.stderr);
@@ -103,7 +89,7 @@ fn a_shared_folder_carries_everything() -> Result<()> {
 }
 
 #[test]
-fn the_remote_data_dir_is_the_store() -> Result<()> {
+fn the_remote_data_dir_serves_as_the_store() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "rsync")?;
     let server = Sshd::start(&project.dir().join("ssh"))?;
     by_rsync(&mut project, &server, server.address())?;
@@ -124,7 +110,7 @@ fn the_remote_data_dir_is_the_store() -> Result<()> {
 
 /// The archive changes between two passes of the uploader, while a worker is about to fetch it.
 #[test]
-fn an_archive_that_changes_under_its_marker() -> Result<()> {
+fn an_archive_that_changes_before_its_fetch_is_superseded() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "rsync-changed")?;
     let server = Sshd::start(&project.dir().join("ssh"))?;
@@ -134,7 +120,7 @@ fn an_archive_that_changes_under_its_marker() -> Result<()> {
     write_some(&project)?;
     project.uploader(&["upload"])?.expect_code(0)?;
     let old = hand.markers()?;
-    spec("BTCUSDT", "2025-03-01").seed(7).write(project.data_dir())?;
+    hours("BTCUSDT", "2025-03-01").seed(7).write(project.data_dir())?;
 
     let mut worker = project.spawn_puller(&["run"])?;
     let outcomes = |outcome: &str| {
@@ -145,22 +131,21 @@ fn an_archive_that_changes_under_its_marker() -> Result<()> {
     project.uploader(&["upload"])?.expect_code(0)?;
     project.wait_for_archives(8, SOON)?;
     // And a marker of what was before, from whoever kept one.
-    let unit = spec("BTCUSDT", "2025-03-01").unit();
+    let unit = hours("BTCUSDT", "2025-03-01").unit();
     let subject = unit.replace('/', ".");
     let first = old.iter().find(|(on, _)| on.ends_with(&subject));
     let (_, payload) = first.ok_or_else(|| Failure::new("the unit was not announced"))?;
     hand.publish(&unit, payload.to_string().as_bytes())?;
     project.wait_until("a marker passed over", SOON, || outcomes("superseded"))?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
-    project.check_tables()?;
+    worker.drain(SOON)?;
+    project.check_tables(5856)?;
     assert!(hand.dead_letters()?.is_empty(), "{:#?}", hand.dead_letters()?);
     Ok(())
 }
 
 /// No connection lasts long enough for the archive: it only ever arrives if each goes on where the last was cut.
 #[test]
-fn a_connection_that_is_cut_goes_on_where_it_was() -> Result<()> {
+fn a_cut_transfer_resumes_where_it_stopped() -> Result<()> {
     const LASTS: usize = 1_000_000;
     let mut project = Project::new(Stack::shared(), "rsync-cut")?;
     let server = Sshd::start(&project.dir().join("ssh"))?;
@@ -175,12 +160,11 @@ fn a_connection_that_is_cut_goes_on_where_it_was() -> Result<()> {
     proxy.set(Fault::CutReplyAfter(LASTS));
     let mut worker = project.spawn_puller(&["run"])?;
     project.wait_for_archives(1, SOON)?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
+    worker.drain(SOON)?;
     assert!(proxy.met() > 2, "{} connections", proxy.met());
     let attempts = project.query("SELECT max(attempt) FROM {db}.ingest_log")?;
     assert_eq!(attempts.trim(), "1", "a link that drops spends no attempt");
-    project.check_tables()?;
+    project.check_tables(86_400)?;
     let left = fs::read_dir(project.dir().join("state/rsync")).context("the staging folder")?.count();
     assert_eq!(left, 0, "what was read is removed");
     Ok(())

@@ -1,60 +1,44 @@
-//! Streams: bounded, as they must be, and what is said when they are not.
+//! Streams have limits; a full, changed or overlapping stream is named with the remedy.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use serde_json::{Value, json};
 use tests::data::{ArchiveSpec, Market, mark_all};
-use tests::project::{Project, Service};
+use tests::project::Project;
 use tests::servers::{Nats, RunDir, Stack};
-use tests::{Context, Result, http};
+use tests::{Context, Result};
 
 use crate::durables::{durable, remake_consumer};
 use crate::handmade::Handmade;
+use crate::scenario::{SOON, btc, is_checked, listed_letters, march, upload, write};
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-pub(crate) fn spec(day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day)
-}
-
-pub(crate) fn upload(project: &Project, days: std::ops::RangeInclusive<u32>, code: i32) -> Result<String> {
-    for day in days {
-        spec(&format!("2025-03-{day:02}")).write(project.data_dir())?;
-    }
-    mark_all(project.data_dir())?;
+/// `uploader upload` of days that fails with `code`; what it says on stderr.
+fn refused_upload(project: &Project, days: RangeInclusive<u32>, code: i32) -> Result<String> {
+    write(project, days.map(march))?;
     Ok(project.uploader(&["upload"])?.expect_code(code)?.stderr)
 }
 
-pub(crate) fn letters(project: &Project) -> Result<Vec<Value>> {
-    let list = project.puller(&["dead", "ls", "--json"])?.expect_code(0)?.json()?;
-    Ok(list["findings"].as_array().cloned().unwrap_or_default())
-}
-
-/// What `/readyz` says; nothing while the worker does not serve it.
-pub(crate) fn readiness(worker: &Service) -> String {
-    http::get(worker.http(), "/readyz").and_then(http::Response::text).unwrap_or_default()
-}
-
 #[test]
-fn replays_that_wait_leave_the_live_markers_their_room() -> Result<()> {
+fn waiting_replays_leave_the_stream_of_markers_its_space() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "replays-apart")?;
     project.set("nats.limits.replays", "6KiB")?;
     let hand = Handmade::new(stack, &project)?;
-    upload(&project, 1..=1, 0)?;
+    upload(&project, [march(1)])?;
     let one = ["replay", "--force", "--unit", "binance/spot/klines/1h/2025-03-01"];
     for _ in 0..12 {
         project.puller(&one)?.expect_code(0)?;
     }
     assert_eq!((hand.count("MARKERS")?, hand.count("REPLAYS")?), (1, 5));
 
-    upload(&project, 2..=12, 0)?;
+    upload(&project, (2..=12).map(march))?;
     let full = project.puller(&["replay", "--force"])?.expect_code(1)?;
     assert!(full.stderr.contains("stream REPLAYS takes no more"), "{}", full.stderr);
     assert!(full.stderr.contains("nats.limits.replays"), "{}", full.stderr);
     // The next day is announced all the same.
-    upload(&project, 13..=13, 0)?;
+    upload(&project, [march(13)])?;
     assert_eq!(hand.count("MARKERS")?, 13);
 
     // What was sent is loaded, and leaves; what was not is said.
@@ -72,7 +56,7 @@ fn replays_that_wait_leave_the_live_markers_their_room() -> Result<()> {
     project.puller(&["replay", "--force"])?.expect_code(0)?;
     assert_eq!(hand.count("REPLAYS")?, 13);
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(312)
 }
 
 /// A worker makes room, and the command goes on.
@@ -81,21 +65,21 @@ fn a_replay_larger_than_its_stream_waits_for_workers() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "replay-waits")?;
     project.set("nats.limits.replays", "4KiB")?;
-    upload(&project, 1..=20, 0)?;
+    upload(&project, (1..=20).map(march))?;
     let _worker = project.spawn_puller(&["run"])?;
-    project.wait_for_archives(20, PATIENCE)?;
+    project.wait_for_archives(20, SOON)?;
     project.puller(&["replay", "--force", "--wait"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(480)
 }
 
 /// What was found is told also where not all of it can be sent, or nobody is there to load it.
 #[test]
-fn a_verify_that_cannot_send_all_keeps_what_it_found() -> Result<()> {
+fn a_verify_that_cannot_send_all_reports_every_finding() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "verify-full")?;
     project.set("nats.limits.replays", "4KiB")?;
     project.puller(&["migrate"])?.expect_code(0)?;
-    upload(&project, 1..=20, 0)?;
+    upload(&project, (1..=20).map(march))?;
     let one =
         ["verify", "--unit", "binance/spot/klines/1h/2025-03-01", "--fix", "--wait", "--max-wait", "2s", "--json"];
     let alone = project.puller(&one)?.expect_code(3)?.json()?;
@@ -112,16 +96,16 @@ fn a_verify_that_cannot_send_all_keeps_what_it_found() -> Result<()> {
     // With a worker there is room.
     let _worker = project.spawn_puller(&["run"])?;
     project.puller(&["verify", "--fix", "--wait"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(480)
 }
 
 /// The command that sends a replay does not take the cancellation back, nor does one that waits for it count it as done.
 #[test]
-fn a_replay_that_is_cancelled_while_it_is_sent_stays_so() -> Result<()> {
+fn a_replay_cancelled_while_it_is_sent_stays_cancelled() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "cancel-sending")?;
     project.set("nats.limits.replays", "4KiB")?;
-    upload(&project, 1..=20, 0)?;
+    upload(&project, (1..=20).map(march))?;
     project.puller(&["pull"])?.expect_code(0)?;
     let tasks = || -> Result<Vec<Value>> {
         let tasks = project.puller(&["tasks", "ls", "--json"])?.expect_code(0)?.json()?;
@@ -129,17 +113,16 @@ fn a_replay_that_is_cancelled_while_it_is_sent_stays_so() -> Result<()> {
     };
     let replay = |number: usize, args: &[&str], sent: bool| -> Result<Value> {
         let mut replay = project.start("puller", &[&["replay", "--wait", "--json"], args].concat(), &[])?;
-        project.wait_until("the task", PATIENCE, || {
-            Ok(tasks()?.get(number).is_some_and(|task| task["published"] == sent))
-        })?;
+        project
+            .wait_until("the task", SOON, || Ok(tasks()?.get(number).is_some_and(|task| task["published"] == sent)))?;
         let task = tasks()?[number].clone();
         project.puller(&["tasks", "cancel", task["task"].as_str().unwrap_or_default()])?.expect_code(0)?;
         // Workers pass over what was sent.
         let mut worker = sent.then(|| project.spawn_puller(&["run"])).transpose()?;
-        let ended = replay.wait(PATIENCE)?.expect_code(1)?.json()?;
+        let ended = replay.wait(SOON)?.expect_code(1)?.json()?;
         if let Some(worker) = &mut worker {
             worker.sigterm()?;
-            worker.wait(PATIENCE)?;
+            worker.wait(SOON)?;
         }
         Ok(ended)
     };
@@ -158,7 +141,7 @@ fn a_replay_that_is_cancelled_while_it_is_sent_stays_so() -> Result<()> {
 }
 
 #[test]
-fn a_limit_that_somebody_raised_stays() -> Result<()> {
+fn a_stream_limit_raised_by_an_operator_stays() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "raised")?;
     project.set("nats.limits.markers", "1MiB")?;
@@ -172,45 +155,42 @@ fn a_limit_that_somebody_raised_stays() -> Result<()> {
     assert_eq!(hand.stream_config("TASKS")?.max_bytes, -1);
     // One that was lowered is named, and raised.
     hand.change_stream("MARKERS", |config| config.max_bytes = 4096)?;
-    let doctor = project.puller(&["doctor"])?.expect_code(4)?;
-    assert!(doctor.stdout.contains("max_bytes is 4096, needed is 1048576"), "{}", doctor.stdout);
+    let doctor = project.puller(&["doctor", "--json"])?.expect_code(4)?.json()?;
+    assert!(is_checked(&doctor, "max_bytes is 4096, needed is 1048576"), "{doctor:#}");
     project.puller(&["migrate"])?.expect_code(0)?;
     assert_eq!(hand.stream_config("MARKERS")?.max_bytes, 1 << 20);
     Ok(())
 }
 
 #[test]
-fn a_full_stream_of_markers_says_what_to_do() -> Result<()> {
+fn a_full_stream_of_markers_names_the_remedy() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "markers-full")?;
     project.set("nats.limits.markers", "4KiB")?;
-    let stderr = upload(&project, 1..=12, 1)?;
+    let stderr = refused_upload(&project, 1..=12, 1)?;
     assert!(stderr.contains("stream MARKERS takes no more"), "{stderr}");
     assert!(stderr.contains("nats.limits.markers") && stderr.contains("puller migrate"), "{stderr}");
     project.puller(&["pull"])?.expect_code(0)?;
-    let status = project.puller(&["status"])?.expect_code(0)?;
-    assert!(status.stdout.contains("stream MARKERS holds"), "{}", status.stdout);
-    let doctor = project.puller(&["doctor"])?;
-    assert!(doctor.stdout.contains("WARN") && doctor.stdout.contains("stream MARKERS holds"), "{}", doctor.stdout);
+    let warnings = project.puller(&["status", "--json"])?.expect_code(0)?.json()?["warnings"].clone();
+    assert!(warnings.to_string().contains("stream MARKERS holds"), "{warnings}");
+    let doctor = project.puller(&["doctor", "--json"])?.json()?;
+    assert!(is_checked(&doctor, "stream MARKERS holds"), "{doctor:#}");
     let worker = project.spawn_puller(&["run"])?;
-    project.wait_until("figures of the stream", PATIENCE, || {
-        let limit = worker.metric("puller_stream_limit_bytes{stream=\"MARKERS\"}").unwrap_or_default();
-        let bytes = worker.metric("puller_stream_bytes{stream=\"MARKERS\"}").unwrap_or_default();
-        Ok(limit == 4096.0 && bytes > 3000.0)
-    })?;
+    worker.wait_for_metric("puller_stream_limit_bytes{stream=\"MARKERS\"}", SOON, |limit| limit == 4096.0)?;
+    worker.wait_for_metric("puller_stream_bytes{stream=\"MARKERS\"}", SOON, |bytes| bytes > 3000.0)?;
     drop(worker);
 
     project.set("nats.limits.markers", "1MiB")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    let status = project.puller(&["status"])?.expect_code(0)?;
-    assert!(!status.stdout.contains("stream MARKERS holds"), "{}", status.stdout);
-    project.check_tables()
+    let warnings = project.puller(&["status", "--json"])?.expect_code(0)?.json()?["warnings"].clone();
+    assert!(!warnings.to_string().contains("stream MARKERS holds"), "{warnings}");
+    project.check_tables(288)
 }
 
 #[test]
-fn no_dead_letter_is_lost_while_their_stream_is_full() -> Result<()> {
+fn a_full_stream_of_dead_letters_loses_none() -> Result<()> {
     const BAD: u64 = 8;
     let stack = Stack::shared();
     let mut project = Project::new(stack, "dead-full")?;
@@ -218,31 +198,30 @@ fn no_dead_letter_is_lost_while_their_stream_is_full() -> Result<()> {
     let hand = Handmade::new(stack, &project)?;
     let mut worker = project.spawn_puller(&["run"])?;
     for day in 1..=BAD {
-        hand.publish(&spec(&format!("2025-02-{day:02}")).unit(), &[b'{'; 1000])?;
+        hand.publish(&btc(&format!("2025-02-{day:02}")).unit(), &[b'{'; 1000])?;
     }
-    project.wait_until("a reason", PATIENCE, || {
-        let text = readiness(&worker);
+    project.wait_until("a reason", SOON, || {
+        let text = worker.reasons();
         Ok(text.contains("stream DEAD takes no more") && text.contains("puller dead ls"))
     })?;
     let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
     assert!(status.to_string().contains("stream DEAD takes no more"), "{status}");
     // Others are loaded meanwhile.
-    upload(&project, 1..=2, 0)?;
-    project.wait_for_archives(2, PATIENCE)?;
+    upload(&project, (1..=2).map(march))?;
+    project.wait_for_archives(2, SOON)?;
 
     let mut seen = 0;
-    project.wait_until("a letter of each", PATIENCE, || {
+    project.wait_until("a letter of each", SOON, || {
         let report = project.puller(&["dead", "discard", "--all", "--reason", "room", "--json"])?.expect_code(0)?;
         seen += report.json()?["done"].as_u64().unwrap_or_default();
         Ok(seen == BAD)
     })?;
-    project.wait_until("readiness", PATIENCE, || Ok(readiness(&worker).starts_with("ready")))?;
-    worker.sigterm()?;
-    worker.wait(PATIENCE)?.expect_code(0)?;
+    project.wait_until("readiness", SOON, || Ok(worker.is_ready()))?;
+    worker.drain(SOON)?;
     // None was handed back to be delivered again.
     let attempts = "SELECT max(attempt) FROM {db}.ingest_log WHERE outcome = 'dead_letter'";
     assert_eq!(project.query(attempts)?.trim(), "1");
-    assert_eq!(letters(&project)?.len(), 0);
+    assert_eq!(listed_letters(&project, &[])?.len(), 0);
     Ok(())
 }
 
@@ -261,7 +240,7 @@ fn a_stream_that_would_drop_markers_is_refused() -> Result<()> {
     ];
     for (day, (text, change)) in (1..).zip(changed) {
         hand.change_stream("MARKERS", change)?;
-        let stderr = upload(&project, day..=day, 2)?;
+        let stderr = refused_upload(&project, day..=day, 2)?;
         assert!(stderr.contains(text) && stderr.contains("puller migrate"), "{stderr}");
         let pull = project.puller(&["pull"])?.expect_code(2)?;
         assert!(pull.stderr.contains(text), "{}", pull.stderr);
@@ -291,29 +270,29 @@ fn a_stream_that_would_drop_markers_is_refused() -> Result<()> {
     hand.delete_stream("REPLAYS")?;
     project.puller(&["pull"])?.expect_code(0)?;
     project.puller(&["doctor"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(72)
 }
 
 #[test]
-fn a_revision_has_one_dead_letter_however_often_it_is_given_up() -> Result<()> {
+fn a_revision_given_up_again_has_one_dead_letter() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "one-letter-each")?;
     let hand = Handmade::new(stack, &project)?;
-    let unit = spec("2025-03-01").unit();
-    let absent = crate::handmade::Placed::of(&project, &spec("2025-03-01"), &spec("2025-03-01").zip());
+    let unit = btc("2025-03-01").unit();
+    let absent = crate::handmade::Placed::of(&project, &btc("2025-03-01"), &btc("2025-03-01").zip());
     let publish = || hand.publish_marker(&unit, std::slice::from_ref(&absent));
     let counts = || -> Result<Vec<u64>> {
-        Ok(letters(&project)?.iter().map(|letter| letter["count"].as_u64().unwrap_or_default()).collect())
+        Ok(listed_letters(&project, &[])?.iter().map(|letter| letter["count"].as_u64().unwrap_or_default()).collect())
     };
     publish()?;
     project.puller(&["pull"])?.expect_code(1)?;
     assert_eq!(counts()?, [1]);
-    let first = letters(&project)?[0]["sequence"].clone();
+    let first = listed_letters(&project, &[])?[0]["sequence"].clone();
     // Replayed, announced again, on a stream made anew, by a consumer made anew, retried.
     project.puller(&["replay", "--force"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(1)?;
     assert_eq!(counts()?, [2]);
-    assert_ne!(letters(&project)?[0]["sequence"], first);
+    assert_ne!(listed_letters(&project, &[])?[0]["sequence"], first);
     publish()?;
     project.puller(&["pull"])?.expect_code(1)?;
     assert_eq!(counts()?, [3]);
@@ -326,25 +305,27 @@ fn a_revision_has_one_dead_letter_however_often_it_is_given_up() -> Result<()> {
     project.puller(&["migrate"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(1)?;
     assert_eq!(counts()?, [5]);
-    let sequence = letters(&project)?[0]["sequence"].to_string();
+    let sequence = listed_letters(&project, &[])?[0]["sequence"].to_string();
     project.puller(&["dead", "retry", &sequence])?.expect_code(0)?;
-    assert_eq!(letters(&project)?.len(), 0);
+    assert_eq!(listed_letters(&project, &[])?.len(), 0);
     project.puller(&["pull"])?.expect_code(1)?;
     assert_eq!(counts()?, [6]);
 
     // Another revision of the unit has its own, with the latest error of each.
-    let other = crate::handmade::Placed::of(&project, &spec("2025-03-01"), &spec("2025-03-01").seed(7).zip());
+    let other = crate::handmade::Placed::of(&project, &btc("2025-03-01"), &btc("2025-03-01").seed(7).zip());
     hand.publish_marker(&unit, &[other])?;
     project.puller(&["pull"])?.expect_code(1)?;
     assert_eq!(counts()?, [6, 1]);
     assert_eq!(hand.count("DEAD")?, 2);
-    let shown = project.puller(&["dead", "show", &letters(&project)?[0]["sequence"].to_string()])?.expect_code(0)?;
+    let shown = project
+        .puller(&["dead", "show", &listed_letters(&project, &[])?[0]["sequence"].to_string()])?
+        .expect_code(0)?;
     assert!(shown.stdout.contains("Ferry-Count: 6"), "{}", shown.stdout);
     Ok(())
 }
 
 #[test]
-fn an_account_that_has_less_room_is_told_how_much_is_needed() -> Result<()> {
+fn an_account_with_too_little_space_is_refused_with_the_size_needed() -> Result<()> {
     let dir = RunDir::new("small-account")?;
     let limits = "{ max_file: 100MB, max_memory: 0, max_bytes_required: true }";
     let nats = Nats::start_configured(dir.path(), limits, "")?;
@@ -365,9 +346,9 @@ fn an_account_that_has_less_room_is_told_how_much_is_needed() -> Result<()> {
     }
     project.puller(&["migrate"])?.expect_code(0)?;
     project.puller(&["doctor"])?.expect_code(0)?;
-    upload(&project, 1..=1, 0)?;
+    upload(&project, [march(1)])?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(24)
 }
 
 #[test]
@@ -388,7 +369,7 @@ fn an_overlapping_stream_is_named() -> Result<()> {
 }
 
 #[test]
-fn a_server_that_takes_only_short_messages_gets_the_short_form() -> Result<()> {
+fn a_server_limiting_messages_gets_markers_that_name_a_manifest() -> Result<()> {
     let dir = RunDir::new("short-messages")?;
     let nats = Nats::start_configured(dir.path(), "enabled", "max_payload: 32KB")?;
     let mut project = Project::new(Stack::shared(), "short-messages")?;
@@ -400,11 +381,11 @@ fn a_server_that_takes_only_short_messages_gets_the_short_form() -> Result<()> {
     project.uploader(&["upload"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
     project.puller(&["verify"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(200)
 }
 
 #[test]
-fn a_bad_nkey_file_is_named() -> Result<()> {
+fn a_malformed_nkey_file_is_named() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "bad-nkey")?;
     for key in ["user", "password"] {
         project.set(&format!("nats.{key}"), Value::Null)?;
@@ -423,7 +404,7 @@ fn a_bad_nkey_file_is_named() -> Result<()> {
 
 /// As a `replay` leaves it that was killed between two messages.
 #[test]
-fn a_replay_that_was_killed_is_not_running_for_ever() -> Result<()> {
+fn a_killed_replay_does_not_stay_running() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "killed-replay")?;
     let hand = Handmade::new(stack, &project)?;
@@ -435,7 +416,7 @@ fn a_replay_that_was_killed_is_not_running_for_ever() -> Result<()> {
     });
     hand.publish_on("task.primary-killed", task.to_string().as_bytes())?;
     for (day, state) in [(1, "SUCCESS"), (2, "INIT")] {
-        let unit = spec(&format!("2025-03-{day:02}")).unit();
+        let unit = btc(&format!("2025-03-{day:02}")).unit();
         let text = json!({ "unit": unit, "state": state, "at": at }).to_string();
         hand.publish_on(&format!("task.primary-killed.{}", unit.replace('/', ".")), text.as_bytes())?;
     }

@@ -1,28 +1,22 @@
-//! What a person meets on a terminal: results that fit, no text from outside as it is, and lists that may be cut short.
+//! Commands on a terminal: results that fit its width, no control characters from outside, and lists that may be cut short.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use serde_json::json;
 use tests::data::{ArchiveSpec, Market, mark_all};
-use tests::process::{Process, Program};
 use tests::project::{Project, binary_path};
 use tests::servers::{Stack, ensure_installed, repository};
 use tests::{Context, Result};
 
 use crate::handmade::{Handmade, Placed};
+use crate::scenario::{SOON, btc};
 
 const DAY: &str = "2025-03-01";
 const UNIT: &str = "binance/spot/klines/1h/2025-03-01";
-const SOON: Duration = Duration::from_secs(60);
-
-fn spec(day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", day)
-}
 
 #[test]
-fn an_answer_that_cannot_be_written_is_a_failure() -> Result<()> {
+fn an_answer_that_cannot_be_written_fails_the_command() -> Result<()> {
     let project = Project::new(Stack::shared(), "full-stdout")?;
     for args in [&["--help"][..], &["help", "pull"], &["doctor", "--config-only"]] {
         let full = std::fs::File::options().write(true).open("/dev/full").context("/dev/full")?;
@@ -37,14 +31,14 @@ fn an_answer_that_cannot_be_written_is_a_failure() -> Result<()> {
 }
 
 #[test]
-fn a_closed_pipe_ends_a_long_list_in_silence() -> Result<()> {
+fn a_closed_pipe_ends_a_long_list_silently() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "pipes")?;
     let hand = Handmade::new(stack, &project)?;
     let many: Vec<String> =
         (1..=28).flat_map(|day| (1..=12).map(move |month| format!("2024-{month:02}-{day:02}"))).collect();
     for day in &many {
-        hand.publish(&spec(day).unit(), b"{ this is not JSON")?;
+        hand.publish(&btc(day).unit(), b"{ this is not JSON")?;
     }
     project.puller(&["pull"])?.expect_code(1)?;
     for (binary, args) in [
@@ -72,20 +66,20 @@ fn a_closed_pipe_ends_a_long_list_in_silence() -> Result<()> {
 
 /// Text from a bucket, a stream or another worker cannot write to the terminal as itself.
 #[test]
-fn no_text_from_outside_reaches_the_terminal_as_it_is() -> Result<()> {
+fn control_characters_from_outside_are_escaped() -> Result<()> {
     const EVIL: &str = "\u{1b}[2J\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}gnp\u{2066}\u{200b}\u{feff}\r\u{8}";
     let stack = Stack::shared();
     let project = Project::new(stack, "escapes")?;
     let hand = Handmade::new(stack, &project)?;
     // The marker's uploader.
-    let placed = Placed::of(&project, &spec(DAY), &spec(DAY).zip());
-    hand.put(&placed.key, &spec(DAY).zip())?;
-    let mut marker = hand.marker(&spec(DAY).unit(), std::slice::from_ref(&placed));
+    let placed = Placed::of(&project, &btc(DAY), &btc(DAY).zip());
+    hand.put(&placed.key, &btc(DAY).zip())?;
+    let mut marker = hand.marker(&btc(DAY).unit(), std::slice::from_ref(&placed));
     marker["uploader"] = json!(format!("host{EVIL}"));
-    hand.publish(&spec(DAY).unit(), marker.to_string().as_bytes())?;
+    hand.publish(&btc(DAY).unit(), marker.to_string().as_bytes())?;
     // A subject of five tokens that no unit has, and a payload that is no marker.
     hand.publish_on("marker.backfill.binance.\u{202e}um.klines.1h.2025-03-02", EVIL.as_bytes())?;
-    hand.publish(&spec("2025-03-03").unit(), format!("{{\"schema\": \"{EVIL}\"").as_bytes())?;
+    hand.publish(&btc("2025-03-03").unit(), format!("{{\"schema\": \"{EVIL}\"").as_bytes())?;
     project.puller(&["pull"])?;
     // A letter as somebody else may store it, headers and all.
     hand.store_letter(
@@ -98,7 +92,7 @@ fn no_text_from_outside_reaches_the_terminal_as_it_is() -> Result<()> {
         ],
     )?;
     // Whoever answers for the workers.
-    hand.answer_roster(
+    hand.answer_presence(
         "primary",
         &json!({
             "worker": format!("host{EVIL}"),
@@ -145,14 +139,14 @@ fn no_text_from_outside_reaches_the_terminal_as_it_is() -> Result<()> {
 
 /// Symbols with such characters are refused where markers are read.
 #[test]
-fn a_symbol_that_is_not_seen_as_itself_is_refused() -> Result<()> {
+fn a_symbol_with_invisible_characters_is_refused() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "unseen-symbols")?;
     let hand = Handmade::new(stack, &project)?;
     for (day, symbol) in [("2025-03-01", "BTC\u{202e}USDT"), ("2025-03-02", "BTC\u{200b}USDT")] {
-        let placed = Placed { symbol: symbol.to_owned(), ..Placed::of(&project, &spec(day), &spec(day).zip()) };
-        hand.put(&placed.key, &spec(day).zip())?;
-        hand.publish_marker(&spec(day).unit(), std::slice::from_ref(&placed))?;
+        let placed = Placed { symbol: symbol.to_owned(), ..Placed::of(&project, &btc(day), &btc(day).zip()) };
+        hand.put(&placed.key, &btc(day).zip())?;
+        hand.publish_marker(&btc(day).unit(), std::slice::from_ref(&placed))?;
     }
     project.puller(&["pull"])?.expect_code(1)?;
     let letters = project.puller(&["dead", "ls", "--class", "refused", "--json"])?.expect_code(0)?.json()?;
@@ -162,20 +156,13 @@ fn a_symbol_that_is_not_seen_as_itself_is_refused() -> Result<()> {
 
 /// Runs a command on a terminal of 80 columns; what it shows, line by line as it is drawn.
 fn on_terminal(project: &Project, binary: &str, args: &[&str], code: i32) -> Result<Vec<String>> {
-    let mut words: Vec<std::ffi::OsString> = vec![repository().join("tests/servers/terminal.py").into()];
-    words.push(binary_path(binary)?.into());
-    words.extend(args.iter().map(Into::into));
-    words.extend(["--config".into(), project.config_path().into()]);
-    let shown = Process::spawn(Program {
-        name: format!("{binary} {} on a terminal", args.join(" ")),
-        path: ensure_installed()?.python.clone(),
-        args: words,
-        env: vec![("TERM".to_owned(), "xterm".to_owned()), ("TERMINAL_COLUMNS".to_owned(), "80".to_owned())],
-        dir: project.dir().to_owned(),
-    })?
-    .wait(SOON)?
-    .expect_code(code)?
-    .stdout;
+    let (python, terminal) = (&ensure_installed()?.python, repository().join("tests/servers/terminal.py"));
+    let env = [("TERM", "xterm"), ("TERMINAL_COLUMNS", "80")];
+    let shown = project
+        .start_by(&[python.as_ref(), terminal.as_ref()], binary, args, &env)?
+        .wait(SOON)?
+        .expect_code(code)?
+        .stdout;
     let lines = shown.split(['\r', '\n']).map(without_escapes).filter(|line| !line.trim().is_empty());
     // Of two bars the upper one fills its line, and the terminal goes to the next by itself.
     let parted = |line: String| match line.char_indices().nth(80) {
@@ -297,13 +284,13 @@ fn a_terminal_of_80_columns_shows_results_and_no_log() -> Result<()> {
 
 /// A pull that is held up by one object says by which, and how long.
 #[test]
-fn a_pull_that_waits_says_for_what() -> Result<()> {
+fn a_waiting_pull_names_the_reason() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "waits-for")?;
     project.set("retry.missing_object", "8s")?;
     let hand = Handmade::new(stack, &project)?;
-    let absent = Placed::of(&project, &spec(DAY), &spec(DAY).zip());
-    hand.publish_marker(&spec(DAY).unit(), std::slice::from_ref(&absent))?;
+    let absent = Placed::of(&project, &btc(DAY), &btc(DAY).zip());
+    hand.publish_marker(&btc(DAY).unit(), std::slice::from_ref(&absent))?;
     let shown = on_terminal(&project, "puller", &["pull"], 1)?;
     assert_fits(&shown);
     let waits = shown.iter().filter(|line| line.contains(UNIT) && line.contains("retry in"));

@@ -1,55 +1,51 @@
-//! The service that nobody looks at: it sees what comes, waits for what is not whole, and reads nothing twice.
+//! `uploader watch`: it publishes what appears, waits for what is not whole, and reads nothing twice.
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tests::data::{ArchiveSpec, Market, mark, mark_all, sha256};
 use tests::project::{Project, Service};
-use tests::proxy::{Fault, Proxy};
+use tests::proxy::Fault;
 use tests::servers::Stack;
-use tests::{Context, Result, http};
+use tests::{Context, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::{SOON, assert_units, proxy_of_bucket};
 
-const SOON: Duration = Duration::from_secs(60);
-
-fn archive(symbol: &str, day: &str) -> ArchiveSpec {
+pub(crate) fn archive(symbol: &str, day: &str) -> ArchiveSpec {
     ArchiveSpec::new(Market::Um, symbol, "1h", day)
 }
 
 /// A service whose first pass has ended. It looks at everything again in a day only.
-fn watch(project: &mut Project) -> Result<Service> {
+pub(crate) fn watch(project: &mut Project) -> Result<Service> {
     project.set("watch.rescan", "1d")?;
     let service = project.spawn_uploader(&["watch"])?;
-    project.wait_until("the end of the first pass", SOON, || {
-        Ok(http::get(service.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
-    })?;
+    project.wait_until("the end of the first pass", SOON, || Ok(service.is_ready()))?;
     Ok(service)
 }
 
 /// Revisions of a unit on the stream, oldest first.
-fn revisions(hand: &Handmade<'_>, unit: &str) -> Result<Vec<Value>> {
+pub(crate) fn revisions(hand: &Handmade<'_>, unit: &str) -> Result<Vec<Value>> {
     let subject = unit.replace('/', ".");
     Ok(hand.markers()?.into_iter().filter(|(on, _)| on.ends_with(&subject)).map(|(_, marker)| marker).collect())
 }
 
 /// Waits until the service has published so often, and returns the revisions of a unit.
-fn published(service: &Service, hand: &Handmade<'_>, unit: &str, times: usize) -> Result<Vec<Value>> {
-    let count = || service.metric("uploader_units_total{outcome=\"published\"}").unwrap_or_default();
-    hand.project.wait_until(&format!("{times} markers"), SOON, || Ok(count() >= times as f64))?;
+pub(crate) fn published(service: &Service, hand: &Handmade<'_>, unit: &str, times: usize) -> Result<Vec<Value>> {
+    service.wait_for_metric("uploader_units_total{outcome=\"published\"}", SOON, |units| units >= times as f64)?;
     revisions(hand, unit)
 }
 
-fn symbols(marker: &Value) -> Vec<&str> {
+pub(crate) fn symbols(marker: &Value) -> Vec<&str> {
     marker["objects"].as_array().into_iter().flatten().filter_map(|object| object["symbol"].as_str()).collect()
 }
 
 #[test]
-fn what_comes_is_seen_without_a_rescan() -> Result<()> {
+fn a_new_archive_is_published_without_a_rescan() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "events")?;
     project.set("watch.min_age", "1s")?;
@@ -68,13 +64,12 @@ fn what_comes_is_seen_without_a_rescan() -> Result<()> {
     changed.write(&data_dir)?;
     let three = published(&service, &hand, &changed.unit(), 3)?;
     assert_eq!(three[2]["objects"][0]["sha256"], sha256(&changed.zip()));
-    service.sigterm()?;
-    service.wait(SOON)?.expect_code(0).map(drop)
+    service.drain(SOON).map(drop)
 }
 
 /// An archive that a downloader renames into its place is whole at once; one that is written there is not.
 #[test]
-fn a_rename_waits_for_nothing() -> Result<()> {
+fn a_renamed_archive_is_published_at_once() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "rename")?;
     project.set("watch.min_age", "1h")?;
@@ -91,13 +86,13 @@ fn a_rename_waits_for_nothing() -> Result<()> {
     fs::write(&partial, moved.zip()).context("writing")?;
     fs::rename(&partial, &place).context("renaming")?;
     published(&service, &hand, &moved.unit(), 1)?;
-    project.wait_until("one unit that waits", SOON, || Ok(service.metric("uploader_waiting_units")? == 1.0))?;
+    service.wait_for_metric("uploader_waiting_units", SOON, |units| units == 1.0)?;
     assert_eq!(revisions(&hand, &written.unit())?.len(), 0);
     Ok(())
 }
 
 #[test]
-fn an_archive_that_is_being_written_is_never_sent_half() -> Result<()> {
+fn an_archive_being_written_is_never_uploaded_half() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "half")?;
     project.set("watch.min_age", "1s")?;
@@ -157,194 +152,13 @@ fn a_writer_that_pauses_is_waited_for() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_unit_is_complete_when_every_symbol_is_there() -> Result<()> {
-    let stack = Stack::shared();
-    let mut project = Project::new(stack, "every-symbol")?;
-    project.set("publish.when", "complete")?;
-    project.set("download.symbols", json!(["BTCUSDT", "ETHUSDT", "SOLUSDT"]))?;
-    project.set("download.market", "um")?;
-    let hand = Handmade::new(stack, &project)?;
-    let data_dir = project.data_dir();
-    for symbol in ["BTCUSDT", "SOLUSDT", "XRPUSDT"] {
-        archive(symbol, "2025-02-01").write(data_dir)?;
-    }
-    ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-02-01").write(data_dir)?;
-    let plan = project.uploader(&["upload", "--dry-run", "--json"])?.expect_code(0)?.json()?;
-    let findings = plan["findings"].as_array().map_or(&[][..], Vec::as_slice);
-    let waiting: Vec<_> = findings.iter().filter(|finding| finding["state"] == "waiting").collect();
-    assert_eq!(waiting.len(), 1, "{plan:#}");
-    assert_eq!(
-        (&waiting[0]["unit"], &waiting[0]["missing"]),
-        (&json!("binance/um/klines/1h/2025-02-01"), &json!(["ETHUSDT"]))
-    );
-    let pass = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(pass.stdout.contains("waits for 1 symbol") && pass.stdout.contains("ETHUSDT"), "{}", pass.stdout);
-
-    let late = archive("ETHUSDT", "2025-02-01");
-    late.write(data_dir)?;
-    let pass = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(pass.stdout.contains("1 published"), "{}", pass.stdout);
-    let markers = hand.markers()?;
-    assert_eq!(markers.len(), 1, "the spot archive is of no market that is collected");
-    assert_eq!(symbols(&markers[0].1), ["BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT"]);
-    assert!(markers[0].1.get("incomplete").is_none(), "{}", markers[0].1);
-    Ok(())
-}
-
-#[test]
-fn without_a_list_a_quiet_time_makes_a_unit_complete() -> Result<()> {
-    let stack = Stack::shared();
-    let mut project = Project::new(stack, "quiet")?;
-    for (key, value) in [("publish.when", "complete"), ("publish.settle", "3s"), ("watch.min_age", "100ms")] {
-        project.set(key, value)?;
-    }
-    let service = watch(&mut project)?;
-    let hand = Handmade::new(stack, &project)?;
-    let (first, second) = (archive("BTCUSDT", "2025-02-01"), archive("ETHUSDT", "2025-02-01"));
-    first.write(project.data_dir())?;
-    project.wait_until("the wait", SOON, || Ok(service.metric("uploader_waiting_units")? == 1.0))?;
-    second.write(project.data_dir())?;
-    let written = Instant::now();
-    let markers = published(&service, &hand, &first.unit(), 1)?;
-    assert!(written.elapsed() > Duration::from_secs(2), "{:?}", written.elapsed());
-    assert_eq!(symbols(&markers[0]), ["BTCUSDT", "ETHUSDT"]);
-    archive("SOLUSDT", "2025-02-01").write(project.data_dir())?;
-    let markers = published(&service, &hand, &first.unit(), 2)?;
-    assert_eq!(symbols(&markers[1]), ["BTCUSDT", "ETHUSDT", "SOLUSDT"]);
-    Ok(())
-}
-
-/// Times of files that lie in the future say when they were seen first, and no less is waited for.
-#[test]
-fn a_file_server_whose_clock_is_ahead() -> Result<()> {
-    let stack = Stack::shared();
-    let mut project = Project::new(stack, "clock-ahead")?;
-    for (key, value) in [("publish.when", "both"), ("publish.settle", "3s"), ("watch.min_age", "2s")] {
-        project.set(key, value)?;
-    }
-    project.set("watch.rescan", "1d")?;
-    let service = project.spawn("uploader", &["watch"], &[("FERRY_CLOCK_OFFSET_S", "-3600")])?;
-    project.wait_until("the end of the first pass", SOON, || {
-        Ok(http::get(service.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
-    })?;
-    let hand = Handmade::new(stack, &project)?;
-    let (written, quiet) = (archive("BTCUSDT", "2025-02-01"), archive("BTCUSDT", "2025-02-02"));
-    mark(project.data_dir(), &written.unit())?;
-    for (spec, least_s, times) in [(written, 1, 1), (quiet, 2, 2)] {
-        spec.write(project.data_dir())?;
-        let came = Instant::now();
-        published(&service, &hand, &spec.unit(), times)?;
-        assert!(came.elapsed() > Duration::from_secs(least_s), "{:?}", came.elapsed());
-    }
-    Ok(())
-}
-
-#[test]
-fn symbols_that_never_come_are_said_and_may_come_late() -> Result<()> {
-    let stack = Stack::shared();
-    let mut project = Project::new(stack, "grace")?;
-    project.set("publish.when", "both")?;
-    project.set("publish.grace", "6h")?;
-    project.set("download.symbols", json!(["BTCUSDT", "ETHUSDT", "GONEUSDT"]))?;
-    let hand = Handmade::new(stack, &project)?;
-    let (spec, late) = (archive("BTCUSDT", "2025-02-01"), archive("ETHUSDT", "2025-02-01"));
-    let marked = archive("BTCUSDT", "2025-02-02");
-    spec.write(project.data_dir())?;
-    marked.write(project.data_dir())?;
-    mark(project.data_dir(), &marked.unit())?;
-    let upload = |hours: &str| {
-        let offset = (hours.parse::<u64>().unwrap_or_default() * 3600).to_string();
-        project.start("uploader", &["upload"], &[("FERRY_CLOCK_OFFSET_S", &offset)])?.wait(SOON)?.expect_code(0)
-    };
-    // Its mark is somebody's word that the other unit is complete.
-    let pass = upload("0")?;
-    assert!(pass.stdout.contains("1 published") && pass.stdout.contains("1 waiting"), "{}", pass.stdout);
-    assert!(revisions(&hand, &marked.unit())?[0].get("incomplete").is_none());
-    assert!(upload("5")?.stdout.contains("1 unit waits"));
-    let pass = upload("7")?;
-    assert!(pass.stdout.contains("published without 2 symbols: ETHUSDT, GONEUSDT"), "{}", pass.stdout);
-    assert!(pass.stderr.contains("published without 2 symbols"), "{}", pass.stderr);
-    let again = upload("7")?;
-    assert!(!again.stderr.contains("published without"), "said once: {}", again.stderr);
-    project.puller(&["pull"])?.expect_code(0)?;
-    let explained = project.puller(&["explain", &spec.unit()])?.expect_code(0)?;
-    assert!(explained.stdout.contains("published without 2 symbols: ETHUSDT, GONEUSDT"), "{}", explained.stdout);
-
-    // What is late needs no grace of its own.
-    late.write(project.data_dir())?;
-    let pass = upload("7")?;
-    let markers = revisions(&hand, &spec.unit())?;
-    assert_eq!(markers.len(), 2);
-    assert_eq!(markers[0]["incomplete"], json!({ "count": 2, "symbols": ["ETHUSDT", "GONEUSDT"] }));
-    assert_eq!(markers[1]["incomplete"], json!({ "count": 1, "symbols": ["GONEUSDT"] }));
-    for said in [&pass.stdout, &pass.stderr] {
-        assert!(!said.contains("published without"), "said before: {said}");
-    }
-    project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
-}
-
-/// `publish.grace` ends also where nothing can be kept of when it began.
-#[test]
-fn symbols_that_never_come_and_nowhere_to_note_since_when() -> Result<()> {
-    let stack = Stack::shared();
-    let mut project = Project::new(stack, "grace-nowhere")?;
-    project.set("publish.when", "complete")?;
-    project.set("publish.grace", "3s")?;
-    project.set("download.symbols", json!(["BTCUSDT", "GONEUSDT"]))?;
-    fs::write(project.dir().join("state"), "a file where a folder should be").context("the state file")?;
-    for (args, what) in [("upload", "there is no archive to publish"), ("doctor", "publish.when is complete")] {
-        let said = project.uploader(&[args])?.stdout;
-        assert!(said.contains(what) && !said.contains("no unit is marked"), "{said}");
-    }
-    archive("BTCUSDT", "2025-02-01").write(project.data_dir())?;
-    let pass = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(pass.stdout.contains("waits for 1 symbol"), "{}", pass.stdout);
-    std::thread::sleep(Duration::from_secs(3));
-    let pass = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(pass.stdout.contains("published without 1 symbol: GONEUSDT"), "{}", pass.stdout);
-
-    let service = watch(&mut project)?;
-    let hand = Handmade::new(stack, &project)?;
-    let spec = archive("BTCUSDT", "2025-02-02");
-    spec.write(project.data_dir())?;
-    published(&service, &hand, &spec.unit(), 1).map(drop)
-}
-
-/// What has left the disk is forgotten, but not that it is out.
-#[test]
-fn a_correction_of_what_was_cleaned_up_waits_for_no_symbols() -> Result<()> {
-    let stack = Stack::shared();
-    let mut project = Project::new(stack, "grace-cleaned")?;
-    project.set("publish.when", "complete")?;
-    project.set("download.symbols", json!(["BTCUSDT", "ETHUSDT"]))?;
-    let hand = Handmade::new(stack, &project)?;
-    let spec = archive("BTCUSDT", "2025-02-01");
-    for spec in [&spec, &archive("ETHUSDT", "2025-02-01"), &archive("BTCUSDT", "2025-02-02")] {
-        spec.write(project.data_dir())?;
-    }
-    project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
-    // A pass that no longer finds the unit.
-    let pass = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(pass.stdout.contains("1 unit waits, 0 units published"), "{}", pass.stdout);
-    spec.clone().seed(1).generated_at("2025-02-05T00:00:00Z").write(project.data_dir())?;
-    let pass = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(pass.stdout.contains("1 published") && pass.stdout.contains("1 waiting"), "{}", pass.stdout);
-    let markers = revisions(&hand, &spec.unit())?;
-    assert_eq!(markers.len(), 2);
-    assert_eq!(symbols(&markers[1]), ["BTCUSDT", "ETHUSDT"]);
-    Ok(())
-}
-
 /// A request that gets no answer is waited for two minutes; a service that is told to stop has no such time.
 #[test]
-fn a_service_that_is_told_to_stop_leaves_what_is_slow() -> Result<()> {
+fn a_stopping_service_abandons_slow_requests() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "told-to-stop")?;
     project.set("watch.min_age", "1ms")?;
-    let proxy = Proxy::start(stack.s3.address())?;
-    project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
+    let proxy = proxy_of_bucket(&mut project, stack)?;
     let mut service = watch(&mut project)?;
     proxy.set(Fault::Hang);
     let met = proxy.met();
@@ -352,8 +166,7 @@ fn a_service_that_is_told_to_stop_leaves_what_is_slow() -> Result<()> {
     spec.write(project.data_dir())?;
     mark(project.data_dir(), &spec.unit())?;
     project.wait_until("a request that hangs", SOON, || Ok(proxy.met() > met))?;
-    service.sigterm()?;
-    service.wait(Duration::from_secs(30))?.expect_code(0)?;
+    service.drain(Duration::from_secs(30))?;
     proxy.set(Fault::None);
     project.uploader(&["upload"])?.expect_code(0)?;
     assert_eq!(Handmade::new(stack, &project)?.markers()?.len(), 1);
@@ -376,7 +189,7 @@ fn ruin(folder: &Path) -> Result<usize> {
 }
 
 #[test]
-fn a_cache_that_is_lost_or_ruined_costs_a_reading() -> Result<()> {
+fn a_lost_or_damaged_cache_costs_only_a_reading() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "ruined-cache")?;
     for day in 1..=20 {
@@ -407,7 +220,7 @@ fn a_cache_that_is_lost_or_ruined_costs_a_reading() -> Result<()> {
 }
 
 #[test]
-fn a_queue_that_comes_back_gets_every_marker_and_nothing_is_read_again() -> Result<()> {
+fn a_returning_queue_gets_every_marker_without_a_second_reading() -> Result<()> {
     let mut stack = Stack::own()?;
     let mut project = Project::new(&stack, "away")?;
     project.set("publish.timeout", "1s")?;
@@ -422,15 +235,15 @@ fn a_queue_that_comes_back_gets_every_marker_and_nothing_is_read_again() -> Resu
     assert_eq!((&stored["units"]["unannounced"], &stored["archives"]["read"]), (&json!(20), &json!(20)));
 
     let service = project.spawn_uploader(&["watch"])?;
-    let unannounced = || service.metric("uploader_unannounced_units").unwrap_or_default();
-    project.wait_until("units that wait for the queue", SOON, || Ok(unannounced() == 20.0))?;
+    let unannounced = "uploader_unannounced_units";
+    service.wait_for_metric(unannounced, SOON, |units| units == 20.0)?;
     // What comes meanwhile is stored meanwhile.
     let new = archive("BTCUSDT", "2025-02-21");
     new.write(project.data_dir())?;
     mark(project.data_dir(), &new.unit())?;
-    project.wait_until("the new one too", SOON, || Ok(unannounced() == 21.0))?;
+    service.wait_for_metric(unannounced, SOON, |units| units == 21.0)?;
     stack.nats.restart()?;
-    project.wait_until("an empty list", SOON, || Ok(unannounced() == 0.0))?;
+    service.wait_for_metric(unannounced, SOON, |units| units == 0.0)?;
     assert_eq!(service.metric("uploader_archives_read_total")?, 1.0, "the new one");
     assert_eq!(service.metric("uploader_upload_bytes_total")?, new.zip().len() as f64);
     assert_eq!(Handmade::new(&stack, &project)?.markers()?.len(), 21);
@@ -438,7 +251,7 @@ fn a_queue_that_comes_back_gets_every_marker_and_nothing_is_read_again() -> Resu
 }
 
 #[test]
-fn odd_files_are_told_and_the_rest_goes_on() -> Result<()> {
+fn unexpected_files_are_named_and_stop_nothing() -> Result<()> {
     let project = Project::new(Stack::shared(), "odd-files")?;
     let data_dir = project.data_dir();
     let link = |target: &str, path: &str| {
@@ -461,8 +274,8 @@ fn odd_files_are_told_and_the_rest_goes_on() -> Result<()> {
     archive("ETHUSDT", "2025-02-01").write(&data_dir.join("data/futures/um/daily/klines/NO NAME"))?;
     fs::write(data_dir.join("_SUCCESS__yesterday"), "").context("a mark")?;
 
-    let pass = project.uploader(&["upload"])?.expect_code(1)?;
-    assert!(pass.stdout.contains("1 published, 0 unchanged, 3 held back"), "{}", pass.stdout);
+    let pass = project.uploader(&["upload", "--json"])?.expect_code(1)?;
+    assert_units(&pass.json()?, &[("published", 1), ("unchanged", 0), ("held_back", 3)]);
     for message in [
         "BTCUSDT-1h-2025-02-02.zip cannot be read: Input/output error",
         "BTCUSDT-1h-2025-02-03.zip is a link that leads nowhere",
@@ -479,7 +292,7 @@ fn odd_files_are_told_and_the_rest_goes_on() -> Result<()> {
 
 /// By a limit on the size of files: what cannot be kept is said, and everything is published all the same.
 #[test]
-fn a_state_folder_that_takes_no_more_stops_nothing() -> Result<()> {
+fn a_full_state_folder_stops_no_upload() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "state-full")?;
     project.set("watch.min_age", "1ms")?;

@@ -8,11 +8,14 @@
 //! - [`proxy`] stands before a server and misbehaves on demand.
 //! - [`exchange`] serves archives as the exchange does, and misbehaves on demand.
 //! - [`other_client`] is an S3 client that is not the product's, to fill buckets and to compare them with files.
+//! - [`dice`] chooses at random, and the same again from a seed.
 //! - [`data`] makes archives, good and hostile. [`truth`] reads archives and compares them with `klines_latest` and `archives`.
 //!
+//! [`times`] notes how long each scenario takes.
+//!
 //! Everything here blocks: in a `#[tokio::test]` call it from the multi-threaded flavour, or not at all from async code.
-//! Whatever is started dies with this process, however that ends. Servers that cannot be started fail the test; nothing
-//! is skipped.
+//! Whatever is started dies with this process, however that ends. Servers that cannot be started fail the test. Only
+//! what needs root is skipped without it, which [`root::is_root`] says and CI takes for a failure.
 //!
 //! ```no_run
 //! use tests::{data::{ArchiveSpec, Market}, project::Project, servers::Stack};
@@ -31,18 +34,21 @@
 //! worker.sigterm()?;
 //! assert_eq!(worker.wait(Duration::from_secs(30))?.code, Some(0));
 //!
-//! project.check_tables()?;
+//! project.check_tables(48)?;
 //! # Ok(()) }
 //! ```
 
 pub mod data;
+pub mod dice;
 pub mod exchange;
 pub mod http;
 pub mod other_client;
 pub mod process;
 pub mod project;
 pub mod proxy;
+pub mod root;
 pub mod servers;
+pub mod times;
 pub mod truth;
 
 use std::fmt;

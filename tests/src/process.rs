@@ -124,6 +124,12 @@ impl Process {
         self.signal("TERM")
     }
 
+    /// SIGTERM, and expects exit code 0 within the timeout.
+    pub fn drain(&mut self, timeout: Duration) -> Result<Finished> {
+        self.sigterm()?;
+        self.wait(timeout)?.expect_code(0)
+    }
+
     /// SIGKILL, and waits until the process is gone.
     pub fn kill9(&mut self) -> Result<()> {
         self.child.kill().context(format!("killing {}", self.name))?;

@@ -2,11 +2,12 @@
 //!
 //! Projects on one stack do not see each other: each has its own NATS account, ClickHouse database and bucket prefix.
 
+mod metrics;
 mod yaml;
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     net::{Ipv4Addr, SocketAddr},
     ops::{Deref, DerefMut},
@@ -199,15 +200,31 @@ impl Project {
 
     /// Starts a binary with nothing but the configuration file and `env`.
     pub fn start(&self, binary: &str, args: &[&str], env: &[(&str, &str)]) -> Result<Process> {
-        let mut words: Vec<OsString> = args.iter().map(Into::into).collect();
-        words.extend(["--config".into(), self.config_path().into()]);
-        Process::spawn(Program {
-            name: [&[binary], args].concat().join(" "),
-            path: binary_path(binary)?,
-            args: words,
-            env: env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            dir: self.dir.clone(),
-        })
+        self.spawn_program(binary_path(binary)?, self.words(args), [&[binary], args].concat().join(" "), env)
+    }
+
+    /// Starts another program with `words` and after them the command line that [`Project::start`] would run.
+    pub fn start_by(&self, words: &[&OsStr], binary: &str, args: &[&str], env: &[(&str, &str)]) -> Result<Process> {
+        let (program, words) = words.split_first().ok_or_else(|| Failure::new("no program"))?;
+        let mut all: Vec<OsString> = words.iter().map(Into::into).collect();
+        all.push(binary_path(binary)?.into());
+        all.extend(self.words(args));
+        let name = format!("{} by {}", [&[binary], args].concat().join(" "), program.display());
+        self.spawn_program(program.into(), all, name, env)
+    }
+
+    /// Starts a shell script with the command line that [`Project::start`] would run as its arguments.
+    pub fn start_by_script(&self, script: &str, binary: &str, args: &[&str]) -> Result<Process> {
+        self.start_by(&["/bin/sh".as_ref(), "-c".as_ref(), script.as_ref(), "sh".as_ref()], binary, args, &[])
+    }
+
+    fn words(&self, args: &[&str]) -> Vec<OsString> {
+        args.iter().map(Into::into).chain(["--config".into(), self.config_path().into()]).collect()
+    }
+
+    fn spawn_program(&self, path: PathBuf, args: Vec<OsString>, name: String, env: &[(&str, &str)]) -> Result<Process> {
+        let env = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Process::spawn(Program { name, path, args, env, dir: self.dir.clone() })
     }
 
     /// Asks ClickHouse; `{db}` in the statement is this project's database.
@@ -242,10 +259,15 @@ impl Project {
         Ok(())
     }
 
-    /// Compares `klines_latest` with all archives of the data_dir, value for value, and `archives` with the files.
-    pub fn check_tables(&self) -> Result<()> {
-        let truth = Truth::of_tree(&self.data_dir)?;
-        truth.compare_rows(&self.sql, &self.database)?;
+    /// Compares `klines_latest` with all archives of the data_dir, value for value, and `archives` with the files. The
+    /// archives have `rows_min` rows at least, or nothing would be compared where nothing was written.
+    pub fn check_tables(&self, rows_min: usize) -> Result<()> {
+        self.check_tables_against(&Truth::of_tree(&self.data_dir)?, rows_min)
+    }
+
+    /// The same with other archives than those of the data_dir.
+    pub fn check_tables_against(&self, truth: &Truth, rows_min: usize) -> Result<()> {
+        truth.compare_rows(&self.sql, &self.database, rows_min)?;
         truth.compare_ledger(&self.sql, &self.database, &self.prefix)
     }
 }
@@ -255,16 +277,46 @@ impl Service {
         self.http
     }
 
+    /// Whether `/readyz` answers 200; it does not before the service listens.
+    pub fn is_ready(&self) -> bool {
+        http::get(self.http, "/readyz").is_ok_and(|ready| ready.status == 200)
+    }
+
+    /// Whether `/readyz` gives a reason that has all these words.
+    pub fn is_not_ready_for(&self, words: &[&str]) -> bool {
+        let reasons = self.reasons();
+        !reasons.is_empty() && words.iter().all(|word| reasons.contains(word))
+    }
+
+    /// The reasons for which `/readyz` does not answer 200; none while it does, or while nothing listens.
+    pub fn reasons(&self) -> String {
+        let answer = http::get(self.http, "/readyz").ok().filter(|ready| ready.status != 200);
+        answer.and_then(|answer| answer.text().ok()).unwrap_or_default()
+    }
+
     /// The text of `/metrics`.
     pub fn metrics(&self) -> Result<String> {
         http::get_text(self.http, "/metrics")
     }
 
-    /// The sum over all samples whose line starts with `series`, a metric name with or without labels.
+    /// The sum over all samples of a series, a metric's name with or without labels; fails when it is not exported.
     pub fn metric(&self, series: &str) -> Result<f64> {
-        let text = self.metrics()?;
-        let samples = text.lines().filter(|line| line.starts_with(series));
-        Ok(samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        metrics::sum(&self.metrics()?, series)
+    }
+
+    /// Polls a series, which need not be exported at first: families without samples are not.
+    pub fn wait_for_metric(&self, series: &str, timeout: Duration, fits: impl Fn(f64) -> bool) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let found = self.metric(series);
+            if found.as_ref().is_ok_and(|value| fits(*value)) {
+                return Ok(());
+            }
+            if start.elapsed() > timeout {
+                return Err(Failure::new(format!("not within {timeout:?}: {series} is {found:?}")));
+            }
+            thread::sleep(Duration::from_millis(25));
+        }
     }
 }
 

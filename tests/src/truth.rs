@@ -20,7 +20,7 @@ use zip::ZipArchive;
 
 use crate::{
     Context, Failure, Result,
-    data::{Located, archives, locate, sha256},
+    data::{ArchiveSpec, Located, archives, locate, sha256},
 };
 
 /// More than any genuine archive unpacks to (a month of seconds is about 400 MB).
@@ -84,6 +84,15 @@ pub struct Archive {
 }
 
 impl Truth {
+    /// These archives, as they are written.
+    pub fn of_specs<'a>(specs: impl IntoIterator<Item = &'a ArchiveSpec>) -> Result<Truth> {
+        let mut truth = Truth::default();
+        for spec in specs {
+            truth.add_archive(&spec.path(), &spec.zip(), Timestamp::now())?;
+        }
+        Ok(truth)
+    }
+
     /// All archives below `data_dir`.
     pub fn of_tree(data_dir: &Path) -> Result<Truth> {
         Truth::of_archives(&archives(data_dir)?)

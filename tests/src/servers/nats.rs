@@ -240,9 +240,12 @@ impl Nats {
         let quoted = |text: &str| Value::from(text).to_string();
         let store = self.dir.join("store");
         let store = store.to_str().ok_or_else(|| Failure::new("the path is not UTF-8"))?;
+        // 2 s unless it says otherwise, which a client on a busy machine may need for its CONNECT; the server then refuses
+        // it with another error than that of a wrong password.
+        let authorization = if self.has_roles { "" } else { "authorization { timeout: 60 }\n" };
         let mut config = format!(
             "server_name: {}\nhost: 127.0.0.1\nport: {}\nhttp: \"127.0.0.1:{}\"\n\
-             jetstream {{ store_dir: {}, sync_interval: always, max_file_store: 8TB }}\n",
+             jetstream {{ store_dir: {}, sync_interval: always, max_file_store: 8TB }}\n{authorization}",
             quoted(&self.server_name),
             self.port,
             self.monitor_port,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::setup;
-use crate::{Context, Result};
+use crate::{Context, Result, times};
 
 /// A directory of this process. A lock on the file beside it says that its owner lives.
 pub struct RunDir {
@@ -25,6 +25,7 @@ impl RunDir {
 
     /// In another place than `.servers/run`, which only such directories may share.
     pub fn below(runs: &Path, label: &str) -> Result<RunDir> {
+        times::begin();
         static COUNTER: AtomicUsize = AtomicUsize::new(0);
         fs::create_dir_all(runs).context(format!("making {}", runs.display()))?;
         remove_orphans(runs);

@@ -14,8 +14,9 @@ use crate::{Context, Failure, Result, servers::SqlClient};
 const SHOWN: usize = 5;
 
 impl Truth {
-    /// Fails with the first differences of each kind unless the view has exactly these rows, each once.
-    pub fn compare_rows(&self, sql: &SqlClient, database: &str) -> Result<()> {
+    /// Fails with the first differences of each kind unless the view has exactly these rows, each once, and at least
+    /// `rows_min` of them.
+    pub fn compare_rows(&self, sql: &SqlClient, database: &str, rows_min: usize) -> Result<()> {
         let mut comparison = Comparison::new(self);
         let columns = COLUMNS.map(|column| match column {
             "close_time" => "toUnixTimestamp64Micro(close_time)",
@@ -27,7 +28,14 @@ impl Truth {
             columns.join(", ")
         );
         sql.query_lines(&query, |line| comparison.table_row(line))?;
-        comparison.finish()
+        comparison.finish()?;
+        if self.rows() < rows_min {
+            return Err(Failure::new(format!(
+                "the archives have {} rows, expected are {rows_min} or more",
+                self.rows()
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -172,7 +180,8 @@ mod tests {
         }
         let clickhouse = &Stack::shared().clickhouse;
         fill(clickhouse.sql(), &truth)?;
-        let compare = || truth.compare_rows(clickhouse.sql(), "compared");
+        let rows = truth.rows();
+        let compare = || truth.compare_rows(clickhouse.sql(), "compared", rows);
         compare()?;
 
         let spoil = |sql: &str, expect: &[&str]| -> Result<()> {

@@ -101,20 +101,19 @@ fn watch(project: &Project, days: usize, table: &mut Table) -> Result<()> {
     let passes = || service.metric("uploader_pass_duration_seconds_count");
     let spent = || service.metric("uploader_pass_duration_seconds_sum");
     let read = || Ok::<_, Failure>(service.metric("uploader_archives_read_total")?.to_string());
-    project.wait_until("the first pass", DEADLINE, || Ok(passes().unwrap_or_default() >= 1.0))?;
+    service.wait_for_metric("uploader_pass_duration_seconds_count", DEADLINE, |passes| passes >= 1.0)?;
     let first = spent()?;
     table.add_row(["first pass of `watch`".into(), format!("{first:.2} s"), peak(service.pid())?, read()?]);
     let before = (passes()?, spent()?);
     project.wait_until("rescans", DEADLINE, || Ok(passes()? >= before.0 + RESCANS))?;
     let each = (spent()? - before.1) / (passes()? - before.0);
     table.add_row(["a rescan of `watch`".into(), format!("{each:.2} s"), peak(service.pid())?, read()?]);
-    let published = || service.metric("uploader_units_total{outcome=\"published\"}");
     let publish = |day: usize, nth: f64| -> Result<Duration> {
         let new = spec(0, day)?;
         new.write_unchecked(project.data_dir(), &new.zip())?;
         let written = Instant::now();
         mark(project.data_dir(), &new.unit())?;
-        project.wait_until("the new unit", DEADLINE, || Ok(published()? >= nth))?;
+        service.wait_for_metric("uploader_units_total{outcome=\"published\"}", DEADLINE, |units| units >= nth)?;
         Ok(written.elapsed())
     };
     // A process that publishes for the first time makes sure that the bucket is there, by a list of one key. This server

@@ -4,7 +4,6 @@
 
 #![expect(clippy::print_stdout, reason = "the table is what a run is for")]
 
-mod dice;
 mod world;
 
 use std::process::ExitCode;
@@ -12,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use tests::Result;
+use tests::dice::{Dice, any_seed};
 use tests::proxy::Fault;
 
-use dice::Dice;
 use world::World;
 
 /// Breaks servers and processes at random for some minutes, then compares every row
@@ -31,7 +30,7 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let seed = cli.seed.unwrap_or_else(dice::any_seed);
+    let seed = cli.seed.unwrap_or_else(any_seed);
     println!("seed {seed}, {} minutes", cli.minutes);
     match run(Duration::from_secs(60 * cli.minutes), seed) {
         Ok(table) => {

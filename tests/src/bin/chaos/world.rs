@@ -4,13 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::dice::Dice;
 use tests::project::{Project, Service};
 use tests::proxy::{Fault, Proxy};
 use tests::servers::Stack;
 use tests::truth::Truth;
 use tests::{Context, Failure, Result};
-
-use crate::dice::Dice;
 
 const WORKERS: usize = 3;
 const SYMBOLS: [&str; 4] = ["AAAUSDT", "BBBUSDT", "CCCUSDT", "DDDUSDT"];
@@ -191,7 +190,7 @@ impl World {
             worker.sigterm()?;
             worker.wait(Duration::from_secs(60))?.expect_code(0)?;
         }
-        self.project.check_tables()?;
+        self.project.check_tables(1)?;
         if dead > 0 {
             return Err(Failure::new(format!("{dead} dead letters, and nothing in this run explains any")));
         }

@@ -79,8 +79,7 @@ pub(crate) fn run(tree: Option<&Path>, days: u8) -> Result<()> {
     phase.end("both drained and ended well");
 
     let phase = Phase::begin("reading back");
-    truth.compare_rows(project.sql(), project.database())?;
-    truth.compare_ledger(project.sql(), project.database(), project.prefix())?;
+    project.check_tables_against(&truth, 1)?;
     phase.end("klines_latest is what an independent reading of the archives says");
     report::print(&project, &Outcome { units, truth, upload, load })
 }

@@ -76,7 +76,7 @@ pub(crate) fn compare(args: &Compare) -> Result<()> {
     let (server, database) = (&args.server, &args.server.database);
     let once = || {
         let sql = server.client()?;
-        truth.compare_rows(&sql, database)?;
+        truth.compare_rows(&sql, database, 1)?;
         truth.compare_ledger(&sql, database, &args.prefix)
     };
     until(args.wait, once)?;

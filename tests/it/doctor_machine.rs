@@ -1,39 +1,20 @@
-//! What of the machine the work depends on: `doctor` looks before the work does.
+//! `doctor` on the machine: clocks, open files and disk space.
 
-use std::ffi::OsString;
-use std::time::Duration;
-
-use tests::Result;
-use tests::data::{ArchiveSpec, Market};
-use tests::process::{Finished, Process, Program};
-use tests::project::{Project, binary_path};
+use tests::process::Finished;
+use tests::project::Project;
+use tests::root::is_root;
 use tests::servers::Stack;
-use tests::{Context, Failure};
+use tests::{Context, Failure, Result};
 
 use crate::handmade::{Handmade, Placed};
-
-const SOON: Duration = Duration::from_secs(60);
-
-/// Runs a binary by a shell script, which gets the command.
-fn by(project: &Project, script: &str, binary: &str, args: &[&str]) -> Result<Process> {
-    let mut words: Vec<OsString> = vec!["-c".into(), script.into(), "sh".into(), binary_path(binary)?.into()];
-    words.extend(args.iter().map(Into::into));
-    words.extend(["--config".into(), project.config_path().into()]);
-    Process::spawn(Program {
-        name: format!("{binary} {}", args.join(" ")),
-        path: "/bin/sh".into(),
-        args: words,
-        env: vec![],
-        dir: project.dir().to_owned(),
-    })
-}
+use crate::scenario::{SOON, btc};
 
 fn doctor(project: &Project, script: &str, binary: &str) -> Result<Finished> {
-    by(project, script, binary, &["doctor"])?.wait(SOON)
+    project.start_by_script(script, binary, &["doctor"])?.wait(SOON)
 }
 
 #[test]
-fn a_clock_that_is_off_is_named_by_every_server_that_tells_the_time() -> Result<()> {
+fn doctor_compares_the_clock_with_every_server() -> Result<()> {
     let project = Project::new(Stack::shared(), "clocks")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     for (offset, said) in [("-3600", "behind it"), ("7200", "ahead of it")] {
@@ -54,16 +35,15 @@ fn a_clock_that_is_off_is_named_by_every_server_that_tells_the_time() -> Result<
 }
 
 #[test]
-fn open_files_are_raised_to_the_hard_limit_and_a_low_one_is_named() -> Result<()> {
+fn the_limit_of_open_files_is_raised_and_a_low_one_is_named() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "open-files")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     project.set("puller.slots", 16)?;
     let low = doctor(&project, r#"exec prlimit --nofile=100:200 "$@""#, "puller")?.expect_code(4)?;
     assert!(low.stdout.contains("open files: 200 may be open, and 256 can be needed"), "{}", low.stdout);
-    let mut worker = by(&project, r#"exec prlimit --nofile=100:200 "$@""#, "puller", &["run"])?;
+    let mut worker = project.start_by_script(r#"exec prlimit --nofile=100:200 "$@""#, "puller", &["run"])?;
     worker.wait_for_line("200 may be open", SOON)?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
+    worker.drain(SOON)?;
 
     let raised = doctor(&project, r#"exec prlimit --nofile=100:4096 "$@""#, "puller")?.expect_code(0)?;
     assert!(raised.stdout.contains("open files: 4096 may be open"), "{}", raised.stdout);
@@ -74,10 +54,8 @@ fn open_files_are_raised_to_the_hard_limit_and_a_low_one_is_named() -> Result<()
 
 /// Root gives the folder a small file system that no other process sees.
 #[test]
-fn a_folder_without_room_for_archives_is_named() -> Result<()> {
-    let user = std::process::Command::new("id").arg("-u").output().context("id")?;
-    if user.stdout != b"0\n" {
-        eprintln!("skipped: needs root, to mount a small file system");
+fn a_folder_with_too_little_space_is_named() -> Result<()> {
+    if !is_root("to mount a file system")? {
         return Ok(());
     }
     let mut project = Project::new(Stack::shared(), "no-room")?;
@@ -96,11 +74,9 @@ fn a_folder_without_room_for_archives_is_named() -> Result<()> {
 
 /// What is announced to a folder, or still to be stored in one, needs more than the least.
 #[test]
-fn a_folder_without_room_for_what_is_to_come_is_named() -> Result<()> {
+fn a_folder_with_too_little_space_for_the_backlog_is_named() -> Result<()> {
     const LARGE: u64 = 3 << 30;
-    let user = std::process::Command::new("id").arg("-u").output().context("id")?;
-    if user.stdout != b"0\n" {
-        eprintln!("skipped: needs root, to mount a small file system");
+    if !is_root("to mount a file system")? {
         return Ok(());
     }
     let stack = Stack::shared();
@@ -115,7 +91,7 @@ fn a_folder_without_room_for_what_is_to_come_is_named() -> Result<()> {
     project.puller(&["migrate"])?.expect_code(0)?;
     {
         let hand = Handmade::new(stack, &project)?;
-        let spec = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03-01");
+        let spec = btc("2025-03-01");
         let mut marker = hand.marker(&spec.unit(), &[Placed::of(&project, &spec, &spec.zip())]);
         marker["objects"][0]["size"] = LARGE.into();
         hand.publish(&spec.unit(), marker.to_string().as_bytes())?;

@@ -1,4 +1,4 @@
-//! Archives that lie or are spelt otherwise are never left out without a word.
+//! Archives at wrong paths or with wrong names are counted and listed, and never skipped silently.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,10 +11,10 @@ use tests::project::Project;
 use tests::servers::Stack;
 use tests::{Context, Result};
 
-const SOON: Duration = Duration::from_secs(60);
+use crate::scenario::{SOON, hours, is_checked};
 
 fn day(symbol: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", "2025-03-01")
+    hours(symbol, "2025-03-01")
 }
 
 /// Puts an archive where the exchange's tree does not have it.
@@ -35,7 +35,7 @@ fn not_taken(report: &Value) -> Vec<(u64, &str, Option<&str>)> {
 }
 
 #[test]
-fn archives_at_other_places_are_counted_and_shown() -> Result<()> {
+fn archives_at_wrong_paths_are_counted_and_listed() -> Result<()> {
     let mut project = Project::new(Stack::shared(), "layouts")?;
     let data_dir = project.data_dir().to_owned();
     project.puller(&["migrate"])?.expect_code(0)?;
@@ -62,8 +62,8 @@ fn archives_at_other_places_are_counted_and_shown() -> Result<()> {
         assert!(upload.stdout.contains("2 files look like an archive and are not taken"), "{}", upload.stdout);
         assert!(upload.stdout.contains(&format!("it belongs to {place}")), "{}", upload.stdout);
         assert!(!upload.stdout.contains("nothing to do"), "{}", upload.stdout);
-        let doctor = project.uploader(&["doctor"])?.expect_code(4)?;
-        assert!(doctor.stdout.contains(&format!("it belongs to {place}")), "{}", doctor.stdout);
+        let doctor = project.uploader(&["doctor", "--json"])?.expect_code(4)?.json()?;
+        assert!(is_checked(&doctor, &format!("it belongs to {place}")), "{doctor:#}");
     }
 
     // Beside archives in their place they are a remark.
@@ -106,8 +106,8 @@ fn a_folder_that_cannot_be_read_is_a_failure() -> Result<()> {
     }
     let upload = project.uploader(&["upload"])?.expect_code(1)?;
     assert!(!upload.stdout.contains("nothing to do"), "{}", upload.stdout);
-    let doctor = project.uploader(&["doctor"])?.expect_code(4)?;
-    assert!(doctor.stdout.contains(&format!("{folder} cannot be read")), "{}", doctor.stdout);
+    let doctor = project.uploader(&["doctor", "--json"])?.expect_code(4)?.json()?;
+    assert!(is_checked(&doctor, &format!("{folder} cannot be read")), "{doctor:#}");
     project.uploader(&["mark", "--market", "spot"])?.expect_code(1)?;
 
     // Beside units that are found it is one, too.
@@ -135,7 +135,7 @@ fn archives_that_are_not_collected_are_no_failure() -> Result<()> {
 
 /// Each kind of mistake is counted and shown by itself, and none of them hides another.
 #[test]
-fn every_kind_of_file_that_is_not_taken_is_shown_with_its_place() -> Result<()> {
+fn every_kind_of_skipped_file_is_listed_with_its_right_path() -> Result<()> {
     const FOLDER: &str = "data/spot/daily/klines/BTCUSDT/1h";
     const MARK: &str = "_SUCCESS__2025-03-01__spot__1h";
     let project = Project::new(Stack::shared(), "kinds-not-taken")?;
@@ -220,8 +220,7 @@ fn every_kind_of_file_that_is_not_taken_is_shown_with_its_place() -> Result<()> 
         assert!(files.keys().all(|path| named(path)), "{why}: {checks:#}");
         service.wait_for_line(example, SOON)?;
     }
-    service.sigterm()?;
-    service.wait(SOON)?.expect_code(0)?;
+    service.drain(SOON)?;
 
     // With the archive in its place the mark is all that is missing.
     day("BTCUSDT").write(&data_dir)?;

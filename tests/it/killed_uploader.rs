@@ -6,14 +6,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tests::data::{ArchiveSpec, Market, archives, mark, mark_all, sha256};
+use tests::dice::Dice;
 use tests::project::Project;
 use tests::proxy::{Fault, Proxy, Request};
 use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::{Handmade, Placed, revision};
+use crate::scenario::{SOON, assert_nothing_uploaded, proxy_of_bucket};
 
-const SOON: Duration = Duration::from_secs(90);
 const KILLS: u64 = 100;
 const TRANSFERS: u64 = 4;
 /// A tree of archives to take instead of the generated one; it is only read. It must be large enough for so many kills
@@ -22,22 +23,10 @@ const TREE: &str = "FERRY_KILLS_DATA";
 /// Repeats a run.
 const SEED: &str = "FERRY_KILLS_SEED";
 
-/// xorshift: what matters is that it differs from run to run and can be repeated.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-
-    /// Mostly short, sometimes long.
-    fn life(&mut self) -> Duration {
-        let limit = if self.below(8) == 0 { 2_500 } else { 400 };
-        Duration::from_millis(self.below(limit))
-    }
+/// How long an uploader lives: mostly short, sometimes long.
+fn life(dice: &mut Dice) -> Duration {
+    let limit = if dice.one_in(8) { 2_500 } else { 400 };
+    Duration::from_millis(dice.below(limit))
 }
 
 fn unit(project: &Project, day: usize) -> Result<()> {
@@ -82,11 +71,10 @@ fn delay(project: &Project) -> Result<Duration> {
 }
 
 #[test]
-fn an_uploader_killed_a_hundred_times() -> Result<()> {
+fn an_uploader_killed_a_hundred_times_publishes_every_unit() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "kills")?;
-    let proxy = Proxy::start(stack.s3.address())?;
-    project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
+    let proxy = proxy_of_bucket(&mut project, stack)?;
     project.set("storage.r2.transfers", TRANSFERS)?;
     let hand = Handmade::new(stack, &project)?;
     tree(&project)?;
@@ -97,7 +85,7 @@ fn an_uploader_killed_a_hundred_times() -> Result<()> {
     let given = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or(u64::from(std::process::id()));
     eprintln!("{SEED}={seed}");
-    let (mut dice, mut cuts, mut kills, mut days, mut early) = (Dice(seed | 1), 0, 0, 12, 0);
+    let (mut dice, mut cuts, mut kills, mut days, mut early) = (Dice::new(seed), 0, 0, 12, 0);
     for round in 0.. {
         assert!(round < 4 * KILLS, "the uploader keeps ending by itself");
         if kills >= KILLS {
@@ -106,11 +94,11 @@ fn an_uploader_killed_a_hundred_times() -> Result<()> {
         let connections = proxy.met();
         // So that the parts of the large archive arrive within a long life, and not within a short one.
         let mut uploader = project.start("uploader", &["upload", "--bwlimit", "16M"], &[])?;
-        let life = dice.life();
-        let mut cut_at = (dice.below(3) == 0).then(|| dice.life());
+        let lifetime = life(&mut dice);
+        let mut cut_at = dice.one_in(3).then(|| life(&mut dice));
         let started = Instant::now();
         let mut begun = started;
-        while begun.elapsed() < life && uploader.is_running() {
+        while begun.elapsed() < lifetime && uploader.is_running() {
             assert!(started.elapsed() < SOON, "it does not speak to the bucket: {}", uploader.stderr());
             if cut_at.is_some_and(|at| begun.elapsed() > at) {
                 proxy.set(link.clone());
@@ -144,8 +132,7 @@ fn an_uploader_killed_a_hundred_times() -> Result<()> {
     project.uploader(&["upload"])?.expect_code(0)?;
     check_bucket_and_stream(&hand)?;
     check_bytes(&project, &proxy, kills, cuts)?;
-    let again = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    assert_nothing_uploaded(&project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?);
     Ok(())
 }
 

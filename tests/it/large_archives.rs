@@ -1,4 +1,4 @@
-//! Large archives: part by part, gone on with after a kill, never other bytes than those that were checked.
+//! Large archives: sent in parts, resumed after a kill, and never stored with other bytes than those that were checked.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,9 +11,8 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::{MIB, SLOW_DOWN, SOON, assert_nothing_uploaded, proxy_of_bucket};
 
-const SOON: Duration = Duration::from_secs(90);
-const MIB: u64 = 1 << 20;
 /// Of the size that all large archives here are cut into.
 const PART: u64 = 8 * MIB;
 
@@ -24,8 +23,7 @@ fn large(seed: u64) -> ArchiveSpec {
 /// A project whose uploader sees the bucket through a proxy, with one large archive.
 fn with_large(label: &str, bytes: u64) -> Result<(Project, Proxy)> {
     let mut project = Project::new(Stack::shared(), label)?;
-    let proxy = Proxy::start(Stack::shared().s3.address())?;
-    project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
+    let proxy = proxy_of_bucket(&mut project, Stack::shared())?;
     large(0).write_bulk(project.data_dir(), bytes)?;
     mark_all(project.data_dir())?;
     Ok((project, proxy))
@@ -65,7 +63,7 @@ fn wait_for_bytes(project: &Project, proxy: &Proxy, bytes: u64) -> Result<()> {
 }
 
 #[test]
-fn a_large_archive_is_gone_on_with_after_kills() -> Result<()> {
+fn a_killed_upload_of_a_large_archive_resumes() -> Result<()> {
     const SIZE: u64 = 45 * MIB;
     let (mut project, proxy) = with_large("resumed", SIZE)?;
     project.set("storage.r2.transfers", 1)?;
@@ -97,14 +95,13 @@ fn a_large_archive_is_gone_on_with_after_kills() -> Result<()> {
     let before = part_puts(&proxy).len();
     project.uploader(&["upload"])?.expect_code(0)?;
     assert_eq!(part_puts(&proxy).len(), before, "the object was whole");
-    let again = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    assert_nothing_uploaded(&project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?);
     Ok(())
 }
 
 /// Between a kill and the next run, and while its parts are on their way.
 #[test]
-fn an_archive_that_changes_is_never_stored_mixed() -> Result<()> {
+fn an_archive_changed_during_its_upload_is_never_stored_mixed() -> Result<()> {
     let (mut project, proxy) = with_large("changed", 30 * MIB)?;
     project.set("storage.r2.transfers", 1)?;
     let hand = Handmade::new(Stack::shared(), &project)?;
@@ -143,7 +140,7 @@ fn flip(path: &Path, at: u64) -> Result<()> {
 }
 
 #[test]
-fn parts_left_behind_are_taken_out_of_the_bucket() -> Result<()> {
+fn abandoned_parts_are_removed_from_the_bucket() -> Result<()> {
     let (mut project, proxy) = with_large("stale", 30 * MIB)?;
     project.set("storage.r2.transfers", 1)?;
     let mut dying = project.start("uploader", &["upload", "--bwlimit", "24M"], &[])?;
@@ -170,11 +167,9 @@ fn parts_left_behind_are_taken_out_of_the_bucket() -> Result<()> {
     Ok(())
 }
 
-const SLOW_DOWN: &str = "<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>";
-
 /// Within one run: each part is sent again by itself.
 #[test]
-fn parts_survive_cut_connections_and_servers_that_are_busy() -> Result<()> {
+fn parts_are_retried_after_cut_connections_and_busy_answers() -> Result<()> {
     const TRANSFERS: usize = 2;
     // The zip around the rows is somewhat larger.
     const SIZE: u64 = 118 * MIB;
@@ -220,7 +215,7 @@ fn answered_parts(proxy: &Proxy) -> Vec<usize> {
 
 /// A seventh of what the archive has.
 #[test]
-fn memory_is_bounded_whatever_the_archive() -> Result<()> {
+fn an_archive_larger_than_the_memory_limit_is_uploaded_within_it() -> Result<()> {
     const SIZE: u64 = 300 * MIB;
     const RESIDENT_MAX: u64 = 200 * MIB;
     let (project, proxy) = with_large("memory", SIZE)?;
@@ -249,7 +244,7 @@ fn high_water(pid: u32) -> Option<u64> {
 
 /// `reconcile --fix` puts a large archive back that somebody deleted from the bucket.
 #[test]
-fn a_large_archive_that_the_bucket_lost_is_put_back() -> Result<()> {
+fn a_large_archive_that_the_bucket_lost_is_uploaded_again() -> Result<()> {
     let (project, _proxy) = with_large("lost-large", 20 * MIB)?;
     let hand = Handmade::new(Stack::shared(), &project)?;
     project.uploader(&["upload"])?.expect_code(0)?;
@@ -258,7 +253,6 @@ fn a_large_archive_that_the_bucket_lost_is_put_back() -> Result<()> {
     project.uploader(&["reconcile"])?.expect_code(4)?;
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     check_stored(&hand, 1)?;
-    let again = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    assert_nothing_uploaded(&project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?);
     Ok(())
 }

@@ -1,25 +1,50 @@
-//! Several uploaders with different archives of one unit.
+//! Several uploaders with different archives of one unit announce all of them.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::process::Process;
 use tests::project::Project;
 use tests::proxy::{Fault, Proxy};
 use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::{SOON, hours};
+
+/// Starts another uploader's `upload`, of a folder of its own, and holds its `PUT` of this key.
+fn start_elsewhere(
+    stack: &Stack,
+    project: &Project,
+    folder: &Path,
+    held_key: &str,
+    clock_offset: Duration,
+) -> Result<(Proxy, Process)> {
+    let proxy = Proxy::start(stack.s3.address())?;
+    proxy.set(Fault::holding(&format!("PUT /{}/{held_key}", stack.s3.bucket())));
+    let env = [
+        ("FERRY__LOCAL__DATA_DIR", folder.display().to_string()),
+        ("FERRY__LOCAL__STATE_DIR", project.dir().join("state-elsewhere").display().to_string()),
+        ("FERRY__STORAGE__R2__ENDPOINT", format!("http://{}", proxy.address())),
+        ("FERRY_CLOCK_OFFSET_S", clock_offset.as_secs().to_string()),
+    ];
+    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let started = project.start("uploader", &["upload", "--json"], &env)?;
+    project.wait_until("a held request", SOON, || Ok(proxy.met() > 0))?;
+    Ok((proxy, started))
+}
 
 /// Between its `current.json` and its marker another uploader announces all that it has, and more: the stream refuses its
 /// marker, and then the bucket must not go on naming its part as the newest.
 #[test]
-fn who_is_refused_leaves_no_trace_in_the_bucket() -> Result<()> {
+fn an_uploader_whose_marker_is_refused_leaves_no_trace_in_the_bucket() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "refused")?;
     let hand = Handmade::new(stack, &project)?;
-    let spec = |symbol| ArchiveSpec::new(Market::Spot, symbol, "1h", "2025-03-01");
+    let spec = |symbol| hours(symbol, "2025-03-01");
     let elsewhere = project.dir().join("elsewhere");
     for (data_dir, symbols) in [(project.data_dir(), &["BTCUSDT", "ETHUSDT"][..]), (&elsewhere, &["BTCUSDT"][..])] {
         fs::create_dir_all(data_dir).context("a folder")?;
@@ -27,20 +52,10 @@ fn who_is_refused_leaves_no_trace_in_the_bucket() -> Result<()> {
         mark_all(data_dir)?;
     }
     let current = format!("{}/_markers/{}/current.json", project.prefix(), spec("BTCUSDT").unit());
-    let proxy = Proxy::start(stack.s3.address())?;
-    proxy.set(Fault::holding(&format!("PUT /{}/{current}", stack.s3.bucket())));
-    let text = |path: &std::path::Path| path.display().to_string();
-    let env = [
-        ("FERRY__LOCAL__DATA_DIR", text(&elsewhere)),
-        ("FERRY__LOCAL__STATE_DIR", text(&project.dir().join("state-elsewhere"))),
-        ("FERRY__STORAGE__R2__ENDPOINT", format!("http://{}", proxy.address())),
-    ];
-    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let mut part = project.start("uploader", &["upload", "--json"], &env)?;
-    project.wait_until("the part is about to be named", Duration::from_secs(60), || Ok(proxy.met() > 0))?;
+    let (proxy, mut part) = start_elsewhere(stack, &project, &elsewhere, &current, Duration::ZERO)?;
     project.uploader(&["upload"])?.expect_code(0)?;
     proxy.set(Fault::None);
-    let report = part.wait(Duration::from_secs(60))?.expect_code(0)?.json()?;
+    let report = part.wait(SOON)?.expect_code(0)?.json()?;
     assert_eq!(report["units"]["unchanged"], 1, "{report:#}");
 
     let markers = hand.markers()?;
@@ -49,13 +64,13 @@ fn who_is_refused_leaves_no_trace_in_the_bucket() -> Result<()> {
     assert_eq!(named["revision"], markers[0].1["revision"]);
     project.uploader(&["reconcile"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(48)
 }
 
 /// By the clock of one the unit belongs to the backlog already, and so to another subject. Each finds its subject as it
 /// left it, and the newest marker must name what both have.
 #[test]
-fn two_lanes_at_the_same_moment_name_all_archives() -> Result<()> {
+fn uploaders_on_two_lanes_announce_all_archives() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "two-lanes")?;
     let hand = Handmade::new(stack, &project)?;
@@ -70,21 +85,11 @@ fn two_lanes_at_the_same_moment_name_all_archives() -> Result<()> {
         mark_all(data_dir)?;
     }
     let current = format!("{}/_markers/{}/current.json", project.prefix(), spec("BTCUSDT").unit());
-    let proxy = Proxy::start(stack.s3.address())?;
-    proxy.set(Fault::holding(&format!("PUT /{}/{current}", stack.s3.bucket())));
-    let text = |path: &std::path::Path| path.display().to_string();
-    let env = [
-        ("FERRY__LOCAL__DATA_DIR", text(&elsewhere)),
-        ("FERRY__LOCAL__STATE_DIR", text(&project.dir().join("state-elsewhere"))),
-        ("FERRY__STORAGE__R2__ENDPOINT", format!("http://{}", proxy.address())),
-        ("FERRY_CLOCK_OFFSET_S", (10 * 86_400).to_string()),
-    ];
-    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let mut backlog = project.start("uploader", &["upload"], &env)?;
-    project.wait_until("it is about to be named", Duration::from_secs(60), || Ok(proxy.met() > 0))?;
+    let (proxy, mut backlog) =
+        start_elsewhere(stack, &project, &elsewhere, &current, Duration::from_secs(10 * 86_400))?;
     project.uploader(&["upload"])?.expect_code(0)?;
     proxy.set(Fault::None);
-    backlog.wait(Duration::from_secs(60))?.expect_code(0)?;
+    backlog.wait(SOON)?.expect_code(0)?;
 
     let markers = hand.markers()?;
     let symbols = |marker: &Value| marker["objects"].as_array().map(Vec::len);
@@ -96,11 +101,11 @@ fn two_lanes_at_the_same_moment_name_all_archives() -> Result<()> {
 
 /// After a cleanup the bucket has what the disk has not. Another prefix has neither.
 #[test]
-fn a_unit_that_is_left_behind_in_another_bucket_does_not_shrink() -> Result<()> {
+fn a_unit_stored_in_another_bucket_is_not_published_with_less() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "left-behind")?;
     let hand = Handmade::new(stack, &project)?;
-    let spec = |symbol| ArchiveSpec::new(Market::Spot, symbol, "1h", "2025-03-01");
+    let spec = |symbol| hours(symbol, "2025-03-01");
     let all = ["BTCUSDT", "ETHUSDT"];
     all.iter().try_for_each(|symbol| spec(symbol).write(project.data_dir()).map(drop))?;
     mark_all(project.data_dir())?;
@@ -108,7 +113,7 @@ fn a_unit_that_is_left_behind_in_another_bucket_does_not_shrink() -> Result<()> 
 
     let moved = [("FERRY__STORAGE__R2__PREFIX", "tests/left-behind-moved")];
     let args = ["upload", "--accept-move"];
-    let upload = || project.start("uploader", &args, &moved)?.wait(Duration::from_secs(60));
+    let upload = || project.start("uploader", &args, &moved)?.wait(SOON);
     spec("BTCUSDT").seed(1).generated_at("2025-03-05T00:00:00Z").write(project.data_dir())?;
     let held = upload()?.expect_code(1)?;
     assert!(held.stderr.contains("announced from another bucket or prefix with 2 archives, 1 of"), "{}", held.stderr);

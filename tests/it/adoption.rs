@@ -1,4 +1,4 @@
-//! A bucket that another program filled is taken over, and nothing is sent again.
+//! `uploader adopt`: a bucket that another program filled is announced, and nothing is sent again.
 
 use std::fs;
 use std::io::{Cursor, Write};
@@ -16,21 +16,17 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use crate::handmade::Handmade;
+use crate::scenario::{SOON, assert_nothing_uploaded, hours, text};
 
-const SOON: Duration = Duration::from_secs(60);
 /// Smallest part of an object that S3 takes.
 const PART_BYTES: usize = 5 << 20;
-
-fn spec(symbol: &str, day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
-}
 
 /// Three units; returns how many archives.
 fn write(data_dir: &Path) -> Result<usize> {
     let days = ["2025-03-01", "2025-03-02"];
     for day in days {
         for symbol in ["BTCUSDT", "ETHUSDT", "币安人生USDT"] {
-            spec(symbol, day).write(data_dir)?;
+            hours(symbol, day).write(data_dir)?;
         }
     }
     ArchiveSpec::new(Market::Um, "BTCUSDT", "1d", "2025-02").dataset("markPriceKlines").write(data_dir)?;
@@ -48,7 +44,7 @@ fn large_zip(spec: &ArchiveSpec) -> Result<Vec<u8>> {
 }
 
 #[test]
-fn what_another_program_put_there_is_not_sent_again() -> Result<()> {
+fn objects_of_another_program_are_adopted_and_not_sent_again() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "recognised")?;
     let (proxy, data_dir) = (Proxy::start(stack.s3.address())?, project.data_dir().to_owned());
@@ -58,7 +54,7 @@ fn what_another_program_put_there_is_not_sent_again() -> Result<()> {
     let large_bytes = fs::metadata(large.write_bytes(&data_dir, &large_zip(&large)?)?).context("its size")?.len();
     mark_all(&data_dir)?;
     let key = |spec: &ArchiveSpec| format!("{}/{}", project.prefix(), spec.path());
-    let (large, other) = (key(&large), key(&spec("ETHUSDT", "2025-03-02")));
+    let (large, other) = (key(&large), key(&hours("ETHUSDT", "2025-03-02")));
     OtherClient::new(stack, &project).fill(&data_dir, PART_BYTES)?;
     // As large as ours, and something else.
     let other_bytes = Handmade::new(stack, &project)?.get(&other)?.len();
@@ -88,16 +84,15 @@ fn what_another_program_put_there_is_not_sent_again() -> Result<()> {
     }
     assert_eq!(hand.markers()?.len(), 4);
 
-    let again = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(again.stdout.contains("nothing to do"), "{}", again.stdout);
+    assert_nothing_uploaded(&project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?);
     assert_eq!(client.list()?, after);
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(86_572)
 }
 
 /// Requests that give an object its sha256 are refused for a moment, or done without an answer.
 #[test]
-fn a_copy_that_fails_for_a_moment_ends_nothing() -> Result<()> {
+fn a_copy_that_fails_for_a_moment_is_retried() -> Result<()> {
     let stack = Stack::shared();
     for command in ["upload", "adopt"] {
         for fate in [Fate::Refused, Fate::ReplyLost] {
@@ -124,7 +119,7 @@ fn a_copy_that_fails_for_a_moment_ends_nothing() -> Result<()> {
 
 /// The bodies of archives are cut on a link that drops: those that came whole are not fetched again.
 #[test]
-fn adopting_goes_on_over_a_link_that_drops() -> Result<()> {
+fn adoption_over_a_dropping_link_fetches_no_whole_archive_twice() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "adopt-cut")?;
     let proxy = Proxy::start(stack.s3.address())?;
@@ -150,17 +145,17 @@ fn adopting_goes_on_over_a_link_that_drops() -> Result<()> {
     let small = fetched().len() - of_large();
     assert!(small < 7 + 7, "{:#?}", fetched());
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(1612)
 }
 
 /// Where archives have to be sent because they are not copied, they are sent in their turn and take their memory.
 #[test]
-fn what_adopting_sends_has_a_place_among_the_transfers() -> Result<()> {
+fn archives_sent_while_adopting_count_among_the_transfers() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, NO_COPIES)?;
     let proxy = Proxy::start(stack.s3.address())?;
     for day in 1..=8 {
-        spec("BTCUSDT", &format!("2025-03-{day:02}")).write(project.data_dir())?;
+        hours("BTCUSDT", &format!("2025-03-{day:02}")).write(project.data_dir())?;
     }
     OtherClient::new(stack, &project).fill(project.data_dir(), usize::MAX)?;
     project.set("storage.r2.endpoint", format!("http://{}", proxy.address()))?;
@@ -192,7 +187,7 @@ fn what_adopting_sends_has_a_place_among_the_transfers() -> Result<()> {
 
 /// A bucket, or a token, that does not copy costs the sending, and is told of, not once for each archive.
 #[test]
-fn where_nothing_may_be_copied_archives_are_sent() -> Result<()> {
+fn archives_are_sent_where_the_bucket_copies_none() -> Result<()> {
     let stack = Stack::shared();
     for adopted in [false, true] {
         let project = Project::new(stack, NO_COPIES)?;
@@ -210,13 +205,13 @@ fn where_nothing_may_be_copied_archives_are_sent() -> Result<()> {
         };
         client.list()?.iter().for_each(has_sha256);
         project.puller(&["pull"])?.expect_code(0)?;
-        project.check_tables()?;
+        project.check_tables(172)?;
     }
     Ok(())
 }
 
 #[test]
-fn a_bucket_is_adopted_without_the_archives_at_hand() -> Result<()> {
+fn a_bucket_is_adopted_without_local_archives() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "adopted")?;
     let data_dir = project.data_dir().to_owned();
@@ -247,32 +242,32 @@ fn a_bucket_is_adopted_without_the_archives_at_hand() -> Result<()> {
     assert_eq!((&adopted["others"]["count"], &adopted["others"]["checksums"]), (&1_053.into(), &archives.into()));
     project.uploader(&["reconcile"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(172)?;
 
     let (bucket, markers) = (client.list()?, hand.markers()?);
     let again = project.uploader(&["adopt", "--json"])?.expect_code(0)?.json()?;
     assert_eq!((&again["units"]["unchanged"], &again["archives"]["new"]), (&3.into(), &0.into()));
     assert_eq!((client.list()?, hand.markers()?), (bucket.clone(), markers.clone()));
     // What an uploader that has the archives would announce is the same to the bit.
-    let upload = project.start("uploader", &["upload"], &[("LOCAL_DATA_DIR", &data_dir.to_string_lossy())])?;
-    let upload = { upload }.wait(SOON)?.expect_code(0)?;
-    assert!(upload.stdout.contains("nothing to do"), "{}", upload.stdout);
+    let env = [("LOCAL_DATA_DIR", text(&data_dir)?)];
+    let upload = project.start("uploader", &["upload", "--json"], &env)?.wait(SOON)?.expect_code(0)?;
+    assert_nothing_uploaded(&upload.json()?);
     assert_eq!((client.list()?, hand.markers()?), (bucket, markers));
 
     // The other program is not switched off yet: an archive more, and one corrected.
-    spec("SOLUSDT", "2025-03-02").write(&data_dir)?;
-    spec("BTCUSDT", "2025-03-02").seed(5).generated_at("2025-03-09T00:00:00Z").write(&data_dir)?;
+    hours("SOLUSDT", "2025-03-02").write(&data_dir)?;
+    hours("BTCUSDT", "2025-03-02").seed(5).generated_at("2025-03-09T00:00:00Z").write(&data_dir)?;
     client.fill_all(&data_dir)?;
     let more = project.uploader(&["adopt", "--json"])?.expect_code(0)?.json()?;
     assert_eq!(more["published"], serde_json::json!(["binance/spot/klines/1h/2025-03-02"]));
     let newest = hand.markers()?.pop().map(|(_, marker)| marker["objects"].as_array().map(Vec::len));
     assert_eq!(newest, Some(Some(4)));
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(196)
 }
 
 #[test]
-fn a_damaged_object_holds_its_unit_back_and_no_other() -> Result<()> {
+fn a_damaged_object_holds_back_only_its_unit() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "adopted-damaged")?;
     write(project.data_dir())?;
@@ -280,7 +275,7 @@ fn a_damaged_object_holds_its_unit_back_and_no_other() -> Result<()> {
     let (hand, client) = (Handmade::new(stack, &project)?, OtherClient::new(stack, &project));
     client.fill_all(project.data_dir())?;
     let key = |spec: &ArchiveSpec| format!("{}/{}", project.prefix(), spec.path());
-    let (cut, swapped) = (spec("BTCUSDT", "2025-03-01"), spec("ETHUSDT", "2025-03-01"));
+    let (cut, swapped) = (hours("BTCUSDT", "2025-03-01"), hours("ETHUSDT", "2025-03-01"));
     hand.put(&key(&cut), &cut.zip()[..cut.zip().len() / 2])?;
     // A whole archive, and not the one its .CHECKSUM is about.
     hand.put(&key(&swapped), &swapped.clone().seed(9).zip())?;
@@ -297,5 +292,5 @@ fn a_damaged_object_holds_its_unit_back_and_no_other() -> Result<()> {
     let mended = project.uploader(&["adopt", "--json"])?.expect_code(0)?.json()?;
     assert_eq!(mended["published"], serde_json::json!(["binance/spot/klines/1h/2025-03-01"]));
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(172)
 }

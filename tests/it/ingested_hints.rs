@@ -1,4 +1,4 @@
-//! An `_ingested/` folder is a hint: only rows that are there are taken as loaded.
+//! `puller adopt --ingested`: a hint only; archives whose rows are all there are recorded as loaded.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,23 +11,20 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::{hours, ship};
 
 const DAYS: [&str; 4] = ["2025-03-01", "2025-03-02", "2025-03-03", "2025-03-04"];
 const SYMBOLS: [&str; 2] = ["BTCUSDT", "ETHUSDT"];
 
-fn spec(symbol: &str, day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
-}
-
 fn unit(day: &str) -> String {
-    spec(SYMBOLS[0], day).unit()
+    hours(SYMBOLS[0], day).unit()
 }
 
 /// Rows as a worker loads them, and nothing that says so: no ledger, and every marker still to be worked.
 fn loaded_by_hand<'p>(stack: &Stack, project: &'p Project) -> Result<Handmade<'p>> {
     let hand = Handmade::new(stack, project)?;
     for day in DAYS {
-        SYMBOLS.iter().try_for_each(|symbol| spec(symbol, day).write(project.data_dir()).map(drop))?;
+        SYMBOLS.iter().try_for_each(|symbol| hours(symbol, day).write(project.data_dir()).map(drop))?;
     }
     mark_all(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
@@ -77,7 +74,7 @@ fn findings(report: &Value) -> Vec<String> {
 }
 
 #[test]
-fn what_is_there_to_the_last_row_is_skipped_and_the_rest_is_loaded() -> Result<()> {
+fn complete_archives_are_adopted_and_the_rest_is_loaded() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "ingested")?;
     loaded_by_hand(stack, &project)?;
@@ -94,14 +91,14 @@ fn what_is_there_to_the_last_row_is_skipped_and_the_rest_is_loaded() -> Result<(
         &[
             format!("_SUCCESS__{}__spot__1h", DAYS[0]),
             format!("_SUCCESS__{}__spot__1h", DAYS[1]),
-            spec("BTCUSDT", DAYS[2]).path(),
+            hours("BTCUSDT", DAYS[2]).path(),
             // Flat, so that it could be of any market; and one symbol only: of the other nothing is said.
             format!("ETHUSDT-1h-{}.zip", DAYS[3]),
             "_SUCCESS__2024-01-01__um__1h".into(),
             "XRPUSDT-1h-2024-01-01.zip".into(),
             "yesterday.done".into(),
             // What `pull --no-ingest` leaves beside the archives.
-            format!(".ferry/delivered/{}", spec("BTCUSDT", DAYS[2]).path()),
+            format!(".ferry/delivered/{}", hours("BTCUSDT", DAYS[2]).path()),
         ],
     )?;
 
@@ -132,13 +129,13 @@ fn what_is_there_to_the_last_row_is_skipped_and_the_rest_is_loaded() -> Result<(
     let counts = "SELECT sum(archives_loaded), sum(archives_skipped) FROM {db}.ingest_log FORMAT TSV";
     assert_eq!(project.query(counts)?.trim(), "4\t4");
     project.puller(&["verify"])?.expect_code(0)?;
-    project.check_tables()
+    project.check_tables(192)
 }
 
 /// The right values are not enough: under a version of their own, rows would win against the wrong archives, or lose
 /// against the right ones.
 #[test]
-fn rows_of_another_version_are_not_taken_for_the_archives() -> Result<()> {
+fn rows_with_another_version_are_not_adopted() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "ingested-versions")?;
     loaded_by_hand(stack, &project)?;
@@ -159,19 +156,16 @@ fn rows_of_another_version_are_not_taken_for_the_archives() -> Result<()> {
     let report = adopt(&project, &[], 4)?;
     assert_eq!((&report["archives"]["adopted"], &report["archives"]["differ"]), (&2.into(), &6.into()));
     project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()?;
+    project.check_tables(192)?;
 
     // A stale month arrives last. Where rows are the archives' own, with their version, it changes nothing.
     let stale = ArchiveSpec::new(Market::Spot, "BTCUSDT", "1h", "2025-03").seed(8).generated_at("2025-03-01T12:00:00Z");
-    stale.write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
-    project.puller(&["pull"])?.expect_code(0)?;
-    project.check_tables()
+    ship(&project, [stale])?;
+    project.check_tables(840)
 }
 
 #[test]
-fn names_that_are_no_hints_fit_the_terminal() -> Result<()> {
+fn long_names_that_are_no_hints_fit_the_terminal() -> Result<()> {
     let project = Project::new(Stack::shared(), "ingested-long")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     let long = "a-name-that-is-none-of-ours/".repeat(4);
@@ -187,7 +181,7 @@ fn names_that_are_no_hints_fit_the_terminal() -> Result<()> {
 
 /// A unit that only the bucket knows, and a folder that is none.
 #[test]
-fn the_bucket_s_manifest_is_enough() -> Result<()> {
+fn a_unit_known_only_to_the_bucket_is_adopted() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "ingested-no-stream")?;
     let hand = loaded_by_hand(stack, &project)?;

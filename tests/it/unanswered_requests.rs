@@ -1,18 +1,17 @@
-//! Answers that never come: whoever waits for one goes on by itself.
+//! Requests that are never answered: every process goes on, or says that it is not ready.
 
-use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tests::data::{ArchiveSpec, Market, mark_all};
-use tests::project::{Project, Service};
+use tests::data::mark_all;
+use tests::project::Project;
 use tests::proxy::{Fault, LostAnswer, Proxy};
 use tests::servers::Stack;
-use tests::{Context, Failure, Result, http};
+use tests::{Context, Failure, Result};
 
 use crate::handmade::Handmade;
+use crate::scenario::{SOON, hours, loopback};
 
-const SOON: Duration = Duration::from_secs(60);
 /// How long anybody may take to go on once the network is as it should be.
 const GOES_ON: Duration = Duration::from_secs(15);
 /// A consumer for units of years ago, and one for those of today.
@@ -21,7 +20,7 @@ const BACKFILL: &str = "backfill-primary";
 /// Writes so many units of one archive each, from this day of March 2025 on, and announces them past any proxy.
 fn announce(project: &Project, direct: &str, days: std::ops::RangeInclusive<u32>) -> Result<()> {
     for day in days {
-        ArchiveSpec::new(Market::Spot, "AAAUSDT", "1h", &format!("2025-03-{day:02}")).write(project.data_dir())?;
+        hours("AAAUSDT", &format!("2025-03-{day:02}")).write(project.data_dir())?;
     }
     mark_all(project.data_dir())?;
     let mut uploader = project.start("uploader", &["upload"], &[("FERRY__NATS__URL", direct)])?;
@@ -31,7 +30,7 @@ fn announce(project: &Project, direct: &str, days: std::ops::RangeInclusive<u32>
 /// A project whose processes see NATS through a proxy, and the server's own address.
 fn behind_a_proxy(stack: &Stack, label: &str) -> Result<(Project, Proxy, String)> {
     let mut project = Project::new(stack, label)?;
-    let queue = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.nats.port())))?;
+    let queue = Proxy::start(loopback(stack.nats.port()))?;
     let direct = project.config()["nats"]["url"].as_str().unwrap_or_default().to_owned();
     project.set("nats.url", format!("nats://{}", queue.address()))?;
     // Whatever was lost on its way comes again after a lease, and the tests break nothing but that.
@@ -40,18 +39,10 @@ fn behind_a_proxy(stack: &Stack, label: &str) -> Result<(Project, Proxy, String)
     Ok((project, queue, direct))
 }
 
-fn is_ready(service: &Service) -> Result<bool> {
-    Ok(http::get(service.http(), "/readyz").is_ok_and(|ready| ready.status == 200))
-}
-
-/// Why a service says that it is not ready; empty while it is.
-fn reasons(service: &Service) -> Result<String> {
-    let ready = http::get(service.http(), "/readyz")?;
-    if ready.status == 200 { Ok(String::new()) } else { ready.text() }
-}
-
 /// Runs scenarios side by side, for most of them only wait.
 fn side_by_side(scenarios: &[fn() -> Result<()>]) -> Result<()> {
+    // Their threads have no names.
+    tests::times::begin();
     let ended: Vec<_> = thread::scope(|scope| {
         let running: Vec<_> = scenarios.iter().map(|scenario| scope.spawn(scenario)).collect();
         running.into_iter().map(thread::ScopedJoinHandle::join).collect()
@@ -64,14 +55,14 @@ fn side_by_side(scenarios: &[fn() -> Result<()>]) -> Result<()> {
 
 /// One cut of the only connection, between a question and its answer.
 #[test]
-fn an_answer_that_is_lost_stops_nobody() -> Result<()> {
+fn a_lost_answer_stops_no_process() -> Result<()> {
     side_by_side(&[a_worker_loses_the_answer_to_a_pull, an_uploader_loses_what_it_reads, commands_are_not_answered])
 }
 
 fn a_worker_loses_the_answer_to_a_pull() -> Result<()> {
     let (project, queue, direct) = behind_a_proxy(Stack::shared(), "lost-pull")?;
     let mut worker = project.spawn_puller(&["run"])?;
-    project.wait_until("a worker", SOON, || is_ready(&worker))?;
+    project.wait_until("a worker", SOON, || Ok(worker.is_ready()))?;
     // Any pull that does not wait, and a pull of the lane that is asked last.
     for (unit, text) in (1..).zip(["no_wait\":true", "MSG.NEXT.MARKERS.backfill-primary"]) {
         let lost = LostAnswer::to(text);
@@ -80,11 +71,10 @@ fn a_worker_loses_the_answer_to_a_pull() -> Result<()> {
         thread::sleep(Duration::from_secs(1));
         announce(&project, &direct, unit..=unit)?;
         project.wait_for_archives(u64::from(unit), GOES_ON)?;
-        assert!(is_ready(&worker)?);
+        assert!(worker.is_ready());
     }
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
-    project.check_tables()
+    worker.drain(SOON)?;
+    project.check_tables(48)
 }
 
 fn an_uploader_loses_what_it_reads() -> Result<()> {
@@ -93,7 +83,7 @@ fn an_uploader_loses_what_it_reads() -> Result<()> {
     project.set("watch.rescan", "1d")?;
     let write = |days: std::ops::RangeInclusive<u32>| -> Result<()> {
         for day in days {
-            ArchiveSpec::new(Market::Spot, "AAAUSDT", "1h", &format!("2025-03-{day:02}")).write(project.data_dir())?;
+            hours("AAAUSDT", &format!("2025-03-{day:02}")).write(project.data_dir())?;
         }
         mark_all(project.data_dir()).map(drop)
     };
@@ -104,20 +94,18 @@ fn an_uploader_loses_what_it_reads() -> Result<()> {
     queue.set(Fault::LoseAnswer(lost.clone()));
     let mut service = project.spawn_uploader(&["watch"])?;
     project.wait_until("the lost answer", SOON, || Ok(lost.is_done()))?;
-    project.wait_until("the end of the first pass", GOES_ON, || is_ready(&service))?;
+    project.wait_until("the end of the first pass", GOES_ON, || Ok(service.is_ready()))?;
     let hand = Handmade::new(stack, &project)?;
     write(21..=21)?;
     project.wait_until("a new unit on the stream", GOES_ON, || Ok(hand.markers()?.len() == 21))?;
-    service.sigterm()?;
-    service.wait(GOES_ON)?.expect_code(0)?;
+    service.drain(GOES_ON)?;
 
     // Told to stop while it waits.
     queue.set(Fault::Unanswered("CONSUMER.MSG.NEXT.MARKERS."));
     let mut service = project.spawn_uploader(&["watch"])?;
     thread::sleep(Duration::from_secs(3));
     let told = Instant::now();
-    service.sigterm()?;
-    service.wait(GOES_ON)?.expect_code(0)?;
+    service.drain(GOES_ON)?;
     assert!(told.elapsed() < GOES_ON);
     Ok(())
 }
@@ -148,7 +136,7 @@ fn commands_are_not_answered() -> Result<()> {
 
 /// What looks healthy and does nothing is not ready, says why, and tries anew.
 #[test]
-fn a_worker_whose_pulls_are_not_answered_says_so() -> Result<()> {
+fn a_worker_whose_pulls_are_not_answered_is_not_ready() -> Result<()> {
     side_by_side(&[pulls_are_not_answered, idle_workers_behind_a_bad_line, a_queue_that_goes_away_ends_verify])
 }
 
@@ -156,20 +144,19 @@ fn pulls_are_not_answered() -> Result<()> {
     let restarts = "puller_pull_restarts_total{destination=\"primary\"}";
     let (project, queue, direct) = behind_a_proxy(Stack::shared(), "unanswered")?;
     let mut worker = project.spawn_puller(&["run"])?;
-    project.wait_until("a worker", SOON, || is_ready(&worker))?;
+    project.wait_until("a worker", SOON, || Ok(worker.is_ready()))?;
     assert_eq!(worker.metric(restarts)?, 0.0);
     queue.set(Fault::Unanswered("CONSUMER.MSG.NEXT.MARKERS."));
     let since = Instant::now();
     project
-        .wait_until("the reason", Duration::from_secs(90), || Ok(reasons(&worker)?.contains("no pull was answered")))?;
+        .wait_until("the reason", Duration::from_secs(90), || Ok(worker.reasons().contains("no pull was answered")))?;
     assert!(since.elapsed() > Duration::from_secs(50), "a minute, not {:?}", since.elapsed());
     assert_eq!(worker.metric(restarts)?, 1.0);
     queue.set(Fault::None);
     announce(&project, &direct, 1..=1)?;
     project.wait_for_archives(1, GOES_ON)?;
-    project.wait_until("a worker that is ready again", GOES_ON, || is_ready(&worker))?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0).map(drop)
+    project.wait_until("a worker that is ready again", GOES_ON, || Ok(worker.is_ready()))?;
+    worker.drain(SOON).map(drop)
 }
 
 /// It waits for workers as long as they take, and not for a queue that cannot tell of them.
@@ -206,43 +193,37 @@ fn idle_workers_behind_a_bad_line() -> Result<()> {
     }
     announce(&project, &direct, 1..=24)?;
     let loaded = "puller_deliveries_total{destination=\"primary\",outcome=\"loaded\"}";
-    let busy = || workers.iter().filter(|worker| worker.metric(loaded).is_ok_and(|count| count > 0.0)).count();
-    project.wait_until(&format!("all workers at work after {cuts} cuts"), GOES_ON, || Ok(busy() == WORKERS))?;
+    eprintln!("{cuts} cuts");
+    workers.iter().try_for_each(|worker| worker.wait_for_metric(loaded, GOES_ON, |units| units > 0.0))?;
     project.wait_for_archives(24, SOON)?;
     for worker in &mut workers {
-        worker.sigterm()?;
-        worker.wait(SOON)?.expect_code(0)?;
+        worker.drain(SOON)?;
     }
-    project.check_tables()
+    project.check_tables(576)
 }
 
 /// A pass that waits for what never comes is not ready, says why, and is begun anew; and SIGTERM ends it.
 #[test]
-fn a_pass_that_hangs_is_begun_anew() -> Result<()> {
+fn a_hanging_pass_is_restarted() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "hanging-pass")?;
-    ArchiveSpec::new(Market::Spot, "AAAUSDT", "1h", "2025-03-01").write(project.data_dir())?;
+    hours("AAAUSDT", "2025-03-01").write(project.data_dir())?;
     mark_all(project.data_dir())?;
     let env = [("FERRY_HANG", "uploader.pass"), ("FERRY_SILENCE_SHOWN_S", "2")];
     let restarts = "uploader_pass_restarts_total";
 
     let mut service = project.spawn("uploader", &["watch"], &[env[0], env[1], ("FERRY_SILENCE_MAX_S", "8")])?;
-    project.wait_until("the counter", GOES_ON, || Ok(service.metric(restarts).is_ok_and(|count| count == 0.0)))?;
-    project.wait_until("the reason", GOES_ON, || Ok(reasons(&service)?.contains("has heard nothing")))?;
+    service.wait_for_metric(restarts, GOES_ON, |count| count == 0.0)?;
+    project.wait_until("the reason", GOES_ON, || Ok(service.reasons().contains("has heard nothing")))?;
     let published = "uploader_units_total{outcome=\"published\"}";
-    project
-        .wait_until("the unit on the stream", SOON, || Ok(service.metric(published).is_ok_and(|count| count > 0.0)))?;
-    project.wait_until("a service that is ready", GOES_ON, || is_ready(&service))?;
+    service.wait_for_metric(published, SOON, |count| count > 0.0)?;
+    project.wait_until("a service that is ready", GOES_ON, || Ok(service.is_ready()))?;
     assert_eq!(service.metric(restarts)?, 1.0);
-    service.sigterm()?;
-    service.wait(GOES_ON)?.expect_code(0)?;
+    service.drain(GOES_ON)?;
 
     let mut service = project.spawn("uploader", &["watch"], &env)?;
-    project.wait_until("the reason", GOES_ON, || {
-        Ok(reasons(&service).is_ok_and(|why| why.contains("has heard nothing")))
-    })?;
-    service.sigterm()?;
-    service.wait(GOES_ON)?.expect_code(0).map(drop)
+    project.wait_until("the reason", GOES_ON, || Ok(service.reasons().contains("has heard nothing")))?;
+    service.drain(GOES_ON).map(drop)
 }
 
 /// A disk that hangs stops the thread that asks it, and not the end of the process.
@@ -259,11 +240,10 @@ fn an_uploader_whose_disk_hangs_ends_on_sigterm() -> Result<()> {
 
 /// Acks hold names and numbers; those of a stream that was deleted and made again are another unit's.
 #[test]
-fn an_ack_of_a_former_stream_settles_nothing_of_the_new_one() -> Result<()> {
+fn an_ack_of_a_deleted_stream_acks_nothing_of_the_new_one() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "former-stream")?;
-    let bucket = project.config()["storage"]["r2"]["endpoint"].as_str().unwrap_or_default().to_owned();
-    let bucket = Proxy::start(bucket.trim_start_matches("http://").parse().context(bucket.clone())?)?;
+    let bucket = Proxy::start(Stack::shared().s3.address())?;
     let direct = project.config()["nats"]["url"].as_str().unwrap_or_default().to_owned();
     // So long that no extension of the lease tells it before.
     project.set("puller.ack_wait", "5m")?;
@@ -280,7 +260,7 @@ fn an_ack_of_a_former_stream_settles_nothing_of_the_new_one() -> Result<()> {
     bucket.set(Fault::Hang);
     let mut worker = project.spawn("puller", &["run"], &[("FERRY__STORAGE__R2__ENDPOINT", &through)])?;
     let pending = || -> Result<usize> { Ok(hand.consumer(BACKFILL)?.num_ack_pending) };
-    project.wait_until("the first unit in hand", SOON, || Ok(pending()? == 1))?;
+    project.wait_until("the first unit in flight", SOON, || Ok(pending()? == 1))?;
     hand.delete_stream("MARKERS")?;
     project.puller(&["migrate"])?.expect_code(0)?;
     hand.publish_on(&markers[1].0, markers[1].1.to_string().as_bytes())?;
@@ -296,21 +276,19 @@ fn an_ack_of_a_former_stream_settles_nothing_of_the_new_one() -> Result<()> {
     };
     project.wait_until("the first unit's rows", SOON, || recorded(&markers[0]))?;
     thread::sleep(Duration::from_secs(4));
-    assert_eq!(pending()?, 1, "the ack of the first unit has settled the second one\n{}", worker.stderr());
+    assert_eq!(pending()?, 1, "the ack of the first unit was taken for one of the second\n{}", worker.stderr());
     hand.nak(&held, Duration::ZERO)?;
     project.wait_until("the second unit", GOES_ON, || recorded(&markers[1]))?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0).map(drop)
+    worker.drain(SOON).map(drop)
 }
 
 /// One answer, or its absence, is for all deliveries of a consumer: if each asked for itself, the last of them would learn of
 /// its lost lease when another worker has long had its unit.
 #[test]
-fn leases_of_many_units_are_given_up_in_time() -> Result<()> {
+fn lost_leases_of_many_units_are_given_up_in_time() -> Result<()> {
     const UNITS: u32 = 20;
     let (mut project, queue, direct) = behind_a_proxy(Stack::shared(), "many-leases")?;
-    let bucket = project.config()["storage"]["r2"]["endpoint"].as_str().unwrap_or_default().to_owned();
-    let bucket = Proxy::start(bucket.trim_start_matches("http://").parse().context(bucket.clone())?)?;
+    let bucket = Proxy::start(Stack::shared().s3.address())?;
     project.set("puller.ack_wait", "6s")?;
     project.set("puller.slots", UNITS)?;
     project.puller(&["migrate"])?.expect_code(0)?;
@@ -318,21 +296,17 @@ fn leases_of_many_units_are_given_up_in_time() -> Result<()> {
     bucket.set(Fault::Hang);
     let through = format!("http://{}", bucket.address());
     let worker = project.spawn("puller", &["run"], &[("FERRY__STORAGE__R2__ENDPOINT", &through)])?;
-    let in_hand = "puller_in_flight_jobs{destination=\"primary\"}";
-    project.wait_until("all units in hand", SOON, || {
-        Ok(worker.metric(in_hand).is_ok_and(|units| units == f64::from(UNITS)))
-    })?;
+    let in_flight = "puller_in_flight_jobs{destination=\"primary\"}";
+    worker.wait_for_metric(in_flight, SOON, |units| units == f64::from(UNITS))?;
     queue.set(Fault::Unanswered("CONSUMER.INFO.MARKERS."));
     let lost = "puller_leases_lost_total{destination=\"primary\"}";
     // Six seconds, a question of two, and a pause.
-    project.wait_until("all leases given up", GOES_ON, || {
-        Ok(worker.metric(lost).is_ok_and(|leases| leases == f64::from(UNITS)))
-    })
+    worker.wait_for_metric(lost, GOES_ON, |leases| leases == f64::from(UNITS))
 }
 
 /// What is on its way to a worker when it is told to stop comes back at once, not when its lease ends.
 #[test]
-fn what_arrives_while_a_worker_stops_is_handed_back() -> Result<()> {
+fn deliveries_arriving_at_a_stopping_worker_are_handed_back() -> Result<()> {
     let stack = Stack::shared();
     let (mut project, queue, direct) = behind_a_proxy(stack, "stopping")?;
     project.set("puller.ack_wait", "5m")?;
@@ -344,19 +318,17 @@ fn what_arrives_while_a_worker_stops_is_handed_back() -> Result<()> {
     hand.purge_stream("MARKERS")?;
     queue.set(Fault::Delay(Duration::from_millis(400)));
     // What arrives before the worker is told cannot be done, and is handed back too.
-    let bucket = project.config()["storage"]["r2"]["endpoint"].as_str().unwrap_or_default().to_owned();
-    let bucket = Proxy::start(bucket.trim_start_matches("http://").parse().context(bucket.clone())?)?;
+    let bucket = Proxy::start(Stack::shared().s3.address())?;
     bucket.set(Fault::Hang);
     let through = format!("http://{}", bucket.address());
     let env = [("FERRY__STORAGE__R2__ENDPOINT", through.as_str()), ("FERRY__LOG__LEVEL", "debug")];
     let mut worker = project.spawn("puller", &["run"], &env)?;
-    project.wait_until("a worker", SOON, || is_ready(&worker))?;
+    project.wait_until("a worker", SOON, || Ok(worker.is_ready()))?;
     // An idle pull is open some round trips later.
     thread::sleep(Duration::from_secs(5));
     hand.publish_on(&markers[0].0, markers[0].1.to_string().as_bytes())?;
     project.wait_until("a delivery on its way", SOON, || Ok(hand.consumer(BACKFILL)?.num_ack_pending == 1))?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
+    worker.drain(SOON)?;
     // Nobody waits for a lease here.
     let again = hand.hold(BACKFILL, 1).map_err(|failure| Failure::new(format!("{failure}\n{}", worker.stderr())))?;
     assert_eq!(again[0].info().context("its info")?.delivered, 2);
@@ -365,7 +337,7 @@ fn what_arrives_while_a_worker_stops_is_handed_back() -> Result<()> {
 
 /// Where somebody limits what may be under way, a fetch is answered in part, and then by nothing.
 #[test]
-fn a_fetch_that_is_answered_in_part_is_worked_on() -> Result<()> {
+fn a_fetch_answered_in_part_is_worked_on() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "in-part")?;
     let direct = project.config()["nats"]["url"].as_str().unwrap_or_default().to_owned();
@@ -376,23 +348,21 @@ fn a_fetch_that_is_answered_in_part_is_worked_on() -> Result<()> {
     announce(&project, &direct, 1..=4)?;
     let mut worker = project.spawn_puller(&["run"])?;
     project.wait_for_archives(4, GOES_ON)?;
-    // One that nobody settles takes all the room of its lane, and none of the live one's.
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0)?;
+    // A retry that nobody acks fills the limit of its lane, and not that of the live lane.
+    worker.drain(SOON)?;
     announce(&project, &direct, 5..=7)?;
     hand.hold(BACKFILL, 1)?;
     let mut worker = project.spawn_puller(&["run"])?;
-    project.wait_until("a worker", SOON, || is_ready(&worker))?;
+    project.wait_until("a worker", SOON, || Ok(worker.is_ready()))?;
     project.set("publish.live_days", 36_000)?;
     announce(&project, &direct, 8..=8)?;
     project.wait_for_archives(5, GOES_ON)?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0).map(drop)
+    worker.drain(SOON).map(drop)
 }
 
 /// Markers of a thousand archives each, on a line that brings one in six seconds.
 #[test]
-fn large_markers_come_through_a_narrow_line() -> Result<()> {
+fn large_markers_arrive_over_a_narrow_line() -> Result<()> {
     let stack = Stack::shared();
     let (mut project, line, direct) = behind_a_proxy(stack, "narrow-line")?;
     project.set("puller.ack_wait", "60s")?;
@@ -408,13 +378,12 @@ fn large_markers_come_through_a_narrow_line() -> Result<()> {
     let mut worker = project.spawn_puller(&["run"])?;
     project.wait_for_archives(3, SOON)?;
     assert_eq!(hand.consumer(BACKFILL)?.delivered.consumer_sequence, 3, "{}", worker.stderr());
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0).map(drop)
+    worker.drain(SOON).map(drop)
 }
 
 /// Thousands of units that wait for their next attempt leave room for those that can be done.
 #[test]
-fn live_work_has_room_beside_scheduled_retries() -> Result<()> {
+fn scheduled_retries_leave_slots_to_live_units() -> Result<()> {
     const RETRIES: usize = 5_000;
     let stack = Stack::shared();
     let project = Project::new(stack, "scheduled")?;
@@ -433,8 +402,7 @@ fn live_work_has_room_beside_scheduled_retries() -> Result<()> {
     eprintln!("{RETRIES} put off in {put_off:?}; a worker started and loaded three more in {:?}", begun.elapsed());
     let scheduled = || Ok(hand.consumer(BACKFILL)?.num_ack_pending == RETRIES);
     project.wait_until("nothing but retries", GOES_ON, scheduled)?;
-    worker.sigterm()?;
-    worker.wait(SOON)?.expect_code(0).map(drop)
+    worker.drain(SOON).map(drop)
 }
 
 /// The headers of the stream take longer to read than a pass may be silent.
@@ -445,7 +413,7 @@ fn a_long_stream_over_a_slow_line_is_read_to_its_end() -> Result<()> {
     project.set("nats.manage", false)?;
     // So many that the stream is read as a whole.
     for day in 1..=17 {
-        ArchiveSpec::new(Market::Spot, "AAAUSDT", "1h", &format!("2025-03-{day:02}")).write(project.data_dir())?;
+        hours("AAAUSDT", &format!("2025-03-{day:02}")).write(project.data_dir())?;
     }
     mark_all(project.data_dir())?;
     let hand = Handmade::new(stack, &project)?;
@@ -465,18 +433,16 @@ fn a_long_stream_over_a_slow_line_is_read_to_its_end() -> Result<()> {
     let env = [("FERRY_SILENCE_SHOWN_S", "3"), ("FERRY_SILENCE_MAX_S", "6")];
     let mut service = project.spawn("uploader", &["watch"], &env)?;
     let published = "uploader_units_total{outcome=\"published\"}";
-    project
-        .wait_until("a unit on the stream", SOON, || Ok(service.metric(published).is_ok_and(|count| count > 0.0)))?;
+    service.wait_for_metric(published, SOON, |count| count > 0.0)?;
     assert_eq!(service.metric("uploader_pass_restarts_total")?, 0.0);
-    service.sigterm()?;
-    service.wait(SOON)?.expect_code(0).map(drop)
+    service.drain(SOON).map(drop)
 }
 
 /// A pass is given up while it looks for files that are not taken: the next one names them.
 #[test]
-fn files_that_are_not_taken_are_named_after_a_pass_that_was_given_up() -> Result<()> {
+fn skipped_files_are_named_after_an_abandoned_pass() -> Result<()> {
     let project = Project::new(Stack::shared(), "hanging-strays")?;
-    let archive = ArchiveSpec::new(Market::Spot, "AAAUSDT", "1h", "2025-03-01").zip();
+    let archive = hours("AAAUSDT", "2025-03-01").zip();
     let folder = project.data_dir().join("data/spot/klines");
     std::fs::create_dir_all(&folder).context("a folder")?;
     std::fs::write(folder.join("AAAUSDT-1h-2025-03-01.zip"), archive).context("an archive")?;
@@ -484,6 +450,5 @@ fn files_that_are_not_taken_are_named_after_a_pass_that_was_given_up() -> Result
     let mut service = project.spawn("uploader", &["watch"], &env)?;
     service.wait_for_line("beginning it anew", SOON)?;
     service.wait_for_line("looks like an archive and is not taken", SOON)?;
-    service.sigterm()?;
-    service.wait(GOES_ON)?.expect_code(0).map(drop)
+    service.drain(GOES_ON).map(drop)
 }

@@ -1,9 +1,6 @@
-//! A wrong bucket or prefix is noticed before anything is uploaded or replaced.
+//! A wrong bucket or prefix is detected before anything is uploaded or replaced.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
-use tests::data::{ArchiveSpec, Market, mark_all};
+use tests::data::mark_all;
 use tests::other_client::OtherClient;
 use tests::process::Finished;
 use tests::project::Project;
@@ -12,12 +9,7 @@ use tests::servers::Stack;
 use tests::{Context, Result};
 
 use crate::handmade::Handmade;
-
-const SOON: Duration = Duration::from_secs(60);
-
-fn spec(symbol: &str, day: &str) -> ArchiveSpec {
-    ArchiveSpec::new(Market::Spot, symbol, "1h", day)
-}
+use crate::scenario::{SOON, assert_units, assert_verdict, hours, is_checked, loopback, proxy_of_bucket, ship, upload};
 
 fn moved(project: &Project, args: &[&str], prefix: &str) -> Result<Finished> {
     project.start("uploader", args, &[("FERRY__STORAGE__R2__PREFIX", prefix)])?.wait(SOON)
@@ -30,11 +22,11 @@ fn a_wrong_prefix_stops_the_uploader_with_one_message() -> Result<()> {
     let project = Project::new(stack, "wrong-prefix")?;
     let (hand, client) = (Handmade::new(stack, &project)?, OtherClient::new(stack, &project));
     for day in ["2025-03-01", "2025-03-02", "2025-03-03"] {
-        spec("BTCUSDT", day).write(project.data_dir())?;
+        hours("BTCUSDT", day).write(project.data_dir())?;
     }
     mark_all(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
-    spec("BTCUSDT", "2025-03-04").write(project.data_dir())?;
+    hours("BTCUSDT", "2025-03-04").write(project.data_dir())?;
     mark_all(project.data_dir())?;
     let (bucket, markers) = (client.list()?, hand.markers()?);
 
@@ -50,23 +42,21 @@ fn a_wrong_prefix_stops_the_uploader_with_one_message() -> Result<()> {
         assert!(!stopped.stderr.contains("WARN"), "{}", stopped.stderr);
     }
     // Doctor says what is wrong, and leaves no object of its own there either.
-    let doctor = moved(&project, &["doctor"], &wrong)?.expect_code(4)?;
-    for said in ["FAIL  place: ", &wrong, "WARN  bucket requests: not tried: units are announced from another"] {
-        assert!(doctor.stdout.contains(said), "{said}: {}", doctor.stdout);
-    }
+    let doctor = moved(&project, &["doctor", "--json"], &wrong)?.expect_code(4)?.json()?;
+    assert_verdict(&doctor, "place", "failed");
+    assert_verdict(&doctor, "bucket requests", "warning");
+    assert!(is_checked(&doctor, &wrong), "{doctor:#}");
     let env = [("FERRY__STORAGE__R2__PREFIX", wrong.as_str())];
-    let doctor = project.start("puller", &["doctor"], &env)?.wait(SOON)?.expect_code(4)?;
-    for said in ["FAIL  newest marker: ", "WARN  bucket requests: not tried: "] {
-        assert!(doctor.stdout.contains(said), "{said}: {}", doctor.stdout);
-    }
+    let doctor = project.start("puller", &["doctor", "--json"], &env)?.wait(SOON)?.expect_code(4)?.json()?;
+    assert_verdict(&doctor, "newest marker", "failed");
+    assert_verdict(&doctor, "bucket requests", "warning");
     assert_eq!((client.list()?, hand.markers()?), (bucket, markers));
     assert_eq!(tests::data::archives(project.data_dir())?.len(), 4);
 
     // With the right one it goes on as if nothing had been.
-    let upload = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(upload.stdout.contains("1 published, 3 unchanged"), "{}", upload.stdout);
-    let doctor = project.uploader(&["doctor"])?.expect_code(0)?;
-    assert!(doctor.stdout.contains("ok    place: "), "{}", doctor.stdout);
+    let upload = project.uploader(&["upload", "--json"])?.expect_code(0)?;
+    assert_units(&upload.json()?, &[("published", 1), ("unchanged", 3)]);
+    assert_verdict(&project.uploader(&["doctor", "--json"])?.expect_code(0)?.json()?, "place", "ok");
     Ok(())
 }
 
@@ -75,21 +65,19 @@ fn a_wrong_prefix_stops_the_uploader_with_one_message() -> Result<()> {
 fn doctor_removes_its_object_where_it_may() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "probe")?;
-    let endpoint: SocketAddr = stack.s3.endpoint().trim_start_matches("http://").parse().context("an address")?;
-    let bucket = Proxy::start(endpoint)?;
-    project.set("storage.r2.endpoint", format!("http://{}", bucket.address()))?;
+    let bucket = proxy_of_bucket(&mut project, stack)?;
     let client = OtherClient::new(stack, &project);
     project.puller(&["migrate"])?.expect_code(0)?;
     std::fs::create_dir_all(project.data_dir().join("data")).context("a tree")?;
     bucket.set(Fault::aimed("x-id=DeleteObject", u64::MAX, Fate::NotImplemented));
-    let doctor = project.uploader(&["doctor"])?.expect_code(0)?;
-    assert!(doctor.stdout.contains("/_doctor/probe was written for it and stays"), "{}", doctor.stdout);
+    let doctor = project.uploader(&["doctor", "--json"])?.expect_code(0)?.json()?;
+    assert!(is_checked(&doctor, "/_doctor/probe was written for it and stays"), "{doctor:#}");
     let left: Vec<String> = client.list()?.into_keys().collect();
     assert!(left.len() == 1 && left[0].ends_with("/_doctor/probe"), "{left:?}");
     // Nothing is announced yet, and what another run left is no obstacle.
     bucket.set(Fault::None);
-    let doctor = project.uploader(&["doctor"])?.expect_code(0)?;
-    assert!(doctor.stdout.contains("was written for it and removed"), "{}", doctor.stdout);
+    let doctor = project.uploader(&["doctor", "--json"])?.expect_code(0)?.json()?;
+    assert!(is_checked(&doctor, "was written for it and removed"), "{doctor:#}");
     // A request that fails after the object is there leaves nothing behind either.
     bucket.set(Fault::aimed("partNumber=", u64::MAX, Fate::NotImplemented));
     project.uploader(&["doctor"])?.expect_code(4)?;
@@ -100,16 +88,13 @@ fn doctor_removes_its_object_where_it_may() -> Result<()> {
 /// Somebody says that the archives have moved: the units at hand are announced from the new place, and the service that
 /// comes after needs no such word.
 #[test]
-fn archives_that_have_moved_are_announced_from_there() -> Result<()> {
+fn an_accepted_move_announces_archives_from_the_new_prefix() -> Result<()> {
     let stack = Stack::shared();
     let mut project = Project::new(stack, "moved-prefix")?;
     let hand = Handmade::new(stack, &project)?;
-    spec("BTCUSDT", "2025-03-01").write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
-    project.puller(&["pull"])?.expect_code(0)?;
+    ship(&project, [hours("BTCUSDT", "2025-03-01")])?;
     // One that is never loaded from the former place, and gone from the disk.
-    let lost = spec("BTCUSDT", "2025-02-27");
+    let lost = hours("BTCUSDT", "2025-02-27");
     lost.write(project.data_dir())?;
     mark_all(project.data_dir())?;
     project.uploader(&["upload"])?.expect_code(0)?;
@@ -117,15 +102,15 @@ fn archives_that_have_moved_are_announced_from_there() -> Result<()> {
     std::fs::remove_file(project.data_dir().join("_SUCCESS__2025-02-27__spot__1h")).context("its mark")?;
     let prefix = format!("{}-moved", project.prefix());
     moved(&project, &["upload"], &prefix)?.expect_code(2)?;
-    let upload = moved(&project, &["upload", "--accept-move"], &prefix)?.expect_code(0)?;
-    assert!(upload.stdout.contains("1 published"), "{}", upload.stdout);
+    let upload = moved(&project, &["upload", "--accept-move", "--json"], &prefix)?.expect_code(0)?;
+    assert_units(&upload.json()?, &[("published", 1)]);
     assert_eq!(hand.markers()?.len(), 3);
     drop(hand);
     project.set("storage.r2.prefix", prefix)?;
-    spec("BTCUSDT", "2025-03-02").write(project.data_dir())?;
+    hours("BTCUSDT", "2025-03-02").write(project.data_dir())?;
     mark_all(project.data_dir())?;
-    let upload = project.uploader(&["upload"])?.expect_code(0)?;
-    assert!(upload.stdout.contains("1 published, 1 unchanged"), "{}", upload.stdout);
+    let upload = project.uploader(&["upload", "--json"])?.expect_code(0)?;
+    assert_units(&upload.json()?, &[("published", 1), ("unchanged", 1)]);
     // The one that is announced from the former place only keeps nothing back.
     let pull = project.puller(&["pull"])?.expect_code(1)?;
     assert!(pull.stdout.contains("refused"), "{}", pull.stdout);
@@ -138,19 +123,17 @@ fn archives_that_have_moved_are_announced_from_there() -> Result<()> {
 /// A unit is announced, another one is not yet, and the prefix is mistyped. The proxy stands before NATS.
 fn mistyped(stack: &Stack, label: &str) -> Result<(Project, Proxy, String)> {
     let project = Project::new(stack, label)?;
-    spec("BTCUSDT", "2025-03-01").write(project.data_dir())?;
+    upload(&project, [hours("BTCUSDT", "2025-03-01")])?;
+    hours("BTCUSDT", "2025-03-02").write(project.data_dir())?;
     mark_all(project.data_dir())?;
-    project.uploader(&["upload"])?.expect_code(0)?;
-    spec("BTCUSDT", "2025-03-02").write(project.data_dir())?;
-    mark_all(project.data_dir())?;
-    let queue = Proxy::start(SocketAddr::from(([127, 0, 0, 1], stack.nats.port())))?;
+    let queue = Proxy::start(loopback(stack.nats.port()))?;
     let wrong = format!("{}/mistyped", project.prefix());
     Ok((project, queue, wrong))
 }
 
 /// NATS is away when the pass begins, and comes back before its end.
 #[test]
-fn a_wrong_prefix_is_noticed_by_a_pass_that_began_without_the_queue() -> Result<()> {
+fn a_wrong_prefix_is_detected_by_a_pass_that_began_without_the_queue() -> Result<()> {
     let stack = Stack::shared();
     let (project, queue, wrong) = mistyped(stack, "wrong-prefix-late")?;
     let through = format!("nats://{}", queue.address());
@@ -167,7 +150,7 @@ fn a_wrong_prefix_is_noticed_by_a_pass_that_began_without_the_queue() -> Result<
 
 /// NATS does not say what was announced last.
 #[test]
-fn nothing_is_announced_while_the_place_cannot_be_compared() -> Result<()> {
+fn nothing_is_announced_while_the_prefix_cannot_be_compared() -> Result<()> {
     let stack = Stack::shared();
     let (project, queue, wrong) = mistyped(stack, "place-unknown")?;
     let through = format!("nats://{}", queue.address());
@@ -175,8 +158,8 @@ fn nothing_is_announced_while_the_place_cannot_be_compared() -> Result<()> {
     let timeout = ("FERRY__PUBLISH__TIMEOUT", "7s");
     let env = [("FERRY__STORAGE__R2__PREFIX", wrong.as_str()), ("FERRY__NATS__URL", &through), timeout];
     queue.set(Fault::Unanswered("STREAM.MSG.GET.MARKERS"));
-    let upload = project.start("uploader", &["upload"], &env)?.wait(SOON)?.expect_code(3)?;
-    assert!(upload.stdout.contains("0 published"), "{}", upload.stdout);
+    let upload = project.start("uploader", &["upload", "--json"], &env)?.wait(SOON)?.expect_code(3)?;
+    assert_units(&upload.json()?, &[("published", 0)]);
     assert_eq!(Handmade::new(stack, &project)?.markers()?.len(), 1);
     Ok(())
 }
