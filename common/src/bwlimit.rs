@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use jiff::civil::DateTime;
 
-use crate::unit::shorten;
+use crate::text::shorten;
 
 const DAY_MINUTES: u32 = 24 * 60;
 

@@ -47,7 +47,7 @@ impl FromStr for Sha256Sum {
     type Err = NotSha256;
 
     fn from_str(text: &str) -> Result<Self, NotSha256> {
-        let bad = || NotSha256(crate::unit::shorten(text));
+        let bad = || NotSha256(crate::text::shorten(text));
         let digits = text.as_bytes();
         if digits.len() != 64 {
             return Err(bad());
@@ -108,7 +108,7 @@ impl FromStr for Md5Sum {
     type Err = NotMd5;
 
     fn from_str(text: &str) -> Result<Self, NotMd5> {
-        let bad = || NotMd5(crate::unit::shorten(text));
+        let bad = || NotMd5(crate::text::shorten(text));
         if text.len() != 32 || !text.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c)) {
             return Err(bad());
         }

@@ -4,6 +4,7 @@
 //! is replaced there by a reference to the manifest.
 
 mod dates;
+mod object;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,10 +16,11 @@ use uuid::Uuid;
 
 use crate::checksum::Sha256Sum;
 use crate::object_key::{KeyError, Prefix};
-use crate::output::is_seen;
-use crate::unit::{Unit, shorten};
+use crate::text::{is_seen, shorten};
+use crate::unit::Unit;
 
 pub use dates::Dates;
+pub use object::Object;
 
 pub const SCHEMA: &str = "marketferry.marker/1";
 /// Longest message that carries its list of objects itself, in bytes.
@@ -36,18 +38,6 @@ const MISSING_NAMES_MAX: usize = 100;
 pub const OBJECT_BYTES_MAX: u64 = 64 << 30;
 /// Longest symbol, in bytes of UTF-8.
 const SYMBOL_BYTES_MAX: usize = 64;
-
-/// One archive of a unit, as it lies in the bucket.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Object {
-    pub key: String,
-    pub symbol: String,
-    /// Bytes.
-    pub size: u64,
-    pub sha256: Sha256Sum,
-    /// When the exchange generated the archive; the archive generated last wins each open_time.
-    pub generated_at: Timestamp,
-}
 
 /// Where the list of objects is, when it is too long for a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

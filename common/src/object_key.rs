@@ -3,8 +3,8 @@
 //! An archive's key is `<prefix>/<path below data_dir>`. Beside them, under `<prefix>/_markers/`, one folder a
 //! unit holds its manifests: `<revision>.json`, never rewritten, and `current.json`, which names the newest.
 
-use crate::output::is_seen;
-use crate::unit::{Unit, shorten};
+use crate::text::{is_seen, shorten};
+use crate::unit::Unit;
 
 const MARKERS: &str = "_markers";
 const DOCTOR: &str = "_doctor";

@@ -1,16 +1,19 @@
 //! What a command says: one answer, for people or as JSON, and its exit code.
 //!
 //! A command returns a [`Reply`] or a [`Failure`]; [`Output::finish`] prints it, once, at the end. Whatever is printed
-//! passes [`printable`], so that no text from a server, a bucket or a file can write to the terminal as itself.
+//! passes [`printable`](crate::text::printable), so that no text from a server, a bucket or a file can write to the terminal as itself.
 
 mod arguments;
+pub mod bars;
+pub mod exit;
 mod failure;
 mod finding;
+mod json;
 mod list;
-mod printable;
 mod table;
+mod terminal;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use jiff::{Timestamp, Unit as TimeUnit};
 use serde::Serialize;
@@ -20,13 +23,12 @@ pub use arguments::{ListArgs, OutputArgs, command_name, parse, wants_json};
 pub use failure::{Failure, FailureClass};
 pub use finding::Finding;
 pub use list::{LINES_MAX, list};
-pub use printable::{is_seen, printable, printable_json, printable_lines};
 pub use table::table;
+pub use terminal::{fit_stderr, width, wrap};
 
-use crate::exit;
-
-/// Where a terminal does not tell its width.
-const COLUMNS: usize = 80;
+use crate::text::{printable_json, printable_lines};
+use json::to_value;
+use terminal::fitted;
 
 /// What a command found or did.
 #[derive(Debug, Default)]
@@ -92,10 +94,6 @@ impl Reply {
     }
 }
 
-fn to_value(content: &impl Serialize) -> Value {
-    serde_json::to_value(content).expect("texts, numbers and maps with text keys always serialise")
-}
-
 /// Where a command's answer goes, and as what.
 #[derive(Debug, Clone)]
 pub struct Output {
@@ -150,51 +148,10 @@ fn after_printing(printed: io::Result<()>, code: u8, command: &str) -> u8 {
     }
 }
 
-/// Sentences that are wider than the terminal, broken at spaces.
-fn fitted(text: &str) -> String {
-    fit(text, width())
-}
-
-/// The same for what goes to stderr, which may be a terminal where stdout is none.
-pub fn fit_stderr(text: &str) -> String {
-    fit(text, columns(&io::stderr(), &console::Term::stderr()).unwrap_or(usize::MAX))
-}
-
-fn fit(text: &str, width: usize) -> String {
-    let mut lines = Vec::new();
-    for line in text.lines() {
-        if console::measure_text_width(line) <= width {
-            lines.push(line.to_owned());
-            continue;
-        }
-        let parts = wrap_to(line, width.saturating_sub(2));
-        lines.extend(parts.into_iter().enumerate().map(|(at, part)| if at == 0 { part } else { format!("  {part}") }));
-    }
-    lines.join("\n")
-}
-
 /// Now, to the millisecond.
 fn now() -> Timestamp {
     let now = crate::clock::now();
     now.round(TimeUnit::Millisecond).unwrap_or(now)
-}
-
-/// How wide a line may be. Where stdout is no terminal nothing is cut or broken, so that a text can be searched for,
-/// unless $COLUMNS asks for it.
-pub fn width() -> usize {
-    if let Some(columns) = columns(&io::stdout(), &console::Term::stdout()) {
-        return columns;
-    }
-    std::env::var("COLUMNS")
-        .ok()
-        .and_then(|columns| columns.parse().ok())
-        .map_or(usize::MAX, |columns: usize| columns.max(40))
-}
-
-/// The width of a terminal; `None` where there is none.
-fn columns(stream: &impl IsTerminal, terminal: &console::Term) -> Option<usize> {
-    let size = || terminal.size_checked().map_or(COLUMNS, |(_, columns)| usize::from(columns).max(40));
-    stream.is_terminal().then(size)
 }
 
 /// How long ago, in the two largest units: `3d 4h`.
@@ -224,33 +181,9 @@ pub fn grouped(number: u64, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{} {noun}s", indicatif::HumanCount(number)) }
 }
 
-/// Breaks text at spaces so that each line, behind `indent` spaces, fits the width.
-pub fn wrap(text: &str, indent: usize) -> Vec<String> {
-    wrap_to(text, width().saturating_sub(indent).max(20))
-}
-
-fn wrap_to(text: &str, room: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    for line in text.lines() {
-        let mut current = String::new();
-        for word in line.split(' ') {
-            if !current.is_empty()
-                && console::measure_text_width(&current) + 1 + console::measure_text_width(word) > room
-            {
-                lines.push(std::mem::take(&mut current));
-            }
-            if !current.is_empty() {
-                current.push(' ');
-            }
-            current.push_str(word);
-        }
-        lines.push(current);
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
+    use super::terminal::wrap_to;
     use super::*;
 
     #[test]

@@ -8,6 +8,8 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 
+use crate::text::shorten;
+
 /// Longest token accepted, in bytes. Real ones have at most 18 (`premiumIndexKlines`).
 const TOKEN_BYTES_MAX: usize = 64;
 
@@ -203,16 +205,6 @@ pub enum UnitError {
     Period(String),
     #[error("'{0}' is not a unit: write exchange/market/dataset/interval/period, e.g. binance/um/klines/1h/2026-02-14")]
     Shape(String),
-}
-
-/// Untrusted text made fit for a message: control characters escaped, at most 80 characters.
-pub fn shorten(text: &str) -> String {
-    const CHARS_MAX: usize = 80;
-    let mut short: String = text.chars().take(CHARS_MAX).flat_map(char::escape_debug).collect();
-    if text.chars().nth(CHARS_MAX).is_some() {
-        short.push('…');
-    }
-    short
 }
 
 #[cfg(test)]

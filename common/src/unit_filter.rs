@@ -7,7 +7,8 @@ use jiff::civil::Date;
 
 use crate::catalogue::{DATASETS, EXCHANGES, INTERVALS, MARKETS, one_of};
 use crate::output::Failure;
-use crate::unit::{Period, Token, Unit, UnitError, shorten};
+use crate::text::shorten;
+use crate::unit::{Period, Token, Unit, UnitError};
 
 /// Only units that every given option takes; of several values of one option any will do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
@@ -285,8 +286,8 @@ mod tests {
     #[test]
     fn what_matches_nothing_is_wrong_usage_only_where_a_word_is() {
         let code = |args: &[&str]| filter(args).none_of(Some(3), "unit", &[]).exit_code();
-        assert_eq!(code(&["--unit", "binance/um/klines/1h"]), crate::exit::DIFFERENCES);
-        assert_eq!(code(&["--unit", "binance/futures"]), crate::exit::USAGE);
+        assert_eq!(code(&["--unit", "binance/um/klines/1h"]), crate::output::exit::DIFFERENCES);
+        assert_eq!(code(&["--unit", "binance/futures"]), crate::output::exit::USAGE);
     }
 
     #[test]

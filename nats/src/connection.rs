@@ -9,10 +9,10 @@ use std::time::Duration;
 use async_nats::jetstream::{self, Context};
 use async_nats::{ConnectErrorKind, ConnectOptions, Event, Statistics};
 use common::backoff::{Backoff, Growth};
-use common::chain::chain;
 use common::config::{Nats, Secret, StreamLimits};
 use common::marker::INLINE_BYTES_MAX;
 use common::output::{Failure, FailureClass};
+use common::text::chain;
 use percent_encoding::percent_decode_str;
 use tokio::sync::watch;
 

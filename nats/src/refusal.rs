@@ -40,7 +40,7 @@ pub(crate) fn publish_error(stream: &str, doing: String, error: &PublishError) -
         | PublishErrorKind::WrongLastMessageId
         | PublishErrorKind::WrongLastSequence => BusError::new(BusErrorKind::Refused, doing, error),
         PublishErrorKind::Other => {
-            let why = common::chain::chain(error);
+            let why = common::text::chain(error);
             match server_error(error).map(|error| (error, Refusal::of(error.error_code(), error.code(), &why))) {
                 Some((_, Refusal::StreamFull)) => {
                     let why = format!("stream {stream} takes no more ({why}): {}", relief_of(stream));

@@ -38,7 +38,7 @@ impl MarkerSubject {
     }
 
     pub fn parse(subject: &str) -> Result<Self, UnitError> {
-        let wrong = || UnitError::Shape(common::unit::shorten(subject));
+        let wrong = || UnitError::Shape(common::text::shorten(subject));
         let rest = subject.strip_prefix("marker.").ok_or_else(wrong)?;
         let (kind, tokens) = rest.split_once('.').ok_or_else(wrong)?;
         let (lane, tokens) = match kind {

@@ -7,10 +7,9 @@ mod report;
 use std::collections::HashSet;
 
 use common::config::{Config, Destination as DestinationConfig};
-use common::exit;
-use common::http::Readiness;
 use common::marker::{CURRENT_BYTES_MAX, Current, MANIFEST_BYTES_MAX, Marker};
-use common::output::{Finding, Reply, list};
+use common::output::{Finding, Reply, exit, list};
+use common::service::http::Readiness;
 use common::unit::Unit;
 use futures::{StreamExt, stream};
 use nats::{Lane, MarkerSubject, ReplayOptions};

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use common::backoff::{Backoff, Growth};
-use common::http::Readiness;
 use common::output::Failure;
+use common::service::http::Readiness;
 use tokio::sync::watch;
 
 /// How soon a server that is away is tried again.

@@ -7,7 +7,8 @@ mod clerk;
 
 use clap::{Args, Subcommand};
 use common::config::Config;
-use common::output::{Finding, LINES_MAX, ListArgs, Reply, ago, count, printable, printable_json, table};
+use common::output::{Finding, LINES_MAX, ListArgs, Reply, ago, count, table};
+use common::text::{printable, printable_json};
 use common::unit::Unit;
 use common::unit_filter::{UnitFilter, UnitPrefix};
 use jiff::Timestamp;

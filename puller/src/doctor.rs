@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use common::config::{Config, DestinationKind};
-use common::doctor::machine::{self, ARCHIVES_BYTES, FILES_BYTES};
-use common::doctor::{Report, describe_http};
 use common::output::Reply;
+use common::service::doctor::machine::{ARCHIVES_BYTES, FILES_BYTES};
+use common::service::doctor::{Report, describe_http, machine};
 use nats::{Bus, ConsumerSettings, StaleConsumer, StreamUsage};
 use store::doctor::{Announced, check_requests, check_storage, describe_storage};
 use store::{End, ObjectStore};

@@ -2,9 +2,9 @@
 
 use clap::Args;
 use common::config::{Config, Destination, DestinationKind};
-use common::exit;
 use common::marker::{CURRENT_BYTES_MAX, Content, Current, Incomplete, MANIFEST_BYTES_MAX, Marker, Object};
-use common::output::{Finding, ListArgs, Reply, count, list, printable, wrap};
+use common::output::{Finding, ListArgs, Reply, count, exit, list, wrap};
+use common::text::printable;
 use common::unit::Unit;
 use common::unit_filter::UnitPrefix;
 use indicatif::HumanBytes;

@@ -7,8 +7,7 @@
 use clap::Args;
 use clickhouse::Row;
 use common::config::{ClickHouse, Config, DestinationKind};
-use common::exit;
-use common::output::{Finding, ListArgs, Reply, count, list};
+use common::output::{Finding, ListArgs, Reply, count, exit, list};
 use common::unit_filter::{SymbolFilter, UnitFilter};
 use serde::{Deserialize, Serialize};
 

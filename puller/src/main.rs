@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use common::bars::LogWriter;
 use common::config::Config;
+use common::output::bars::LogWriter;
 use common::output::{self, Failure, Output, Reply};
-use common::{healthcheck, open_files, shutdown, telemetry};
+use common::service::{healthcheck, open_files, shutdown, telemetry};
 use puller::{Cli, Command, run};
 
 fn main() -> ExitCode {

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use common::output::{count, printable, short_duration};
+use common::output::{count, short_duration};
+use common::text::printable;
 use indicatif::{HumanBytes, HumanCount, ProgressBar};
 
 use crate::board::{Board, Totals};

@@ -6,10 +6,10 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::bars::BARS;
 use common::config::{Config, Destination as DestinationConfig};
-use common::http::Readiness;
+use common::output::bars::BARS;
 use common::output::{FailureClass, Finding, Reply, count, grouped, list};
+use common::service::http::Readiness;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use nats::Bus;
 use prometheus_client::registry::Registry;
@@ -18,14 +18,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::board::Totals;
 use crate::cli::Pull;
-use crate::dead as letters;
 use crate::lost_stream::{self, LostUnits};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
-use crate::place;
 use crate::runner::Runner;
 use crate::schema::MissingTables;
 use crate::service::{Failure, Shared, served, worker_name};
+use crate::{dead as letters, place};
 
 /// How often the queue is asked how much is left.
 const POLL: Duration = Duration::from_millis(200);

@@ -1,7 +1,8 @@
 //! `puller status`: how far each destination is.
 
 use common::config::{ClickHouse, Config, Destination, DestinationKind};
-use common::output::{Finding, Reply, ago, count, list, printable, table, wrap};
+use common::output::{Finding, Reply, ago, count, list, table, wrap};
+use common::text::printable;
 use jiff::Timestamp;
 use nats::{Bus, BusError, ConsumerSettings, DestinationProgress, StreamUsage, WorkerState};
 use serde::Serialize;

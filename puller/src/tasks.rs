@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::config::Config;
-use common::exit;
-use common::output::{Finding, LINES_MAX, Reply, count, list, printable, short_duration, table};
+use common::output::{Finding, LINES_MAX, Reply, count, exit, list, short_duration, table};
+use common::text::printable;
 use common::unit::Token;
 use indicatif::HumanCount;
 use jiff::{SignedDuration, Timestamp};

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use common::checksum::Sha256Sum;
 use common::config::{Config, Destination as DestinationConfig, DestinationKind};
-use common::exit;
-use common::http::Readiness;
-use common::output::{Finding, Reply, count, list};
+use common::output::{Finding, Reply, count, exit, list};
+use common::service::http::Readiness;
 use common::unit::Unit;
 use common::unit_filter::UnitFilter;
 use futures::{StreamExt, stream};
@@ -25,14 +24,13 @@ use crate::destination::Destination;
 use crate::error::WorkError;
 use crate::job::{self, Job};
 use crate::load::Loader;
-use crate::lost_stream;
 use crate::metrics::Metrics;
-use crate::place;
 use crate::pull::progress_bar;
 use crate::replay::Standstill;
 use crate::schema::MissingTables;
 use crate::service::{Failure, Shared, connect_to_stream, named_or_served, worker_name};
 use crate::wanted::Beginning;
+use crate::{lost_stream, place};
 
 use check::Verdict;
 use report::{Bad, DestinationReport};

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use clickhouse::query::Query;
 use clickhouse::{Client, RowOwned, RowRead};
-use common::chain::chain;
 use common::config::{ClickHouse, Compression};
+use common::text::chain;
 
 use tokio::time::Instant;
 

@@ -5,8 +5,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use common::config::{Bucket, Place, Rsync, Storage};
-use common::doctor::Report;
-use common::unit::shorten;
+use common::service::doctor::Report;
+use common::text::shorten;
 
 use crate::interface::End;
 use crate::object_store::ObjectStore;

@@ -1,7 +1,7 @@
 //! What can go wrong with a store, as far as callers treat it differently.
 
 use common::output::{Failure, FailureClass};
-use common::unit::shorten;
+use common::text::shorten;
 
 /// What a caller can do about a failed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,7 +24,7 @@ use crate::error::{StoreError, StoreErrorKind, StoreType};
 use crate::interface::{Over, Page, Put, Stored};
 use crate::path::{self, TEMPORARY};
 use common::checksum::Sha256Sum;
-use common::same_file::is_same_file;
+use common::files::same_file::is_same_file;
 
 const CHUNK_BYTES: usize = 1 << 20;
 /// Read at once where there is a limit.

@@ -1,7 +1,7 @@
 //! Keys as paths below a folder. Keys come from markers, and markers from anybody who may write to the stream.
 
 use common::object_key::KEY_BYTES_MAX;
-use common::output::is_seen;
+use common::text::is_seen;
 
 /// What the name of a file that is still being written begins with. No key has such a name, and no listing shows it.
 pub(crate) const TEMPORARY: &str = ".ferry-tmp-";

@@ -28,9 +28,9 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::tls;
 use bytes::Bytes;
 
-use common::chain::chain;
 use common::checksum::Sha256Sum;
 use common::config;
+use common::text::chain;
 
 use crate::bandwidth::Bandwidth;
 use crate::error::{StoreError, StoreErrorKind, StoreType};

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::config::{Config, Place, When};
-use common::doctor::machine::{self, ARCHIVES_BYTES, FILES_BYTES};
-use common::doctor::{Report, describe_http};
 use common::output::{Failure, count};
+use common::service::doctor::machine::{ARCHIVES_BYTES, FILES_BYTES};
+use common::service::doctor::{Report, describe_http, machine};
 use nats::{Bus, StreamUsage};
 use prometheus_client::registry::Registry;
 use store::doctor::{Announced, check_requests, check_storage, describe_storage};
@@ -15,15 +15,11 @@ use store::{End, ObjectStore};
 use tokio_util::sync::CancellationToken;
 
 use crate::complete::Wanted;
-use crate::download;
 use crate::error::PassError;
-use crate::marks;
 use crate::metrics::Metrics;
-use crate::older;
 use crate::progress::Progress;
 use crate::site::{Site, blocking};
-use crate::standing;
-use crate::strays;
+use crate::{download, marks, older, standing, strays};
 
 /// How long the archives that are still to be stored may be looked for.
 const WALK_MAX: Duration = Duration::from_secs(8);

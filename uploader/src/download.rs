@@ -18,10 +18,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::config::{Config, Download, Symbols};
-use common::doctor;
-use common::http::Readiness;
-use common::shutdown;
-use common::unit::{Unit, shorten};
+use common::service::http::Readiness;
+use common::service::{doctor, shutdown};
+use common::text::shorten;
+use common::unit::Unit;
 use futures::{StreamExt, stream};
 use jiff::ToSpan;
 use jiff::civil::Date;
@@ -30,10 +30,9 @@ use prometheus_client::registry::Registry;
 use store::bandwidth::Bandwidth;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli;
-use crate::layout;
 use crate::progress::Progress;
 use crate::site::blocking;
+use crate::{cli, layout};
 use exchange::Exchange;
 use fault::{Fault, RunFault};
 use fetch::{Absent, Fetcher, Outcome};

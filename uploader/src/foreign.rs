@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use common::checksum::{Md5Sum, Summing};
+use common::files::regular_file;
 use common::marker::Object;
-use common::regular_file;
 use store::{Given, Stored};
 
 use crate::digest::Digested;

@@ -1,8 +1,8 @@
 //! What the names in Binance's own tree say: the reverse of [`common::layout`].
 
 use common::catalogue::{DATASETS, INTERVALS, one_of};
-use common::output::is_seen;
-use common::unit::{Period, Unit, shorten};
+use common::text::{is_seen, shorten};
+use common::unit::{Period, Unit};
 
 pub(crate) use common::layout::{EXCHANGE, MARKETS, archive_path, market_folder, span, symbols_folder};
 

@@ -63,8 +63,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::config::Config;
-use common::http::{self, Readiness};
 use common::output::{Failure, Reply};
+use common::service::http;
+use common::service::http::Readiness;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -94,7 +95,7 @@ pub async fn run(
     let overdue = {
         let shutdown = shutdown.clone();
         async move {
-            common::shutdown::overdue(shutdown).await;
+            common::service::shutdown::overdue(shutdown).await;
             tokio::time::sleep(STOP_SLACK).await;
         }
     };
@@ -107,8 +108,8 @@ pub async fn run(
 /// Waits until [`run`] is to have ended long ago. It reads and writes the state folder itself, and looks at the data folder
 /// before it begins: a disk that hangs stops it.
 pub async fn hangs(shutdown: CancellationToken) -> Failure {
-    common::shutdown::overdue(shutdown).await;
-    tokio::time::sleep(STOP_SLACK + 2 * common::shutdown::LEAVE).await;
+    common::service::shutdown::overdue(shutdown).await;
+    tokio::time::sleep(STOP_SLACK + 2 * common::service::shutdown::LEAVE).await;
     Failure::stopped("stopped by a signal; a disk (local.state_dir or local.data_dir) does not answer")
 }
 

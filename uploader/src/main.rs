@@ -1,9 +1,9 @@
 use std::process::ExitCode;
 
-use common::bars::LogWriter;
 use common::config::Config;
+use common::output::bars::LogWriter;
 use common::output::{self, Failure, Output, Reply};
-use common::{healthcheck, open_files, shutdown, telemetry};
+use common::service::{healthcheck, open_files, shutdown, telemetry};
 use uploader::{Cli, Command, Progress};
 
 fn main() -> ExitCode {

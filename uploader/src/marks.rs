@@ -5,7 +5,8 @@ use std::io;
 use std::path::Path;
 
 use common::catalogue::DATASETS;
-use common::unit::{Token, Unit, shorten};
+use common::text::shorten;
+use common::unit::{Token, Unit};
 
 use crate::layout::{DATASET, EXCHANGE, MARKETS, market_folder};
 use crate::spelling::{self, Date};

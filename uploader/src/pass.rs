@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use common::backoff::Backoff;
 use common::failpoint::hang;
 use common::output::Failure;
-use common::shutdown;
+use common::service::shutdown;
 use common::unit::Unit;
 use common::unit_filter::UnitFilter;
 use futures::{StreamExt, stream};
@@ -20,10 +20,8 @@ use crate::arrivals::Told;
 use crate::complete::{Reason, Wait};
 use crate::error::PassError;
 use crate::events::Folders;
-use crate::marks;
 use crate::memory::Memory;
 use crate::metrics::UnitOutcome;
-use crate::multipart;
 use crate::queue::QueueError;
 use crate::report::{OlderUnit, Report};
 use crate::settle::{Mode, Outcome, Settled};
@@ -32,6 +30,7 @@ use crate::strays::{self, Strays};
 use crate::tree::{Found, Seen, Walk};
 use crate::turn::{self, Candidate, Handled};
 use crate::upload::Transferred;
+use crate::{marks, multipart};
 
 /// Units that are only looked at, at once: each waits for two answers of the queue.
 const LOOKS_MAX: usize = 32;

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use common::checksum::Sha256Sum;
 use common::marker::{CURRENT_BYTES_MAX, Content, Current, Dates, MANIFEST_BYTES_MAX, Marker, Object, revision};
-use common::unit::{Unit, shorten};
+use common::text::shorten;
+use common::unit::Unit;
 use jiff::Timestamp;
 use nats::Latest;
 use store::Stored;

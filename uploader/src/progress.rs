@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::bars::BARS;
-use common::output::{printable, short_duration};
+use common::output::bars::BARS;
+use common::output::short_duration;
+use common::text::printable;
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 
 /// Bars on stderr, shared by cloning. Hidden where stderr is no terminal.

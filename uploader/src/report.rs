@@ -3,10 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use common::exit;
 use common::marker::Incomplete;
-use common::output::{self, Failure, FailureClass, Finding, Reply, list};
-use common::unit::{Unit, shorten};
+use common::output::{self, Failure, FailureClass, Finding, Reply, exit, list};
+use common::text::shorten;
+use common::unit::Unit;
 use serde::{Serialize, Serializer};
 
 use crate::marks;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::marker::Marker;
 use common::object_key::Prefix;
-use common::unit::shorten;
+use common::text::shorten;
 use nats::Newest;
 use store::ObjectStore;
 

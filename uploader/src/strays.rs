@@ -5,14 +5,13 @@
 //! `_ingested`), `.CHECKSUM` files, archives that a cleanup has renamed, and downloads that may still go on.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt;
 use std::fs::{self, DirEntry};
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+use std::{fmt, io};
 
-use common::output::printable;
+use common::text::printable;
 use serde::{Serialize, Serializer};
 use tokio_util::sync::CancellationToken;
 

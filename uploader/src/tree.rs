@@ -8,7 +8,8 @@ use std::fs::{DirEntry, ReadDir};
 use std::path::Path;
 use std::sync::Arc;
 
-use common::unit::{Period, Token, Unit, shorten};
+use common::text::shorten;
+use common::unit::{Period, Token, Unit};
 use common::unit_filter::UnitFilter;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -17,9 +18,8 @@ use crate::arrivals::Told;
 use crate::cleanup::aside;
 use crate::complete::Wanted;
 use crate::events::Folders;
-use crate::layout;
 use crate::scan::{Fingerprint, SetDigest, list_folder, look_at};
-use crate::signs;
+use crate::{layout, signs};
 
 /// Up to this many periods of a folder, each is asked for by name; beyond, listing the folder is cheaper.
 const PERIODS_BY_NAME_MAX: usize = 32;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use common::backoff::{Backoff, Growth};
 use common::failpoint::bound;
-use common::http::Readiness;
 use common::output::{Failure, count};
+use common::service::http::Readiness;
 use common::unit::Unit;
 use common::unit_filter::UnitFilter;
 use tokio_util::sync::CancellationToken;

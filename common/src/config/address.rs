@@ -8,7 +8,7 @@ use std::net::Ipv6Addr;
 
 use reqwest::Url;
 
-use crate::unit::shorten;
+use crate::text::shorten;
 
 /// Refuses what is not the address of an HTTP server, such as `example`; a path may follow the host.
 pub(super) fn check_http(url: &str, example: &str) -> Result<(), String> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::address::check_http;
 use super::reader::Reader;
 use crate::catalogue::{DATASETS, INTERVALS, MARKETS};
-use crate::unit::shorten;
+use crate::text::shorten;
 
 /// Where the exchange serves its archives.
 const BASE_URL: &str = "https://data.binance.vision";

@@ -11,8 +11,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use super::{Destination, DestinationKind, Local, MIRROR, Place, Storage};
-use crate::same_file::is_same_file;
+use super::sections::{Destination, DestinationKind, Local, MIRROR};
+use super::storage::{Place, Storage};
+use crate::files::same_file::is_same_file;
 
 /// How long the disks are waited for: a share that hangs must not keep a command from saying so.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -9,39 +9,16 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::address::split_nats;
+use super::error::ConfigError;
 use super::secret::Secret;
 use super::small_file;
 use super::source::Variable;
 use super::text::{self, Kind};
-use crate::unit::{Token, shorten};
+use crate::text::shorten;
+use crate::unit::Token;
 
 /// No password or key is longer; a log file given by mistake is.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
-
-/// Everything that is wrong with a configuration, one line a problem.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    problems: Vec<String>,
-}
-
-impl ConfigError {
-    pub(super) fn one(key: &str, problem: &str) -> Self {
-        Self { problems: vec![format!("{key}: {problem}")] }
-    }
-
-    pub(super) fn file(path: &Path, error: &impl fmt::Display) -> Self {
-        Self::one(&path.display().to_string(), &error.to_string())
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the configuration is wrong")?;
-        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 /// A tree of settings. Each read makes a key known; [`Reader::finish`] reports the keys nobody read.
 pub(super) struct Reader {
@@ -113,7 +90,7 @@ impl Reader {
 
     /// The same where only some of the keys were to be read.
     pub(super) fn finish_unread(self) -> Result<(), ConfigError> {
-        if self.problems.is_empty() { Ok(()) } else { Err(ConfigError { problems: self.problems }) }
+        ConfigError::of(self.problems).map_or(Ok(()), Err)
     }
 
     fn value(&mut self, key: &str) -> Option<&Value> {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use config::{Environment, File, FileFormat};
 use serde_json::Value;
 
-use super::{ConfigError, small_file};
+use super::error::ConfigError;
+use super::small_file;
 
 /// The environment names of the cron job this replaces, which people have in their `.env`.
 const OLDER_NAMES: [(&str, &str); 16] = [

@@ -7,7 +7,7 @@ use super::reader::Reader;
 use super::secret::Secret;
 use crate::bwlimit::BwLimit;
 use crate::object_key::Prefix;
-use crate::unit::shorten;
+use crate::text::shorten;
 
 const ENDPOINT: &str = "https://<account id>.r2.cloudflarestorage.com";
 

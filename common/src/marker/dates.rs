@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::Object;
+use super::object::Object;
 
 /// When objects count as generated, by that time and their symbols, where it is another time than their manifest says: a
 /// manifest is never rewritten, and a unit that goes back to a former revision is newer than it was then.

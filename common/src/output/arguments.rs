@@ -38,7 +38,7 @@ pub fn parse<C: Parser>() -> Result<(C, String), ExitCode> {
         Ok(cli) => Ok((cli, command)),
         Err(error) if !error.use_stderr() => {
             // Help and version.
-            Err(ExitCode::from(after_printing(error.print(), crate::exit::DONE, &command)))
+            Err(ExitCode::from(after_printing(error.print(), crate::output::exit::DONE, &command)))
         }
         Err(error) => {
             let output = Output { command, json: wants_json(&args) };

@@ -4,8 +4,9 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
-use super::{fit_stderr, printable_lines};
-use crate::exit;
+use super::exit;
+use super::terminal::fit_stderr;
+use crate::text::printable_lines;
 
 /// What a caller can do about it; each belongs to one exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

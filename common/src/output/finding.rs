@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::to_value;
+use super::json::to_value;
 use crate::unit::Unit;
 
 /// Something about a unit, an archive of it, or a range of units.

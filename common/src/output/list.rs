@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use console::{measure_text_width, truncate_str};
 
-use super::{Finding, printable, width, wrap_to};
+use super::finding::Finding;
+use super::terminal::{width, wrap_to};
 use crate::catalogue::interval_rank;
+use crate::text::printable;
 use crate::unit::{Period, Unit};
 
 /// Lines of a list without `--all`.

@@ -2,7 +2,8 @@
 
 use console::{Alignment, measure_text_width, pad_str, truncate_str};
 
-use super::{printable, width};
+use super::terminal::width;
+use crate::text::printable;
 
 const GAP: usize = 2;
 /// What the last column keeps where the others are wide.

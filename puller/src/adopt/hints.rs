@@ -1,11 +1,11 @@
 //! What the names in an `_ingested/` folder hint at. Their content is ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
 use std::path::Path;
+use std::{fs, io};
 
-use common::unit::{Period, Token, Unit, shorten};
+use common::text::shorten;
+use common::unit::{Period, Token, Unit};
 
 /// Binance's tree has seven levels; what lies deeper is none of it.
 const DEPTH_MAX: usize = 12;

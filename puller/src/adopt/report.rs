@@ -1,7 +1,6 @@
 //! What came of the hints, for people and as JSON.
 
-use common::exit;
-use common::output::{Failure, Finding, count, list};
+use common::output::{Failure, Finding, count, exit, list};
 use common::unit::Unit;
 use serde::Serialize;
 

@@ -1,9 +1,9 @@
 //! Retrying and discarding: one letter after the other, each so that a run cut short can be repeated.
 
 use common::config::Config;
-use common::exit;
-use common::output::{FailureClass, Finding, LINES_MAX, Reply, count, printable};
-use common::unit::{Unit, shorten};
+use common::output::{FailureClass, Finding, LINES_MAX, Reply, count, exit};
+use common::text::{printable, shorten};
+use common::unit::Unit;
 use nats::{Bus, Letter, ReplayOptions};
 use serde::Serialize;
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::config::{Config, DestinationKind};
-use common::doctor::machine::on_disk;
 use common::marker::{Content, Marker};
+use common::service::doctor::machine::on_disk;
 use nats::{Bus, within};
 
 /// So many markers of a backlog are read, and so long it may take.

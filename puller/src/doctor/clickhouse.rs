@@ -1,8 +1,8 @@
 //! A ClickHouse destination: whether what the work asks of it would be answered.
 
 use common::config::ClickHouse;
-use common::doctor::Report;
-use common::doctor::machine::{check_clock, say_space};
+use common::service::doctor::Report;
+use common::service::doctor::machine::{check_clock, say_space};
 use common::unit::Unit;
 use jiff::Timestamp;
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use common::checksum::Sha256Sum;
-use common::same_file::is_same_file;
+use common::files::same_file::is_same_file;
 use sha2::{Digest, Sha256};
 use tempfile::TempPath;
 

@@ -1,7 +1,6 @@
 //! What verifying found and did.
 
-use common::exit;
-use common::output::{Failure, Finding, count};
+use common::output::{Failure, Finding, count, exit};
 use common::unit::Unit;
 use serde::Serialize;
 

@@ -5,8 +5,7 @@ use std::time::Duration;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use common::backoff::{Backoff, Growth};
-use common::chain::chain;
-use common::unit::shorten;
+use common::text::{chain, shorten};
 
 use crate::error::{StoreError, StoreErrorKind, StoreType};
 use crate::s3::limits::UPLOAD_SILENCE;

@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use common::unit::{Unit, shorten};
+use common::text::shorten;
+use common::unit::Unit;
 use common::unit_filter::UnitFilter;
 
 use crate::error::PassError;

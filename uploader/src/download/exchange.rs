@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::backoff::{Backoff, Growth};
-use common::chain::chain;
 use common::config::Download;
-use common::unit::shorten;
+use common::text::{chain, shorten};
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED, RANGE, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};

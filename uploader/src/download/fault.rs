@@ -5,8 +5,8 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::chain::chain;
 use common::checksum::Sha256Sum;
+use common::text::chain;
 use reqwest::StatusCode;
 
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use common::checksum::Sha256Sum;
 use common::failpoint::failpoint;
-use common::regular_file;
+use common::files::regular_file;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 

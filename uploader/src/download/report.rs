@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use common::exit;
-use common::output::{Failure, Finding, Reply, count, list};
+use common::output::{Failure, Finding, Reply, count, exit, list};
 use common::unit::Unit;
 use serde::Serialize;
 

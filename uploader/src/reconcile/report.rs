@@ -1,7 +1,6 @@
 //! What a comparison found, for people and as JSON.
 
-use common::exit;
-use common::output::{self, Failure, Reply};
+use common::output::{self, Failure, Reply, exit};
 use common::unit::Unit;
 use serde::Serialize;
 

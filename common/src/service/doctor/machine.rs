@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::Report;
 use crate::clock;
 use crate::config::{Place, Storage};
-use crate::open_files;
+use crate::service::open_files;
 
 /// Below this, a folder that archives come to is as good as full.
 pub const ARCHIVES_BYTES: u64 = 1 << 30;

@@ -11,23 +11,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
-use crate::catalogue::one_of;
+use crate::config::{LogFormat, LogSettings};
 use crate::output::fit_stderr;
-use crate::unit::shorten;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
-#[derive(Debug, Clone)]
-pub struct LogSettings {
-    /// A level, or directives such as `info,puller=debug`.
-    pub level: String,
-    pub format: LogFormat,
-    pub dir: Option<PathBuf>,
-}
 
 /// Writes out what is buffered for the log file when dropped.
 #[must_use = "dropping it stops the log file"]
@@ -91,23 +76,6 @@ where
     };
     tracing_subscriber::registry().with(on_stderr.and_then(in_file).with_filter(filter)).try_init()?;
     Ok(LogGuard { _file: guard })
-}
-
-/// Whether a text can be `log.level`.
-///
-/// # Errors
-/// It is neither a level nor directives: what it may be.
-pub fn check_level(level: &str) -> Result<(), String> {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    if level.contains(['=', ',']) {
-        let parsed = EnvFilter::builder().parse(level).map(drop);
-        return parsed.map_err(|error| {
-            let level = shorten(level);
-            format!("'{level}' is not a list of directives such as info,puller=debug: {error}")
-        });
-    }
-    let named = one_of(&level.to_lowercase(), &LEVELS).map(drop);
-    named.map_err(|problem| format!("'{}' is no level: {problem}", shorten(level)))
 }
 
 /// Whether a line is more than one of a unit's many, all of which the command's result sums up.

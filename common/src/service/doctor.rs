@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::exit;
-use crate::output::{Finding, Reply, printable, wrap};
+use crate::output::{Finding, Reply, exit, wrap};
+use crate::text::printable;
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, Serialize)]
