@@ -67,27 +67,51 @@ impl Metrics {
             pull_restarts: Family::default(),
             lost_units: Family::default(),
         };
-        registry.register("puller_deliveries", "Deliveries settled, by outcome", metrics.deliveries.clone());
-        registry.register("puller_archives", "Archives worked through, by outcome", metrics.archives.clone());
-        registry.register("puller_rows_inserted", "Rows inserted and read back", metrics.rows.clone());
-        registry.register("puller_fetched_bytes", "Bytes fetched from the bucket and verified", metrics.bytes.clone());
-        registry.register("puller_stage_duration_seconds", "Time of one attempt by stage", metrics.stages.clone());
-        registry.register("puller_in_flight_jobs", "Deliveries in hand", metrics.in_hand.clone());
-        registry.register("puller_leases_lost", "Deliveries whose lease was lost", metrics.leases_lost.clone());
-        registry.register("puller_stream_bytes", "Bytes a NATS stream holds", metrics.stream_bytes.clone());
+        registry.register(
+            "marketferry_puller_deliveries",
+            "Deliveries settled, by outcome",
+            metrics.deliveries.clone(),
+        );
+        registry.register(
+            "marketferry_puller_archives",
+            "Archives worked through, by outcome",
+            metrics.archives.clone(),
+        );
+        registry.register("marketferry_puller_rows_inserted", "Rows inserted and read back", metrics.rows.clone());
+        registry.register(
+            "marketferry_puller_fetched_bytes",
+            "Bytes fetched from the bucket and verified",
+            metrics.bytes.clone(),
+        );
+        registry.register(
+            "marketferry_puller_stage_duration_seconds",
+            "Time of one attempt by stage",
+            metrics.stages.clone(),
+        );
+        registry.register("marketferry_puller_in_flight_jobs", "Deliveries in hand", metrics.in_hand.clone());
+        registry.register(
+            "marketferry_puller_leases_lost",
+            "Deliveries whose lease was lost",
+            metrics.leases_lost.clone(),
+        );
+        registry.register("marketferry_puller_stream_bytes", "Bytes a NATS stream holds", metrics.stream_bytes.clone());
         let limit = metrics.stream_limit_bytes.clone();
-        registry.register("puller_stream_limit_bytes", "Bytes a NATS stream may hold; 0 without a limit", limit);
+        registry.register(
+            "marketferry_puller_stream_limit_bytes",
+            "Bytes a NATS stream may hold; 0 without a limit",
+            limit,
+        );
         for stream in STREAMS {
             metrics.stream_bytes.get_or_create(&OfStream { stream }).set(0);
             metrics.stream_limit_bytes.get_or_create(&OfStream { stream }).set(0);
         }
         registry.register(
-            "puller_pull_restarts",
+            "marketferry_puller_pull_restarts",
             "Times that consumers were opened anew because no pull was answered",
             metrics.pull_restarts.clone(),
         );
         registry.register(
-            "puller_lost_units",
+            "marketferry_puller_lost_units",
             "Units loaded from a stream that was lost, and not announced on the present one; at least",
             metrics.lost_units.clone(),
         );

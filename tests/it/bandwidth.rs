@@ -84,7 +84,7 @@ fn downloads_stay_within_the_limit() -> Result<()> {
     project.set("download.every", "1h")?;
     project.set("storage.bwlimit", "1K:2M")?;
     let mut service = project.spawn_uploader(&["watch"])?;
-    let bytes = "uploader_download_bytes_total";
+    let bytes = "marketferry_uploader_download_bytes_total";
     service.wait_for_metric(bytes, SOON, |received| received > 0.0)?;
     let (begun, before) = (Instant::now(), service.metric(bytes)? as u64);
     service.wait_for_metric(bytes, SOON, |received| received > (17 * MIB) as f64)?;

@@ -129,7 +129,7 @@ fn a_frozen_leader_stops_nobody() -> Result<()> {
     servers[frozen].signal("CONT")?;
     announce(120..=127)?;
     project.wait_for_archives(384, Duration::from_secs(15))?;
-    let restarted = "puller_pull_restarts_total{destination=\"primary\"}";
+    let restarted = "marketferry_puller_pull_restarts_total{destination=\"primary\"}";
     for worker in &mut workers {
         assert_eq!(worker.metric(restarted)?, 0.0);
         worker.drain(SOON)?;

@@ -61,7 +61,7 @@ fn a_quiet_period_makes_a_unit_without_a_list_complete() -> Result<()> {
     let hand = Handmade::new(stack, &project)?;
     let (first, second) = (archive("BTCUSDT", "2025-02-01"), archive("ETHUSDT", "2025-02-01"));
     first.write(project.data_dir())?;
-    service.wait_for_metric("uploader_waiting_units", SOON, |units| units == 1.0)?;
+    service.wait_for_metric("marketferry_uploader_waiting_units", SOON, |units| units == 1.0)?;
     second.write(project.data_dir())?;
     let written = Instant::now();
     let markers = published(&service, &hand, &first.unit(), 1)?;

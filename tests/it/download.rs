@@ -345,7 +345,7 @@ fn the_service_fetches_and_publishes() -> Result<()> {
     exchange.publish(&corrected);
     project.wait_until("its correction's marker", SOON, || Ok(hand.markers()?.len() == 3))?;
     assert_landed(&project, &corrected)?;
-    assert_eq!(service.metric("uploader_download_archives_total{outcome=\"downloaded\"}")?, 2.0);
+    assert_eq!(service.metric("marketferry_uploader_download_archives_total{outcome=\"downloaded\"}")?, 2.0);
 
     // What the cleanup takes away stays away.
     project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;

@@ -44,9 +44,14 @@ fn a_service_reports_health_and_metrics() -> Result<()> {
     project.wait_for_archives(2, Duration::from_secs(30))?;
     assert_eq!(http::get(worker.http(), "/livez")?.status, 200);
     assert_eq!(http::get(worker.http(), "/readyz")?.status, 200);
-    worker.wait_for_metric(r#"puller_rows_inserted_total{destination="primary"}"#, SOON, |rows| rows == 48.0)?;
-    assert_eq!(worker.metric(r#"puller_deliveries_total{destination="primary",outcome="loaded"}"#)?, 2.0);
-    assert_eq!(worker.metric(r#"puller_stage_duration_seconds_count{destination="primary",stage="fetch"}"#)?, 2.0);
+    worker.wait_for_metric(r#"marketferry_puller_rows_inserted_total{destination="primary"}"#, SOON, |rows| {
+        rows == 48.0
+    })?;
+    assert_eq!(worker.metric(r#"marketferry_puller_deliveries_total{destination="primary",outcome="loaded"}"#)?, 2.0);
+    assert_eq!(
+        worker.metric(r#"marketferry_puller_stage_duration_seconds_count{destination="primary",stage="fetch"}"#)?,
+        2.0
+    );
 
     let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
     assert_eq!(status["destinations"][0]["workers"].as_array().map(Vec::len), Some(1), "{status}");
@@ -67,7 +72,7 @@ fn a_service_reports_health_and_metrics() -> Result<()> {
     let mut watcher = project.spawn_uploader(&["watch"])?;
     project.wait_until("a ready uploader", Duration::from_secs(30), || Ok(watcher.is_ready()))?;
     assert_eq!(http::get(watcher.http(), "/livez")?.status, 200);
-    assert_eq!(watcher.metric(r#"uploader_units_total{outcome="unchanged"}"#)?, 2.0);
+    assert_eq!(watcher.metric(r#"marketferry_uploader_units_total{outcome="unchanged"}"#)?, 2.0);
     watcher.drain(Duration::from_secs(30))?;
     Ok(())
 }

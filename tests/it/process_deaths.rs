@@ -124,7 +124,7 @@ fn a_stalled_unit_loses_its_lease() -> Result<()> {
     project.uploader(&["upload"])?.expect_code(0)?;
     bucket.set(Fault::Hang);
     let worker = project.spawn_puller(&["run"])?;
-    let lost = r#"puller_leases_lost_total{destination="primary"}"#;
+    let lost = r#"marketferry_puller_leases_lost_total{destination="primary"}"#;
     worker.wait_for_metric(lost, SOON, |count| count >= 1.0)?;
     bucket.set(Fault::None);
     project.wait_for_archives(archives, SOON)?;

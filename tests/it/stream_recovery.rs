@@ -170,7 +170,7 @@ fn a_lost_stream_is_named_by_every_command() -> Result<()> {
 
     // A worker that runs meanwhile makes the stream itself: then nobody else would find it missing.
     let mut worker = project.spawn_puller(&["run"])?;
-    let lost = "puller_lost_units{destination=\"primary\"}";
+    let lost = "marketferry_puller_lost_units{destination=\"primary\"}";
     worker.wait_for_metric(lost, SOON, |lost| lost == 0.0)?;
     Handmade::new(stack, &project)?.delete_stream("MARKERS")?;
     worker.wait_for_line("was lost and made anew", SOON)?;

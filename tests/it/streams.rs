@@ -176,8 +176,9 @@ fn a_full_stream_of_markers_names_the_remedy() -> Result<()> {
     let doctor = project.puller(&["doctor", "--json"])?.json()?;
     assert!(is_checked(&doctor, "stream MARKERS holds"), "{doctor:#}");
     let worker = project.spawn_puller(&["run"])?;
-    worker.wait_for_metric("puller_stream_limit_bytes{stream=\"MARKERS\"}", SOON, |limit| limit == 4096.0)?;
-    worker.wait_for_metric("puller_stream_bytes{stream=\"MARKERS\"}", SOON, |bytes| bytes > 3000.0)?;
+    worker
+        .wait_for_metric("marketferry_puller_stream_limit_bytes{stream=\"MARKERS\"}", SOON, |limit| limit == 4096.0)?;
+    worker.wait_for_metric("marketferry_puller_stream_bytes{stream=\"MARKERS\"}", SOON, |bytes| bytes > 3000.0)?;
     drop(worker);
 
     project.set("nats.limits.markers", "1MiB")?;

@@ -141,7 +141,7 @@ fn a_worker_whose_pulls_are_not_answered_is_not_ready() -> Result<()> {
 }
 
 fn pulls_are_not_answered() -> Result<()> {
-    let restarts = "puller_pull_restarts_total{destination=\"primary\"}";
+    let restarts = "marketferry_puller_pull_restarts_total{destination=\"primary\"}";
     let (project, queue, direct) = behind_a_proxy(Stack::shared(), "unanswered")?;
     let mut worker = project.spawn_puller(&["run"])?;
     project.wait_until("a worker", SOON, || Ok(worker.is_ready()))?;
@@ -192,7 +192,7 @@ fn idle_workers_behind_a_bad_line() -> Result<()> {
         cuts += 1;
     }
     announce(&project, &direct, 1..=24)?;
-    let loaded = "puller_deliveries_total{destination=\"primary\",outcome=\"loaded\"}";
+    let loaded = "marketferry_puller_deliveries_total{destination=\"primary\",outcome=\"loaded\"}";
     eprintln!("{cuts} cuts");
     workers.iter().try_for_each(|worker| worker.wait_for_metric(loaded, GOES_ON, |units| units > 0.0))?;
     project.wait_for_archives(24, SOON)?;
@@ -210,12 +210,12 @@ fn a_hanging_pass_is_restarted() -> Result<()> {
     hours("AAAUSDT", "2025-03-01").write(project.data_dir())?;
     mark_all(project.data_dir())?;
     let env = [("FERRY_HANG", "uploader.pass"), ("FERRY_SILENCE_SHOWN_S", "2")];
-    let restarts = "uploader_pass_restarts_total";
+    let restarts = "marketferry_uploader_pass_restarts_total";
 
     let mut service = project.spawn("uploader", &["watch"], &[env[0], env[1], ("FERRY_SILENCE_MAX_S", "8")])?;
     service.wait_for_metric(restarts, GOES_ON, |count| count == 0.0)?;
     project.wait_until("the reason", GOES_ON, || Ok(service.reasons().contains("has heard nothing")))?;
-    let published = "uploader_units_total{outcome=\"published\"}";
+    let published = "marketferry_uploader_units_total{outcome=\"published\"}";
     service.wait_for_metric(published, SOON, |count| count > 0.0)?;
     project.wait_until("a service that is ready", GOES_ON, || Ok(service.is_ready()))?;
     assert_eq!(service.metric(restarts)?, 1.0);
@@ -296,10 +296,10 @@ fn lost_leases_of_many_units_are_given_up_in_time() -> Result<()> {
     bucket.set(Fault::Hang);
     let through = format!("http://{}", bucket.address());
     let worker = project.spawn("puller", &["run"], &[("FERRY__STORAGE__R2__ENDPOINT", &through)])?;
-    let in_flight = "puller_in_flight_jobs{destination=\"primary\"}";
+    let in_flight = "marketferry_puller_in_flight_jobs{destination=\"primary\"}";
     worker.wait_for_metric(in_flight, SOON, |units| units == f64::from(UNITS))?;
     queue.set(Fault::Unanswered("CONSUMER.INFO.MARKERS."));
-    let lost = "puller_leases_lost_total{destination=\"primary\"}";
+    let lost = "marketferry_puller_leases_lost_total{destination=\"primary\"}";
     // Six seconds, a question of two, and a pause.
     worker.wait_for_metric(lost, GOES_ON, |leases| leases == f64::from(UNITS))
 }
@@ -432,9 +432,9 @@ fn a_long_stream_over_a_slow_line_is_read_to_its_end() -> Result<()> {
     queue.set(Fault::Slow(Duration::from_millis(200)));
     let env = [("FERRY_SILENCE_SHOWN_S", "3"), ("FERRY_SILENCE_MAX_S", "6")];
     let mut service = project.spawn("uploader", &["watch"], &env)?;
-    let published = "uploader_units_total{outcome=\"published\"}";
+    let published = "marketferry_uploader_units_total{outcome=\"published\"}";
     service.wait_for_metric(published, SOON, |count| count > 0.0)?;
-    assert_eq!(service.metric("uploader_pass_restarts_total")?, 0.0);
+    assert_eq!(service.metric("marketferry_uploader_pass_restarts_total")?, 0.0);
     service.drain(SOON).map(drop)
 }
 

@@ -36,7 +36,9 @@ pub(crate) fn revisions(hand: &Handmade<'_>, unit: &str) -> Result<Vec<Value>> {
 
 /// Waits until the service has published so often, and returns the revisions of a unit.
 pub(crate) fn published(service: &Service, hand: &Handmade<'_>, unit: &str, times: usize) -> Result<Vec<Value>> {
-    service.wait_for_metric("uploader_units_total{outcome=\"published\"}", SOON, |units| units >= times as f64)?;
+    service.wait_for_metric("marketferry_uploader_units_total{outcome=\"published\"}", SOON, |units| {
+        units >= times as f64
+    })?;
     revisions(hand, unit)
 }
 
@@ -86,7 +88,7 @@ fn a_renamed_archive_is_published_at_once() -> Result<()> {
     fs::write(&partial, moved.zip()).context("writing")?;
     fs::rename(&partial, &place).context("renaming")?;
     published(&service, &hand, &moved.unit(), 1)?;
-    service.wait_for_metric("uploader_waiting_units", SOON, |units| units == 1.0)?;
+    service.wait_for_metric("marketferry_uploader_waiting_units", SOON, |units| units == 1.0)?;
     assert_eq!(revisions(&hand, &written.unit())?.len(), 0);
     Ok(())
 }
@@ -134,7 +136,7 @@ fn a_writer_that_pauses_is_waited_for() -> Result<()> {
     }
     let mut service = watch(&mut project)?;
     let hand = Handmade::new(stack, &project)?;
-    let held_back = |service: &Service| service.metric("uploader_units_total{outcome=\"held_back\"}");
+    let held_back = |service: &Service| service.metric("marketferry_uploader_units_total{outcome=\"held_back\"}");
     let held_before = held_back(&service)?;
     let mut file = fs::File::create(&path).context("making it")?;
     file.write_all(&bytes[..bytes.len() / 2]).context("writing")?;
@@ -143,7 +145,7 @@ fn a_writer_that_pauses_is_waited_for() -> Result<()> {
     std::thread::sleep(Duration::from_secs(3));
     other.write(project.data_dir())?;
     published(&service, &hand, &other.unit(), 1)?;
-    assert_eq!(service.metric("uploader_archives_read_total")?, 1.0, "the other one");
+    assert_eq!(service.metric("marketferry_uploader_archives_read_total")?, 1.0, "the other one");
     assert_eq!(held_back(&service)?, held_before, "{}", service.stderr());
     file.write_all(&bytes[bytes.len() / 2..]).context("writing")?;
     drop(file);
@@ -235,7 +237,7 @@ fn a_returning_queue_gets_every_marker_without_a_second_reading() -> Result<()> 
     assert_eq!((&stored["units"]["unannounced"], &stored["archives"]["read"]), (&json!(20), &json!(20)));
 
     let service = project.spawn_uploader(&["watch"])?;
-    let unannounced = "uploader_unannounced_units";
+    let unannounced = "marketferry_uploader_unannounced_units";
     service.wait_for_metric(unannounced, SOON, |units| units == 20.0)?;
     // What comes meanwhile is stored meanwhile.
     let new = archive("BTCUSDT", "2025-02-21");
@@ -244,8 +246,8 @@ fn a_returning_queue_gets_every_marker_without_a_second_reading() -> Result<()> 
     service.wait_for_metric(unannounced, SOON, |units| units == 21.0)?;
     stack.nats.restart()?;
     service.wait_for_metric(unannounced, SOON, |units| units == 0.0)?;
-    assert_eq!(service.metric("uploader_archives_read_total")?, 1.0, "the new one");
-    assert_eq!(service.metric("uploader_upload_bytes_total")?, new.zip().len() as f64);
+    assert_eq!(service.metric("marketferry_uploader_archives_read_total")?, 1.0, "the new one");
+    assert_eq!(service.metric("marketferry_uploader_upload_bytes_total")?, new.zip().len() as f64);
     assert_eq!(Handmade::new(&stack, &project)?.markers()?.len(), 21);
     Ok(())
 }

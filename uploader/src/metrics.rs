@@ -63,7 +63,7 @@ impl Metrics {
             watched_folders: Gauge::default(),
             pass_restarts: Counter::default(),
         };
-        let r = registry.sub_registry_with_prefix("uploader");
+        let r = registry.sub_registry_with_prefix("marketferry_uploader");
         r.register("objects", "Archives handled, by what came of them", metrics.objects.clone());
         r.register("upload_bytes", "Bytes of archives sent to the bucket", metrics.upload_bytes.clone());
         r.register("units", "Units handled, by what came of them, once a pass", metrics.units.clone());

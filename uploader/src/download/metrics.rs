@@ -19,7 +19,7 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        let r = registry.sub_registry_with_prefix("uploader_download");
+        let r = registry.sub_registry_with_prefix("marketferry_uploader_download");
         r.register("archives", "Archives looked at, by what came of them", metrics.archives.clone());
         r.register("bytes", "Bytes of archives received from the exchange", metrics.bytes.clone());
         r.register(

@@ -98,10 +98,10 @@ fn upload(project: &Project) -> Result<(Duration, String, String)> {
 /// The service: its first pass, passes that find nothing new, and how soon something new is announced.
 fn watch(project: &Project, days: usize, table: &mut Table) -> Result<()> {
     let service = project.spawn_uploader(&["watch"])?;
-    let passes = || service.metric("uploader_pass_duration_seconds_count");
-    let spent = || service.metric("uploader_pass_duration_seconds_sum");
-    let read = || Ok::<_, Failure>(service.metric("uploader_archives_read_total")?.to_string());
-    service.wait_for_metric("uploader_pass_duration_seconds_count", DEADLINE, |passes| passes >= 1.0)?;
+    let passes = || service.metric("marketferry_uploader_pass_duration_seconds_count");
+    let spent = || service.metric("marketferry_uploader_pass_duration_seconds_sum");
+    let read = || Ok::<_, Failure>(service.metric("marketferry_uploader_archives_read_total")?.to_string());
+    service.wait_for_metric("marketferry_uploader_pass_duration_seconds_count", DEADLINE, |passes| passes >= 1.0)?;
     let first = spent()?;
     table.add_row(["first pass of `watch`".into(), format!("{first:.2} s"), peak(service.pid())?, read()?]);
     let before = (passes()?, spent()?);
@@ -113,7 +113,9 @@ fn watch(project: &Project, days: usize, table: &mut Table) -> Result<()> {
         new.write_unchecked(project.data_dir(), &new.zip())?;
         let written = Instant::now();
         mark(project.data_dir(), &new.unit())?;
-        service.wait_for_metric("uploader_units_total{outcome=\"published\"}", DEADLINE, |units| units >= nth)?;
+        service.wait_for_metric("marketferry_uploader_units_total{outcome=\"published\"}", DEADLINE, |units| {
+            units >= nth
+        })?;
         Ok(written.elapsed())
     };
     // A process that publishes for the first time makes sure that the bucket is there, by a list of one key. This server
