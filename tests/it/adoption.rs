@@ -197,8 +197,8 @@ fn archives_are_sent_where_the_bucket_copies_none() -> Result<()> {
         client.fill(project.data_dir(), usize::MAX)?;
         let command = if adopted { "adopt" } else { "upload" };
         let done = project.uploader(&[command])?.expect_code(0)?;
-        let told = done.stderr.matches("does not copy it").count();
-        assert!((1..=3).contains(&told), "{}", done.stderr);
+        let warnings = done.stderr.matches("does not copy it").count();
+        assert!((1..=3).contains(&warnings), "{}", done.stderr);
         assert_eq!(client.check(project.data_dir())?, archives as u64);
         let has_sha256 = |(key, listed): (&String, &tests::other_client::Listed)| {
             assert!(listed.metadata.contains_key("sha256"), "{key}");
@@ -218,9 +218,9 @@ fn a_bucket_is_adopted_without_local_archives() -> Result<()> {
     let archives = write(&data_dir)?;
     mark_all(&data_dir)?;
     // More than one page of other things, which come before the archives.
-    let notes = Handmade::new(stack, &project)?;
-    (0..1_050).try_for_each(|number| notes.put(&format!("{}/backup/{number}.txt", project.prefix()), b"notes"))?;
-    drop(notes);
+    let foreign = Handmade::new(stack, &project)?;
+    (0..1_050).try_for_each(|number| foreign.put(&format!("{}/backup/{number}.txt", project.prefix()), b"notes"))?;
+    drop(foreign);
     OtherClient::new(stack, &project).fill_all(&data_dir)?;
     project.set("local.data_dir", Value::Null)?;
     let (hand, client) = (Handmade::new(stack, &project)?, OtherClient::new(stack, &project));

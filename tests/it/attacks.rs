@@ -355,7 +355,7 @@ fn an_uploader_may_not_make_a_consumer_that_delivers_elsewhere() -> Result<()> {
 #[test]
 fn headers_of_a_message_remove_no_other_message() -> Result<()> {
     let scene = Scene::new("headers")?;
-    let held = |scene: &Scene| -> Result<Vec<Value>> {
+    let state = |scene: &Scene| -> Result<Vec<Value>> {
         STREAMS
             .iter()
             .map(|stream| {
@@ -366,7 +366,7 @@ fn headers_of_a_message_remove_no_other_message() -> Result<()> {
     };
     ask(&scene.worker, &format!("dead.primary.{UNIT}"), &json!("a letter"))?;
     ask(&scene.operator, "task.t1", &json!({}))?;
-    let before = held(&scene)?;
+    let before = state(&scene)?;
     for (hand, subjects) in [
         (&scene.uploader, vec![format!("marker.ready.{UNIT}"), format!("marker.backfill.{UNIT}")]),
         (&scene.worker, vec![format!("dead.primary.{UNIT}"), format!("task.t2.{UNIT}")]),
@@ -387,7 +387,7 @@ fn headers_of_a_message_remove_no_other_message() -> Result<()> {
         wait_for_server(hand)?;
     }
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(before, held(&scene)?);
+    assert_eq!(before, state(&scene)?);
     let replays = json!({"subjects_filter": format!("marker.replay.backup.{UNIT}")});
     let scheduled = ask(&scene.operator, "$JS.API.STREAM.INFO.REPLAYS", &replays)?;
     assert!(scheduled["state"]["subjects"].is_null(), "{scheduled}");

@@ -76,8 +76,12 @@ fn a_lost_list_is_rebuilt_from_the_objects() -> Result<()> {
 
     // One archive comes again, with other bytes: the unit must not shrink to it.
     write(spec(7).seed(1).generated_at("2025-03-05T00:00:00Z"))?;
-    let held = project.uploader(&["upload"])?.expect_code(1)?;
-    assert!(held.stderr.contains("uploader adopt --market spot --interval 12h --from 2025-03-01"), "{}", held.stderr);
+    let held_back = project.uploader(&["upload"])?.expect_code(1)?;
+    assert!(
+        held_back.stderr.contains("uploader adopt --market spot --interval 12h --from 2025-03-01"),
+        "{}",
+        held_back.stderr
+    );
     assert_eq!(hand.markers()?, announced);
     let failed = project.uploader(&["reconcile", "--fix", "--json"])?.expect_code(1)?.json()?;
     assert!(is_found(&failed, "`uploader adopt` makes it again"), "{failed:#}");
@@ -127,8 +131,8 @@ fn a_lost_object_is_named() -> Result<()> {
     project.uploader(&["reconcile", "--quick"])?.expect_code(0)?;
 
     // It cannot be mended where the archives are not, and can where they are.
-    let kept = project.data_dir().with_file_name("elsewhere");
-    fs::rename(project.data_dir(), &kept).context("moving data_dir")?;
+    let copies = project.data_dir().with_file_name("elsewhere");
+    fs::rename(project.data_dir(), &copies).context("moving data_dir")?;
     let failed = project.uploader(&["reconcile", "--fix", "--json"])?.expect_code(1)?.json()?;
     assert!(is_found(&failed, &format!("NOT FIXED: {}", key(&lost))), "{failed:#}");
     // Nor is a unit announced whose objects are not all there.
@@ -136,7 +140,7 @@ fn a_lost_object_is_named() -> Result<()> {
     let failed = project.uploader(&["reconcile", "--fix", "--quick", "--json"])?.expect_code(1)?.json()?;
     assert_eq!((&failed["units"]["fixed"], &failed["units"]["not_fixed"]), (&1.into(), &2.into()), "{failed}");
     assert_eq!(hand.markers()?.len(), 1);
-    fs::rename(&kept, project.data_dir()).context("moving data_dir")?;
+    fs::rename(&copies, project.data_dir()).context("moving data_dir")?;
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;
     project.uploader(&["reconcile"])?.expect_code(0)?;
     Ok(())
@@ -186,8 +190,8 @@ fn the_newer_of_two_revisions_is_announced() -> Result<()> {
     hand.delete(manifest)?;
     fs::remove_file(project.data_dir().join(hours("XRPUSDT", DAYS[0]).path())).context("as after a cleanup")?;
     hours(SYMBOLS[0], DAYS[0]).seed(1).write(project.data_dir())?;
-    let held = project.uploader(&["upload"])?.expect_code(1)?;
-    assert!(held.stderr.contains("has the list of what is published"), "{}", held.stderr);
+    let held_back = project.uploader(&["upload"])?.expect_code(1)?;
+    assert!(held_back.stderr.contains("has the list of what is published"), "{}", held_back.stderr);
     [SYMBOLS[0], "XRPUSDT"].iter().try_for_each(|name| hours(name, DAYS[0]).write(project.data_dir()).map(drop))?;
     hand.put(manifest, &list)?;
     project.uploader(&["reconcile", "--fix"])?.expect_code(0)?;

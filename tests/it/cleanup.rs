@@ -43,8 +43,8 @@ fn a_second_upload_with_cleanup_changes_nothing() -> Result<()> {
     let project = Project::new(stack, "cleanup-twice")?;
     let (hand, client) = (Handmade::new(stack, &project)?, OtherClient::new(stack, &project));
     // The archives as they were, for afterwards.
-    let kept = project.dir().join("kept");
-    for folder in [project.data_dir(), &kept] {
+    let remaining = project.dir().join("kept");
+    for folder in [project.data_dir(), &remaining] {
         write(folder)?;
     }
     project.uploader(&["upload", "--dry-run", "--cleanup"])?.expect_code(0)?;
@@ -52,7 +52,7 @@ fn a_second_upload_with_cleanup_changes_nothing() -> Result<()> {
 
     let first = project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
     assert!(first.stdout.contains("6 removed from disk"), "{}", first.stdout);
-    assert_eq!(client.check(&kept)?, 6);
+    assert_eq!(client.check(&remaining)?, 6);
     assert_eq!(files(project.data_dir())?, Vec::<PathBuf>::new());
     // Marks stay, and so do folders: a downloader may be about to write into one.
     assert!(project.data_dir().join("_SUCCESS__2025-03-01__spot__1h").exists());
@@ -72,11 +72,11 @@ fn a_second_upload_with_cleanup_changes_nothing() -> Result<()> {
 
     // One archive comes back with other bytes: its unit keeps the others.
     let corrected = hours("BTCUSDT", "2025-03-01").seed(7).generated_at("2025-03-05T00:00:00Z");
-    for folder in [project.data_dir(), &kept] {
+    for folder in [project.data_dir(), &remaining] {
         corrected.write(folder)?;
     }
     project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
-    assert_eq!(client.check(&kept)?, 6);
+    assert_eq!(client.check(&remaining)?, 6);
     assert_eq!(files(project.data_dir())?, Vec::<PathBuf>::new());
     assert_eq!(hand.markers()?.last().map(|(_, marker)| marker["objects"].as_array().map(Vec::len)), Some(Some(3)));
     Ok(())

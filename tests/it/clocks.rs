@@ -61,8 +61,8 @@ fn an_archive_stamped_after_the_clocks_time_is_held_back() -> Result<()> {
     let clock = back_to("2025-04-05T00:00:00Z")?;
     let behind = project.start("uploader", &["upload"], &[("FERRY_CLOCK_OFFSET_S", &clock)])?.wait(SOON)?;
     let behind = behind.expect_code(1)?;
-    let told = "the clock is behind, or the stamp lies in the future";
-    assert!(behind.stderr.contains(told), "{}", behind.stderr);
+    let reason = "the clock is behind, or the stamp lies in the future";
+    assert!(behind.stderr.contains(reason), "{}", behind.stderr);
     assert_eq!(hand.markers()?.len(), 0);
     project.uploader(&["upload"])?.expect_code(0)?;
     assert_eq!(generated_at(&hand.markers()?[0].1), Some("2025-04-20T00:00:00Z"));

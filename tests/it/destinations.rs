@@ -181,8 +181,8 @@ fn units_announced_while_consumers_were_gone_are_loaded() -> Result<()> {
     let periods = |expected: &str| -> Result<()> {
         let sql = format!("SELECT period FROM {second}.archives FINAL ORDER BY period FORMAT TSV");
         assert_eq!(project.query(&sql)?.trim(), expected, "in the database");
-        let kept = if copy.join("data").exists() { tests::data::archives(&copy)?.len() } else { 0 };
-        assert_eq!(kept, expected.lines().count(), "in the folder");
+        let stored = if copy.join("data").exists() { tests::data::archives(&copy)?.len() } else { 0 };
+        assert_eq!(stored, expected.lines().count(), "in the folder");
         Ok(())
     };
     periods("")?;

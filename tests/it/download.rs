@@ -351,12 +351,12 @@ fn the_service_fetches_and_publishes() -> Result<()> {
     project.uploader(&["upload", "--cleanup"])?.expect_code(0)?;
     assert_eq!(tests::data::archives(project.data_dir())?.len(), 0);
     exchange.asked();
-    let mut looks = 0;
-    let mut looked = || {
-        looks += exchange.asked().iter().filter(|asked| asked.method == "HEAD" && asked.status == 200).count();
-        Ok(looks >= 4)
+    let mut heads = 0;
+    let mut has_asked_anew = || {
+        heads += exchange.asked().iter().filter(|asked| asked.method == "HEAD" && asked.status == 200).count();
+        Ok(heads >= 4)
     };
-    project.wait_until("another look", SOON, &mut looked)?;
+    project.wait_until("the next check of the exchange", SOON, &mut has_asked_anew)?;
     assert_eq!(tests::data::archives(project.data_dir())?.len(), 0);
 
     // A disk that takes no more, by a limit on the size of files; then one that does.

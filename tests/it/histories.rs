@@ -93,9 +93,9 @@ impl History {
         let (period, times) = dice.pick(self.series.periods);
         // Most rows stay; now and then many go.
         let loses = if dice.one_in(3) { 2 } else { 4 };
-        let mut kept: BTreeSet<&str> = times.iter().copied().filter(|_| !dice.one_in(loses)).collect();
-        if kept.is_empty() {
-            kept.insert(dice.pick(times));
+        let mut retained: BTreeSet<&str> = times.iter().copied().filter(|_| !dice.one_in(loses)).collect();
+        if retained.is_empty() {
+            retained.insert(dice.pick(times));
         }
         // Even seconds, of which no two archives of a history have the same: older than others' or newer, and newer than
         // the former revision.
@@ -105,14 +105,14 @@ impl History {
         while self.archives.values().any(|(other, _)| *other == generated_at) {
             generated_at += 2;
         }
-        self.log.push(format!("step {step}: {period} generated at {generated_at} has {kept:?}"));
+        self.log.push(format!("step {step}: {period} generated at {generated_at} has {retained:?}"));
         let stamp = Timestamp::from_second(generated_at).context("a time")?;
         let spec =
             ArchiveSpec::new(Market::Spot, &self.symbol, self.series.interval, period).generated_at(&stamp.to_string());
         let records: Vec<Record> =
-            kept.iter().map(|time| self.record(time, dice.below(900_000))).collect::<Result<_>>()?;
+            retained.iter().map(|time| self.record(time, dice.below(900_000))).collect::<Result<_>>()?;
         spec.write_bytes(data_dir, &spec.zip_of(&spec.csv_of(&records)))?;
-        self.archives.insert(period, (generated_at, kept));
+        self.archives.insert(period, (generated_at, retained));
         Ok(())
     }
 
@@ -171,7 +171,7 @@ impl<'p> Workers<'p> {
     }
 
     /// Starts others for those that died.
-    fn look_after(&mut self, dice: &mut Dice) -> Result<()> {
+    fn supervise(&mut self, dice: &mut Dice) -> Result<()> {
         self.running.retain_mut(Process::is_running);
         self.start(dice)
     }
@@ -180,7 +180,7 @@ impl<'p> Workers<'p> {
     fn drain(&mut self, dice: &mut Dice) -> Result<()> {
         let started = Instant::now();
         loop {
-            self.look_after(dice)?;
+            self.supervise(dice)?;
             let status = self.project.puller(&["status", "--json"])?;
             let status = status.json()?;
             let counts = |name: &str| sum_of(&status, name);

@@ -102,8 +102,8 @@ fn complete_archives_are_adopted_and_the_rest_is_loaded() -> Result<()> {
         ],
     )?;
 
-    let looked = adopt(&project, &["--dry-run"], 4)?;
-    assert_eq!((&looked["archives"]["adopted"], project.archives_loaded()?), (&4.into(), 0));
+    let preview = adopt(&project, &["--dry-run"], 4)?;
+    assert_eq!((&preview["archives"]["adopted"], project.archives_loaded()?), (&4.into(), 0));
 
     let report = adopt(&project, &[], 4)?;
     assert_eq!(

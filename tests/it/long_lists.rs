@@ -44,8 +44,8 @@ fn a_unit_whose_list_is_in_another_bucket_is_not_published_with_less() -> Result
     let moved = [("FERRY__STORAGE__R2__BUCKET", bucket)];
     let upload = || project.start("uploader", &["upload", "--accept-move"], &moved)?.wait(SOON);
     write(&project, [corrected(7)].into_iter())?;
-    let held = upload()?.expect_code(1)?;
-    assert!(held.stderr.contains("with a list that lies there"), "{}", held.stderr);
+    let held_back = upload()?.expect_code(1)?;
+    assert!(held_back.stderr.contains("with a list that lies there"), "{}", held_back.stderr);
     assert_eq!(hand.markers()?.len(), 1);
     // All of it is at hand again.
     write(&project, (0..SYMBOLS).map(spec))?;

@@ -24,7 +24,7 @@ fn put(data_dir: &Path, path: &str, spec: &ArchiveSpec) -> Result<()> {
     fs::write(file, spec.zip()).context(path)
 }
 
-fn not_taken(report: &Value) -> Vec<(u64, &str, Option<&str>)> {
+fn ignored_files(report: &Value) -> Vec<(u64, &str, Option<&str>)> {
     let strays = report["not_taken"].as_array().into_iter().flatten();
     strays
         .map(|strays| {
@@ -57,7 +57,7 @@ fn archives_at_wrong_paths_are_counted_and_listed() -> Result<()> {
         project.set("publish.settle", "0s")?;
         // A tree of archives none of which is taken is no tree with nothing to do.
         let upload = project.uploader(&["upload", "--json"])?.expect_code(1)?;
-        assert_eq!(not_taken(&upload.json()?), expected, "{when}");
+        assert_eq!(ignored_files(&upload.json()?), expected, "{when}");
         let upload = project.uploader(&["upload"])?.expect_code(1)?;
         assert!(upload.stdout.contains("2 files look like an archive and are not taken"), "{}", upload.stdout);
         assert!(upload.stdout.contains(&format!("it belongs to {place}")), "{}", upload.stdout);
@@ -70,7 +70,7 @@ fn archives_at_wrong_paths_are_counted_and_listed() -> Result<()> {
     day("BTCUSDT").write(&data_dir)?;
     mark_all(&data_dir)?;
     let upload = project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?;
-    assert_eq!((&upload["units"]["published"], not_taken(&upload).len()), (&1.into(), 2));
+    assert_eq!((&upload["units"]["published"], ignored_files(&upload).len()), (&1.into(), 2));
     let again = project.uploader(&["upload"])?.expect_code(0)?;
     assert!(again.stdout.contains("are not taken") && again.stdout.contains("nothing to do"), "{}", again.stdout);
 
@@ -81,7 +81,7 @@ fn archives_at_wrong_paths_are_counted_and_listed() -> Result<()> {
     fs::remove_file(data_dir.join(folder).join("ETHUSDT-1h-2025-3-1.zip")).context("the other name")?;
     project.uploader(&["doctor"])?.expect_code(0)?;
     let upload = project.uploader(&["upload", "--json"])?.expect_code(0)?.json()?;
-    assert_eq!((&upload["units"]["published"], not_taken(&upload).len()), (&1.into(), 0));
+    assert_eq!((&upload["units"]["published"], ignored_files(&upload).len()), (&1.into(), 0));
     Ok(())
 }
 
@@ -100,8 +100,8 @@ fn a_folder_that_cannot_be_read_is_a_failure() -> Result<()> {
 
     for args in [&["upload", "--json"][..], &["upload", "--json", "--unit", "binance/spot/klines/1h/2025-03-01"]] {
         let report = project.uploader(args)?.expect_code(1)?.json()?;
-        let told = report["unreadable"][0].as_str().unwrap_or_default();
-        assert!(told.starts_with(&format!("{folder} cannot be read")), "{report:#}");
+        let reason = report["unreadable"][0].as_str().unwrap_or_default();
+        assert!(reason.starts_with(&format!("{folder} cannot be read")), "{report:#}");
         assert_eq!(report["findings"][0]["state"], "unreadable", "{report:#}");
     }
     let upload = project.uploader(&["upload"])?.expect_code(1)?;

@@ -243,7 +243,7 @@ fn a_week_of_the_next_archive_delays_no_attempt() -> Result<()> {
     ship(&project, [weeks("2025-01").missing([3]).generated_at("2025-10-15T00:00:00Z")])?;
     project.puller(&["replay", "--unit", &weeks("2025-01").unit(), "--force"])?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    let took = project.query("SELECT max(dateDiff('ms', started_at, finished_at)) FROM {db}.ingest_log")?;
-    assert!(took.trim().parse::<u64>().context(took.clone())? < 5_500, "an attempt took {took} ms");
+    let duration = project.query("SELECT max(dateDiff('ms', started_at, finished_at)) FROM {db}.ingest_log")?;
+    assert!(duration.trim().parse::<u64>().context(duration.clone())? < 5_500, "an attempt took {duration} ms");
     check(&project)
 }

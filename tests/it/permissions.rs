@@ -307,16 +307,16 @@ pub(crate) struct Hand {
 
 impl Hand {
     pub(crate) fn connect(site: &Site, role: &str) -> Result<Hand> {
-        let (told, errors) = mpsc::unbounded_channel();
+        let (errors_seen, errors) = mpsc::unbounded_channel();
         let runtime = Runtime::new().context("a runtime")?;
         let options = ConnectOptions::with_nkey(site.roles.seed(role)?)
             .custom_inbox_prefix(format!("_INBOX_{role}"))
             .event_callback(move |event| {
-                let told = told.clone();
+                let errors_seen = errors_seen.clone();
                 async move {
                     if let Event::ServerError(error) = event {
                         // Only gone when the test is.
-                        drop(told.send(error.to_string()));
+                        drop(errors_seen.send(error.to_string()));
                     }
                 }
             });
@@ -351,13 +351,13 @@ impl Hand {
 
     /// The next thing the server says is that it refuses this.
     fn expect_refusal(&mut self, subject: &str) -> Result<()> {
-        let told = self.runtime.block_on(async {
+        let errors_seen = self.runtime.block_on(async {
             self.client.flush().await.context("flushing")?;
             tokio::time::timeout(Duration::from_secs(10), self.errors.recv()).await.context(subject)
         });
         let role = &self.role;
-        let told = told.context(format!("{role} was not refused {subject}"))?.unwrap_or_default();
-        let told_of_it = told.to_lowercase().contains("permissions violation") && told.contains(subject);
-        if told_of_it { Ok(()) } else { Err(Failure::new(format!("{role}, {subject}: {told}"))) }
+        let errors_seen = errors_seen.context(format!("{role} was not refused {subject}"))?.unwrap_or_default();
+        let is_refused = errors_seen.to_lowercase().contains("permissions violation") && errors_seen.contains(subject);
+        if is_refused { Ok(()) } else { Err(Failure::new(format!("{role}, {subject}: {errors_seen}"))) }
     }
 }

@@ -64,14 +64,14 @@ fn a_redelivered_unit_costs_no_query_for_each_archive() -> Result<()> {
 }
 
 /// A unit of one archive whose marker was handed back [`MANY`] times, as workers noted.
-struct Noted<'p> {
+struct RecordedUnit<'p> {
     hand: Handmade<'p>,
     unit: String,
     /// Of the note, in TASKS.
     subject: String,
 }
 
-impl<'p> Noted<'p> {
+impl<'p> RecordedUnit<'p> {
     fn new(stack: &Stack, project: &'p Project) -> Result<Self> {
         let hand = Handmade::new(stack, project)?;
         let spec = spec(0, "2025-03-02");
@@ -86,16 +86,16 @@ impl<'p> Noted<'p> {
             Ok((marker.sequence, stored_at))
         })?;
         let subject = format!("task.deliveries-{BACKFILL}-{sequence}.{tokens}");
-        let note = json!({ "stored_at": stored_at, "failed": 0, "handed_back": MANY });
-        hand.publish_on(&subject, note.to_string().as_bytes())?;
+        let delivery_record = json!({ "stored_at": stored_at, "failed": 0, "handed_back": MANY });
+        hand.publish_on(&subject, delivery_record.to_string().as_bytes())?;
         Ok(Self { hand, unit: spec.unit(), subject })
     }
 
-    fn note(&self) -> Result<Value> {
+    fn delivery_record(&self) -> Result<Value> {
         self.hand.act(async |jetstream| {
             let stream = jetstream.get_stream("TASKS").await.context("TASKS")?;
-            let note = stream.get_last_raw_message_by_subject(&self.subject).await.context("the note")?;
-            serde_json::from_slice(&note.payload).context("the note")
+            let delivery_record = stream.get_last_raw_message_by_subject(&self.subject).await.context("the note")?;
+            serde_json::from_slice(&delivery_record.payload).context("the note")
         })
     }
 }
@@ -108,26 +108,30 @@ fn an_unreadable_delivery_record_causes_no_dead_letter_and_stays() -> Result<()>
     let url = project.config()["nats"]["url"].as_str().unwrap_or_default().to_owned();
     let behind = format!("nats://{}", queue.address());
     project.set("nats.url", url)?;
-    let noted = Noted::new(stack, &project)?;
-    let key = noted.hand.keys()?.into_iter().find(|key| key.ends_with(".zip"));
+    let recorded = RecordedUnit::new(stack, &project)?;
+    let key = recorded.hand.keys()?.into_iter().find(|key| key.ends_with(".zip"));
     let key = key.ok_or_else(|| Failure::new("no archive"))?;
-    let archive = noted.hand.get(&key)?;
-    noted.hand.delete(&key)?;
+    let archive = recorded.hand.get(&key)?;
+    recorded.hand.delete(&key)?;
 
     queue.set(Fault::Unanswered("GET.TASKS"));
     let mut worker = project.spawn("puller", &["run"], &[("FERRY__NATS__URL", &behind)])?;
     let ended = "SELECT any(outcome), any(attempt) FROM {db}.ingest_log FORMAT TSV";
     project.wait_until("an attempt", SOON, || Ok(!project.query(ended)?.starts_with('\t')))?;
-    assert_eq!(project.query(ended)?.trim(), "retry\t1", "{:?}", noted.hand.dead_letters()?);
+    assert_eq!(project.query(ended)?.trim(), "retry\t1", "{:?}", recorded.hand.dead_letters()?);
     worker.drain(SOON)?;
-    let note = noted.note()?;
-    assert_eq!((&note["failed"], &note["handed_back"]), (&json!(0), &json!(MANY)), "{note}");
+    let delivery_record = recorded.delivery_record()?;
+    assert_eq!(
+        (&delivery_record["failed"], &delivery_record["handed_back"]),
+        (&json!(0), &json!(MANY)),
+        "{delivery_record}"
+    );
 
     queue.set(Fault::None);
-    noted.hand.put(&key, &archive)?;
+    recorded.hand.put(&key, &archive)?;
     project.puller(&["pull"])?.expect_code(0)?;
-    assert_eq!(noted.hand.dead_letters()?.len(), 0);
-    project.puller(&["explain", &noted.unit])?.expect_code(0)?;
+    assert_eq!(recorded.hand.dead_letters()?.len(), 0);
+    project.puller(&["explain", &recorded.unit])?.expect_code(0)?;
     Ok(())
 }
 
@@ -135,13 +139,13 @@ fn an_unreadable_delivery_record_causes_no_dead_letter_and_stays() -> Result<()>
 fn an_evicted_delivery_record_causes_no_dead_letter() -> Result<()> {
     let stack = Stack::shared();
     let project = Project::new(stack, "dropped-note")?;
-    let noted = Noted::new(stack, &project)?;
-    noted.hand.change_stream("TASKS", |config| config.max_bytes = 64 * 1024)?;
+    let recorded = RecordedUnit::new(stack, &project)?;
+    recorded.hand.change_stream("TASKS", |config| config.max_bytes = 64 * 1024)?;
     let others: Vec<String> = (1..=400).map(|number| format!("task.replay-{number}")).collect();
-    noted.hand.publish_all(&others, &[b' '; 200])?;
-    assert!(noted.note().is_err(), "the note has made room");
+    recorded.hand.publish_all(&others, &[b' '; 200])?;
+    assert!(recorded.delivery_record().is_err(), "the note has made room");
     project.puller(&["pull"])?.expect_code(0)?;
-    assert_eq!(noted.hand.dead_letters()?.len(), 0);
+    assert_eq!(recorded.hand.dead_letters()?.len(), 0);
     assert_eq!(project.archives_loaded()?, 1);
     Ok(())
 }

@@ -56,12 +56,12 @@ fn an_older_publication_is_held_until_it_is_accepted() -> Result<()> {
     assert!(reconcile.stdout.contains(&format!("--accept-rollback {unit}")), "{}", reconcile.stdout);
     let named = format!("{unit}: BTCUSDT in data_dir was generated at 2025-03-02T00:00:00Z");
     let doctor = project.uploader(&["doctor", "--json"])?.expect_code(0)?.json()?;
-    let told = |doctor: &Value| -> Vec<Value> {
+    let findings = |doctor: &Value| -> Vec<Value> {
         let checks = doctor["checks"].as_array().into_iter().flatten();
         let older = checks.filter(|check| check["name"] == "older publications" && check["warning"] == true);
         older.map(|check| check["found"].clone()).collect()
     };
-    let found = told(&doctor);
+    let found = findings(&doctor);
     assert!(found.len() == 1 && found[0].as_str().is_some_and(|text| text.contains(&named)), "{doctor:#}");
     // The announced archive stays, whichever command runs.
     project.puller(&["verify"])?.expect_code(0)?;
@@ -82,7 +82,7 @@ fn an_older_publication_is_held_until_it_is_accepted() -> Result<()> {
     assert_eq!((&after["units"]["unchanged"], after["older"].as_array().map(Vec::len)), (&1.into(), Some(0)));
     let reconcile = project.uploader(&["reconcile"])?.expect_code(0)?;
     assert!(!reconcile.stdout.contains("--accept-rollback"), "{}", reconcile.stdout);
-    assert_eq!(told(&project.uploader(&["doctor", "--json"])?.expect_code(0)?.json()?), [] as [Value; 0]);
+    assert_eq!(findings(&project.uploader(&["doctor", "--json"])?.expect_code(0)?.json()?), [] as [Value; 0]);
 
     // Units of which nothing is at hand are named, all of them; and filters are not ignored.
     let absent = ["binance/spot/klines/1h/2025-03-08", "binance/spot/klines/1h/2025-03-09"];
@@ -158,8 +158,8 @@ fn an_interrupted_rollback_is_held_until_it_is_accepted_again() -> Result<()> {
     let args = ["upload", "--accept-rollback", &first().unit()];
     project.start("uploader", &args, &[("FERRY_FAILPOINT", "uploader.object_put")])?.wait(SOON)?;
     for _ in 0..2 {
-        let held = project.uploader(&["upload"])?.expect_code(1)?;
-        assert!(held.stderr.contains("a roll-back was cut short"), "{}", held.stderr);
+        let held_back = project.uploader(&["upload"])?.expect_code(1)?;
+        assert!(held_back.stderr.contains("a roll-back was cut short"), "{}", held_back.stderr);
     }
     project.uploader(&args)?.expect_code(0)?;
     project.puller(&["pull"])?.expect_code(0)?;

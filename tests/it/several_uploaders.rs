@@ -20,11 +20,11 @@ fn start_elsewhere(
     stack: &Stack,
     project: &Project,
     folder: &Path,
-    held_key: &str,
+    delayed_key: &str,
     clock_offset: Duration,
 ) -> Result<(Proxy, Process)> {
     let proxy = Proxy::start(stack.s3.address())?;
-    proxy.set(Fault::holding(&format!("PUT /{}/{held_key}", stack.s3.bucket())));
+    proxy.set(Fault::holding(&format!("PUT /{}/{delayed_key}", stack.s3.bucket())));
     let env = [
         ("FERRY__LOCAL__DATA_DIR", folder.display().to_string()),
         ("FERRY__LOCAL__STATE_DIR", project.dir().join("state-elsewhere").display().to_string()),
@@ -115,8 +115,12 @@ fn a_unit_stored_in_another_bucket_is_not_published_with_less() -> Result<()> {
     let args = ["upload", "--accept-move"];
     let upload = || project.start("uploader", &args, &moved)?.wait(SOON);
     spec("BTCUSDT").seed(1).generated_at("2025-03-05T00:00:00Z").write(project.data_dir())?;
-    let held = upload()?.expect_code(1)?;
-    assert!(held.stderr.contains("announced from another bucket or prefix with 2 archives, 1 of"), "{}", held.stderr);
+    let held_back = upload()?.expect_code(1)?;
+    assert!(
+        held_back.stderr.contains("announced from another bucket or prefix with 2 archives, 1 of"),
+        "{}",
+        held_back.stderr
+    );
     assert_eq!(hand.markers()?.len(), 1);
     // All of it is at hand again.
     spec("ETHUSDT").write(project.data_dir())?;

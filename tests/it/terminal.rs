@@ -235,8 +235,8 @@ fn a_terminal_of_80_columns_shows_results_and_no_log() -> Result<()> {
     assert!(joined(&pulled).contains(&format!("{UNITS} units")), "{pulled:#?}");
     let replayed = project.puller(&["replay", "--force"])?.expect_code(0)?;
     assert!(replayed.stdout.contains("40 units"), "{}", replayed.stdout);
-    let told = on_terminal(&project, "puller", &["pull", "-v"], 0)?;
-    assert!(told.iter().filter(|line| line.contains("INFO")).count() >= UNITS, "{told:#?}");
+    let lines = on_terminal(&project, "puller", &["pull", "-v"], 0)?;
+    assert!(lines.iter().filter(|line| line.contains("INFO")).count() >= UNITS, "{lines:#?}");
 
     // Letters with long errors, of long names.
     for day in 1..=9 {

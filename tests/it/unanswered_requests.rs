@@ -104,9 +104,9 @@ fn an_uploader_loses_what_it_reads() -> Result<()> {
     queue.set(Fault::Unanswered("CONSUMER.MSG.NEXT.MARKERS."));
     let mut service = project.spawn_uploader(&["watch"])?;
     thread::sleep(Duration::from_secs(3));
-    let told = Instant::now();
+    let stopped = Instant::now();
     service.drain(GOES_ON)?;
-    assert!(told.elapsed() < GOES_ON);
+    assert!(stopped.elapsed() < GOES_ON);
     Ok(())
 }
 
@@ -265,7 +265,7 @@ fn an_ack_of_a_deleted_stream_acks_nothing_of_the_new_one() -> Result<()> {
     project.puller(&["migrate"])?.expect_code(0)?;
     hand.publish_on(&markers[1].0, markers[1].1.to_string().as_bytes())?;
     // Somebody else has the second unit, under the number that the first one had.
-    let held = hand.hold(BACKFILL, 1)?;
+    let leased = hand.hold(BACKFILL, 1)?;
     // A worker asks once a second whether its consumer is still the same.
     thread::sleep(Duration::from_millis(1500));
     bucket.set(Fault::None);
@@ -277,7 +277,7 @@ fn an_ack_of_a_deleted_stream_acks_nothing_of_the_new_one() -> Result<()> {
     project.wait_until("the first unit's rows", SOON, || recorded(&markers[0]))?;
     thread::sleep(Duration::from_secs(4));
     assert_eq!(pending()?, 1, "the ack of the first unit was taken for one of the second\n{}", worker.stderr());
-    hand.nak(&held, Duration::ZERO)?;
+    hand.nak(&leased, Duration::ZERO)?;
     project.wait_until("the second unit", GOES_ON, || recorded(&markers[1]))?;
     worker.drain(SOON).map(drop)
 }
@@ -391,8 +391,8 @@ fn scheduled_retries_leave_slots_to_live_units() -> Result<()> {
     let subjects: Vec<String> = (0..RETRIES).map(|n| format!("marker.backfill.binance.spot.klines.1h.x{n}")).collect();
     hand.publish_all(&subjects, b"not a marker")?;
     let begun = Instant::now();
-    let held = hand.hold(BACKFILL, RETRIES)?;
-    hand.nak(&held, Duration::from_secs(3600))?;
+    let leased = hand.hold(BACKFILL, RETRIES)?;
+    hand.nak(&leased, Duration::from_secs(3600))?;
     let put_off = begun.elapsed();
     let direct = project.config()["nats"]["url"].as_str().unwrap_or_default().to_owned();
     announce(&project, &direct, 1..=3)?;

@@ -137,7 +137,7 @@ fn a_writer_that_pauses_is_waited_for() -> Result<()> {
     let mut service = watch(&mut project)?;
     let hand = Handmade::new(stack, &project)?;
     let held_back = |service: &Service| service.metric("marketferry_uploader_units_total{outcome=\"held_back\"}");
-    let held_before = held_back(&service)?;
+    let held_back_before = held_back(&service)?;
     let mut file = fs::File::create(&path).context("making it")?;
     file.write_all(&bytes[..bytes.len() / 2]).context("writing")?;
     service.wait_for_line(&format!("waits until {} is closed", spec.path()), SOON)?;
@@ -146,7 +146,7 @@ fn a_writer_that_pauses_is_waited_for() -> Result<()> {
     other.write(project.data_dir())?;
     published(&service, &hand, &other.unit(), 1)?;
     assert_eq!(service.metric("marketferry_uploader_archives_read_total")?, 1.0, "the other one");
-    assert_eq!(held_back(&service)?, held_before, "{}", service.stderr());
+    assert_eq!(held_back(&service)?, held_back_before, "{}", service.stderr());
     file.write_all(&bytes[bytes.len() / 2..]).context("writing")?;
     drop(file);
     let marker = published(&service, &hand, &spec.unit(), 2)?;

@@ -34,10 +34,10 @@ fn a_wrong_prefix_stops_the_uploader_with_one_message() -> Result<()> {
     let wrong = format!("{}/mistyped", project.prefix());
     for args in [&["upload"][..], &["upload", "--cleanup"], &["watch"], &["reconcile"], &["reconcile", "--fix"]] {
         let stopped = moved(&project, args, &wrong)?.expect_code(2)?;
-        let told = stopped.stderr.lines().filter(|line| line.contains("are announced from")).collect::<Vec<_>>();
-        assert_eq!(told.len(), 1, "{args:?}: {}", stopped.stderr);
+        let refusals = stopped.stderr.lines().filter(|line| line.contains("are announced from")).collect::<Vec<_>>();
+        assert_eq!(refusals.len(), 1, "{args:?}: {}", stopped.stderr);
         for prefix in [project.prefix(), &wrong] {
-            assert!(told[0].contains(&format!("prefix '{prefix}'")), "{}", told[0]);
+            assert!(refusals[0].contains(&format!("prefix '{prefix}'")), "{}", refusals[0]);
         }
         assert!(!stopped.stderr.contains("WARN"), "{}", stopped.stderr);
     }

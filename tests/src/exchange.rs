@@ -183,7 +183,7 @@ impl Shared {
         };
         let (fault, answer) = {
             let mut state = self.state();
-            let fault = state.take_fault(&path);
+            let fault = state.next_fault(&path);
             let range = header("range").filter(|_| !matches!(fault, Some(Fault::NoRange)));
             let answer = state.answer(&path, range.as_deref(), header("if-range").as_deref());
             (fault, answer)
@@ -239,7 +239,7 @@ fn send(
 }
 
 impl State {
-    fn take_fault(&mut self, path: &str) -> Option<Fault> {
+    fn next_fault(&mut self, path: &str) -> Option<Fault> {
         let at = self.faults.iter().position(|(ends, _, times)| path.ends_with(ends.as_str()) && *times > 0)?;
         self.faults[at].2 -= 1;
         Some(self.faults[at].1.clone())

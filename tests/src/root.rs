@@ -18,6 +18,6 @@ pub fn is_root(needed_for: &str) -> Result<bool> {
     }
     // Past the test runner, which would swallow it.
     writeln!(std::io::stderr(), "skipped: {scenario} needs root, {needed_for}").context("stderr")?;
-    times::note("skipped", needed_for)?;
+    times::record("skipped", needed_for)?;
     Ok(false)
 }

@@ -31,7 +31,7 @@ impl Drop for Timer {
     fn drop(&mut self) {
         let elapsed: Duration = self.begun.elapsed();
         // The scenario itself is over, and its result does not depend on this.
-        if let (Some(scenario), Err(failure)) = (scenario(), note("took", &format!("{:.3}", elapsed.as_secs_f64()))) {
+        if let (Some(scenario), Err(failure)) = (scenario(), record("took", &format!("{:.3}", elapsed.as_secs_f64()))) {
             drop(writeln!(std::io::stderr(), "{scenario}: {failure}"));
         }
     }
@@ -42,7 +42,7 @@ pub(crate) fn scenario() -> Option<String> {
     thread::current().name().map(str::to_owned)
 }
 
-pub(crate) fn note(what: &str, value: &str) -> Result<()> {
+pub(crate) fn record(what: &str, value: &str) -> Result<()> {
     let (Some(path), Some(scenario)) = (std::env::var_os(FILE).map(PathBuf::from), scenario()) else { return Ok(()) };
     let doing = format!("writing {}", path.display());
     let mut file = File::options().append(true).create(true).open(&path).context(&doing)?;

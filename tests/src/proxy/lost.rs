@@ -37,8 +37,8 @@ impl LostAnswer {
 pub(super) fn lose_one(lost: &LostAnswer, client: &TcpStream, server: &TcpStream) -> std::io::Result<()> {
     let losing = Arc::new(AtomicBool::new(false));
     let (from, to) = (server.try_clone()?, client.try_clone()?);
-    let told = Arc::clone(&losing);
-    let answers = thread::spawn(move || copy(&from, &to, |_| !told.load(Ordering::SeqCst)));
+    let is_losing = Arc::clone(&losing);
+    let answers = thread::spawn(move || copy(&from, &to, |_| !is_losing.load(Ordering::SeqCst)));
     let copied = copy(client, server, |chunk| {
         if place_of(lost.to.as_bytes(), chunk).is_some() && !lost.done.swap(true, Ordering::SeqCst) {
             losing.store(true, Ordering::SeqCst);

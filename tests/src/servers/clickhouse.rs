@@ -47,7 +47,7 @@ impl ClickHouse {
         for attempt in 1.. {
             server.sql.address.set_port(free_port());
             match server.launch() {
-                Err(failure) if attempt < PORT_TRIES && is_port_taken(&failure) => continue,
+                Err(failure) if attempt < PORT_TRIES && is_port_used(&failure) => continue,
                 result => return result.map(|()| server),
             }
         }
@@ -190,6 +190,6 @@ impl SqlClient {
     }
 }
 
-fn is_port_taken(failure: &Failure) -> bool {
+fn is_port_used(failure: &Failure) -> bool {
     failure.to_string().contains("Address already in use")
 }

@@ -91,7 +91,7 @@ impl Nats {
         for attempt in 1.. {
             (self.port, self.monitor_port) = (free_port(), free_port());
             match self.launch() {
-                Err(failure) if attempt < PORT_TRIES && is_port_taken(&failure) => continue,
+                Err(failure) if attempt < PORT_TRIES && is_port_used(&failure) => continue,
                 result => return result.map(|()| self),
             }
         }
@@ -277,6 +277,6 @@ impl Nats {
     }
 }
 
-fn is_port_taken(failure: &Failure) -> bool {
+fn is_port_used(failure: &Failure) -> bool {
     failure.to_string().contains("address already in use")
 }

@@ -61,7 +61,7 @@ impl S3 {
         for attempt in 1.. {
             server.port = free_port();
             match server.launch() {
-                Err(failure) if attempt < PORT_TRIES && is_port_taken(&failure) => continue,
+                Err(failure) if attempt < PORT_TRIES && is_port_used(&failure) => continue,
                 result => return result.map(|()| server),
             }
         }
@@ -247,6 +247,6 @@ async fn accept(listener: TcpListener, service: S3Service) {
     }
 }
 
-fn is_port_taken(failure: &Failure) -> bool {
+fn is_port_used(failure: &Failure) -> bool {
     failure.to_string().contains("Address already in use")
 }

@@ -68,8 +68,8 @@ fn run(archives: u64) -> Result<Table> {
         if forget {
             fs::remove_dir_all(dir.path().join("state")).context("the cache")?;
         }
-        let (took, memory, read) = upload(&project)?;
-        table.add_row([what.to_owned(), seconds(took), memory, read]);
+        let (duration, memory, read) = upload(&project)?;
+        table.add_row([what.to_owned(), seconds(duration), memory, read]);
     }
     watch(&project, days, &mut table)?;
     Ok(table)
@@ -90,9 +90,9 @@ fn upload(project: &Project) -> Result<(Duration, String, String)> {
         memory = peak(process.pid()).unwrap_or(memory);
         thread::sleep(Duration::from_millis(5));
     }
-    let took = started.elapsed();
+    let duration = started.elapsed();
     let report = process.wait(DEADLINE)?.expect_code(0)?.json()?;
-    Ok((took, memory, report["archives"]["read"].to_string()))
+    Ok((duration, memory, report["archives"]["read"].to_string()))
 }
 
 /// The service: its first pass, passes that find nothing new, and how soon something new is announced.
@@ -121,9 +121,9 @@ fn watch(project: &Project, days: usize, table: &mut Table) -> Result<()> {
     // A process that publishes for the first time makes sure that the bucket is there, by a list of one key. This server
     // reads all its objects for that.
     publish(days, 1.0)?;
-    let took = publish(days + 1, 2.0)?;
+    let duration = publish(days + 1, 2.0)?;
     let what = "a new unit, from its mark to its marker (watch.min_age: 1s)";
-    table.add_row([what.into(), seconds(took), peak(service.pid())?, read()?]);
+    table.add_row([what.into(), seconds(duration), peak(service.pid())?, read()?]);
     Ok(())
 }
 
@@ -136,6 +136,6 @@ fn peak(pid: u32) -> Result<String> {
     Ok(format!("{} MiB", kib / 1024))
 }
 
-fn seconds(took: Duration) -> String {
-    format!("{:.2} s", took.as_secs_f64())
+fn seconds(duration: Duration) -> String {
+    format!("{:.2} s", duration.as_secs_f64())
 }

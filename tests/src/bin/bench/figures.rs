@@ -17,7 +17,7 @@ pub(crate) struct Figure {
 pub(crate) struct Figures {
     list: Vec<Figure>,
     workloads: Vec<(String, String)>,
-    notes: Vec<String>,
+    remarks: Vec<String>,
 }
 
 impl Figure {
@@ -99,15 +99,15 @@ impl Figures {
     }
 
     /// Something a reader of the figures has to know.
-    pub(crate) fn note(&mut self, text: impl Into<String>) {
+    pub(crate) fn remark(&mut self, text: impl Into<String>) {
         let text = text.into();
-        if !self.notes.contains(&text) {
-            self.notes.push(text);
+        if !self.remarks.contains(&text) {
+            self.remarks.push(text);
         }
     }
 
-    pub(crate) fn notes(&self) -> &[String] {
-        &self.notes
+    pub(crate) fn remarks(&self) -> &[String] {
+        &self.remarks
     }
 
     pub(crate) fn list(&self) -> &[Figure] {

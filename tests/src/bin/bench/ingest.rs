@@ -24,10 +24,11 @@ pub(crate) fn run(world: &World, plan: &Plan, workload: &Workload, figures: &mut
     for round in 0..plan.rounds {
         // Another one begins each round.
         let count = workload.contenders.len();
-        for turn in 0..count {
-            let contender = workload.contenders[(turn + round as usize) % count];
+        for place in 0..count {
+            let contender = workload.contenders[(place + round as usize) % count];
             if contender.runs_once() && round > 0 {
-                figures.note("The cron job with an insert per file, and the tuned ones, run in the first round only.");
+                figures
+                    .remark("The cron job with an insert per file, and the tuned ones, run in the first round only.");
                 continue;
             }
             let database = ground.fresh_destination()?;

@@ -32,7 +32,7 @@ pub(crate) fn run(world: &World, plan: &Plan, figures: &mut Figures) -> Result<(
     let mut ground = Ground::prepare(world, SCENARIO, shape)?;
     figures.describe(SCENARIO, ground.size());
     let markers = Markers::open(ground.project.account())?;
-    let announced = markers.take(ground.shape.units())?;
+    let announced = markers.read_messages(ground.shape.units())?;
     let database = ground.fresh_destination()?;
     world.rest()?;
     let mut worker = Contestant::product(&ground.project, "puller", &["run"])?.start(world)?;

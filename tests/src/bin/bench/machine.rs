@@ -15,7 +15,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn look(world: &World) -> Result<Machine> {
+    pub(crate) fn read(world: &World) -> Result<Machine> {
         let line = |path: &str, name: &str| {
             let text = fs::read_to_string(path).unwrap_or_default();
             let found = text.lines().find_map(|line| line.strip_prefix(name)?.split_once(':'));
@@ -48,7 +48,7 @@ impl Machine {
     }
 
     /// At the end.
-    pub(crate) fn look_again(&mut self) {
+    pub(crate) fn read_again(&mut self) {
         self.facts.push(("load after", load()));
     }
 

@@ -94,7 +94,7 @@ fn run(cli: &Cli) -> Result<()> {
     }
     let mut figures = Figures::default();
     let world = World::start(plan.rows_filled())?;
-    let mut machine = Machine::look(&world)?;
+    let mut machine = Machine::read(&world)?;
     for workload in plan.ingest() {
         ingest::run(&world, &plan, &workload, &mut figures)?;
     }
@@ -113,7 +113,7 @@ fn run(cli: &Cli) -> Result<()> {
     if plan.includes("readers") {
         readers::run(&world, &plan, &mut figures)?;
     }
-    machine.look_again();
+    machine.read_again();
     println!("{}", report::table(&machine, &plan, &figures));
     report::write_json(&cli.json, &machine, &plan, &figures)
 }

@@ -119,7 +119,7 @@ pub(crate) fn measure_all(world: &World, contestants: Vec<Contestant>) -> Result
     let before = world.spent()?;
     let running: Vec<Running> = contestants.into_iter().map(|one| one.start(world)).collect::<Result<_>>()?;
     let lifetimes: Vec<Lifetime> = running.into_iter().map(Running::end).collect::<Result<_>>()?;
-    let servers = world.spent()?.since(before);
+    let servers = world.spent()?.minus(before);
     let start_s = lifetimes.iter().map(|lifetime| lifetime.start_s).fold(f64::INFINITY, f64::min);
     let end_s = lifetimes.iter().map(|lifetime| lifetime.end_s).fold(f64::NEG_INFINITY, f64::max);
     let client = Client {

@@ -125,5 +125,5 @@ pub(crate) fn s3_function(world: &World, ground: &Ground, database: &str, glob: 
         Failure::new(failure.to_string().replace(&credentials.secret_access_key, "…"))
     })?;
     let wall_s = start.elapsed().as_secs_f64();
-    Ok(Usage { wall_s, servers: world.spent()?.since(before), ..Usage::default() })
+    Ok(Usage { wall_s, servers: world.spent()?.minus(before), ..Usage::default() })
 }

@@ -54,13 +54,13 @@ pub(crate) fn table(machine: &Machine, plan: &Plan, figures: &Figures) -> String
         ]);
     }
     align_right(&mut others, 3..6);
-    let mut wanted = new_table(&["target", "at least", "aim", "measured", ""]);
+    let mut at_least = new_table(&["target", "at least", "aim", "measured", ""]);
     for target in targets::all(figures, plan) {
-        wanted.add_row(target.cells());
+        at_least.add_row(target.cells());
     }
-    align_right(&mut wanted, 1..4);
-    text.push_str(&format!("\n{timed}\n\n{others}\n\n{wanted}\n"));
-    figures.notes().iter().for_each(|note| text.push_str(&format!("{note}\n")));
+    align_right(&mut at_least, 1..4);
+    text.push_str(&format!("\n{timed}\n\n{others}\n\n{at_least}\n"));
+    figures.remarks().iter().for_each(|note| text.push_str(&format!("{note}\n")));
     text
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn write_json(path: &Path, machine: &Machine, plan: &Plan, figures: &
     let targets: Vec<_> = targets::all(figures, plan).iter().map(targets::Target::json).collect();
     let report = json!({
         "machine": machine.json(), "quick": plan.quick, "rounds": plan.rounds, "workloads": figures.workloads(), "figures": figures.json(),
-        "targets": targets, "notes": figures.notes(),
+        "targets": targets, "notes": figures.remarks(),
     });
     let text = serde_json::to_string_pretty(&report).context("writing JSON")?;
     fs::write(path, text + "\n").context(format!("writing {}", path.display()))

@@ -38,18 +38,18 @@ impl Markers {
     }
 
     /// All messages, oldest first, which are then no longer in it.
-    pub(crate) fn take(&self, count: usize) -> Result<Vec<Message>> {
+    pub(crate) fn read_messages(&self, count: usize) -> Result<Vec<Message>> {
         let reader = pull::Config { ack_policy: AckPolicy::None, ..pull::Config::default() };
         self.runtime.block_on(async {
             let consumer = self.stream.create_consumer(reader).await.context("a consumer")?;
             let mut messages = consumer.messages().await.context("reading the stream")?.take(count);
-            let mut taken = Vec::new();
+            let mut read = Vec::new();
             while let Some(message) = messages.next().await {
                 let message = message.context("reading the stream")?;
-                taken.push((message.subject.to_string(), message.payload.to_vec()));
+                read.push((message.subject.to_string(), message.payload.to_vec()));
             }
             self.stream.purge().await.context("purging the stream")?;
-            Ok(taken)
+            Ok(read)
         })
     }
 

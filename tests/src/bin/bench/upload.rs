@@ -30,11 +30,11 @@ pub(crate) fn run(world: &World, plan: &Plan, figures: &mut Figures) -> Result<(
     if peers::rclone().is_some() {
         contenders.push(RCLONE);
     } else {
-        figures.note("rclone is neither installed nor to be had: no figure against it.");
+        figures.remark("rclone is neither installed nor to be had: no figure against it.");
     }
     for round in 0..plan.rounds as usize {
-        for turn in 0..contenders.len() {
-            let contender = contenders[(turn + round) % contenders.len()];
+        for place in 0..contenders.len() {
+            let contender = contenders[(place + round) % contenders.len()];
             let prefix = one(world, &ground, contender, figures)?;
             let objects = world.stack.s3.bucket_dir().join(prefix);
             fs::remove_dir_all(&objects).context(format!("removing {}", objects.display()))?;

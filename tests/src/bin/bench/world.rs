@@ -26,7 +26,7 @@ const FAST_SHARE: u64 = 3;
 const FAST: &str = "/dev/shm";
 /// A server is at rest when it spent no more than this share of a core lately.
 const REST: f64 = 0.1;
-const REST_LOOK: Duration = Duration::from_millis(250);
+const REST_POLL: Duration = Duration::from_millis(250);
 const REST_DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) struct World {
@@ -120,9 +120,9 @@ impl World {
         let start = Instant::now();
         while start.elapsed() < deadline {
             let before = self.spent()?;
-            thread::sleep(REST_LOOK);
-            let spent = self.spent()?.since(before);
-            if spent.clickhouse_s + spent.s3_s + spent.nats_s <= REST * REST_LOOK.as_secs_f64() {
+            thread::sleep(REST_POLL);
+            let spent = self.spent()?.minus(before);
+            if spent.clickhouse_s + spent.s3_s + spent.nats_s <= REST * REST_POLL.as_secs_f64() {
                 return Ok(());
             }
         }
@@ -132,7 +132,7 @@ impl World {
 }
 
 impl Spent {
-    pub(crate) fn since(self, before: Spent) -> Spent {
+    pub(crate) fn minus(self, before: Spent) -> Spent {
         Spent {
             clickhouse_s: self.clickhouse_s - before.clickhouse_s,
             s3_s: self.s3_s - before.s3_s,

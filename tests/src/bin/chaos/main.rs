@@ -48,12 +48,12 @@ fn run(length: Duration, seed: u64) -> Result<String> {
     let mut dice = Dice::new(seed);
     let mut world = World::start()?;
     let started = Instant::now();
-    let mut told = Instant::now();
+    let mut reported = Instant::now();
     while started.elapsed() < length {
         step(&mut world, &mut dice)?;
-        world.keep_workers()?;
-        if told.elapsed() > Duration::from_secs(15) {
-            told = Instant::now();
+        world.ensure_workers()?;
+        if reported.elapsed() > Duration::from_secs(15) {
+            reported = Instant::now();
             println!("{:4} s  {}", started.elapsed().as_secs(), world.tally.line());
         }
         std::thread::sleep(Duration::from_millis(dice.below(400)));

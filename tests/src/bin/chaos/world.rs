@@ -78,7 +78,7 @@ impl World {
         Ok(Self { tally, workers: Vec::new(), bucket, clickhouse, project, stack, generation: 0 })
     }
 
-    pub(crate) fn keep_workers(&mut self) -> Result<()> {
+    pub(crate) fn ensure_workers(&mut self) -> Result<()> {
         self.workers.retain_mut(|worker| worker.is_running());
         while self.workers.len() < WORKERS {
             self.workers.push(self.project.spawn_puller(&["run"])?);
@@ -179,7 +179,7 @@ impl World {
         self.bucket.set(Fault::None);
         self.clickhouse.set(Fault::None);
         self.project.uploader(&["upload"])?.expect_code(0)?;
-        self.keep_workers()?;
+        self.ensure_workers()?;
         let mut dead = 0;
         self.project.wait_until("an empty queue", DRAIN, || {
             let status = self.project.puller(&["status", "--json"])?.expect_code(0)?.json()?;

@@ -26,7 +26,7 @@ use crate::{
 pub(crate) const SHORT: &str = "a short backlog";
 pub(crate) const LONG: &str = "a long one";
 const INTERVALS: [&str; 12] = ["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d"];
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const DEADLINE: Duration = Duration::from_secs(900);
 
 pub(super) fn run(world: &World, plan: &Plan, figures: &mut Figures) -> Result<()> {
@@ -72,11 +72,11 @@ fn measure(world: &World, ground: &mut Ground, figures: &mut Figures, name: &str
             figures.add(BACKLOG, name, "start to first unit", "s", now.as_secs_f64());
             first = Some((now, loaded, world.spent()?));
         }
-        if let Some((since, before, spent)) = first
+        if let Some((minus, before, spent)) = first
             && loaded >= counted
         {
-            let (units, servers) = ((loaded - before) as f64, world.spent()?.since(spent));
-            figures.add(BACKLOG, name, "units", "units/s", units / (now - since).as_secs_f64());
+            let (units, servers) = ((loaded - before) as f64, world.spent()?.minus(spent));
+            figures.add(BACKLOG, name, "units", "units/s", units / (now - minus).as_secs_f64());
             for (metric, cpu_s) in [
                 ("ClickHouse CPU a unit", servers.clickhouse_s),
                 ("S3 CPU a unit", servers.s3_s),
@@ -89,7 +89,7 @@ fn measure(world: &World, ground: &mut Ground, figures: &mut Figures, name: &str
         if !worker.is_running() || now > DEADLINE {
             return Err(Failure::new(format!("{loaded} units were loaded, then none\n{}", worker.said())));
         }
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(POLL_INTERVAL);
     }
     worker.stop()?;
     figures.add(BACKLOG, name, "peak RSS", "MiB", worker.end()?.client.rss_mb);
