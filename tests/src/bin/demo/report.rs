@@ -10,6 +10,12 @@ use crate::run::Outcome;
 const DAYS_SHOWN: usize = 7;
 const UNITS_SHOWN: usize = 30;
 
+const GO_ON: &str = "\
+To go on:
+  make demo DATA=/path/to/tree   your own archives; the tree is only read
+  make stack                     the servers stay up for `uploader` and `puller`
+  README.md, \"Reading candles\"  the same rows from SQL, pandas and polars";
+
 pub(crate) fn print(project: &Project, outcome: &Outcome) -> Result<()> {
     let truth = &outcome.truth;
     let archives = truth.archives().len() as u64;
@@ -34,49 +40,51 @@ pub(crate) fn print(project: &Project, outcome: &Outcome) -> Result<()> {
     let series =
         truth.series().max_by_key(|&(series, candles)| (candles.len(), Reverse(series))).map(|(series, _)| series);
     let series = series.ok_or_else(|| Failure::new("there are no rows"))?;
-    println!(
-        "The longest series by day, from klines_latest: {series}\n{}",
-        daily(project.sql(), project.database(), series)?
-    );
+    println!("{}", daily(project.sql(), project.database(), series)?);
+    println!("\n{GO_ON}");
     Ok(())
 }
 
 /// How much of each unit is loaded, the last ones.
 pub(crate) fn units(sql: &SqlClient, database: &str) -> Result<Table> {
     let answer = sql.query(&format!(
-        "SELECT exchange, market, dataset, interval, period, count(), sum(rows) FROM `{database}`.archives FINAL \
+        "SELECT market, dataset, interval, period, count(), sum(rows) FROM `{database}`.archives FINAL \
          GROUP BY ALL ORDER BY period DESC, market, dataset, interval LIMIT {UNITS_SHOWN} FORMAT TabSeparatedRaw"
     ))?;
     let mut table = table();
-    table.set_header(["exchange", "market", "dataset", "interval", "period", "archives", "rows"]);
+    table.set_header(["market", "dataset", "interval", "period", "archives", "rows"]);
     for line in answer.lines() {
         table.add_row(line.split('\t'));
     }
-    align_right(&mut table, 5..7);
+    align_right(&mut table, 4..6);
     Ok(table)
 }
 
-pub(crate) fn daily(sql: &SqlClient, database: &str, series: &Series) -> Result<Table> {
+/// The last days of a series: the query, and its answer.
+pub(crate) fn daily(sql: &SqlClient, database: &str, series: &Series) -> Result<String> {
     let Series { exchange, market, dataset, interval, symbol } = series;
     let text = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
-    let answer = sql.query(&format!(
-        "SELECT toDate(open_time) AS day, argMin(open, open_time), max(high), min(low), argMax(close, open_time), \
-         sum(volume), sum(trades), count() FROM `{database}`.klines_latest WHERE exchange = {} AND market = {} \
-         AND dataset = {} AND interval = {} AND symbol = {} GROUP BY day ORDER BY day DESC LIMIT {DAYS_SHOWN} \
-         FORMAT TabSeparatedRaw",
+    let query = format!(
+        "SELECT toDate(open_time) AS day, argMin(open, open_time), max(high), min(low),\n       \
+         argMax(close, open_time), sum(trades), count()\n\
+         FROM `{database}`.klines_latest\n\
+         WHERE exchange = {} AND market = {} AND dataset = {}\n  \
+         AND interval = {} AND symbol = {}\n\
+         GROUP BY day ORDER BY day DESC LIMIT {DAYS_SHOWN}",
         text(exchange),
         text(market),
         text(dataset),
         text(interval),
         text(symbol)
-    ))?;
+    );
+    let answer = sql.query(&format!("{query} FORMAT TabSeparatedRaw"))?;
     let mut table = table();
-    table.set_header(["day", "open", "high", "low", "close", "volume", "trades", "candles"]);
+    table.set_header(["day", "open", "high", "low", "close", "trades", "candles"]);
     for line in answer.lines() {
         table.add_row(line.split('\t'));
     }
-    align_right(&mut table, 1..8);
-    Ok(table)
+    align_right(&mut table, 1..7);
+    Ok(format!("{query}\n{table}"))
 }
 
 fn table() -> Table {

@@ -103,7 +103,7 @@ pub(crate) fn show(args: &Show) -> Result<()> {
     let sql = server.client()?;
     println!("{}\n", report::units(&sql, database)?);
     let series = longest_series(&sql, database)?;
-    println!("The longest series by day, from klines_latest: {series}\n{}", report::daily(&sql, database, &series)?);
+    println!("{}", report::daily(&sql, database, &series)?);
     Ok(())
 }
 
