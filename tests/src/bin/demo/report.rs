@@ -14,7 +14,7 @@ const GO_ON: &str = "\
 To go on:
   make demo DATA=/path/to/tree   your own archives; the tree is only read
   make stack                     the servers stay up for `uploader` and `puller`
-  README.md, \"Reading candles\"  the same rows from SQL, pandas and polars";
+  README.md, \"Reading candles\"   the same rows from SQL, pandas and polars";
 
 pub(crate) fn print(project: &Project, outcome: &Outcome) -> Result<()> {
     let truth = &outcome.truth;
