@@ -14,17 +14,19 @@ use common::unit::Unit;
 use nats::Activity;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::part::Facts;
-use super::{Loader, PART_ROWS_MAX};
-use crate::corrections::{Candidate, columns, version};
-use crate::destination::Work;
-use crate::error::{FaultyObject, ObjectFault, WorkError};
-use crate::job::Job;
-use crate::ledger::Ledger;
-use crate::native::{Rows, Slice, blocks};
-use crate::read_back::{Depth, Expected, ExpectedRows, Sought};
-use crate::warehouse::WarehouseError;
-use crate::writes::Written;
+use crate::clickhouse::insert::columns;
+use crate::clickhouse::ledger::{ArchiveFacts, Ledger};
+use crate::clickhouse::native::{Rows, Slice, blocks};
+use crate::clickhouse::read_back::{Depth, Expected, ExpectedRows, Sought};
+use crate::clickhouse::shrink_limit::Candidate;
+use crate::clickhouse::version::version;
+use crate::error::clickhouse::WarehouseError;
+use crate::error::work::{FaultyObject, ObjectFault, WorkError};
+use crate::job::resolve::Job;
+use crate::job::work::Work;
+use crate::job::writes::Written;
+use crate::load::loader::Loader;
+use crate::load::plan::PART_ROWS_MAX;
 use archive::{CHUNK_ROWS, DecodeError, Klines, Outline, ROW_BYTES, Spec};
 
 /// What the outline keeps of a row: time and hash; doubled while a vector grows.
@@ -126,7 +128,7 @@ impl Loader {
         {
             return Ok(Err(fault));
         }
-        let facts = Facts::of(&outline);
+        let facts = ArchiveFacts::of(&outline);
         work.loaded += 1;
         work.rows += facts.rows;
         self.record_archives(job, vec![(object, facts)], activity).await?;

@@ -1,75 +1,30 @@
 //! Archives of one unit that go together: fetched and decoded, then inserted, read back and recorded at once.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::failpoint::failpoint;
 use common::marker::Object;
 use futures::StreamExt;
-use jiff::Timestamp;
 use nats::Activity;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
-use super::{FETCHES_MAX, Loader, footprint};
-use crate::corrections::{self, Candidate, version};
-use crate::destination::Work;
-use crate::error::{FaultyObject, ObjectFault, WorkError};
-use crate::job::Job;
-use crate::ledger::{Ledger, Loaded, json_lines};
-use crate::read_back::{Depth, Expected, ExpectedRows, Found};
-use crate::superseded_rows::EarlyLook;
-use crate::writes::Written;
-use archive::{Decoded, Outline, Spec};
+use crate::clickhouse::ledger::{ArchiveFacts, Ledger};
+use crate::clickhouse::part::{Part, Ready};
+use crate::clickhouse::read_back::{Depth, Found};
+use crate::clickhouse::version::version;
+use crate::error::work::{FaultyObject, ObjectFault, WorkError};
+use crate::job::resolve::Job;
+use crate::job::spec::{FETCHES_MAX, footprint};
+use crate::job::work::Work;
+use crate::job::writes::Written;
+use crate::load::loader::Loader;
+use crate::load::superseded_rows::EarlyLook;
+use archive::{Decoded, Spec};
 
 /// An archive of up to so many bytes is decoded in less time than it takes to hand it to another thread and back.
 const DECODED_HERE_BYTES_MAX: usize = 8 * 1024;
-
-/// Decoded archives of one unit that are loaded together.
-pub(crate) struct Part {
-    pub job: Arc<Job>,
-    pub archives: Vec<Ready>,
-    pub activity: Activity,
-    /// Lives as long as somebody waits for what is done with the part.
-    awaited: Weak<()>,
-    /// Of its archives' bytes and rows. A statement may have the part for longer than the unit that asked is worked on.
-    _memory: OwnedSemaphorePermit,
-}
-
-/// An archive that is decoded and not loaded yet.
-pub(crate) struct Ready {
-    pub object: Object,
-    pub version: u64,
-    pub decoded: Decoded,
-    rows_hash: u64,
-}
-
-impl Part {
-    /// Whether the unit that it is of is still worked on: it may have lost its lease, and rows that come long after would
-    /// find nobody who looks after them.
-    pub(crate) fn is_awaited(&self) -> bool {
-        self.awaited.strong_count() > 0
-    }
-
-    pub(crate) fn rows(&self) -> u64 {
-        self.archives.iter().map(|archive| archive.decoded.klines.len() as u64).sum()
-    }
-}
-
-impl Ready {
-    fn candidate(&self) -> Candidate<'_> {
-        Candidate { object: &self.object, open_times: &self.decoded.klines.open_time }
-    }
-
-    pub(crate) fn expected(&self) -> Expected<'_> {
-        Expected {
-            symbol: &self.object.symbol,
-            version: self.version,
-            rows: ExpectedRows::Klines(&self.decoded.klines),
-            rows_hash: self.rows_hash,
-        }
-    }
-}
 
 /// Objects of a unit that are to go together.
 pub(super) struct Cut<'a> {
@@ -77,29 +32,6 @@ pub(super) struct Cut<'a> {
     /// Whose turn it is to fetch and decode, of the unit's parts.
     pub fetching: &'a Semaphore,
     pub look: &'a EarlyLook,
-}
-
-/// What the ledger says of an archive, beside its names.
-pub(crate) struct Facts {
-    pub rows: u64,
-    pub expected_rows: u64,
-    pub missing_rows: u64,
-    pub first_open_time: Option<i64>,
-    pub last_open_time: Option<i64>,
-    pub rows_hash: u64,
-}
-
-impl Facts {
-    pub(crate) fn of(outline: &Outline) -> Self {
-        Self {
-            rows: outline.open_times.len() as u64,
-            expected_rows: outline.expected_rows,
-            missing_rows: outline.missing_rows,
-            first_open_time: outline.open_times.first().copied(),
-            last_open_time: outline.open_times.last().copied(),
-            rows_hash: outline.hash(),
-        }
-    }
 }
 
 impl Loader {
@@ -148,13 +80,7 @@ impl Loader {
         });
         if !archives.is_empty() {
             let awaited = Arc::new(());
-            let part = Part {
-                job: Arc::clone(job),
-                archives,
-                activity: activity.clone(),
-                awaited: Arc::downgrade(&awaited),
-                _memory: memory,
-            };
+            let part = Part::new(Arc::clone(job), archives, activity.clone(), &awaited, memory);
             self.insert_and_read_back(&Arc::new(part), ledger, look, &mut work).await?;
             drop(awaited);
         }
@@ -199,17 +125,6 @@ impl Loader {
         })
     }
 
-    /// See [`corrections::exceeding_shrink_limit`].
-    pub(super) async fn shrunk(
-        &self,
-        job: &Job,
-        candidates: impl Iterator<Item = Candidate<'_>>,
-        ledger: &Ledger,
-    ) -> Result<HashMap<String, ObjectFault>, WorkError> {
-        let limit = if job.options.accept_shrink { 1.0 } else { self.corrections.shrink_limit };
-        Ok(corrections::exceeding_shrink_limit(&self.warehouse, &job.unit, candidates, ledger, limit).await?)
-    }
-
     async fn insert_and_read_back(
         &self,
         part: &Arc<Part>,
@@ -242,7 +157,7 @@ impl Loader {
         }
         let facts = verified.iter().map(|archive| {
             let Decoded { klines, expected_rows, missing_rows, .. } = &archive.decoded;
-            let facts = Facts {
+            let facts = ArchiveFacts {
                 rows: klines.len() as u64,
                 expected_rows: *expected_rows,
                 missing_rows: *missing_rows,
@@ -252,7 +167,7 @@ impl Loader {
             };
             (&archive.object, facts)
         });
-        let facts: Vec<(&Object, Facts)> = facts.collect();
+        let facts: Vec<(&Object, ArchiveFacts)> = facts.collect();
         work.loaded += facts.len() as u64;
         work.rows += facts.iter().map(|(_, facts)| facts.rows).sum::<u64>();
         if let Some(server_ms) = self.record_archives(&part.job, facts, &part.activity).await? {
@@ -300,43 +215,6 @@ impl Loader {
         failpoint("puller.inserted");
         work.times.insert += started.elapsed();
         Ok(())
-    }
-
-    /// After the read-back, before the ack: a crash before this loads the archives again, a crash after it skips them.
-    /// Returns the server's clock when it has them, in ms.
-    pub(crate) async fn record_archives(
-        &self,
-        job: &Job,
-        verified: Vec<(&Object, Facts)>,
-        activity: &Activity,
-    ) -> Result<Option<i64>, WorkError> {
-        let loaded_at = common::clock::now();
-        let at = |us: Option<i64>| Timestamp::from_microsecond(us.unwrap_or_default()).unwrap_or_default();
-        let rows: Vec<Loaded<'_>> = verified
-            .iter()
-            .map(|(object, facts)| Loaded {
-                unit: &job.unit,
-                symbol: &object.symbol,
-                object_key: &object.key,
-                sha256: object.sha256.to_string(),
-                size: object.size,
-                generated_at: object.generated_at,
-                rows: facts.rows,
-                expected_rows: facts.expected_rows,
-                first_open_time: at(facts.first_open_time),
-                last_open_time: at(facts.last_open_time),
-                missing_rows: facts.missing_rows,
-                rows_hash: facts.rows_hash,
-                loaded_at,
-                marker_id: &job.marker_id,
-                worker: &self.worker,
-            })
-            .collect();
-        if rows.is_empty() {
-            return Ok(None);
-        }
-        let write = job.writes.begin(Written::Archives);
-        Ok(Some(write.end(self.statements.record_archives(json_lines(&rows), activity).await)?))
     }
 }
 

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::ending::Finished;
-use super::{InHand, Worker};
-use crate::destination::{Destination, Work};
-use crate::error::WorkError;
-use crate::ledger::{Attempt, json_lines};
+use crate::clickhouse::ledger::{Attempt, json_lines};
+use crate::error::work::WorkError;
+use crate::job::work::Work;
+use crate::worker::context::{InHand, Worker};
+use crate::worker::destination::Destination;
 
 impl Worker {
     /// Writes the attempt to `ingest_log`, where the destination has one.

@@ -1,6 +1,6 @@
 //! A worker whose clock is off: it leaves the units to others, and pulls none until the clock is right.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::unit::Unit;
@@ -8,43 +8,12 @@ use nats::within;
 use store::StoreErrorKind;
 use tokio_util::sync::CancellationToken;
 
-use super::{HandBack, Worker};
-use crate::circuit::Circuit;
-use crate::error::WorkError;
-use crate::job::is_behind;
-
-/// A unit that is handed back may come to an open pull of this worker: not at once again and again.
-const LEFT_FOR: Duration = Duration::from_secs(1);
+use crate::job::resolve::is_behind;
+use crate::worker::circuit::Circuit;
+use crate::worker::context::{ClockFault, Worker};
 
 /// How long the answer to what the time is may take.
 const ASK_MAX: Duration = Duration::from_secs(5);
-
-/// Who says that the clock is off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ClockFault {
-    /// The NATS server has stored a marker later.
-    Behind,
-    /// The store refuses requests for their time.
-    Refused,
-}
-
-/// Whether a task of a worker asks for the time already.
-#[derive(Default)]
-pub(crate) struct ClockWatch(AtomicBool);
-
-impl ClockFault {
-    fn of(error: &WorkError) -> Self {
-        if matches!(error, WorkError::ClockBehind(_)) { Self::Behind } else { Self::Refused }
-    }
-}
-
-impl HandBack {
-    /// For this machine's clock: others have a better one.
-    pub(super) fn for_the_clock(error: &WorkError) -> Self {
-        let clock = Some(ClockFault::of(error));
-        Self { after: LEFT_FOR, why: "this machine's clock is off, and others' may not be", clock }
-    }
-}
 
 impl Worker {
     /// Waits until the clock is right, and then has units pulled again. Nothing is held meanwhile.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nats::{Delivery, DeliveryRecord};
 
-use super::{InHand, Worker};
+use crate::worker::context::{InHand, Worker};
 
 /// How long reading or writing the record of a delivery may take: a worker that ends has 5 s for it and the nak.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(2);

@@ -7,11 +7,11 @@ use common::unit::Unit;
 use jiff::Timestamp;
 use nats::TaskState;
 
-use crate::destination::Work;
-use crate::error::{ErrorClass, WorkError};
-use crate::job::Job;
-use crate::outcome::Disposition;
-use crate::writes::Writes;
+use crate::error::work::{ErrorClass, WorkError};
+use crate::job::resolve::Job;
+use crate::job::work::Work;
+use crate::job::writes::Writes;
+use crate::worker::outcome::Disposition;
 
 /// How a delivery ended, as `ingest_log`, logs and metrics call it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +161,7 @@ pub(super) fn failure(error: &WorkError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::writes::Written;
+    use crate::job::writes::Written;
 
     fn finished(settlement: Settlement, result: &Result<Work, WorkError>) -> Finished<'_> {
         Finished { job: None, unit: None, started_at: Timestamp::UNIX_EPOCH, result, settlement }

@@ -2,11 +2,12 @@
 
 use store::StoreErrorKind;
 
-use super::{InHand, Worker};
-use crate::destination::{Destination, Work};
-use crate::error::WorkError;
-use crate::outcome::{Evidence, is_doubtful};
-use crate::warehouse::WarehouseErrorKind;
+use crate::error::clickhouse::WarehouseErrorKind;
+use crate::error::work::WorkError;
+use crate::job::work::Work;
+use crate::worker::context::{InHand, Worker};
+use crate::worker::destination::Destination;
+use crate::worker::outcome::{Evidence, is_doubtful};
 
 impl Worker {
     pub(super) async fn evidence(&self, in_hand: &InHand<'_>, result: &Result<Work, WorkError>) -> Evidence {

@@ -1,0 +1,3 @@
+//! The destination that is a directory.
+
+pub(crate) mod mirror;
