@@ -1,0 +1,4 @@
+//! What the stream says of a unit.
+
+pub(crate) mod basis;
+pub(crate) mod standing;

@@ -1,0 +1,246 @@
+//! What a service remembers of units from one pass to the next, so that what has not changed costs nothing.
+//!
+//! A unit takes a few hundred bytes, its archives none. All of it may be lost: the next pass asks disk, stream and
+//! bucket again.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use common::backoff::{Backoff, Growth};
+use common::unit::Unit;
+use jiff::Timestamp;
+
+use crate::local::complete::{Reason, Wait};
+use crate::local::scan::SetDigest;
+use crate::local::seen::Seen;
+use crate::site::metrics::UnitCounts;
+use crate::unit::process::Outcome;
+
+/// A stream that lost its messages is noticed after this time at the latest.
+const ASK_EVERY: Duration = Duration::from_secs(3600);
+/// A unit that is held back is tried again by itself, less and less often; a change of its files comes first.
+const HELD_BACK: Backoff = Backoff {
+    initial: Duration::from_secs(30),
+    growth: Growth::Exponential { factor: 2.0 },
+    max: Duration::from_secs(3600),
+};
+/// Messages that are said once; beyond, they are said again.
+const SAID_MAX: usize = 1000;
+
+#[derive(Default)]
+pub(crate) struct Memory {
+    units: HashMap<Unit, Known>,
+    /// When all units were last compared with the stream, and how often the queue had been connected to by then.
+    asked: Option<(Instant, u64)>,
+    said: HashSet<String>,
+    /// Whether files that look like archives and are not taken were reported.
+    pub(crate) strays_reported: bool,
+}
+
+pub(crate) struct Known {
+    /// Of the archives that `state` is about; `None`: not to be relied on.
+    pub(crate) archives: Option<SetDigest>,
+    /// Since when they are these, as far as was seen here.
+    pub(crate) since: Timestamp,
+    pub(crate) marked: bool,
+    /// Whether some revision is known to be announced.
+    pub(crate) published: bool,
+    pub(crate) state: State,
+}
+
+pub(crate) enum State {
+    /// `removable_at`: when its archives may leave the disk, if they are to.
+    Settled {
+        objects: Option<usize>,
+        removable_at: Option<Timestamp>,
+    },
+    HeldBack {
+        reasons: Vec<String>,
+        tries: u32,
+        again: Instant,
+    },
+    Unannounced {
+        why: String,
+    },
+    Waiting {
+        wait: Wait,
+    },
+}
+
+impl Memory {
+    pub(crate) fn get(&self, unit: &Unit) -> Option<&Known> {
+        self.units.get(unit)
+    }
+
+    /// What came of the unit when it was looked at last, if looking again would show the same.
+    ///
+    /// `asking`: the stream is to be asked of every unit. `away`: there is no stream to announce to.
+    pub(crate) fn same(&self, unit: &Unit, marked: bool, seen: &Seen, asking: bool, away: bool) -> Option<Outcome> {
+        let known = self.units.get(unit)?;
+        if known.archives != Some(seen.digest) || known.marked != marked {
+            return None;
+        }
+        match &known.state {
+            State::Settled { objects, removable_at }
+                if !asking && seen.unreadable.is_empty() && !is_past(*removable_at, common::clock::now()) =>
+            {
+                Some(Outcome::Unchanged { objects: *objects })
+            }
+            State::HeldBack { reasons, again, .. } if Instant::now() < *again => {
+                Some(Outcome::HeldBack(reasons.clone()))
+            }
+            State::Unannounced { why } if away => Some(Outcome::Unannounced { why: why.clone() }),
+            State::Settled { .. } | State::HeldBack { .. } | State::Unannounced { .. } | State::Waiting { .. } => None,
+        }
+    }
+
+    /// Notes what came of a unit; says whether that is new and worth a line in the log.
+    pub(crate) fn note(
+        &mut self,
+        unit: &Unit,
+        marked: bool,
+        archives: Option<SetDigest>,
+        outcome: &Outcome,
+        removable_at: Option<Timestamp>,
+    ) -> bool {
+        let before = self.units.get(unit);
+        let was_published = before.is_some_and(|known| known.published);
+        let (state, published, news) = match outcome {
+            Outcome::Published { objects, .. } => {
+                (State::Settled { objects: Some(*objects), removable_at }, true, true)
+            }
+            Outcome::Unchanged { objects } => (State::Settled { objects: *objects, removable_at }, true, false),
+            Outcome::HeldBack(reasons) => {
+                let (tries, same) = match before.map(|known| &known.state) {
+                    Some(State::HeldBack { reasons: before, tries, .. }) => (*tries, before == reasons),
+                    _ => (0, false),
+                };
+                let tries = if same { tries + 1 } else { 1 };
+                let again = Instant::now() + HELD_BACK.delay(tries);
+                (State::HeldBack { reasons: reasons.clone(), tries, again }, was_published, !same)
+            }
+            Outcome::Unannounced { why } => {
+                let same = matches!(before.map(|known| &known.state), Some(State::Unannounced { .. }));
+                (State::Unannounced { why: why.clone() }, was_published, !same)
+            }
+            Outcome::Waiting { wait, .. } => {
+                let open = |wait: &Wait| matches!(wait.reason, Reason::Open(_));
+                let same = match before.map(|known| &known.state) {
+                    Some(State::Waiting { wait: before }) => open(before) || !open(wait),
+                    _ => false,
+                };
+                (State::Waiting { wait: wait.clone() }, was_published, !same)
+            }
+            Outcome::Planned { .. } => return true,
+        };
+        let same = before.filter(|known| known.archives.is_some() && known.archives == archives);
+        let since = same.map_or_else(common::clock::now, |known| known.since);
+        self.units.insert(unit.clone(), Known { archives, since, marked, published, state });
+        news
+    }
+
+    /// Whether a message was not said before.
+    pub(crate) fn is_news(&mut self, message: &str) -> bool {
+        if self.said.len() >= SAID_MAX {
+            self.said.clear();
+        }
+        self.said.insert(message.to_owned())
+    }
+
+    /// Whether all units are to be compared with the stream, and not only those that changed.
+    pub(crate) fn is_to_ask(&self, connects: u64) -> bool {
+        self.asked.is_none_or(|(at, before)| at.elapsed() > ASK_EVERY || connects != before)
+    }
+
+    /// All units were compared with the stream.
+    pub(crate) fn asked(&mut self, connects: u64) {
+        self.asked = Some((Instant::now(), connects));
+    }
+
+    /// Forgets units that are gone.
+    pub(crate) fn retain(&mut self, units: &HashSet<Unit>) {
+        self.units.retain(|unit, _| units.contains(unit));
+    }
+
+    /// Something happened to a unit: if it is held back, it is tried again at the next opportunity.
+    pub(crate) fn doubt(&mut self, unit: &Unit) {
+        if let Some(known) = self.units.get_mut(unit)
+            && matches!(known.state, State::HeldBack { .. })
+        {
+            known.archives = None;
+        }
+    }
+
+    /// Forgets a unit that is gone.
+    pub(crate) fn forget(&mut self, unit: &Unit) {
+        self.units.remove(unit);
+    }
+
+    /// The units whose time has come.
+    pub(crate) fn due(&self, now: Instant, clock: Timestamp) -> Vec<Unit> {
+        let due = |known: &Known| match &known.state {
+            State::Waiting { wait } => wait.until <= clock,
+            State::HeldBack { again, .. } => *again <= now,
+            State::Settled { removable_at, .. } => is_past(*removable_at, clock),
+            State::Unannounced { .. } => false,
+        };
+        self.units.iter().filter(|(_, known)| due(known)).map(|(unit, _)| unit.clone()).collect()
+    }
+
+    /// How long until the next unit's time has come.
+    pub(crate) fn next_due(&self, now: Instant, clock: Timestamp) -> Option<Duration> {
+        let until = |at: Timestamp| Duration::try_from(at.duration_since(clock)).unwrap_or_default();
+        let left = |known: &Known| match &known.state {
+            State::Waiting { wait } => Some(until(wait.until)),
+            State::HeldBack { again, .. } => Some(again.saturating_duration_since(now)),
+            State::Settled { removable_at, .. } => removable_at.map(until),
+            State::Unannounced { .. } => None,
+        };
+        self.units.values().filter_map(left).min()
+    }
+
+    pub(crate) fn unannounced(&self) -> Vec<Unit> {
+        let waits = |known: &Known| matches!(known.state, State::Unannounced { .. });
+        self.units.iter().filter(|(_, known)| waits(known)).map(|(unit, _)| unit.clone()).collect()
+    }
+
+    pub(crate) fn counts(&self) -> UnitCounts {
+        let mut counts = UnitCounts::default();
+        for known in self.units.values() {
+            match known.state {
+                State::Settled { .. } => {}
+                State::HeldBack { .. } => counts.held_back += 1,
+                State::Unannounced { .. } => counts.unannounced += 1,
+                State::Waiting { .. } => counts.waiting += 1,
+            }
+        }
+        counts
+    }
+}
+
+fn is_past(at: Option<Timestamp>, clock: Timestamp) -> bool {
+    at.is_some_and(|at| at <= clock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_back_is_said_once_and_tried_later() {
+        let unit: Unit = "binance/um/klines/1h/2026-02-14".parse().expect("a unit");
+        let (mut memory, seen) = (Memory::default(), Seen::default());
+        let same = |memory: &Memory, asking| memory.same(&unit, true, &seen, asking, false);
+        let held = Outcome::HeldBack(vec!["damaged".into()]);
+        assert!(memory.note(&unit, true, Some(seen.digest), &held, None));
+        assert!(!memory.note(&unit, true, Some(seen.digest), &held, None));
+        assert!(matches!(same(&memory, true), Some(Outcome::HeldBack(_))));
+        assert!(memory.next_due(Instant::now(), Timestamp::now()).is_some_and(|left| left > Duration::from_secs(20)));
+        memory.doubt(&unit);
+        assert!(same(&memory, false).is_none());
+        memory.note(&unit, true, Some(seen.digest), &Outcome::Unchanged { objects: Some(1) }, None);
+        assert!(same(&memory, false).is_some() && same(&memory, true).is_none());
+        assert!(memory.same(&unit, false, &seen, false, false).is_none(), "its mark was taken away");
+        assert_eq!(memory.counts().held_back, 0);
+    }
+}

@@ -1,0 +1,4 @@
+//! What local.state_dir remembers.
+
+pub(crate) mod cache;
+pub(crate) mod pending;
