@@ -8,15 +8,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::header;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use common::backoff::{Backoff, Growth};
 
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::pull::{Ask, Pull};
-use crate::topology::MARKERS;
+use crate::stream_names::MARKERS;
+use crate::topology::READERS;
 
-/// So many may read at the same time without disturbing each other.
-const READERS: u32 = 3;
 /// How often reading begins anew because another process used the same reader meanwhile.
 const ATTEMPTS: u32 = 10;
 const BETWEEN_ATTEMPTS: Backoff = Backoff {
@@ -34,19 +32,6 @@ pub(crate) struct Announced {
     pub(crate) sequence: u64,
     /// Its `Nats-Msg-Id`.
     pub(crate) message_id: Option<String>,
-}
-
-/// The durable consumers that read what is announced. They deliver no work, and acknowledge nothing.
-pub(crate) fn readers() -> impl Iterator<Item = pull::Config> {
-    (1..=READERS).map(|number| pull::Config {
-        durable_name: Some(format!("reader-{number}")),
-        description: Some("reads what is announced, each time from the start".into()),
-        deliver_policy: DeliverPolicy::All,
-        ack_policy: AckPolicy::None,
-        filter_subjects: vec!["marker.ready.>".into(), "marker.backfill.>".into()],
-        headers_only: true,
-        ..pull::Config::default()
-    })
 }
 
 impl Bus {

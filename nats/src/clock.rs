@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::connection::{Bus, BusError, BusErrorKind};
-use crate::topology::MARKERS;
+use crate::stream_names::MARKERS;
 
 #[derive(Deserialize)]
 struct Stamped {

@@ -14,8 +14,8 @@ use crate::delivery::Delivery;
 use crate::letters::Letter;
 use crate::refusal::{is_overtaken, publish_error};
 use crate::replay::ReplayOptions;
+use crate::stream_names::DEAD;
 use crate::subject::unit_tokens;
-use crate::topology::DEAD;
 
 /// Longest explanation stored, in bytes.
 const ERROR_BYTES_MAX: usize = 16 * 1024;

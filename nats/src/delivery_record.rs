@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::delivery::Delivery;
+use crate::stream_names::TASKS;
 use crate::subject::unit_tokens;
-use crate::topology::TASKS;
 
 /// How the deliveries of a marker to one destination ended, as far as a worker lived to note it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

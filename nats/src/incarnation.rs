@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Bus, BusError, BusErrorKind};
-use crate::topology::served_since;
+use crate::topology::{created_at, served_since};
 
 /// For how long the answer of the server holds. All deliveries of a consumer share it, so it costs one request a second
 /// however many units are acknowledged. A stream that is made anew, filled, and has handed another unit to a worker within
@@ -133,11 +133,6 @@ impl OpenConsumer {
 }
 
 const REPLACED: &str = "another consumer has its name now, which knows nothing of the deliveries of the former one";
-
-pub(crate) fn created_at(at: &async_nats::datetime::DateTime) -> Result<Timestamp, BusError> {
-    let at = Timestamp::from_nanosecond(at.unix_timestamp_nanos());
-    at.map_err(|error| BusError::new(BusErrorKind::Refused, "reading a consumer's settings", &error))
-}
 
 #[cfg(test)]
 mod tests {

@@ -9,8 +9,9 @@ use jiff::Timestamp;
 
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::replay::ReplayOptions;
+use crate::stream_names::DEAD;
 use crate::subject::unit_tokens;
-use crate::topology::{DEAD, is_missing};
+use crate::topology::is_missing;
 
 /// A dead letter as it is stored.
 #[derive(Debug, Clone)]

@@ -6,6 +6,7 @@
 mod clock;
 mod connection;
 mod refusal;
+mod stream_names;
 mod subject;
 mod topology;
 
@@ -42,8 +43,9 @@ pub use progress::{DestinationProgress, PendingMarker, ReplaysState, StreamState
 pub use publisher::{Announcement, Latest, Newest, Published};
 pub use replay::ReplayOptions;
 pub use roster::{Roster, WorkerState};
+pub use stream_names::STREAMS;
 pub use subject::{Lane, MarkerSubject};
 pub use survey::{Stamp, StreamMarker};
 pub use sweeper::{Sweeper, Swept};
 pub use task::{Task, TaskState, TaskUnit};
-pub use topology::{ConsumerSettings, QueueFault, STREAMS, StaleConsumer, StreamUsage};
+pub use topology::{ConsumerSettings, QueueFault, StaleConsumer, StreamUsage};

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::connection::{Bus, BusError, BusErrorKind};
-use crate::topology::{LaneConsumer, MARKERS, REPLAYS, lanes};
+use crate::stream_names::{MARKERS, REPLAYS};
+use crate::topology::{LaneConsumer, lanes};
 
 /// All consumers of a destination together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -13,9 +13,9 @@ use jiff::Timestamp;
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::reader::StoredMessage;
 use crate::refusal::{is_overtaken, publish_error};
+use crate::stream_names::MARKERS;
 use crate::subject::MarkerSubject;
 use crate::survey::Stamp;
-use crate::topology::MARKERS;
 
 /// How long an answer of a replica is waited for.
 const DIRECT_GET_TIMEOUT: Duration = Duration::from_secs(5);

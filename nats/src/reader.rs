@@ -9,7 +9,8 @@ use jiff::Timestamp;
 
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::pull::{Ask, Pull};
-use crate::topology::{MARKERS, is_missing};
+use crate::stream_names::MARKERS;
+use crate::topology::is_missing;
 
 /// Messages asked for at once; each has at most 512 KiB.
 const BATCH: usize = 64;

@@ -6,7 +6,7 @@ use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::{self, ErrorCode};
 
 use crate::connection::{BusError, BusErrorKind};
-use crate::topology::relief_of;
+use crate::stream_names::relief_of;
 
 /// The server's own error, where it gave one.
 fn server_error(error: &PublishError) -> Option<&jetstream::Error> {

@@ -9,7 +9,7 @@ use async_nats::{HeaderMap, header};
 
 use crate::connection::{Bus, BusError};
 use crate::refusal::publish_error;
-use crate::topology::REPLAYS;
+use crate::stream_names::REPLAYS;
 
 const FORCE: &str = "Ferry-Force";
 const ACCEPT_SHRINK: &str = "Ferry-Accept-Shrink";

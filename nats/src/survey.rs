@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::announced::Announced;
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::reader::StoredMessage;
+use crate::stream_names::{MARKERS, REPLAYS, TASKS};
 use crate::subject::{Lane, MarkerSubject};
-use crate::topology::{MARKERS, REPLAYS, TASKS, is_missing, replay_lane};
+use crate::topology::{is_missing, replay_lane};
 
 /// A survey that lost messages on the way begins anew this often.
 const ATTEMPTS: u32 = 3;

@@ -16,7 +16,8 @@ use crate::delivery::Delivery;
 use crate::incarnation::OpenConsumer;
 use crate::pull::{Ask, Pull};
 use crate::replay::ReplayOptions;
-use crate::topology::{ADVISORIES, SWEEPER, destination_of};
+use crate::stream_names::{ADVISORIES, SWEEPER};
+use crate::topology::destination_of;
 
 /// How long an idle pull stays open at the server.
 const IDLE_PULL: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::refusal::{is_overtaken, publish_error};
-use crate::topology::TASKS;
+use crate::stream_names::TASKS;
 
 const PUT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tries to change a task that others change.

@@ -1,20 +1,21 @@
 //! Making streams and durable consumers, and bringing those that are there up to date.
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::consumer::{self, pull};
+use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::context::{CreateStreamErrorKind, UpdateStreamErrorKind};
 use async_nats::jetstream::stream::{Config, ConsumerErrorKind, Stream};
 use jiff::Timestamp;
 
 use super::check::QueueFault;
 use super::compare::{Difference, consumer_differences, merged, merged_consumer, stream_differences};
-use super::{
-    ADVISORIES, ConsumerSettings, MARKERS, REPLAYS, SERVED_SINCE, SWEEPER, consumers, destination_of, is_missing,
-    lanes, limit_of, served_since, streams, sweeper,
+use super::definitions::{
+    ConsumerSettings, SERVED_SINCE, consumers, destination_of, is_gone, is_missing, lanes, limit_of, readers,
+    served_since, streams, sweeper,
 };
-use crate::announced::readers;
+use super::sizes::gibibytes;
 use crate::connection::{Bus, BusError, BusErrorKind};
 use crate::refusal::is_temporary;
+use crate::stream_names::{ADVISORIES, MARKERS, REPLAYS, SWEEPER};
 
 /// A durable consumer with the stream it is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,28 +158,12 @@ impl Bus {
         created.map(drop).map_err(|error| {
             let kind = match error.kind() {
                 ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request => BusErrorKind::Unavailable,
-                ConsumerErrorKind::JetStream(error) if super::is_gone(&error) => BusErrorKind::Missing,
+                ConsumerErrorKind::JetStream(error) if is_gone(&error) => BusErrorKind::Missing,
                 ConsumerErrorKind::JetStream(error) if is_temporary(&error) => BusErrorKind::Unavailable,
                 _ => BusErrorKind::Refused,
             };
             BusError::new(kind, doing, &error)
         })
-    }
-
-    /// The settings of a consumer of whatever kind; `None` when it is not there.
-    pub(super) async fn consumer_config(&self, stream: &str, name: &str) -> Result<Option<consumer::Config>, BusError> {
-        Ok(self.consumer_info(stream, name).await?.map(|info| info.config))
-    }
-
-    async fn consumer_info(&self, stream: &str, name: &str) -> Result<Option<consumer::Info>, BusError> {
-        use async_nats::jetstream::response::Response;
-        let doing = || format!("consumer {name} of stream {stream}");
-        let answer = self.context.request(format!("CONSUMER.INFO.{stream}.{name}"), &serde_json::json!({})).await;
-        match answer.map_err(|error| BusError::unavailable(doing(), &error))? {
-            Response::Ok(info) => Ok(Some(info)),
-            Response::Err { error } if super::is_gone(&error) => Ok(None),
-            Response::Err { error } => Err(BusError::unavailable(doing(), &error)),
-        }
     }
 
     pub(crate) async fn stream(&self, name: &str) -> Result<Option<Stream>, BusError> {
@@ -316,36 +301,4 @@ fn with_served_since(want: pull::Config, since: Option<Timestamp>) -> pull::Conf
 
 fn name_of(config: &pull::Config) -> String {
     config.durable_name.clone().unwrap_or_else(|| SWEEPER.to_owned())
-}
-
-/// Bytes for people, as configuration has them.
-pub(super) fn gibibytes(bytes: u64) -> String {
-    const UNITS: [(&str, u32); 3] = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    let unit = UNITS.iter().find(|(_, shift)| bytes >> shift > 0);
-    unit.map_or_else(
-        || format!("{bytes} B"),
-        |(name, shift)| {
-            let tenths = (bytes * 10) >> shift;
-            if tenths.is_multiple_of(10) {
-                format!("{} {name}", tenths / 10)
-            } else {
-                format!("{}.{} {name}", tenths / 10, tenths % 10)
-            }
-        },
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::gibibytes;
-
-    #[test]
-    fn sizes_are_written_as_they_are_configured() {
-        let check = |bytes: u64, text| assert_eq!(gibibytes(bytes), text);
-        check(2 << 30, "2 GiB");
-        check(2560 << 20, "2.5 GiB");
-        check(64 << 20, "64 MiB");
-        check(100_000, "97.6 KiB");
-        check(12, "12 B");
-    }
 }

@@ -5,11 +5,11 @@ use std::borrow::Cow;
 use async_nats::jetstream::stream::DiscardPolicy;
 use serde::Serialize;
 
-use super::apply::gibibytes;
 use super::compare::{Difference, consumer_differences, stream_differences};
-use super::{ADVISORIES, ConsumerSettings, DEAD, MARKERS, REPLAYS, SWEEPER, consumers, limit_of, streams, sweeper};
-use crate::announced::readers;
+use super::definitions::{ConsumerSettings, consumers, limit_of, readers, streams, sweeper};
+use super::sizes::gibibytes;
 use crate::connection::{Bus, BusError, BusErrorKind};
+use crate::stream_names::{ADVISORIES, DEAD, MARKERS, REPLAYS, STREAMS, SWEEPER, relief_of};
 
 const MIGRATE: &str = "run `puller migrate`";
 /// From this share of its limit on, a stream that refuses what does not fit is worth a warning.
@@ -91,20 +91,6 @@ impl StreamUsage {
     }
 }
 
-/// What makes room in a stream.
-pub(crate) fn relief_of(stream: &str) -> &'static str {
-    match stream {
-        MARKERS => "raise nats.limits.markers and run `puller migrate`; markers never leave it by themselves",
-        REPLAYS => {
-            "wait until workers have loaded what is there (`puller tasks ls`), or raise nats.limits.replays and run \
-             `puller migrate`"
-        }
-        DEAD => "retry or discard some (`puller dead ls`), or raise nats.limits.dead and run `puller migrate`",
-        ADVISORIES => "raise nats.limits.advisories and run `puller migrate`",
-        _ => "raise nats.limits.tasks and run `puller migrate`",
-    }
-}
-
 impl Bus {
     /// All that is not as this version and the configuration need it.
     pub async fn queue_faults(&self, settings: &[ConsumerSettings]) -> Result<Vec<QueueFault>, BusError> {
@@ -179,7 +165,7 @@ impl Bus {
     /// How full the streams are; those that are not there are left out.
     pub async fn stream_usage(&self) -> Result<Vec<StreamUsage>, BusError> {
         let mut usage = Vec::new();
-        for name in super::STREAMS {
+        for name in STREAMS {
             let Some(stream) = self.stream(name).await? else { continue };
             let info = stream.cached_info();
             usage.push(StreamUsage {

@@ -9,7 +9,7 @@ use async_nats::jetstream::consumer::{self, DeliverPolicy, pull};
 use async_nats::jetstream::stream::{Config, PersistenceMode, RetentionPolicy};
 use serde::Serialize;
 
-use super::DEAD;
+use crate::stream_names::DEAD;
 
 /// A setting that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -231,7 +231,7 @@ mod tests {
     use common::config::StreamLimits;
 
     use super::*;
-    use crate::topology::{ConsumerSettings, consumers, streams};
+    use crate::topology::definitions::{ConsumerSettings, consumers, streams};
 
     fn wanted() -> Config {
         streams(1, &StreamLimits { markers: 1000, replays: 1, dead: 1, advisories: 1, tasks: 1 })[0].clone()
