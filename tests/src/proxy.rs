@@ -1,6 +1,7 @@
 //! A proxy that misbehaves on demand, for replies a real server will not give when asked, and sees all that passes.
 
 mod aim;
+mod fault;
 mod lost;
 mod requests;
 mod words;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::{Context, Result};
 pub use aim::{Aim, Fate};
+pub use fault::Fault;
 pub use lost::LostAnswer;
 pub use requests::Request;
 use requests::{Conversation, Log};
@@ -21,42 +23,6 @@ pub use words::{Act, Words};
 
 /// Of a connection that is delayed, in one direction.
 const CHUNKS_UNDER_WAY_MAX: usize = 1024;
-
-/// What happens to connections from now on. Those that are open are cut when this changes.
-#[derive(Clone, Debug)]
-pub enum Fault {
-    /// Everything passes.
-    None,
-    /// Connections are closed at once.
-    Away,
-    /// Requests are read and never answered.
-    Hang,
-    /// Every request gets this answer: status line, further header lines, body.
-    Answer { status: &'static str, headers: &'static str, body: &'static str },
-    /// Replies end after so many bytes, head included.
-    CutReplyAfter(usize),
-    /// One byte at this place of each connection's replies is changed.
-    FlipReplyByteAt(usize),
-    /// The server gets the whole request and does its work; the reply is thrown away and the connection cut.
-    SwallowReply,
-    /// Connections are cut once the client has sent so many bytes on one.
-    CutRequestAfter(usize),
-    /// Everything passes, replies late.
-    Slow(Duration),
-    /// A long line: every byte arrives this much later, each way, and a connection takes a round trip to begin. How many
-    /// bytes pass at once is not limited.
-    Delay(Duration),
-    /// A narrow line: replies pass at so many bytes a second.
-    Narrow(usize),
-    /// Some requests have a fate of their own, all others pass.
-    Aimed(Arc<Aim>),
-    /// The same for requests with certain words.
-    Words(Arc<Words>),
-    /// The answer to one NATS request is lost with its connection.
-    LoseAnswer(Arc<LostAnswer>),
-    /// NATS requests that have this text are never answered; all else passes.
-    Unanswered(&'static str),
-}
 
 /// Stands before one server; dropping it ends it.
 pub struct Proxy {

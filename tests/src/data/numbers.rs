@@ -1,6 +1,6 @@
 //! Candles that look like a market: exact integers, in units of 1e-8, from smooth noise.
 
-use super::{ArchiveSpec, Market, Record};
+use super::spec::{ArchiveSpec, Market, Record};
 
 /// 1.0 in the units used here.
 const ONE: i128 = 100_000_000;

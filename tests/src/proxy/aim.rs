@@ -1,9 +1,6 @@
 //! Faults for some requests only: those whose first line has certain words, or that carry a header.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use super::Fault;
 
 #[derive(Debug)]
 pub struct Aim {
@@ -30,19 +27,15 @@ pub enum Fate {
     ReplyLost,
 }
 
-impl Fault {
-    /// For the next `times` requests with these words in their first line.
-    pub fn aimed(words: impl Into<String>, times: u64, fate: Fate) -> Fault {
-        Fault::Aimed(Arc::new(Aim { target: Target::Line(words.into()), left: times.into(), fate }))
-    }
-
-    /// For every request with a header of this name, in lower case.
-    pub fn aimed_at_header(name: impl Into<String>, fate: Fate) -> Fault {
-        Fault::Aimed(Arc::new(Aim { target: Target::Header(name.into()), left: u64::MAX.into(), fate }))
-    }
-}
-
 impl Aim {
+    pub(super) fn at_line(words: String, times: u64, fate: Fate) -> Self {
+        Self { target: Target::Line(words), left: times.into(), fate }
+    }
+
+    pub(super) fn at_header(name: String, fate: Fate) -> Self {
+        Self { target: Target::Header(name), left: u64::MAX.into(), fate }
+    }
+
     /// What is to happen to the request with this head.
     pub(super) fn hit(&self, head: &str) -> Option<Fate> {
         let one_less = |left: u64| left.checked_sub(1);

@@ -2,12 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
-
-use super::Fault;
 
 #[derive(Debug)]
 pub struct Words {
@@ -24,21 +21,11 @@ pub enum Act {
     Hold(Duration),
 }
 
-impl Fault {
-    /// For the next `times` requests that have all of these words.
-    pub fn with_words(words: &[&str], times: u64, act: Act) -> Fault {
-        let words = words.iter().map(|&word| word.to_owned()).collect();
-        Fault::Words(Arc::new(Words { words, left: times.into(), act }))
-    }
-
-    /// Holds requests with this text until the next fault is set, 25 s at most: that cuts their connections, and clients ask
-    /// again. For what another process is to do meanwhile: the attempts of a client that is refused end after 8 s.
-    pub fn holding(text: &str) -> Fault {
-        Fault::with_words(&[text], u64::MAX, Act::Hold(Duration::from_secs(25)))
-    }
-}
-
 impl Words {
+    pub(super) fn new(words: Vec<String>, times: u64, act: Act) -> Self {
+        Self { words, left: times.into(), act }
+    }
+
     fn hit(&self, sent: &[u8]) -> bool {
         let text = String::from_utf8_lossy(sent);
         let one_less = |left: u64| left.checked_sub(1);

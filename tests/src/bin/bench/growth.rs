@@ -18,11 +18,10 @@ use crate::{
 
 pub(crate) const DAY: &str = "growth, a 1m day";
 pub(crate) const SMALL: &str = "growth, 60 small units";
-pub(crate) const BACKLOG: &str = "growth, backlog";
 pub(crate) const EMPTY: &str = "an empty database";
 pub(crate) const FULL: &str = "a full one";
-pub(crate) use backlog::{LONG, SHORT};
-pub(crate) use filler::{fill, filled_bytes};
+pub(crate) use backlog::{BACKLOG, LONG, SHORT};
+pub(crate) use filler::fill;
 
 /// Each round needs days that no round before it has loaded.
 const ROUNDS_MAX: usize = 5;

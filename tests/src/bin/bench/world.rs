@@ -14,8 +14,8 @@ use tests::{
     servers::{Credentials, RunDir, S3, SqlClient, Stack, ensure_installed},
 };
 
-use crate::growth::filled_bytes;
-
+/// Bytes a row takes on disk, parts that merges are about to replace included.
+const ROW_BYTES: u64 = 60;
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(1800);
 /// Bucket, archives and ClickHouse's files are kept in memory where there is this much: on ext4, above all without a journal,
@@ -177,4 +177,9 @@ fn cpu_s(pid: u32) -> Result<f64> {
 pub(crate) fn free_bytes(path: &str) -> Option<u64> {
     let output = Command::new("df").args(["--output=avail", "--block-size=1", path]).output().ok()?;
     String::from_utf8(output.stdout).ok()?.lines().nth(1)?.trim().parse().ok()
+}
+
+/// What so many rows take on disk.
+pub(crate) fn filled_bytes(rows: u64) -> u64 {
+    rows * ROW_BYTES
 }

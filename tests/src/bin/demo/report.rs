@@ -1,11 +1,15 @@
 //! What was done, for a person.
 
-use ::tests::{Failure, Result, project::Project, servers::SqlClient, truth::Series};
 use std::cmp::Reverse;
+use std::time::Duration;
 
+use ::tests::{
+    Failure, Result,
+    project::Project,
+    servers::SqlClient,
+    truth::{Series, Truth},
+};
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
-
-use crate::run::Outcome;
 
 const DAYS_SHOWN: usize = 7;
 const UNITS_SHOWN: usize = 30;
@@ -15,6 +19,13 @@ To go on:
   make demo DATA=/path/to/tree   your own archives; the tree is only read
   make stack                     the servers stay up for `uploader` and `puller`
   README.md, \"Reading candles\"   the same rows from SQL, pandas and polars";
+
+pub(crate) struct Outcome {
+    pub(crate) units: usize,
+    pub(crate) truth: Truth,
+    pub(crate) upload: Duration,
+    pub(crate) load: Duration,
+}
 
 pub(crate) fn print(project: &Project, outcome: &Outcome) -> Result<()> {
     let truth = &outcome.truth;

@@ -24,13 +24,6 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_EVERY: Duration = Duration::from_millis(200);
 
-pub(crate) struct Outcome {
-    pub(crate) units: usize,
-    pub(crate) truth: Truth,
-    pub(crate) upload: Duration,
-    pub(crate) load: Duration,
-}
-
 pub(crate) fn run(tree: Option<&Path>, days: u8) -> Result<()> {
     ensure_installed()?;
     let phase = Phase::begin("starting the servers");
@@ -81,7 +74,7 @@ pub(crate) fn run(tree: Option<&Path>, days: u8) -> Result<()> {
     let phase = Phase::begin("reading back");
     project.check_tables_against(&truth, 1)?;
     phase.end("klines_latest is what an independent reading of the archives says");
-    report::print(&project, &Outcome { units, truth, upload, load })
+    report::print(&project, &report::Outcome { units, truth, upload, load })
 }
 
 fn wait_until_loaded(project: &Project, workers: &mut [Service], archives: u64, phase: &Phase) -> Result<()> {

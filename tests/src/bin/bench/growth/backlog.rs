@@ -12,7 +12,6 @@ use tests::{
     project::Project,
 };
 
-use super::BACKLOG;
 use crate::{
     figures::Figures,
     ground::Ground,
@@ -25,6 +24,7 @@ use crate::{
 
 pub(crate) const SHORT: &str = "a short backlog";
 pub(crate) const LONG: &str = "a long one";
+pub(crate) const BACKLOG: &str = "growth, backlog";
 const INTERVALS: [&str; 12] = ["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d"];
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const DEADLINE: Duration = Duration::from_secs(900);
@@ -72,11 +72,11 @@ fn measure(world: &World, ground: &mut Ground, figures: &mut Figures, name: &str
             figures.add(BACKLOG, name, "start to first unit", "s", now.as_secs_f64());
             first = Some((now, loaded, world.spent()?));
         }
-        if let Some((minus, before, spent)) = first
+        if let Some((since, before, spent)) = first
             && loaded >= counted
         {
             let (units, servers) = ((loaded - before) as f64, world.spent()?.minus(spent));
-            figures.add(BACKLOG, name, "units", "units/s", units / (now - minus).as_secs_f64());
+            figures.add(BACKLOG, name, "units", "units/s", units / (now - since).as_secs_f64());
             for (metric, cpu_s) in [
                 ("ClickHouse CPU a unit", servers.clickhouse_s),
                 ("S3 CPU a unit", servers.s3_s),

@@ -6,21 +6,14 @@ use std::time::{Duration, Instant};
 
 use tests::{Failure, Result};
 
-use crate::world::{World, free_bytes};
+use crate::world::{World, filled_bytes, free_bytes};
 
 /// A statement makes one part of so many rows.
 const CHUNK_ROWS: u64 = 5_000_000;
 const MONTHS: u64 = 12;
 /// Of the shortest one.
 const MINUTES_A_MONTH: u64 = 28 * 1440;
-/// Bytes a row takes on disk, parts that merges are about to replace included.
-const ROW_BYTES: u64 = 60;
 const MERGES_DEADLINE: Duration = Duration::from_secs(1200);
-
-/// What so many rows take on disk.
-pub(crate) fn filled_bytes(rows: u64) -> u64 {
-    rows * ROW_BYTES
-}
 
 /// Fills `klines` and `archives`, in the months that the units of this scenario are of, and waits for the merges.
 pub(crate) fn fill(world: &World, database: &str, rows: u64, archives: u64) -> Result<()> {
