@@ -19,6 +19,15 @@ HERE = Path(__file__).resolve().parent
 MAP_BEGIN = "<!-- The map is written by `python3 tests/lint/rooms.py --map` from tests/lint/order.ini. -->"
 MAP_END = "<!-- End of the map. -->"
 MAP_WIDTH = 118
+# Methods of the standard library: a call of one of these is not taken for a call of ours of the same name.
+STANDARD = set(
+    """abs all any append as_bytes as_ref as_str bytes chain chars checked_add clear clone cloned cmp collect connect contains
+    context copied count create default deref display drain drop entry enumerate eq err extend extension file filter
+    find finish first flush fold for_each from get get_mut hash id index insert into into_inner into_iter is_empty iter join
+    keys kind last len lines lock map map_err max message min name new next ok open parent parse path poll pop position
+    push read recv remove replace reset resize retain rev send set shutdown size skip sleep sort spawn split start starts_with
+    stop sum swap take then time to_string trim truncate unwrap update value values wait with write zip""".split()
+)
 
 
 class Order:
@@ -97,7 +106,7 @@ class Arrow:
 
     def names(self):
         """What is named, for those who move it: all but the first path segments."""
-        return sorted({text.split(", by ")[0].split("::")[-1].split()[-1] for _, text in self.places})
+        return sorted({text.split(", ")[0].split("::")[-1].split()[-1] for _, text in self.places})
 
     def __str__(self):
         line, text = self.place()
@@ -116,9 +125,10 @@ class Workspace:
         self.files_read = 0
         for member in self.members():
             self.read_crate(member)
+        self.find_methods()
         for crate in self.crates.values():
             for module in crate.modules:
-                self.find_arrows(crate, module)
+                self.find_arrows(module)
 
     # Reading.
 
@@ -276,7 +286,26 @@ class Workspace:
             if (line, text) not in arrow.places:
                 arrow.places.append((line, text))
 
-    def find_arrows(self, crate, module):
+    def find_methods(self):
+        """Methods that a file adds to another file's type. A call shows no path, so it is known by the method's name, if
+        no other function has that name."""
+        defined = defaultdict(int)
+        self.added = {}  # (file of the type, type, name): module
+        by_name = {}
+        for crate in self.crates.values():
+            for module in crate.modules:
+                for name in module.functions:
+                    defined[name] += 1
+                for of, name, _ in module.methods:
+                    found = self.lookup(module, of, frozenset())
+                    if found and found[0] == "item" and found[1].file != module.file:
+                        self.added[found[1].file, of, name] = module
+                        by_name[name] = module
+        self.by_call = {
+            name: module for name, module in by_name.items() if defined[name] == 1 and name not in STANDARD
+        }
+
+    def find_arrows(self, module):
         through = {segments[0] for segments, _ in module.paths}
         for bound in module.imports:
             found = self.resolve(module, bound.path, frozenset({(id(module), bound.name)}), bound.name == "*")
@@ -294,8 +323,16 @@ class Workspace:
             self.add(module, found, bound.line, bound.text())
         for segments, line in module.paths:
             found = self.resolve(module, segments)
+            if found and found[0] == "item" and len(segments) > 1:
+                by = self.added.get((found[1].file, found[2], segments[-1]))
+                found = ("item", by, segments[-1]) if by else found
             if found:
                 self.add(module, found, line, "::".join(segments).replace("::::", "::"))
+
+        for name, line in module.calls:
+            added_by = self.by_call.get(name)
+            if added_by and added_by.root is module.root:
+                self.add(module, ("item", added_by, name), line, f".{name}(), which that file adds to a type of another")
 
     def glob_arrows(self, module, target, bound):
         for name, line in sorted(module.mentions.items(), key=lambda mention: mention[1]):
@@ -535,36 +572,34 @@ def is_named(pattern, segments):
 
 
 def named_elsewhere(workspace, order):
-    violations = []
+    found = defaultdict(list)  # (crate, title, file): [(line, text)]
 
-    def add(title, group, line):
-        violations.append(Violation("name", group, title, [line]))
+    def judge(crate, room, file, line, segments, text):
+        for pattern, places in order.only.items():
+            of_crate = {place.split("/")[0] for place in places}
+            # Cargo.toml has no rooms.
+            allowed = crate in of_crate if room is None else crate in places or f"{crate}/{room}" in places
+            if is_named(pattern, segments) and not allowed:
+                found[crate, f"`{pattern}` outside {', '.join(places)}", file].append((line, text))
+        for pattern in order.never.get(crate, []):
+            if is_named(pattern, segments):
+                found[crate, f"`{pattern}` in {crate}", file].append((line, text))
 
     for crate in workspace.crates.values():
-        manifest = f"{workspace.short(crate.folder)}/Cargo.toml"
-        for pattern, places in order.only.items():
-            title = f"`{pattern}` outside {', '.join(places)}"
-            if crate.name not in [place.split("/")[0] for place in places]:
-                for name, (line, text) in crate.dependencies.items():
-                    if is_named(pattern, [name]):
-                        add(title, crate.name, f"{manifest}:{line}: {text}")
-        for pattern in order.never.get(crate.name, []):
-            for name, (line, text) in crate.dependencies.items():
-                if is_named(pattern, [name]):
-                    add(f"`{pattern}` in {crate.name}", crate.name, f"{manifest}:{line}: {text}")
-    for file, names in sorted(workspace.externals.items()):
-        crate, room = workspace.file_crate[file], workspace.file_room[file]
+        for name, (line, text) in crate.dependencies.items():
+            judge(crate.name, None, f"{workspace.short(crate.folder)}/Cargo.toml", line, [name], text)
+    for file, names in workspace.externals.items():
         for line, segments, text in names:
-            for pattern, places in order.only.items():
-                if is_named(pattern, segments) and crate not in places and f"{crate}/{room}" not in places:
-                    add(f"`{pattern}` outside {', '.join(places)}", crate, f"{file}:{line}: {text}")
-            for pattern in order.never.get(crate, []):
-                if is_named(pattern, segments):
-                    add(f"`{pattern}` in {crate}", crate, f"{file}:{line}: {text}")
+            judge(workspace.file_crate[file], workspace.file_room[file], file, line, segments, text)
     for arrow in workspace.arrows.values():
         crate, target = workspace.file_crate[arrow.source], workspace.file_crate[arrow.target]
-        if crate != target and target in order.never.get(crate, []):
-            add(f"`{target}` in {crate}", crate, str(arrow))
+        if crate != target:
+            judge(crate, workspace.file_room[arrow.source], arrow.source, *arrow.place()[:1], [target], arrow.place()[1])
+    violations = []
+    for (crate, title, file), places in sorted(found.items()):
+        line, text = min(places)
+        more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
+        violations.append(Violation("name", crate, title, [f"{file}:{line}: {text}{more}"]))
     return violations
 
 

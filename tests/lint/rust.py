@@ -1,7 +1,7 @@
 """Reads Rust sources: tokens, and per module its items, imports and paths. The code of tests is left out.
 
-It is no compiler. It knows names and modules, not types: which method a call runs is not known here. Macro bodies are
-read as if they were code.
+It is no compiler. It knows names and modules, not types: of the calls of methods only the names are known. Macro bodies
+are read as if they were code.
 """
 import re
 
@@ -96,6 +96,9 @@ class Module:
         self.items = {}  # name: line
         self.imports = []
         self.paths = []  # (segments, line)
+        self.functions = []  # names, those in `impl` blocks too
+        self.methods = []  # (type, name, line), of `impl Type` blocks
+        self.calls = []  # `.name(`: (name, line)
         self.mentions = {}  # name: first line on which the code names it as a type, a function or a macro
         self.root = parent.root if parent else self
 
@@ -135,6 +138,8 @@ class Reader:
         depth = 0
         # Inline modules that are open: (the module around it, depth at which it ends).
         open_modules = []
+        # Open `impl` blocks: (type, depth at which it ends).
+        open_impls = []
         path_attribute = None
         while self.place < len(self.tokens):
             text = self.text()
@@ -155,6 +160,8 @@ class Reader:
                 depth -= 1
                 if open_modules and open_modules[-1][1] == depth:
                     self.module = open_modules.pop()[0]
+                if open_impls and open_impls[-1][1] == depth:
+                    open_impls.pop()
             elif self.kind() != "name" and text != "::":
                 pass
             elif text == "mod" and self.kind(1) == "name" and self.text(2) in (";", "{"):
@@ -180,7 +187,17 @@ class Reader:
                 at_top = depth == (open_modules[-1][1] + 1 if open_modules else 0)
                 if at_top and self.text(-1) not in ("*", "&"):
                     self.module.items.setdefault(self.text(1), self.line())
+                if text == "fn":
+                    self.module.functions.append(self.text(1))
+                if text in ("fn", "const") and open_impls and open_impls[-1][1] + 1 == depth:
+                    self.module.methods.append((open_impls[-1][0], self.text(1), self.line()))
                 self.place += 2
+                continue
+            elif text == "impl" and depth == (open_modules[-1][1] + 1 if open_modules else 0):
+                of = self.implemented_type()
+                if of:
+                    open_impls.append((of, depth))
+                self.place += 1
                 continue
             elif text == "macro_rules" and self.text(1) == "!":
                 self.module.items.setdefault(self.text(2), self.line())
@@ -191,6 +208,21 @@ class Reader:
                 continue
             self.place += 1
         return True
+
+    def implemented_type(self):
+        """The type of the `impl Type` block that begins here; None if it implements a trait."""
+        place, angles, of = self.place + 1, 0, None
+        while place < len(self.tokens) and self.tokens[place].text != "{":
+            token = self.tokens[place]
+            if token.text == "for" and self.tokens[place + 1].text != "<":
+                return None
+            if token.text == "where":
+                break
+            angles += {"<": 1, ">": -1}.get(token.text, 0)
+            if token.kind == "name" and angles == 0:
+                of = token.text
+            place += 1
+        return of
 
     def attribute(self):
         inner = self.text(1) == "!"
@@ -309,6 +341,8 @@ class Reader:
             else:
                 break
         before = self.tokens[begin - 1].text if begin else ""
+        if before == "." and self.text() in ("(", "::"):
+            self.module.calls.append((segments[0], line))
         if before == "." or (before == "in" and self.tokens[begin - 2].text == "("):
             return
         if len(segments) > 1:
