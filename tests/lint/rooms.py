@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Checks that the sources keep the order of order.ini: crates, the rooms of each crate, and who may name which library.
+"""Checks the sources against order.ini: the order of crates and rooms, and which of them may name which library.
 
-An arrow goes from the file that names something to the file that defines it; re-exports are followed. Reported are
-circles of files, arrows to a higher room or crate, names outside the place that may use them, and files that order.ini
-does not know. Code for tests may use anything. Needs Python 3.9 or newer and nothing else.
+An arrow goes from the file that names an item to the file that defines the item, through re-exports. The script reports
+circles of files, arrows to a higher room or crate, libraries that are named outside their place, and files that order.ini
+does not name. It ignores the code of tests. Needs Python 3.9 or newer and nothing else.
 """
 import argparse
 import configparser
@@ -19,14 +19,15 @@ HERE = Path(__file__).resolve().parent
 MAP_BEGIN = "<!-- The map is written by `python3 tests/lint/rooms.py --map` from tests/lint/order.ini. -->"
 MAP_END = "<!-- End of the map. -->"
 MAP_WIDTH = 118
-# Methods of the standard library: a call of one of these is not taken for a call of ours of the same name.
+# Names of methods that the standard library has too: a call does not show whose method it is.
 STANDARD = set(
-    """abs all any append as_bytes as_ref as_str bytes chain chars checked_add clear clone cloned cmp collect connect contains
-    context copied count create default deref display drain drop entry enumerate eq err extend extension file filter
-    find finish first flush fold for_each from get get_mut hash id index insert into into_inner into_iter is_empty iter join
-    keys kind last len lines lock map map_err max message min name new next ok open parent parse path poll pop position
-    push read recv remove replace reset resize retain rev send set shutdown size skip sleep sort spawn split start starts_with
-    stop sum swap take then time to_string trim truncate unwrap update value values wait with write zip""".split()
+    """abs all any append as_bytes as_ref as_str bytes chain chars checked_add clear clone cloned cmp collect connect
+    contains context copied count create default deref display drain drop entry enumerate eq err extend extension file
+    filter find finish first flush fold for_each from get get_mut hash id index insert into into_inner into_iter is_empty
+    iter join keys kind last len lines lock map map_err max message min name new next ok open parent parse path poll pop
+    position push read recv remove replace reset resize retain rev send set shutdown size skip sleep sort spawn split
+    start starts_with stop sum swap take then time to_string trim truncate unwrap update value values wait with write
+    zip""".split()
 )
 
 
@@ -177,7 +178,8 @@ class Workspace:
         self.files_read += 1
         name = self.short(file)
         self.file_crate[name] = crate.name
-        self.file_room[name] = module.path[0] if module.path and module.root.name in ("lib", "main") else module.root.name
+        in_room = module.path and module.root.name in ("lib", "main")
+        self.file_room[name] = module.path[0] if in_room else module.root.name
         if not Reader(module, file.read_text(encoding="utf-8")).read():
             return
         pending = [(module, children)]
@@ -270,7 +272,7 @@ class Workspace:
             module = found[1]
             found = self.lookup(module, name, seen, prefer_module=not last or prefer_module)
             if not found:
-                # Made by a macro, or not seen: it is taken for the module's own.
+                # A macro may have made it. The module itself counts as its file.
                 return ("item", module, name)
         return found
 
@@ -287,8 +289,8 @@ class Workspace:
                 arrow.places.append((line, text))
 
     def find_methods(self):
-        """Methods that a file adds to another file's type. A call shows no path, so it is known by the method's name, if
-        no other function has that name."""
+        """Finds the methods that a file adds to a type of another file. A call of such a method shows no path, so it is
+        recognised by the name of the method, if no other function has that name."""
         defined = defaultdict(int)
         self.added = {}  # (file of the type, type, name): module
         by_name = {}
@@ -315,8 +317,8 @@ class Workspace:
                 self.glob_arrows(module, found[1], bound)
                 continue
             if found[0] == "module" and bound.name in through:
-                continue  # What is used of it makes the arrows.
-            # A name is handed on, not used, unless the code has it elsewhere.
+                continue  # The paths that begin with the name make the arrows.
+            # A re-export alone is no use of the child.
             if bound.public and found[0] != "external" and bound.name not in module.mentions:
                 if found[1].within(module):
                     continue
@@ -332,7 +334,8 @@ class Workspace:
         for name, line in module.calls:
             added_by = self.by_call.get(name)
             if added_by and added_by.root is module.root:
-                self.add(module, ("item", added_by, name), line, f".{name}(), which that file adds to a type of another")
+                text = f".{name}(), which that file adds to a type of another"
+                self.add(module, ("item", added_by, name), line, text)
 
     def glob_arrows(self, module, target, bound):
         for name, line in sorted(module.mentions.items(), key=lambda mention: mention[1]):
@@ -422,7 +425,8 @@ def shortest_circle(component, targets):
 
 
 def circles(workspace, all_of_them):
-    """One circle of each set of files that reach each other; or, while arrows are taken out, one after the other."""
+    """Finds one circle in each set of files that reach each other. For `all_of_them`, then removes an arrow of each such
+    circle and begins again, until no circle is left."""
     violations = []
     for crate in workspace.crates.values():
         files = sorted(file for file, name in workspace.file_crate.items() if name == crate.name)
@@ -462,8 +466,7 @@ def upward(workspace, order):
     for arrow in workspace.arrows.values():
         crate = workspace.file_crate[arrow.source]
         if crate == workspace.file_crate[arrow.target]:
-            pair = workspace.file_room[arrow.source], workspace.file_room[arrow.target]
-            between[crate, *pair].append(arrow)
+            between[crate, workspace.file_room[arrow.source], workspace.file_room[arrow.target]].append(arrow)
     for (crate, source, target), arrows in sorted(between.items()):
         rooms = order.rooms.get(crate, [])
         if source not in rooms or target not in rooms or rooms.index(source) <= rooms.index(target):
@@ -495,7 +498,8 @@ def between_crates(workspace, order):
             for arrow in workspace.arrows.values()
             if workspace.file_crate[arrow.source] == target and workspace.file_crate[arrow.target] == source
         ]
-        written = f"the order: {order.path.name}, [crates]: {source} is {'beside' if above == below else 'below'} {target}"
+        relation = "beside" if above == below else "below"
+        written = f"the order: {order.path.name}, [crates]: {source} is {relation} {target}"
         lines = [line, *(f"the other direction: {arrow}" for arrow in back[:1]), written]
         violations.append(Violation("crate", source, f"crate against the order: {source} → {target}", lines))
 
@@ -594,7 +598,8 @@ def named_elsewhere(workspace, order):
     for arrow in workspace.arrows.values():
         crate, target = workspace.file_crate[arrow.source], workspace.file_crate[arrow.target]
         if crate != target:
-            judge(crate, workspace.file_room[arrow.source], arrow.source, *arrow.place()[:1], [target], arrow.place()[1])
+            line, text = arrow.place()
+            judge(crate, workspace.file_room[arrow.source], arrow.source, line, [target], text)
     violations = []
     for (crate, title, file), places in sorted(found.items()):
         line, text = min(places)
@@ -617,19 +622,24 @@ def wrapped(head, text, indent):
 
 
 def map_text(order):
-    """The code map: each crate, its rooms from the top down, and who may use whom."""
+    """The map: each crate, its rooms from the top down, and which crates use which."""
     lines = []
     width = max(len(crate) for crate in order.crates()) + 2
     for crate in order.crates():
         lines += wrapped(f"    {crate:<{width}}", order.about[crate], 4 + width)
         rows = [row for (of, _), row in order.room_about.items() if of == crate]
         column = max((len(", ".join(names)) for names, about in rows if about), default=0)
-        column = min(column, 40) + 2
+        column += 2
         for names, about in rows:
             name = ", ".join(names)
             head = f"        {name:<{column}}" if about else f"        {name}"
             lines += wrapped(head, about, 8 + column)
-    arrows = " → ".join(", ".join(layer) for layer in order.layers)
+    # A crate that never uses the others stands in no arrow.
+    layers = []
+    for layer in order.layers:
+        users = [crate for crate in layer if not set(order.crates()) - {crate} <= set(order.never[crate])]
+        layers.extend([", ".join(users)] if users else [])
+    arrows = " → ".join(layers)
     return "\n".join([MAP_BEGIN, "", *lines, "", f"    {arrows}", "", MAP_END])
 
 
@@ -643,7 +653,8 @@ def stale_map(root, order):
     text = page.read_text(encoding="utf-8") if page.exists() else ""
     place = map_in(text)
     if place is None:
-        return [Violation("map", "map", "ARCHITECTURE.md has no map", [f"two lines must be there: {MAP_BEGIN} and {MAP_END}"])]
+        lines = ["it needs two lines:", MAP_BEGIN, MAP_END]
+        return [Violation("map", "map", "ARCHITECTURE.md has no map", lines)]
     written, right = text[place[0] : place[1]].splitlines(), map_text(order).splitlines()
     if written == right:
         return []
@@ -687,11 +698,11 @@ def check(root, order_file, report=False):
 def print_report(violations):
     kinds = [
         ("crate", "Crates against the order"),
-        ("circle", "Circles (each is shown once; the arrow that is named least is then left out)"),
+        ("circle", "Circles (after each, the search goes on without its arrow of the fewest lines)"),
         ("arrow up", "Arrows to a higher room"),
         ("name", "Names outside their place"),
         ("not in the order", "Files and crates that order.ini does not name"),
-        ("not in the tree", "What order.ini names and is not there"),
+        ("not in the tree", "Crates and rooms of order.ini that do not exist"),
         ("map", "Map"),
     ]
     for kind, title in kinds:
@@ -715,10 +726,10 @@ def print_report(violations):
 def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--root", type=Path, default=HERE.parent.parent, help="the workspace (default: this one)")
-    options.add_argument("--order", type=Path, default=HERE / "order.ini", help="the order (default: order.ini beside this)")
-    options.add_argument("--report", action="store_true", help="print everything, in groups, for those who repair it")
+    options.add_argument("--order", type=Path, default=HERE / "order.ini", help="the order (default: tests/lint/order.ini)")
+    options.add_argument("--report", action="store_true", help="print all circles, and all violations in groups")
     options.add_argument("--map", action="store_true", help="write the map into ARCHITECTURE.md")
-    options.add_argument("--arrows", metavar="TEXT", help="print the arrows from and to files whose path has TEXT in it")
+    options.add_argument("--arrows", metavar="TEXT", help="print the arrows of the files whose path contains TEXT")
     chosen = options.parse_args()
     root = chosen.root.resolve()
     if chosen.map:

@@ -1,7 +1,7 @@
-"""Reads Rust sources: tokens, and per module its items, imports and paths. The code of tests is left out.
+"""Reads Rust sources: tokens, and of each module the items, imports and paths. Skips the code of tests.
 
-It is no compiler. It knows names and modules, not types: of the calls of methods only the names are known. Macro bodies
-are read as if they were code.
+This is not a compiler. It knows names and modules but no types, so it knows only the name of a method that is called. It
+reads the body of a macro as code.
 """
 import re
 
@@ -22,7 +22,7 @@ TOKEN = re.compile(
 )
 BLOCK_EDGE = re.compile(r"/\*|\*/")
 ITEM_WORDS = {"fn", "struct", "enum", "union", "trait", "type", "const", "static", "mod"}
-# Words after which an item begins, or which stand before its name.
+# Words with which an item begins.
 BEFORE_ITEM = ITEM_WORDS | {"pub", "use", "impl", "unsafe", "async", "extern", "macro_rules"}
 
 
@@ -99,7 +99,7 @@ class Module:
         self.functions = []  # names, those in `impl` blocks too
         self.methods = []  # (type, name, line), of `impl Type` blocks
         self.calls = []  # `.name(`: (name, line)
-        self.mentions = {}  # name: first line on which the code names it as a type, a function or a macro
+        self.mentions = {}  # name of a type, function or macro: the first line that has it
         self.root = parent.root if parent else self
 
     def within(self, other):
@@ -276,7 +276,11 @@ class Reader:
             self.place += 1
 
     def use(self):
-        public = self.text(-1) == "pub" or (self.text(-1) == ")" and "pub" in (self.text(-4), self.text(-5), self.text(-6)))
+        # `pub use`, `pub(crate) use`, `pub(in crate::a) use`.
+        back = -1
+        while self.text(-1) == ")" and self.text(back) not in ("(", ""):
+            back -= 1
+        public = "pub" in (self.text(back), self.text(back - 1))
         self.place += 1
         self.use_tree([], public)
         if self.text() == ";":

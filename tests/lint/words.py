@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Finds the retired words of words.ini in the names that Rust sources declare, and a few of them in prose.
+"""Finds the retired words of words.ini in the names that Rust sources declare, and some of them in prose.
 
-Only declarations are read (items, fields, variants, parameters, variables, modules, files, and texts that are names, as
-those of metrics): what a library calls its functions is not ours to rename. Needs Python 3.9 or newer and nothing else.
+The script reads declarations only: items, fields, variants, parameters, variables, modules, files, and texts that are names
+(of metrics, of keys). It does not read calls, so the names of a library pass. Needs Python 3.9 or newer and nothing else.
 """
 import argparse
 import configparser
@@ -21,7 +21,7 @@ NAME_TEXT = re.compile(r'"([a-z][a-z0-9]*(?:[_.][a-z0-9]+)+)"$')
 
 
 FILES = (".zip", ".txt", ".csv", ".json", ".yaml", ".leaving", ".part")
-# A name of so many words is a sentence.
+# A name of this many words is a sentence.
 SENTENCE = 5
 
 
@@ -102,8 +102,9 @@ def declared(text):
                 found.append((token.text, token.line, "variable"))
             elif after_text == ":" and before and before.text in ("{", ",", "(", "pub", ")", "|", "]", "mut"):
                 found.append((token.text, token.line, "field"))
-            elif enums and enums[-1] == depth and after_text in (",", "(", "{", "}", "=") and before.text in ("{", ",", "]"):
-                found.append((token.text, token.line, "variant"))
+            elif enums and enums[-1] == depth and before.text in ("{", ",", "]"):
+                if after_text in (",", "(", "{", "}", "="):
+                    found.append((token.text, token.line, "variant"))
     return found
 
 
@@ -191,7 +192,7 @@ def print_report(findings):
 def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--root", type=Path, default=HERE.parent.parent, help="the workspace (default: this one)")
-    options.add_argument("--words", type=Path, default=HERE / "words.ini", help="the list (default: words.ini beside this)")
+    options.add_argument("--words", type=Path, default=HERE / "words.ini", help="the list (default: tests/lint/words.ini)")
     options.add_argument("--report", action="store_true", help="print all, grouped by crate and word")
     chosen = options.parse_args()
     begin = time.monotonic()
