@@ -75,9 +75,17 @@ backup: ## Back the stack's ClickHouse up into ./backups (TO=folder)
 restore: ## Restore the stack's ClickHouse: FROM=backups/….tar (REPLACE=1 drops what is there)
 	$(PYTHON) deploy/backup.py restore "$(FROM)" $(if $(REPLACE),--replace)
 
-lint: ## Check the format, and run clippy with warnings denied
+# The quick checks run first. Links to private items work in the pages of private items, so rustdoc need not warn of them.
+lint: export RUSTDOCFLAGS := -D warnings -A rustdoc::private_intra_doc_links
+lint: ## Check order of rooms, words, dependencies, format, clippy, documentation and help texts
+	$(PYTHON) -m unittest discover --quiet --start-directory tests/lint --pattern 'test_*.py'
+	$(PYTHON) tests/lint/rooms.py
+	$(PYTHON) tests/lint/deny.py
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) doc --workspace --no-deps --document-private-items --locked
+	$(CARGO) build --locked --workspace --bins
+	$(PYTHON) tests/lint/help.py --target $(TARGET)/debug
 
 fmt: ## Format the code
 	$(CARGO) fmt --all

@@ -48,6 +48,7 @@ pub mod project;
 pub mod proxy;
 pub mod root;
 pub mod servers;
+mod setup;
 pub mod times;
 pub mod truth;
 

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Context, Failure, Result, servers::setup};
+use crate::{Context, Failure, Result, setup};
 
 /// What to start; environment variables of the product that this process has are not handed on.
 pub struct Program {

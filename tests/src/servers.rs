@@ -11,17 +11,16 @@ mod ports;
 mod roles;
 mod run_dir;
 mod s3;
-pub(crate) mod setup;
 mod sshd;
 mod stack;
 
+pub use crate::setup::{ensure as ensure_installed, repository};
 pub use clickhouse::{ClickHouse, SqlClient};
 pub use nats::{Account, Nats};
 pub use ports::free_port;
 pub use roles::Roles;
 pub use run_dir::RunDir;
 pub use s3::{Credentials, NO_COPIES, S3, serve_s3};
-pub use setup::{ensure as ensure_installed, repository};
 pub use sshd::Sshd;
 pub use stack::Stack;
 

@@ -47,7 +47,7 @@ Examples:
 
 /// Ship complete units of archives to the bucket and announce them
 ///
-/// A unit is complete when its mark, _SUCCESS__<period>__<market>__<interval>[__<dataset>], lies in local.data_dir, or
+/// A unit is complete when its mark, `_SUCCESS__<period>__<market>__<interval>[__<dataset>]`, lies in local.data_dir, or
 /// when its archives are there: publish.when says which counts.
 #[derive(Debug, Parser)]
 #[command(name = "uploader", version, after_help = EXIT_CODES)]
@@ -99,7 +99,7 @@ pub enum Command {
     Adopt(Adopt),
     /// Mark units as complete, by their names or by filters
     ///
-    /// Writes _SUCCESS__<period>__<market>__<interval>[__<dataset>] into local.data_dir for each unit that has an archive there:
+    /// Writes `_SUCCESS__<period>__<market>__<interval>[__<dataset>]` into local.data_dir for each unit that has an archive there:
     /// for a downloader that makes no marks, or units that it left unmarked. This command cannot check that no archive is
     /// missing. A unit without an archive is refused (exit 1), the others are marked.
     #[command(after_help = MARK_EXAMPLES)]

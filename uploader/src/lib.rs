@@ -4,8 +4,8 @@
 //! and the disk. It can be killed at any instant and run again. It knows nothing of what the rows mean.
 
 //!
-//! The rooms, in the order of the flow: [`commands`] and what they share in [`cli`]; a [`pass`] over all units; one [`unit`] at a
-//! time; the [`bucket`]; [`contents`] of a unit and what is [`announced`] of it; what all of this shares is the [`site`], with
+//! The rooms, in the order of the flow: [`commands`] and what they share in [`cli`]; a [`pass`] over all units; one [`unit`](mod@unit) at
+//! a time; the [`bucket`]; [`contents`] of a unit and what is [`announced`] of it; what all of this shares is the [`site`], with
 //! [`state`] on disk, the [`local`] tree, and [`error`].
 
 mod announced;

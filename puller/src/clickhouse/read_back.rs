@@ -4,7 +4,7 @@
 //! first as they are stored, for many units in one query. Where that differs, because the same rows were inserted twice
 //! or a correction took some away, they are looked at as they are shown; and where that differs too, because other
 //! archives have rows among ours, each open_time by itself, for many archives in one query. Where a correction has written
-//! rows or tombstones that outrank what is loaded, [`crate::superseded_rows`] proves that what is shown is right.
+//! rows or tombstones that outrank what is loaded, [`crate::load::superseded_rows`] proves that what is shown is right.
 //!
 //! The number of queries follows the number of rows, not that of archives, and each query that ends is a sign of progress.
 

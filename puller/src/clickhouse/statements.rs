@@ -1,4 +1,4 @@
-//! What units ask of ClickHouse, several at once: see [`crate::batch`].
+//! What units ask of ClickHouse, several at once: see [`crate::clickhouse::batch`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

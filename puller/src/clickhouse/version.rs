@@ -3,7 +3,7 @@
 //! | bits | name | meaning |
 //! |---|---|---|
 //! | low 48 | own version | when the archive that brought the row was generated, in ms: even for a day's archive, odd for a month's |
-//! | high 16 | rank epoch | 0 as an archive's rows are loaded; 1 and more where [`crate::superseded_rows`] wrote a row again, or a tombstone |
+//! | high 16 | rank epoch | 0 as an archive's rows are loaded; 1 and more where [`crate::load::superseded_rows`] wrote a row again, or a tombstone |
 //!
 //! Own versions decide which archive's row is right; the rank epoch makes the engine show it where own versions alone would
 //! show another one: a row that only a former revision had, or a tombstone above a row that another archive has.

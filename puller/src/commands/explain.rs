@@ -46,7 +46,7 @@ enum State {
     /// Delivered and not settled: it waits for a retry, or for the lease of a worker that died.
     Parked,
     Dead,
-    /// Not there, and rightly: older than the destination wanted when it was made. See [`crate::wanted`].
+    /// Not there, and rightly: older than the destination wanted when it was made. See [`crate::job::wanted`].
     NotWanted,
     /// Not there, and nobody is going to bring it there.
     NotLoaded,

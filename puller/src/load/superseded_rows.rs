@@ -5,7 +5,7 @@
 //! rows. A row that only its former revision had is superseded. What belongs in its place, another archive's row or none,
 //! is in no table any more, for merges drop what is outranked. So it is derived from the archives themselves
 //! ([`derivation`]), and written with a rank epoch above all that is stored of that open_time
-//! ([`crate::corrections`]). From then on the engine's rule says nothing about this open_time, and whoever loads an archive
+//! ([`crate::clickhouse::version`]). From then on the engine's rule says nothing about this open_time, and whoever loads an archive
 //! that may have it derives again.
 //!
 //! An open_time is to be proven if a row of it has a rank epoch or is a tombstone, or if the row it shows was not brought by

@@ -9,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-use super::{PORT_TRIES, START_DEADLINE, STOP_DEADLINE, ports::free_port, random_hex, setup};
+use super::{PORT_TRIES, START_DEADLINE, STOP_DEADLINE, ports::free_port, random_hex};
+use crate::setup;
 use crate::{
     Context, Failure, Result, http,
     process::{Process, Program},

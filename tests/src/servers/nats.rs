@@ -10,7 +10,8 @@ use std::{
 
 use serde_json::Value;
 
-use super::{PORT_TRIES, Roles, STOP_DEADLINE, poll, ports::free_port, random_hex, setup};
+use super::{PORT_TRIES, Roles, STOP_DEADLINE, poll, ports::free_port, random_hex};
+use crate::setup;
 use crate::{
     Context, Failure, Result, http,
     process::{Process, Program},

@@ -8,8 +8,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use super::setup;
-use crate::{Context, Result, times};
+use crate::{Context, Result, setup, times};
 
 /// A directory of this process. A lock on the file beside it says that its owner lives.
 pub struct RunDir {

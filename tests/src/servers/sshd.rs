@@ -9,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-use super::{PORT_TRIES, poll, ports::free_port, setup};
+use super::{PORT_TRIES, poll, ports::free_port};
+use crate::setup;
 use crate::{
     Context, Failure, Result,
     process::{Process, Program},

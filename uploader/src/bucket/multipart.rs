@@ -1,7 +1,7 @@
 //! An archive too large for a single PUT, part by part.
 //!
 //! Parts that arrived stay in the bucket when the process dies. The next run asks which are there and sends the others;
-//! [`crate::pending`] knows under which id. What is put together in the end is what was checked: its parts have the sums
+//! [`crate::state::pending`] knows under which id. What is put together in the end is what was checked: its parts have the sums
 //! that were taken then, or the upload is aborted.
 
 use std::collections::HashMap;

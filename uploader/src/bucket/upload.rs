@@ -83,7 +83,7 @@ pub(crate) async fn store(
     Ok(transferred)
 }
 
-/// The bytes that [`store`] would send.
+/// The bytes that [`store`](fn@store) would send.
 pub(crate) async fn missing_bytes(site: &Site, objects: &[Object], local: &[Digested]) -> Result<Missing, UnitError> {
     let on_disk: HashMap<String, &Digested> =
         local.iter().map(|archive| (site.prefix.archive_key(&archive.path), archive)).collect();

@@ -8,7 +8,7 @@
 //! - under a newer one: if no archive of ours brought it, a correction of the exchange would lose against it; if one did,
 //!   loading this archive as well changes nothing that is shown.
 //!
-//! Workers that skip what is recorded here still take away what former revisions left ([`crate::superseded_rows`]).
+//! Workers that skip what is recorded here still take away what former revisions left ([`crate::load::superseded_rows`]).
 
 use std::collections::HashSet;
 

@@ -30,7 +30,7 @@ pub(super) enum Verdict {
     /// What is to be said of that.
     RolledBack(String),
     NotLoaded,
-    /// Not loaded, and rightly: see [`crate::wanted`].
+    /// Not loaded, and rightly: see [`crate::job::wanted`].
     NotWanted,
     /// Rows that are not shown as the archive has them.
     Wrong {
