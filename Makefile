@@ -80,6 +80,7 @@ lint: export RUSTDOCFLAGS := -D warnings -A rustdoc::private_intra_doc_links
 lint: ## Check order of rooms, words, dependencies, format, clippy, documentation and help texts
 	$(PYTHON) -m unittest discover --quiet --start-directory tests/lint --pattern 'test_*.py'
 	$(PYTHON) tests/lint/rooms.py
+	$(PYTHON) tests/lint/words.py
 	$(PYTHON) tests/lint/deny.py
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings

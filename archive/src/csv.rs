@@ -110,7 +110,7 @@ impl Parser {
     }
 
     /// Takes the rows parsed so far, in the order of the file.
-    pub(crate) fn take_rows(&mut self) -> Klines {
+    pub(crate) fn read_rows(&mut self) -> Klines {
         let capacity = self.klines.len();
         std::mem::replace(&mut self.klines, Klines::with_capacity(capacity))
     }
@@ -124,8 +124,8 @@ impl Parser {
     }
 
     fn carry(&mut self, part: &[u8]) -> Result<(), CsvFault> {
-        let room = (LINE_BYTES_MAX + 1).saturating_sub(self.carry.len());
-        self.carry.extend_from_slice(part.get(..room).unwrap_or(part));
+        let space = (LINE_BYTES_MAX + 1).saturating_sub(self.carry.len());
+        self.carry.extend_from_slice(part.get(..space).unwrap_or(part));
         if self.carry.len() < LINE_BYTES_MAX || self.carry.ends_with(b"\n") {
             return Ok(());
         }

@@ -145,7 +145,7 @@ fn pass(
     archive.inflate(|text| {
         parser.push(text)?;
         if parser.rows() > rows_max {
-            sink(parser.take_rows());
+            sink(parser.read_rows());
         }
         Ok::<_, Fault>(())
     })?;
@@ -166,12 +166,12 @@ fn decode_whole(file_name: &str, zip: &[u8], spec: &Spec) -> Result<Decoded, Fau
 
 fn outline_whole(file_name: &str, zip: &[u8], spec: &Spec) -> Result<Outline, Fault> {
     let (mut open_times, mut row_hashes) = (Vec::new(), Vec::new());
-    let mut keep = |klines: &Klines| {
+    let mut collect = |klines: &Klines| {
         row_hashes.extend((0..klines.len()).map(|row| klines.row_hash(row)));
         open_times.extend(&klines.open_time);
     };
-    let (facts, parsed) = pass(file_name, zip, spec, CHUNK_ROWS, |klines| keep(&klines))?;
-    keep(&parsed.klines);
+    let (facts, parsed) = pass(file_name, zip, spec, CHUNK_ROWS, |klines| collect(&klines))?;
+    collect(&parsed.klines);
     if !parsed.ascending {
         let order = parsed.ascending_order(&open_times)?;
         open_times = order.iter().filter_map(|&row| open_times.get(row).copied()).collect();

@@ -162,8 +162,8 @@ impl Summing {
         self.sha256.update(bytes);
         self.md5.update(bytes);
         while let Some(parts) = self.parts.as_mut().filter(|_| !bytes.is_empty()) {
-            let room = usize::try_from(parts.part_bytes - parts.bytes).unwrap_or(usize::MAX);
-            let (here, rest) = bytes.split_at(bytes.len().min(room));
+            let capacity = usize::try_from(parts.part_bytes - parts.bytes).unwrap_or(usize::MAX);
+            let (here, rest) = bytes.split_at(bytes.len().min(capacity));
             parts.md5.update(here);
             parts.bytes += here.len() as u64;
             if parts.bytes == parts.part_bytes {

@@ -104,7 +104,7 @@ impl Config {
                     "publish.when",
                     &[("marked", When::Marked), ("complete", When::Complete), ("both", When::Both)],
                 ),
-                settle: r.duration("publish.settle", Duration::from_secs(600)),
+                quiet_period: r.duration("publish.settle", Duration::from_secs(600)),
                 grace: r.duration("publish.grace", Duration::from_secs(6 * 3600)),
                 live_days: r.integer("publish.live_days", 3, 0, 36_500),
                 timeout: r.duration("publish.timeout", Duration::from_secs(60)),

@@ -19,7 +19,7 @@ use jiff::{Timestamp, Unit as TimeUnit};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-pub use arguments::{ListArgs, OutputArgs, command_name, parse, wants_json};
+pub use arguments::{ListArgs, OutputArgs, command_name, is_json, parse};
 pub use failure::{Failure, FailureClass};
 pub use finding::Finding;
 pub use list::{LINES_MAX, list};

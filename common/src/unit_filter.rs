@@ -97,26 +97,26 @@ impl UnitFilter {
     }
 
     pub fn matches(&self, unit: &Unit) -> bool {
-        self.takes_market(unit.market.as_str())
-            && self.takes_interval(unit.interval.as_str())
-            && self.takes_dataset(unit.dataset.as_str())
-            && self.takes_period(unit.period)
+        self.allows_market(unit.market.as_str())
+            && self.allows_interval(unit.interval.as_str())
+            && self.allows_dataset(unit.dataset.as_str())
+            && self.allows_period(unit.period)
             && self.unit.as_ref().is_none_or(|prefix| prefix.matches(&unit.subject_tokens()))
     }
 
-    pub fn takes_market(&self, market: &str) -> bool {
-        takes(&self.market, market)
+    pub fn allows_market(&self, market: &str) -> bool {
+        allows(&self.market, market)
     }
 
-    pub fn takes_dataset(&self, dataset: &str) -> bool {
-        takes(&self.dataset, dataset)
+    pub fn allows_dataset(&self, dataset: &str) -> bool {
+        allows(&self.dataset, dataset)
     }
 
-    pub fn takes_interval(&self, interval: &str) -> bool {
-        takes(&self.interval, interval)
+    pub fn allows_interval(&self, interval: &str) -> bool {
+        allows(&self.interval, interval)
     }
 
-    pub fn takes_period(&self, period: Period) -> bool {
+    pub fn allows_period(&self, period: Period) -> bool {
         let (from, to) = self.days();
         from.is_none_or(|from| period.last_day() >= from) && to.is_none_or(|to| period.first_day() <= to)
     }
@@ -160,8 +160,8 @@ impl UnitFilter {
     }
 }
 
-fn takes(wanted: &[String], word: &str) -> bool {
-    wanted.is_empty() || wanted.iter().any(|wanted| wanted == word)
+fn allows(allowed: &[String], word: &str) -> bool {
+    allowed.is_empty() || allowed.iter().any(|allowed| allowed == word)
 }
 
 /// `binance/um/klines/1h/2026-02-14`, or fewer segments; `2026-02` stands for the month and for its days.

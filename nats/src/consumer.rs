@@ -19,12 +19,12 @@ use crate::topology::{ConsumerSettings, LaneConsumer, lanes};
 /// How long an idle pull stays open at the server. A worker that is told to stop waits for its end.
 const IDLE_PULL: Duration = Duration::from_secs(3);
 /// How long it may take to note that a delivery is handed back.
-const NOTE_MAX: Duration = Duration::from_secs(1);
+const RECORD_MAX: Duration = Duration::from_secs(1);
 /// For how long it is known before a pull that the consumer is the one that was opened.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
 
 /// A delivery and the lease on it.
-pub struct Held {
+pub struct Leased {
     pub delivery: Arc<Delivery>,
     pub lease: Lease,
 }
@@ -64,19 +64,19 @@ impl Intake {
     ///
     /// # Errors
     /// A pull failed or was not answered; what it brought before was returned before.
-    pub async fn next(&mut self, free: usize) -> Result<Option<Held>, BusError> {
+    pub async fn next(&mut self, free: usize) -> Result<Option<Leased>, BusError> {
         for lane in &mut self.lanes {
-            if let Some(held) = lane.batch().await {
-                return held.map(Some);
+            if let Some(leased) = lane.batch().await {
+                return leased.map(Some);
             }
         }
         for lane in &mut self.lanes {
-            if let Some(held) = lane.came_while_busy() {
-                return held.map(Some);
+            if let Some(leased) = lane.came_while_busy() {
+                return leased.map(Some);
             }
             lane.batch = Some(lane.open(Ask::Now(free)));
-            if let Some(held) = lane.batch().await {
-                return held.map(Some);
+            if let Some(leased) = lane.batch().await {
+                return leased.map(Some);
             }
         }
         for lane in &mut self.lanes {
@@ -88,7 +88,7 @@ impl Intake {
             for lane in &mut self.lanes {
                 let Some(idle) = &mut lane.idle else { continue };
                 match idle.poll_recv(context) {
-                    Poll::Ready(Some(held)) => return Poll::Ready(held.map(Some)),
+                    Poll::Ready(Some(leased)) => return Poll::Ready(leased.map(Some)),
                     Poll::Ready(None) => {
                         lane.idle = None;
                         return Poll::Ready(Ok(None));
@@ -105,12 +105,12 @@ impl Intake {
     ///
     /// # Errors
     /// As [`Intake::next`].
-    pub async fn arrived(&mut self) -> Result<Held, BusError> {
+    pub async fn arrived(&mut self) -> Result<Leased, BusError> {
         poll_fn(|context| {
             for open in self.lanes.iter_mut().flat_map(|lane| [&mut lane.batch, &mut lane.idle]) {
                 let Some(pull) = open else { continue };
                 match pull.poll_recv(context) {
-                    Poll::Ready(Some(held)) => return Poll::Ready(held),
+                    Poll::Ready(Some(leased)) => return Poll::Ready(leased),
                     Poll::Ready(None) => *open = None,
                     Poll::Pending => {}
                 }
@@ -149,7 +149,7 @@ impl Intake {
 }
 
 /// Deliveries as they come, and the error that a pull ended with.
-type Arrivals = mpsc::Receiver<Result<Held, BusError>>;
+type Arrivals = mpsc::Receiver<Result<Leased, BusError>>;
 
 /// One of the consumers, and the pulls that are open.
 struct PullLane {
@@ -173,7 +173,7 @@ impl PullLane {
     }
 
     /// The next delivery of the open batch; `None` when there is no more.
-    async fn batch(&mut self) -> Option<Result<Held, BusError>> {
+    async fn batch(&mut self) -> Option<Result<Leased, BusError>> {
         // No timer: the task ends when the server is silent.
         let came = self.batch.as_mut()?.recv().await;
         if came.is_none() {
@@ -183,9 +183,9 @@ impl PullLane {
     }
 
     /// What the idle pull brought while nobody looked.
-    fn came_while_busy(&mut self) -> Option<Result<Held, BusError>> {
+    fn came_while_busy(&mut self) -> Option<Result<Leased, BusError>> {
         match self.idle.as_mut()?.try_recv() {
-            Ok(held) => Some(held),
+            Ok(leased) => Some(leased),
             Err(mpsc::error::TryRecvError::Empty) => None,
             Err(mpsc::error::TryRecvError::Disconnected) => {
                 self.idle = None;
@@ -205,14 +205,14 @@ struct Puller {
 
 impl Puller {
     /// Passes on what a pull brings; when nobody waits for it any more, hands it back.
-    async fn pull(self, ask: Ask, arrivals: mpsc::Sender<Result<Held, BusError>>) {
+    async fn pull(self, ask: Ask, arrivals: mpsc::Sender<Result<Leased, BusError>>) {
         if let Err(error) = self.try_pull(ask, &arrivals).await {
             // Nobody may be there to be told.
             drop(arrivals.send(Err(error)).await);
         }
     }
 
-    async fn try_pull(&self, ask: Ask, arrivals: &mpsc::Sender<Result<Held, BusError>>) -> Result<(), BusError> {
+    async fn try_pull(&self, ask: Ask, arrivals: &mpsc::Sender<Result<Leased, BusError>>) -> Result<(), BusError> {
         // What a consumer delivers that was made anew is not of the one that was opened.
         self.consumer.is_same_since(KNOWN_FOR).await?;
         let mut pull = Pull::open(&self.bus, &self.consumer.consumer, ask).await?;
@@ -220,10 +220,10 @@ impl Puller {
             let delivery = Arc::new(Delivery::new(message, &self.consumer, &self.bus)?);
             let lease = Lease::hold(delivery.clone(), self.ack_wait, self.stall_timeout);
             // There is room for all that was asked for, so this does not wait. Nobody may want it any more.
-            if let Err(unsent) = arrivals.send(Ok(Held { delivery, lease })).await
-                && let Ok(held) = unsent.0
+            if let Err(unsent) = arrivals.send(Ok(Leased { delivery, lease })).await
+                && let Ok(leased) = unsent.0
             {
-                hand_back(&self.bus, &held.delivery).await;
+                hand_back(&self.bus, &leased.delivery).await;
             }
         }
         Ok(())
@@ -234,8 +234,8 @@ impl Puller {
 async fn hand_back_all(bus: &Bus, mut pull: Arrivals) {
     let came = stream::poll_fn(move |context| pull.poll_recv(context));
     came.for_each_concurrent(None, |came| async {
-        if let Ok(held) = came {
-            hand_back(bus, &held.delivery).await;
+        if let Ok(leased) = came {
+            hand_back(bus, &leased.delivery).await;
         }
     })
     .await;
@@ -244,11 +244,11 @@ async fn hand_back_all(bus: &Bus, mut pull: Arrivals) {
 /// Hands back what came when nobody wanted it any more. It is noted first, or it would count as a delivery whose worker
 /// crashed; a worker that ends gets what it has just handed back once more, while a pull of its own is open.
 async fn hand_back(bus: &Bus, delivery: &Delivery) {
-    let note = async {
+    let recording = async {
         let record = bus.delivery_record(delivery).await?;
         bus.put_delivery_record(delivery, record.with_hand_back()).await
     };
-    match tokio::time::timeout(NOTE_MAX, note).await {
+    match tokio::time::timeout(RECORD_MAX, recording).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, subject = delivery.subject, "handing back is not noted"),
         Err(_) => tracing::debug!(subject = delivery.subject, "handing back is not noted: no answer"),

@@ -50,7 +50,7 @@ pub(crate) struct Original<'a> {
 #[derive(Debug, PartialEq, Eq)]
 enum Filing {
     /// The one that is there says the same.
-    Keep,
+    Retain,
     /// It is the unit's newest, given up so many times.
     Store { count: u32 },
 }
@@ -65,10 +65,10 @@ impl Original<'_> {
         let Some(found) = found else { return Filing::Store { count: self.options.failures.saturating_add(1) } };
         match self.consumer_created_at {
             // A worker knew more of it than the server does.
-            None if self.is_of(found) => Filing::Keep,
+            None if self.is_of(found) => Filing::Retain,
             // Stored before a crash, or by a publish that was not answered.
             Some(created) if self.is_of(found) && found.consumer_created_at == Some(created) => {
-                if found.attempt >= self.attempt { Filing::Keep } else { Filing::Store { count: found.count } }
+                if found.attempt >= self.attempt { Filing::Retain } else { Filing::Store { count: found.count } }
             }
             None | Some(_) => Filing::Store { count: found.count.max(self.options.failures).saturating_add(1) },
         }
@@ -105,8 +105,8 @@ impl Bus {
             let last = filed.iter().map(|letter| letter.sequence).max().unwrap_or_default();
             let same: Vec<&Letter> = filed.iter().filter(|letter| letter.revision == revision).collect();
             let newest = same.last().copied();
-            let kept = match original.filing(newest) {
-                Filing::Keep => newest.map(|letter| letter.sequence),
+            let stored = match original.filing(newest) {
+                Filing::Retain => newest.map(|letter| letter.sequence),
                 Filing::Store { count } => {
                     if !self.publish_letter(&subject, &revision, original, letter, count, last).await? {
                         tokio::time::sleep(ATTEMPT_PAUSE).await;
@@ -115,7 +115,7 @@ impl Bus {
                     None
                 }
             };
-            for old in same.iter().filter(|letter| Some(letter.sequence) != kept) {
+            for old in same.iter().filter(|letter| Some(letter.sequence) != stored) {
                 // Then there are two of them until the unit's next letter.
                 if let Err(error) = self.delete_letter(old.sequence).await {
                     tracing::warn!(%error, "a dead letter that a newer one replaces stays");
@@ -246,9 +246,9 @@ mod tests {
         assert_eq!(original(7, Some(50), 3).filing(None), Filing::Store { count: 3 });
         // Delivered again after a crash, and an answer that did not come.
         check(original(7, Some(50), 4), Filing::Store { count: 4 });
-        check(original(7, Some(50), 3), Filing::Keep);
+        check(original(7, Some(50), 3), Filing::Retain);
         // The sweeper finds what a worker wrote.
-        check(original(7, None, 25), Filing::Keep);
+        check(original(7, None, 25), Filing::Retain);
         check(original(8, None, 25), Filing::Store { count: 5 });
         // The consumer, or the stream, was made anew; a replay.
         check(original(7, Some(60), 3), Filing::Store { count: 5 });

@@ -15,7 +15,7 @@ use crate::replay::ReplayOptions;
 /// How long one confirmation is waited for.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long settling is tried: longer than a cluster takes to elect a leader.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+const ACK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A marker handed to this worker, until it is settled.
 pub struct Delivery {
@@ -68,62 +68,62 @@ impl Delivery {
     }
 
     /// Done. Returns when the server has confirmed it.
-    pub async fn ack(&self) -> Result<(), SettleError> {
-        self.settle(Bytes::from_static(b"+ACK")).await
+    pub async fn ack(&self) -> Result<(), AckError> {
+        self.acknowledge(Bytes::from_static(b"+ACK")).await
     }
 
     /// To be delivered again after the delay. Always explicit: a plain nak comes back at once.
-    pub async fn nak(&self, delay: Duration) -> Result<(), SettleError> {
-        self.settle(format!("-NAK {{\"delay\":{}}}", delay.as_nanos()).into()).await
+    pub async fn nak(&self, delay: Duration) -> Result<(), AckError> {
+        self.acknowledge(format!("-NAK {{\"delay\":{}}}", delay.as_nanos()).into()).await
     }
 
     /// Never to be delivered again. Only after its dead letter is stored.
-    pub async fn term(&self, reason: &str) -> Result<(), SettleError> {
+    pub async fn term(&self, reason: &str) -> Result<(), AckError> {
         let reason: String = reason.chars().filter(|c| !c.is_control()).take(200).collect();
-        self.settle(format!("+TERM {reason}").into()).await
+        self.acknowledge(format!("+TERM {reason}").into()).await
     }
 
     /// Extends the lease by one ack_wait from now.
-    pub(crate) async fn extend(&self) -> Result<(), SettleError> {
+    pub(crate) async fn extend(&self) -> Result<(), AckError> {
         self.confirmed(Bytes::from_static(b"+WPI")).await
     }
 
-    async fn settle(&self, verb: Bytes) -> Result<(), SettleError> {
+    async fn acknowledge(&self, verb: Bytes) -> Result<(), AckError> {
         let tried = async {
             for attempt in 1.. {
                 match self.confirmed(verb.clone()).await {
                     Ok(()) => return Ok(()),
-                    Err(SettleError::Replaced) => return Err(SettleError::Replaced),
+                    Err(AckError::Replaced) => return Err(AckError::Replaced),
                     Err(error) => {
                         tracing::debug!(%error, attempt, subject = self.subject, "settling, trying again");
                         tokio::time::sleep(Backoff::RECONNECT.delay(attempt)).await;
                     }
                 }
             }
-            Err(SettleError::Unconfirmed("no attempt was made".into()))
+            Err(AckError::Unconfirmed("no attempt was made".into()))
         };
         let given_up = |_| {
-            let why = format!("the server did not confirm within {} s", SETTLE_TIMEOUT.as_secs());
-            Err(SettleError::Unconfirmed(why))
+            let why = format!("the server did not confirm within {} s", ACK_TIMEOUT.as_secs());
+            Err(AckError::Unconfirmed(why))
         };
-        tokio::time::timeout(SETTLE_TIMEOUT, tried).await.unwrap_or_else(given_up)
+        tokio::time::timeout(ACK_TIMEOUT, tried).await.unwrap_or_else(given_up)
     }
 
     /// Sends an acknowledgement and waits for the server's.
     ///
     /// async-nats' own `double_ack` takes any reply for a success, also "no responders" while a consumer has no leader;
     /// a confirmation is an empty reply, and `send_request` turns "no responders" into an error.
-    async fn confirmed(&self, verb: Bytes) -> Result<(), SettleError> {
+    async fn confirmed(&self, verb: Bytes) -> Result<(), AckError> {
         self.opened.is_same().await.map_err(|error| match error.kind {
-            BusErrorKind::Refused => SettleError::Replaced,
+            BusErrorKind::Refused => AckError::Replaced,
             BusErrorKind::Unavailable | BusErrorKind::Denied | BusErrorKind::Missing | BusErrorKind::Full => {
-                SettleError::Unconfirmed(error.to_string())
+                AckError::Unconfirmed(error.to_string())
             }
         })?;
         let request = Request::new().payload(verb).timeout(Some(CONFIRM_TIMEOUT));
         let sent = self.client.send_request(self.reply.clone(), request);
         // The library's timeout does not cover the handing over of the request, which waits where its queue is full.
-        let unconfirmed = |why: String| Err(SettleError::Unconfirmed(why));
+        let unconfirmed = |why: String| Err(AckError::Unconfirmed(why));
         match tokio::time::timeout(2 * CONFIRM_TIMEOUT, sent).await {
             Ok(Ok(reply)) if reply.payload.is_empty() => Ok(()),
             Ok(Ok(reply)) => unconfirmed(format!("unexpected reply of {} bytes", reply.payload.len())),
@@ -150,7 +150,7 @@ impl Delivery {
 
 /// Why a delivery was not settled.
 #[derive(Debug, thiserror::Error)]
-pub enum SettleError {
+pub enum AckError {
     /// It will be delivered again when its lease ends.
     #[error("acknowledgement not confirmed: {0}")]
     Unconfirmed(String),

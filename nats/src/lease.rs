@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::delivery::{Delivery, SettleError};
+use crate::delivery::{AckError, Delivery};
 
 /// Signs of progress of one unit: bytes fetched, rows written. Cheap to bump from anywhere.
 #[derive(Debug, Clone, Default)]
@@ -47,8 +47,9 @@ impl Lease {
     /// Starts extending. A task of its own does it, so that neither a blocking step nor a drain holds it up.
     pub(crate) fn hold(delivery: Arc<Delivery>, ack_wait: Duration, stall_timeout: Duration) -> Self {
         let (activity, lost, stop) = (Activity::default(), CancellationToken::new(), CancellationToken::new());
-        let keeper = Keeper { delivery, ack_wait, stall_timeout, activity: activity.clone(), lost: lost.clone() };
-        tokio::spawn(stop.clone().run_until_cancelled_owned(keeper.run()));
+        let extender =
+            LeaseExtender { delivery, ack_wait, stall_timeout, activity: activity.clone(), lost: lost.clone() };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(extender.run()));
         Self { activity, lost, _stop: stop.drop_guard() }
     }
 
@@ -58,7 +59,7 @@ impl Lease {
     }
 }
 
-struct Keeper {
+struct LeaseExtender {
     delivery: Arc<Delivery>,
     ack_wait: Duration,
     stall_timeout: Duration,
@@ -66,7 +67,7 @@ struct Keeper {
     lost: CancellationToken,
 }
 
-impl Keeper {
+impl LeaseExtender {
     async fn run(self) {
         // Three chances within one lease.
         let interval = self.ack_wait / 3;
@@ -92,7 +93,7 @@ impl Keeper {
             match self.delivery.extend().await {
                 Ok(()) => (extended_at, pause) = (Instant::now(), interval),
                 // Said above.
-                Err(SettleError::Replaced) => pause = Duration::ZERO,
+                Err(AckError::Replaced) => pause = Duration::ZERO,
                 Err(error) => {
                     tracing::debug!(%error, subject = self.delivery.subject, "extending the lease");
                     if extended_at.elapsed() > self.ack_wait {

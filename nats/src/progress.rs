@@ -14,7 +14,7 @@ use crate::topology::{LaneConsumer, lanes};
 pub struct DestinationProgress {
     /// Markers not delivered yet.
     pub pending: u64,
-    /// Markers delivered and not settled: in a worker's hands, parked for a retry, or with a worker that died.
+    /// Markers delivered and not acknowledged: with a worker, waiting for a retry, or with a worker that died.
     pub unsettled: u64,
     pub paused: bool,
     /// When the oldest marker that is not finished was stored.

@@ -176,8 +176,8 @@ impl Pull {
 
 /// How long the next message is waited for when the last one took so long. Only as long as that on a line that is fast: a
 /// server that is gone must be noticed.
-fn silence_after(took: Duration) -> Duration {
-    (ANSWER_MAX + 2 * took).min(SILENCE_MAX)
+fn silence_after(elapsed: Duration) -> Duration {
+    (ANSWER_MAX + 2 * elapsed).min(SILENCE_MAX)
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub(crate) fn publish_error(stream: &str, doing: String, error: &PublishError) -
                     let why = format!("stream {stream} takes no more ({why}): {}", relief_of(stream));
                     BusError::plain(BusErrorKind::Full, doing, why)
                 }
-                Some((_, Refusal::NoRoom)) => {
+                Some((_, Refusal::Full)) => {
                     let why = format!(
                         "the server or the account has no room ({why}): give JetStream and the account more \
                          (max_file_store, the account's limits), or make room on the disk"
@@ -66,7 +66,7 @@ enum Refusal {
     /// The stream has as much as its limit allows.
     StreamFull,
     /// The account, or the server, has as much as it may.
-    NoRoom,
+    Full,
     /// It may do so the next time: no leader, too many requests, a disk that does not write.
     Temporary,
     Final,
@@ -82,7 +82,7 @@ impl Refusal {
             ErrorCode::STORAGE_RESOURCES_EXCEEDED
             | ErrorCode::MEMORY_RESOURCES_EXCEEDED
             | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
-            | ErrorCode::INSUFFICIENT_RESOURCES => Self::NoRoom,
+            | ErrorCode::INSUFFICIENT_RESOURCES => Self::Full,
             // The server gives them 503, and they stay as they are until somebody changes its configuration.
             ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => Self::Final,
             _ if matches!(status, 429 | 503) => Self::Temporary,

@@ -130,7 +130,7 @@ impl Bus {
     }
 
     /// Whether a replay is settled at the destination, whatever else waits there.
-    pub async fn replay_is_settled(&self, destination: &str, sequence: u64) -> Result<bool, BusError> {
+    pub async fn replay_is_done(&self, destination: &str, sequence: u64) -> Result<bool, BusError> {
         let consumer = self.durable(&replay_lane(destination)).await?;
         let info = consumer.cached_info();
         if info.ack_floor.stream_sequence >= sequence || info.num_pending == 0 && info.num_ack_pending == 0 {

@@ -78,8 +78,8 @@ impl Sweeper {
         let Some(message) = pull.next().await? else { return Ok(None) };
         let delivery = Delivery::new(message, &self.consumer, &self.bus)?;
         let swept = self.sweep(&delivery, class, explain).await;
-        let settled = if swept.is_ok() { delivery.ack().await } else { delivery.nak(RETRY).await };
-        if let Err(error) = settled {
+        let ended = if swept.is_ok() { delivery.ack().await } else { delivery.nak(RETRY).await };
+        if let Err(error) = ended {
             tracing::debug!(%error, "the advisory will come again, and its letter is there already");
         }
         swept.map(Some)

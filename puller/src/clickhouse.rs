@@ -2,12 +2,12 @@
 
 pub(crate) mod account;
 pub(crate) mod attempts;
+pub(crate) mod audit_log;
 pub(crate) mod batch;
 pub(crate) mod client;
 pub(crate) mod exception;
 pub(crate) mod gaps;
 pub(crate) mod insert;
-pub(crate) mod journal;
 pub(crate) mod ledger;
 pub(crate) mod lost_stream;
 pub mod native;

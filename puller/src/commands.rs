@@ -68,7 +68,7 @@ pub enum Command {
     /// Run the worker service until SIGTERM
     ///
     /// Start as many as you like, on as many machines as you like: they share the work. The first SIGTERM finishes what
-    /// is in hand within puller.shutdown_grace, a second one stops at once.
+    /// is in flight within puller.shutdown_grace, a second one stops at once.
     #[command(after_help = "Examples:\n  puller run --config /etc/marketferry/config.yaml\n  \
                             puller run --bwlimit '08:00,512K 19:00,off'")]
     Run(Run),

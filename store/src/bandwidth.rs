@@ -18,7 +18,7 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// is 2.5 %.
 const SAVED: Duration = Duration::from_millis(250);
 /// How often the timetable is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_secs(1);
 
 /// The limit of a process, shared by cloning.
 #[derive(Clone)]
@@ -39,12 +39,12 @@ struct Bucket {
     filled: Instant,
     /// Bytes a second; `None`: no limit.
     rate: Option<f64>,
-    looked: Option<Instant>,
+    checked_at: Option<Instant>,
 }
 
 impl Bandwidth {
     pub fn new(limit: BwLimit) -> Self {
-        let bucket = || Mutex::new(Bucket { tokens: 0.0, filled: Instant::now(), rate: None, looked: None });
+        let bucket = || Mutex::new(Bucket { tokens: 0.0, filled: Instant::now(), rate: None, checked_at: None });
         Self { shared: Arc::new(Shared { limit, up: bucket(), down: bucket(), grants: AtomicU64::new(0) }) }
     }
 
@@ -64,16 +64,16 @@ impl Bandwidth {
     }
 
     /// Waits until some of these bytes may go, and says how many: at least one, unless none are wanted.
-    pub async fn take(&self, direction: Direction, wanted: usize) -> usize {
-        let granted = self.wait_for(direction, wanted).await;
+    pub async fn acquire(&self, direction: Direction, requested: usize) -> usize {
+        let granted = self.wait_for(direction, requested).await;
         self.shared.grants.fetch_add(1, Ordering::Relaxed);
         granted
     }
 
     // No time-out: a limit of a byte a second is to be waited for, and whoever holds the lock waits for nothing else.
-    async fn wait_for(&self, direction: Direction, wanted: usize) -> usize {
-        if self.shared.limit.is_off() || wanted == 0 {
-            return wanted;
+    async fn wait_for(&self, direction: Direction, requested: usize) -> usize {
+        if self.shared.limit.is_off() || requested == 0 {
+            return requested;
         }
         let mut bucket = match direction {
             Direction::Up => self.shared.up.lock().await,
@@ -81,29 +81,29 @@ impl Bandwidth {
         };
         loop {
             let now = Instant::now();
-            bucket.look(&self.shared.limit, direction, now);
-            let Some(rate) = bucket.rate else { return wanted };
+            bucket.refresh(&self.shared.limit, direction, now);
+            let Some(rate) = bucket.rate else { return requested };
             bucket.fill(rate, now);
             // A piece is never more than what can be saved up.
-            let piece = wanted.min(PIECE_BYTES).min((rate * SAVED.as_secs_f64()).max(1.0) as usize);
+            let piece = requested.min(PIECE_BYTES).min((rate * SAVED.as_secs_f64()).max(1.0) as usize);
             let lacking = piece as f64 - bucket.tokens;
             if lacking <= 0.0 {
                 bucket.tokens -= piece as f64;
                 return piece;
             }
-            tokio::time::sleep(Duration::from_secs_f64(lacking / rate).min(LOOK)).await;
+            tokio::time::sleep(Duration::from_secs_f64(lacking / rate).min(POLL)).await;
         }
     }
 }
 
 impl Bucket {
-    fn look(&mut self, limit: &BwLimit, direction: Direction, now: Instant) {
-        if self.looked.is_some_and(|looked| now.duration_since(looked) < LOOK) {
+    fn refresh(&mut self, limit: &BwLimit, direction: Direction, now: Instant) {
+        if self.checked_at.is_some_and(|checked_at| now.duration_since(checked_at) < POLL) {
             return;
         }
         let local = common::clock::now().to_zoned(TimeZone::system()).datetime();
         self.rate = limit.at(local, direction).map(|bytes| bytes.get() as f64);
-        self.looked = Some(now);
+        self.checked_at = Some(now);
     }
 
     fn fill(&mut self, rate: f64, now: Instant) {
@@ -123,7 +123,7 @@ mod tests {
 
     async fn spend(bandwidth: &Bandwidth, direction: Direction, mut bytes: usize) {
         while bytes > 0 {
-            bytes -= bandwidth.take(direction, bytes).await;
+            bytes -= bandwidth.acquire(direction, bytes).await;
         }
     }
 
@@ -151,8 +151,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_limit_waits_for_nothing() {
         let begun = Instant::now();
-        assert_eq!(bandwidth("off").take(Direction::Up, 1 << 30).await, 1 << 30);
-        assert_eq!(bandwidth("off:1K").take(Direction::Up, 1 << 30).await, 1 << 30);
+        assert_eq!(bandwidth("off").acquire(Direction::Up, 1 << 30).await, 1 << 30);
+        assert_eq!(bandwidth("off:1K").acquire(Direction::Up, 1 << 30).await, 1 << 30);
         assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 

@@ -118,14 +118,14 @@ async fn check_folder(report: &mut Report, storage: &Storage, path: &Path, end: 
         return report.bad(NAME, "storage.fs.path is not set", NOT_SET);
     }
     let store = ObjectStore::new(storage, end);
-    let looked = async {
+    let outcome = async {
         store.probe(&storage.prefix.to_string()).await?;
         if end == End::Uploader {
             store.probe_writing().await?;
         }
         store.list(&storage.prefix.manifests(), None).await
     };
-    match looked.await {
+    match outcome.await {
         Ok(page) => {
             let may = if end == End::Uploader { "read and written" } else { "read" };
             // A mount point without its mount is an empty folder.

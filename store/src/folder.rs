@@ -59,8 +59,8 @@ impl Folder {
     pub(crate) async fn head(&self, key: &str) -> Result<Option<Stored>, StoreError> {
         let path = key.to_owned();
         let pace = self.pace(Direction::Down);
-        let looked = move |root: Dir| Ok(stored(pace.of(open_file(&root, &path)?))?);
-        absent_is_none(self.run("HEAD", key, looked).await)
+        let found = move |root: Dir| Ok(stored(pace.of(open_file(&root, &path)?))?);
+        absent_is_none(self.run("HEAD", key, found).await)
     }
 
     pub(crate) async fn exists(&self, key: &str) -> Result<bool, StoreError> {
@@ -141,15 +141,15 @@ impl Folder {
 
     /// One page of the keys below a prefix, in their order. Links are passed over.
     pub(crate) async fn list(&self, prefix: &str, after: Option<String>) -> Result<Page, StoreError> {
-        let wanted = prefix.to_owned();
-        let listed = move |root: Dir| Ok(listing::page(&root, &wanted, after.as_deref().unwrap_or_default())?);
+        let requested = prefix.to_owned();
+        let listed = move |root: Dir| Ok(listing::page(&root, &requested, after.as_deref().unwrap_or_default())?);
         self.blocking("LIST", prefix, listed).await
     }
 
     /// Looks whether the folder is there and can be read.
     pub(crate) async fn probe(&self, prefix: &str) -> Result<(), StoreError> {
-        let looked = self.blocking("LIST", prefix, |root| Ok(root.read_dir(".")?.next().transpose().map(drop)?));
-        answered(self.store, "LIST", prefix, looked).await
+        let found = self.blocking("LIST", prefix, |root| Ok(root.read_dir(".")?.next().transpose().map(drop)?));
+        answered(self.store, "LIST", prefix, found).await
     }
 
     /// A real write: mode bits do not tell of a read-only mount or of another user's folder.
@@ -339,7 +339,7 @@ impl Pace {
     /// Waits until all of these bytes may go.
     fn wait(&self, mut bytes: usize) {
         while bytes > 0 {
-            bytes -= self.runtime.block_on(self.bandwidth.take(self.direction, bytes));
+            bytes -= self.runtime.block_on(self.bandwidth.acquire(self.direction, bytes));
         }
     }
 }

@@ -299,7 +299,7 @@ impl Download {
             }
         }
         // What is not handed on is not read on either, so the sender slows down too.
-        let granted = self.bandwidth.take(Direction::Down, self.arrived.len()).await;
+        let granted = self.bandwidth.acquire(Direction::Down, self.arrived.len()).await;
         Ok(Some(self.arrived.split_to(granted)))
     }
 }

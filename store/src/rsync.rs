@@ -79,7 +79,7 @@ impl Rsync {
             seen: part.bytes(),
             running: None,
             part,
-            share: Some(self.shared.shares.take().await),
+            share: Some(self.shared.shares.acquire().await),
             slot: Some(slot),
             file: None,
         };
@@ -91,13 +91,13 @@ impl Rsync {
     /// Looks whether the remote folder is there.
     pub(crate) async fn probe(&self) -> Result<(), StoreError> {
         let _slot = self.process().await;
-        self.look().await
+        self.inspect().await
     }
 
-    async fn look(&self) -> Result<(), StoreError> {
+    async fn inspect(&self) -> Result<(), StoreError> {
         let shown = &self.shared.settings.path;
         let error = |kind, message: String| StoreError::new(STORE, kind, "LIST", shown, message);
-        let mut running = self.shared.remote.look().map_err(|fault| fault.into_error(STORE, "LIST", shown))?;
+        let mut running = self.shared.remote.inspect().map_err(|fault| fault.into_error(STORE, "LIST", shown))?;
         match tokio::time::timeout(SILENCE_MAX, running.ended()).await {
             Ok(Ok(Ended { said })) if said.starts_with('d') => Ok(()),
             Ok(Ok(_)) => Err(error(StoreErrorKind::NoSuchBucket, "it is no folder".into())),
@@ -193,7 +193,7 @@ impl RsyncDownload {
         let error = |kind, message: String| StoreError::new(STORE, kind, "GET", &self.key, message);
         match ended {
             Ok(Ended { said }) if said.lines().any(|line| line.trim().parse::<u64>().is_ok()) => {
-                let file = self.part.take().map_err(|error| Fault::from(error).into_error(STORE, "GET", &self.key))?;
+                let file = self.part.open().map_err(|error| Fault::from(error).into_error(STORE, "GET", &self.key))?;
                 self.file = Some(FileDownload::new(STORE, &self.key, file));
                 Ok(())
             }
@@ -209,7 +209,7 @@ impl RsyncDownload {
             Err((StoreErrorKind::NotFound, message)) => {
                 self.part.discard();
                 // A disk that is not mounted over there is not an archive that is missing.
-                self.store.look().await?;
+                self.store.inspect().await?;
                 Err(error(StoreErrorKind::NotFound, message))
             }
             Err((kind, message)) => Err(error(kind, message)),

@@ -344,8 +344,8 @@ async fn listings_are_in_order_and_in_pages(uploader: &ObjectStore) {
                 break;
             }
         }
-        let wanted: Vec<&String> = expected.iter().filter(|key| key.starts_with(&prefix)).collect();
-        assert_eq!(keys.iter().collect::<Vec<_>>(), wanted);
+        let expected: Vec<&String> = expected.iter().filter(|key| key.starts_with(&prefix)).collect();
+        assert_eq!(keys.iter().collect::<Vec<_>>(), expected);
         assert_eq!((keys.len(), pages > 1), (count, count > 1_000), "{prefix}");
     }
 }

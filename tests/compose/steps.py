@@ -240,7 +240,7 @@ def counted(world):
 
 
 def idle(status):
-    return all(f'"{key}": 0' in status for key in ("pending", "in_hand", "parked"))
+    return all(f'"{key}": 0' in status for key in ("pending", "in_flight", "retries_scheduled"))
 
 
 def down_and_up_repeats_nothing(world):

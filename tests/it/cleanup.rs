@@ -92,7 +92,7 @@ fn a_killed_cleanup_is_finished_by_the_next() -> Result<()> {
     project.uploader(&["upload"])?.expect_code(0)?;
     let markers = hand.markers()?;
     let args = ["upload", "--cleanup"];
-    let died = project.start("uploader", &args, &[("FERRY_FAILPOINT", "uploader.archive_aside")])?.wait(SOON)?;
+    let died = project.start("uploader", &args, &[("FERRY_FAILPOINT", "uploader.archive_staged")])?.wait(SOON)?;
     assert_eq!(died.code, None, "{}", died.stderr);
     let left = files(project.data_dir())?;
     assert!(left.iter().any(|file| file.to_string_lossy().ends_with(".zip.leaving")), "{left:?}");

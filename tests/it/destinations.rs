@@ -108,11 +108,11 @@ fn a_new_destination_loads_its_initial_days() -> Result<()> {
     // What it does not want is not missing, and `verify --fix` does not load it.
     let verify = project.puller(&["verify", "--fix", "--destination", "second", "--json"])?.expect_code(0)?.json()?;
     let archives = &verify["destinations"][0]["archives"];
-    assert_eq!((&archives["not_wanted"], &archives["not_loaded"]), (&json!(1), &json!(0)), "{verify}");
+    assert_eq!((&archives["too_old"], &archives["not_loaded"]), (&json!(1), &json!(0)), "{verify}");
     assert_eq!(verify["destinations"][0]["replays_sent"], 0, "{verify}");
     let explain =
         project.puller(&["explain", "binance/spot/klines/1h/2019-01-01", "--json"])?.expect_code(0)?.json()?;
-    assert_eq!(explain["destinations"][1]["state"], "not_wanted", "{explain}");
+    assert_eq!(explain["destinations"][1]["state"], "too_old", "{explain}");
     // What is announced from now on comes whatever its period, and the rest when it is asked for.
     upload(&project, ["2018-01-01"].map(btc))?;
     project.puller(&["pull"])?.expect_code(0)?;

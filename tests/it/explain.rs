@@ -71,7 +71,7 @@ fn explain_names_the_state_of_a_unit() -> Result<()> {
     project.puller(&["pull"])?.expect_code(1)?;
     let dead = explain(4, "dead", "puller dead show 1")?;
     assert_eq!(dead["destinations"][0]["attempts"].as_array().map(Vec::len), Some(3), "{dead}");
-    assert_eq!(dead["destinations"][0]["messages"][0]["standing"], "settled", "{dead}");
+    assert_eq!(dead["destinations"][0]["messages"][0]["standing"], "acknowledged", "{dead}");
     project.puller(&["dead", "discard", "1", "--reason", "to see what is said"])?.expect_code(0)?;
     explain(4, "not_loaded", "nobody is going to load the rest")?;
 

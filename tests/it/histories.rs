@@ -184,7 +184,7 @@ impl<'p> Workers<'p> {
             let status = self.project.puller(&["status", "--json"])?;
             let status = status.json()?;
             let counts = |name: &str| sum_of(&status, name);
-            if counts("pending") + counts("in_hand") + counts("parked") == 0 {
+            if counts("pending") + counts("in_flight") + counts("retries_scheduled") == 0 {
                 return Ok(());
             }
             if started.elapsed() > PATIENCE {

@@ -25,7 +25,7 @@ fn put(data_dir: &Path, path: &str, spec: &ArchiveSpec) -> Result<()> {
 }
 
 fn ignored_files(report: &Value) -> Vec<(u64, &str, Option<&str>)> {
-    let strays = report["not_taken"].as_array().into_iter().flatten();
+    let strays = report["ignored"].as_array().into_iter().flatten();
     strays
         .map(|strays| {
             let text = |key: &str| strays[key].as_str();
@@ -186,7 +186,7 @@ fn every_kind_of_skipped_file_is_listed_with_its_right_path() -> Result<()> {
     let report = project.uploader(&["upload", "--json"])?.expect_code(1)?.json()?;
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let mut found: BTreeMap<&str, BTreeMap<String, Option<String>>> = BTreeMap::new();
-    for strays in report["not_taken"].as_array().into_iter().flatten() {
+    for strays in report["ignored"].as_array().into_iter().flatten() {
         let files: BTreeMap<_, _> = strays["files"]
             .as_array()
             .into_iter()

@@ -50,7 +50,7 @@ fn a_worker_dying_between_any_two_steps_loads_every_row_once() -> Result<()> {
         "puller.read_back",
         "puller.archives_recorded",
         "puller.attempt_recorded",
-        "puller.settled",
+        "puller.ended",
     ];
     let mut units = 0;
     for point in points {
@@ -144,7 +144,7 @@ fn a_worker_drains_at_the_first_sigterm_and_stops_at_the_second() -> Result<()> 
     bucket.set(Fault::Hang);
     let in_flight = || -> Result<bool> {
         let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-        Ok(status["destinations"][0]["in_hand"] == 1)
+        Ok(status["destinations"][0]["in_flight"] == 1)
     };
 
     // It cannot finish, so it hands the unit back: the next worker has it long before a lease would have ended.
@@ -152,7 +152,10 @@ fn a_worker_drains_at_the_first_sigterm_and_stops_at_the_second() -> Result<()> 
     project.wait_until("a unit in flight", SOON, in_flight)?;
     worker.drain(SOON)?;
     let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-    assert!(status["destinations"][0]["pending"] == 1 || status["destinations"][0]["parked"] == 1, "{status}");
+    assert!(
+        status["destinations"][0]["pending"] == 1 || status["destinations"][0]["retries_scheduled"] == 1,
+        "{status}"
+    );
 
     let mut worker = project.spawn_puller(&["run"])?;
     project.wait_until("a unit in flight", SOON, in_flight)?;

@@ -185,7 +185,7 @@ pub(crate) fn status(project: &Project, destination: &str) -> Result<Value> {
 /// Whether nothing is pending, in flight or scheduled for a retry at the first destination.
 pub(crate) fn is_drained(project: &Project) -> Result<bool> {
     let status = project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
-    Ok(["pending", "in_hand", "parked"].iter().all(|key| status["destinations"][0][key] == 0))
+    Ok(["pending", "in_flight", "retries_scheduled"].iter().all(|key| status["destinations"][0][key] == 0))
 }
 
 /// What `puller dead ls --json` lists.

@@ -97,8 +97,8 @@ fn control_characters_from_outside_are_escaped() -> Result<()> {
         &json!({
             "worker": format!("host{EVIL}"),
             "started_at": "2026-01-01T00:00:00Z",
-            "in_hand": [format!("binance/um/klines/1h/{EVIL}"), UNIT],
-            "parked": 0,
+            "in_flight": [format!("binance/um/klines/1h/{EVIL}"), UNIT],
+            "retries_scheduled": 0,
             "waiting_for": format!("a server{EVIL}"),
         }),
     )?;

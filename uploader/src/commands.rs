@@ -226,7 +226,7 @@ async fn carry_out(
             let data_dir = config.local.data_dir.clone().unwrap_or_default();
             let mut site = Site::new(config, data_dir, metrics, progress, shutdown);
             site.accepted = args.accepted();
-            site.queue.only_looks = args.dry_run;
+            site.queue.read_only = args.dry_run;
             let report = adopt::run(&site, config, args).await;
             site.queue.close().await;
             Ok(report.into_reply(args.list.all))

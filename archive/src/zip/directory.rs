@@ -74,8 +74,8 @@ pub(crate) fn only_member<S: Source + ?Sized>(zip: &S, member_name: &str) -> Res
 
     let outside = || ArchiveFault::Damaged("the member lies outside the file");
     // Members end where the directory starts.
-    let room = directory_at.start.checked_sub(central.offset).ok_or_else(outside)?;
-    let head = zip.range(central.offset, room.min(LOCAL_BYTES_MAX as u64) as usize)?;
+    let space = directory_at.start.checked_sub(central.offset).ok_or_else(outside)?;
+    let head = zip.range(central.offset, space.min(LOCAL_BYTES_MAX as u64) as usize)?;
     let mut fields = Fields(&head);
     let local = Header::local(&mut fields)?;
     check_same(&central, &local)?;
@@ -149,14 +149,14 @@ struct Header<'a> {
 
 impl<'a> Header<'a> {
     fn central(fields: &mut Fields<'a>) -> Result<Self, ArchiveFault> {
-        if fields.take()? != CENTRAL_SIGNATURE {
+        if fields.read()? != CENTRAL_SIGNATURE {
             return Err(ArchiveFault::Damaged("no entry where the directory starts"));
         }
         let _version_made_by = fields.u16()?;
         let common = Common::read(fields)?;
         let comment_bytes = fields.u16()?;
         let disk = fields.u16()?;
-        let _attributes: [u8; 6] = fields.take()?;
+        let _attributes: [u8; 6] = fields.read()?;
         let offset = fields.u32()?;
         let (name, extra) = (fields.slice(common.name_bytes)?, fields.slice(common.extra_bytes)?);
         fields.slice(comment_bytes)?;
@@ -167,7 +167,7 @@ impl<'a> Header<'a> {
     }
 
     fn local(fields: &mut Fields<'a>) -> Result<Self, ArchiveFault> {
-        if fields.take()? != LOCAL_SIGNATURE {
+        if fields.read()? != LOCAL_SIGNATURE {
             return Err(ArchiveFault::Damaged("no local header where the directory says"));
         }
         let common = Common::read(fields)?;
@@ -277,7 +277,7 @@ fn dos_time(date: u16, time: u16) -> Option<Timestamp> {
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], ArchiveFault> {
+    fn read<const N: usize>(&mut self) -> Result<[u8; N], ArchiveFault> {
         let (field, rest) = self.0.split_first_chunk().ok_or(ArchiveFault::Damaged("a header is cut short"))?;
         self.0 = rest;
         Ok(*field)
@@ -291,14 +291,14 @@ impl<'a> Fields<'a> {
     }
 
     fn u16(&mut self) -> Result<u16, ArchiveFault> {
-        self.take().map(u16::from_le_bytes)
+        self.read().map(u16::from_le_bytes)
     }
 
     fn u32(&mut self) -> Result<u32, ArchiveFault> {
-        self.take().map(u32::from_le_bytes)
+        self.read().map(u32::from_le_bytes)
     }
 
     fn u64(&mut self) -> Result<u64, ArchiveFault> {
-        self.take().map(u64::from_le_bytes)
+        self.read().map(u64::from_le_bytes)
     }
 }

@@ -82,15 +82,15 @@ impl<'a, S: Source + ?Sized> Archive<'a, S> {
             return sink(&csv);
         }
         let mut sunk = Ok(());
-        let kept = |chunk: &[u8]| {
+        let buffered = |chunk: &[u8]| {
             if sunk.is_ok() {
                 sunk = sink(chunk);
             }
         };
         if method == STORED {
-            self.copy_in_chunks(kept)?;
+            self.copy_in_chunks(buffered)?;
         } else {
-            self.inflate_in_chunks(kept)?;
+            self.inflate_in_chunks(buffered)?;
         }
         sunk
     }

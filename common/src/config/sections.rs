@@ -33,7 +33,7 @@ pub enum When {
 pub struct Publish {
     pub when: When,
     /// With `download.symbols: all`: how long no archive of a unit may have come before it counts as complete.
-    pub settle: Duration,
+    pub quiet_period: Duration,
     /// With symbols listed: how long those that do not come are waited for.
     pub grace: Duration,
     /// Units whose period ended longer ago go to the backfill subject.
@@ -110,7 +110,7 @@ pub enum Compression {
 pub struct Puller {
     /// Names of the destinations this process serves; empty: all.
     pub destinations: Vec<String>,
-    /// Units in hand at once, per destination.
+    /// Units in flight at once, per destination.
     pub slots: usize,
     /// Bytes that archives and decoded rows may take together.
     pub memory: u64,
@@ -129,7 +129,7 @@ pub struct Group {
     pub rows: u64,
     /// Bytes of one insert at most, as they are sent.
     pub bytes: u64,
-    /// How long a unit waits at most for others that are in hand.
+    /// How long a unit waits at most for others that are in flight.
     pub linger: Duration,
 }
 

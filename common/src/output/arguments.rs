@@ -41,7 +41,7 @@ pub fn parse<C: Parser>() -> Result<(C, String), ExitCode> {
             Err(ExitCode::from(after_printing(error.print(), crate::output::exit::DONE, &command)))
         }
         Err(error) => {
-            let output = Output { command, json: wants_json(&args) };
+            let output = Output { command, json: is_json(&args) };
             let text = error.render().to_string();
             Err(ExitCode::from(output.finish(Err(Failure::usage(text.trim_end().trim_start_matches("error: "))))))
         }
@@ -61,6 +61,6 @@ pub fn command_name(command: &clap::Command, args: &[OsString]) -> String {
 }
 
 /// Whether a command line that may be wrong asks for JSON.
-pub fn wants_json(args: &[OsString]) -> bool {
+pub fn is_json(args: &[OsString]) -> bool {
     args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json")
 }

@@ -123,7 +123,7 @@ impl Failure {
         let binary = command.split(' ').next().unwrap_or(command);
         let text = printable_lines(&format!("{binary}: {self}"));
         // Nothing is left to tell it to when stderr is closed.
-        let _told = writeln!(io::stderr(), "{}", fit_stderr(&text));
+        let _written = writeln!(io::stderr(), "{}", fit_stderr(&text));
     }
 }
 

@@ -72,7 +72,7 @@ impl Finding {
     }
 
     #[must_use]
-    pub fn since(mut self, since: impl Into<Option<Timestamp>>) -> Self {
+    pub fn in_state_since(mut self, since: impl Into<Option<Timestamp>>) -> Self {
         self.since = since.into();
         self
     }

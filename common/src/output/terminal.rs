@@ -51,13 +51,13 @@ pub fn wrap(text: &str, indent: usize) -> Vec<String> {
     wrap_to(text, width().saturating_sub(indent).max(20))
 }
 
-pub(super) fn wrap_to(text: &str, room: usize) -> Vec<String> {
+pub(super) fn wrap_to(text: &str, available: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for line in text.lines() {
         let mut current = String::new();
         for word in line.split(' ') {
             if !current.is_empty()
-                && console::measure_text_width(&current) + 1 + console::measure_text_width(word) > room
+                && console::measure_text_width(&current) + 1 + console::measure_text_width(word) > available
             {
                 lines.push(std::mem::take(&mut current));
             }

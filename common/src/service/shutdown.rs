@@ -14,7 +14,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// How long the end of a process waits for threads that block.
 pub const LEAVE: Duration = Duration::from_secs(1);
 
-/// Ends when the token is cancelled and what was in hand then has had its time.
+/// Ends when the token is cancelled and what was in flight then has had its time.
 pub async fn overdue(token: CancellationToken) {
     token.cancelled().await;
     tokio::time::sleep(DRAIN).await;
@@ -37,7 +37,7 @@ pub fn on_signals() -> std::io::Result<CancellationToken> {
                 _ = interrupt.recv() => {}
             }
             if forced {
-                tracing::warn!("second signal, stopping at once; what is in hand will be delivered again");
+                tracing::warn!("second signal, stopping at once; what is in flight will be delivered again");
                 std::process::exit(FORCED);
             }
             // First: the line waits for whoever reads stderr.

@@ -28,9 +28,9 @@ impl Bus {
     /// Creates the streams that are not there. The same for the consumers that read what is announced, of which those that
     /// differ are changed back, where the server lets it.
     pub async fn create_streams(&self) -> Result<(), BusError> {
-        for want in streams(self.replicas, &self.limits) {
-            if self.stream(&want.name).await?.is_none() {
-                self.create_stream(&want).await?;
+        for expected in streams(self.replicas, &self.limits) {
+            if self.stream(&expected.name).await?.is_none() {
+                self.create_stream(&expected).await?;
             }
         }
         for reader in readers() {
@@ -44,18 +44,18 @@ impl Bus {
     /// No limit that somebody raised is lowered.
     pub async fn migrate_streams(&self) -> Result<Vec<QueueFault>, BusError> {
         let mut left = Vec::new();
-        for want in streams(self.replicas, &self.limits) {
-            let Some(stream) = self.stream(&want.name).await? else {
-                self.create_stream(&want).await?;
+        for expected in streams(self.replicas, &self.limits) {
+            let Some(stream) = self.stream(&expected.name).await? else {
+                self.create_stream(&expected).await?;
                 continue;
             };
             let is = &stream.cached_info().config;
-            let differences = stream_differences(is, &want);
+            let differences = stream_differences(is, &expected);
             if differences.iter().any(|difference| !difference.in_place) {
-                left.extend(QueueFault::of_stream(&want.name, &differences));
+                left.extend(QueueFault::of_stream(&expected.name, &differences));
             } else if !differences.is_empty() {
-                self.update_stream(is, &want).await?;
-                tracing::info!(stream = want.name, was = texts(&differences), "changed");
+                self.update_stream(is, &expected).await?;
+                tracing::info!(stream = expected.name, was = texts(&differences), "changed");
             }
         }
         for reader in readers() {
@@ -68,8 +68,8 @@ impl Bus {
     /// lets it.
     pub async fn create_consumers(&self, settings: &ConsumerSettings) -> Result<(), BusError> {
         let since = self.served_since(&settings.destination).await?;
-        for (stream, want) in consumers(settings) {
-            self.ensure_consumer(stream, with_served_since(want, since)).await?;
+        for (stream, expected) in consumers(settings) {
+            self.ensure_consumer(stream, with_served_since(expected, since)).await?;
         }
         Ok(())
     }
@@ -78,8 +78,8 @@ impl Bus {
     /// anew that cannot be changed: all is delivered again then, and skipped where it is loaded.
     pub async fn migrate_consumers(&self, settings: &ConsumerSettings) -> Result<(), BusError> {
         let since = self.served_since(&settings.destination).await?;
-        for (stream, want) in consumers(settings) {
-            self.migrate_consumer(stream, with_served_since(want, since)).await?;
+        for (stream, expected) in consumers(settings) {
+            self.migrate_consumer(stream, with_served_since(expected, since)).await?;
         }
         Ok(())
     }
@@ -111,50 +111,50 @@ impl Bus {
     /// One that would have to be made anew stays as it is: all is delivered again then, which is for a person to begin. So
     /// does `ack_wait`, unless a list of backoffs has taken its place: workers that run extend their leases by the one they
     /// found.
-    async fn ensure_consumer(&self, stream: &str, want: pull::Config) -> Result<(), BusError> {
-        let name = name_of(&want);
+    async fn ensure_consumer(&self, stream: &str, expected: pull::Config) -> Result<(), BusError> {
+        let name = name_of(&expected);
         let Some(is) = self.consumer_config(stream, &name).await? else {
-            return self.create_consumer(stream, want).await;
+            return self.create_consumer(stream, expected).await;
         };
-        let ack_wait = if is.backoff.is_empty() { is.ack_wait } else { want.ack_wait };
-        let want = pull::Config { ack_wait, ..want };
-        let differences = consumer_differences(&is, &want, self.replicas);
+        let ack_wait = if is.backoff.is_empty() { is.ack_wait } else { expected.ack_wait };
+        let expected = pull::Config { ack_wait, ..expected };
+        let differences = consumer_differences(&is, &expected, self.replicas);
         if differences.is_empty() || differences.iter().any(|difference| !difference.in_place) {
             return Ok(());
         }
         tracing::warn!(consumer = name, was = texts(&differences), "changed back");
-        self.create_consumer(stream, merged_consumer(&is, want)).await
+        self.create_consumer(stream, merged_consumer(&is, expected)).await
     }
 
-    async fn migrate_consumer(&self, stream: &str, want: pull::Config) -> Result<(), BusError> {
-        let name = name_of(&want);
+    async fn migrate_consumer(&self, stream: &str, expected: pull::Config) -> Result<(), BusError> {
+        let name = name_of(&expected);
         let Some(is) = self.consumer_config(stream, &name).await? else {
-            return self.create_consumer(stream, want).await;
+            return self.create_consumer(stream, expected).await;
         };
-        let differences = consumer_differences(&is, &want, self.replicas);
+        let differences = consumer_differences(&is, &expected, self.replicas);
         if differences.is_empty() {
             return Ok(());
         }
         let was = texts(&differences);
-        let want = if differences.iter().any(|difference| !difference.in_place) {
+        let expected = if differences.iter().any(|difference| !difference.in_place) {
             self.delete_durable(stream, &name).await?;
             tracing::warn!(
                 consumer = name,
                 was,
                 "made anew: everything is delivered again, and skipped where it is loaded"
             );
-            pull::Config { pause_until: is.pause_until, ..want }
+            pull::Config { pause_until: is.pause_until, ..expected }
         } else {
             tracing::info!(consumer = name, was, "changed");
-            merged_consumer(&is, want)
+            merged_consumer(&is, expected)
         };
-        self.create_consumer(stream, want).await
+        self.create_consumer(stream, expected).await
     }
 
     /// An upsert: two processes that start together both succeed.
-    async fn create_consumer(&self, stream: &str, want: pull::Config) -> Result<(), BusError> {
-        let doing = format!("consumer {} of stream {stream}", name_of(&want));
-        let created = self.context.create_consumer_on_stream(want, stream).await;
+    async fn create_consumer(&self, stream: &str, expected: pull::Config) -> Result<(), BusError> {
+        let doing = format!("consumer {} of stream {stream}", name_of(&expected));
+        let created = self.context.create_consumer_on_stream(expected, stream).await;
         created.map(drop).map_err(|error| {
             let kind = match error.kind() {
                 ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request => BusErrorKind::Unavailable,
@@ -174,18 +174,18 @@ impl Bus {
         }
     }
 
-    async fn create_stream(&self, want: &Config) -> Result<(), BusError> {
-        let error = match self.context.create_stream(want).await {
+    async fn create_stream(&self, expected: &Config) -> Result<(), BusError> {
+        let error = match self.context.create_stream(expected).await {
             Ok(_) => return Ok(()),
             Err(error) => error,
         };
-        let doing = format!("creating stream {}", want.name);
+        let doing = format!("creating stream {}", expected.name);
         match error.kind() {
             CreateStreamErrorKind::JetStream(refusal) => match refusal.error_code() {
                 // Another process, with other limits, was faster.
                 ErrorCode::STREAM_NAME_EXIST => Ok(()),
                 _ if is_temporary(&refusal) => Err(BusError::unavailable(doing, &refusal)),
-                code => Err(self.refused(want, doing, code, &refusal).await),
+                code => Err(self.refused(expected, doing, code, &refusal).await),
             },
             CreateStreamErrorKind::TimedOut | CreateStreamErrorKind::JetStreamUnavailable => {
                 Err(BusError::unavailable(doing, &error))
@@ -194,15 +194,15 @@ impl Bus {
         }
     }
 
-    async fn update_stream(&self, is: &Config, want: &Config) -> Result<(), BusError> {
-        let Err(error) = self.context.update_stream(merged(is, want)).await else { return Ok(()) };
-        let doing = format!("changing stream {}", want.name);
+    async fn update_stream(&self, is: &Config, expected: &Config) -> Result<(), BusError> {
+        let Err(error) = self.context.update_stream(merged(is, expected)).await else { return Ok(()) };
+        let doing = format!("changing stream {}", expected.name);
         match error.kind() {
             UpdateStreamErrorKind::JetStream(refusal) if is_temporary(&refusal) => {
                 Err(BusError::unavailable(doing, &refusal))
             }
             UpdateStreamErrorKind::JetStream(refusal) => {
-                Err(self.refused(want, doing, refusal.error_code(), &refusal).await)
+                Err(self.refused(expected, doing, refusal.error_code(), &refusal).await)
             }
             UpdateStreamErrorKind::TimedOut => Err(BusError::unavailable(doing, &error)),
             _ => Err(BusError::new(BusErrorKind::Refused, doing, &error)),
@@ -212,14 +212,14 @@ impl Bus {
     /// What the server's refusal of a stream means, and what to do about it.
     async fn refused(
         &self,
-        want: &Config,
+        expected: &Config,
         doing: String,
         code: ErrorCode,
         refusal: &async_nats::jetstream::Error,
     ) -> BusError {
-        let (key, bytes) = limit_of(&want.name, &self.limits);
+        let (key, bytes) = limit_of(&expected.name, &self.limits);
         let advice = match code {
-            ErrorCode::STREAM_SUBJECT_OVERLAP => match self.overlapping(want).await {
+            ErrorCode::STREAM_SUBJECT_OVERLAP => match self.overlapping(expected).await {
                 Some(other) => format!(
                     "stream {other} has some of its subjects: delete it, or change its subjects, or give marketferry an \
                      account of its own"
@@ -247,10 +247,10 @@ impl Bus {
     }
 
     /// A stream that is not ours and has one of these subjects.
-    async fn overlapping(&self, want: &Config) -> Option<String> {
-        for subject in &want.subjects {
+    async fn overlapping(&self, expected: &Config) -> Option<String> {
+        for subject in &expected.subjects {
             match self.context.stream_by_subject(subject).await {
-                Ok(name) if name != want.name => return Some(name),
+                Ok(name) if name != expected.name => return Some(name),
                 Ok(_) => {}
                 Err(error) => tracing::debug!(%error, subject, "looking for the stream that has it"),
             }
@@ -294,9 +294,9 @@ fn texts(differences: &[Difference]) -> String {
 }
 
 /// A durable of a new destination needs no note: its own creation says the same.
-fn with_served_since(want: pull::Config, since: Option<Timestamp>) -> pull::Config {
+fn with_served_since(expected: pull::Config, since: Option<Timestamp>) -> pull::Config {
     let metadata = since.map(|since| (SERVED_SINCE.to_owned(), since.to_string())).into_iter().collect();
-    pull::Config { metadata, ..want }
+    pull::Config { metadata, ..expected }
 }
 
 fn name_of(config: &pull::Config) -> String {

@@ -95,13 +95,13 @@ impl Bus {
     /// All that is not as this version and the configuration need it.
     pub async fn queue_faults(&self, settings: &[ConsumerSettings]) -> Result<Vec<QueueFault>, BusError> {
         let mut faults = Vec::new();
-        for want in streams(self.replicas, &self.limits) {
-            match self.stream(&want.name).await? {
+        for expected in streams(self.replicas, &self.limits) {
+            match self.stream(&expected.name).await? {
                 Some(stream) => {
-                    let differences = stream_differences(&stream.cached_info().config, &want);
-                    faults.extend(QueueFault::of_stream(&want.name, &differences));
+                    let differences = stream_differences(&stream.cached_info().config, &expected);
+                    faults.extend(QueueFault::of_stream(&expected.name, &differences));
                 }
-                None => faults.push(QueueFault::absent(format!("stream {}", want.name))),
+                None => faults.push(QueueFault::absent(format!("stream {}", expected.name))),
             }
         }
         let durables = settings
@@ -109,13 +109,13 @@ impl Bus {
             .flat_map(consumers)
             .chain(readers().map(|reader| (MARKERS, reader)))
             .chain([(ADVISORIES, sweeper())]);
-        for (stream, want) in durables {
-            let name = want.durable_name.clone().unwrap_or_else(|| SWEEPER.to_owned());
+        for (stream, expected) in durables {
+            let name = expected.durable_name.clone().unwrap_or_else(|| SWEEPER.to_owned());
             match self.consumer_config(stream, &name).await? {
                 Some(is) => faults.extend(QueueFault::of_consumer(
                     stream,
                     &name,
-                    &consumer_differences(&is, &want, self.replicas),
+                    &consumer_differences(&is, &expected, self.replicas),
                 )),
                 None => faults.push(QueueFault::absent(format!("consumer {name} of stream {stream}"))),
             }
@@ -133,13 +133,13 @@ impl Bus {
         for name in [MARKERS, REPLAYS, DEAD] {
             harmless.extend(self.check_stream(name).await?);
         }
-        for (stream, want) in consumers(settings) {
-            let name = want.durable_name.clone().unwrap_or_default();
+        for (stream, expected) in consumers(settings) {
+            let name = expected.durable_name.clone().unwrap_or_default();
             let Some(is) = self.consumer_config(stream, &name).await? else {
                 let doing = format!("consumer {name} of stream {stream}");
                 return Err(BusError::plain(BusErrorKind::Missing, doing, "it is not there"));
             };
-            let fault = QueueFault::of_consumer(stream, &name, &consumer_differences(&is, &want, self.replicas));
+            let fault = QueueFault::of_consumer(stream, &name, &consumer_differences(&is, &expected, self.replicas));
             harmless.extend(refuse(fault)?);
         }
         Ok(harmless)
@@ -157,8 +157,9 @@ impl Bus {
         let Some(stream) = self.stream(name).await? else {
             return Err(BusError::plain(BusErrorKind::Missing, format!("stream {name}"), "it is not there"));
         };
-        let want = streams(self.replicas, &self.limits).into_iter().find(|want| want.name == name);
-        let differences = want.map(|want| stream_differences(&stream.cached_info().config, &want)).unwrap_or_default();
+        let expected = streams(self.replicas, &self.limits).into_iter().find(|expected| expected.name == name);
+        let differences =
+            expected.map(|expected| stream_differences(&stream.cached_info().config, &expected)).unwrap_or_default();
         refuse(QueueFault::of_stream(name, &differences))
     }
 
@@ -181,7 +182,7 @@ impl Bus {
 
     /// What the streams set aside on each server, for people.
     pub fn storage_needed(&self) -> String {
-        let each = streams(self.replicas, &self.limits).map(|want| limit_of(&want.name, &self.limits).1);
+        let each = streams(self.replicas, &self.limits).map(|expected| limit_of(&expected.name, &self.limits).1);
         gibibytes(each.iter().sum())
     }
 }

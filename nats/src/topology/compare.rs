@@ -42,9 +42,16 @@ const MADE_ANEW: bool = false;
 struct Differences(Vec<Difference>);
 
 impl Differences {
-    fn same<T: PartialEq + Serialize>(&mut self, name: &str, is: &T, want: &T, effect: Effect, in_place: bool) {
-        if is != want {
-            self.add(name, &json(is), &json(want), effect, in_place);
+    fn expect_equal<T: PartialEq + Serialize>(
+        &mut self,
+        name: &str,
+        is: &T,
+        expected: &T,
+        effect: Effect,
+        in_place: bool,
+    ) {
+        if is != expected {
+            self.add(name, &json(is), &json(expected), effect, in_place);
         }
     }
 
@@ -55,22 +62,22 @@ impl Differences {
     }
 
     /// A limit as the server writes it, where 0 and -1 are no limit; a larger one is no difference.
-    fn at_least(&mut self, name: &str, is: i64, want: i64, effect: Effect, in_place: bool) {
+    fn at_least(&mut self, name: &str, is: i64, expected: i64, effect: Effect, in_place: bool) {
         let shown = |limit| if limit > 0 { format!("{limit}") } else { "unlimited".to_owned() };
-        if is != larger(is, want) {
-            self.add(name, &shown(is), &shown(want), effect, in_place);
+        if is != larger(is, expected) {
+            self.add(name, &shown(is), &shown(expected), effect, in_place);
         }
     }
 
-    fn lasts(&mut self, name: &str, is: Duration, want: Duration, effect: Effect) {
+    fn lasts(&mut self, name: &str, is: Duration, expected: Duration, effect: Effect) {
         let shown = |age: Duration| if age.is_zero() { "unlimited".to_owned() } else { format!("{age:?}") };
-        if is != longer(is, want) {
-            self.add(name, &shown(is), &shown(want), effect, CHANGED);
+        if is != longer(is, expected) {
+            self.add(name, &shown(is), &shown(expected), effect, CHANGED);
         }
     }
 
-    fn add(&mut self, name: &str, is: &str, want: &str, effect: Effect, in_place: bool) {
-        let text = format!("{name} is {is}, needed is {want}");
+    fn add(&mut self, name: &str, is: &str, expected: &str, effect: Effect, in_place: bool) {
+        let text = format!("{name} is {is}, needed is {expected}");
         self.0.push(Difference { text, breaks: matches!(effect, Breaks), in_place });
     }
 }
@@ -80,51 +87,63 @@ fn json(value: &impl Serialize) -> String {
 }
 
 /// The one that admits more.
-fn larger(is: i64, want: i64) -> i64 {
-    match (is > 0, want > 0) {
+fn larger(is: i64, expected: i64) -> i64 {
+    match (is > 0, expected > 0) {
         (false, _) => is,
         (true, false) => -1,
-        (true, true) => is.max(want),
+        (true, true) => is.max(expected),
     }
 }
 
-fn longer(is: Duration, want: Duration) -> Duration {
-    if is.is_zero() || want.is_zero() { Duration::ZERO } else { is.max(want) }
+fn longer(is: Duration, expected: Duration) -> Duration {
+    if is.is_zero() || expected.is_zero() { Duration::ZERO } else { is.max(expected) }
 }
 
-pub(super) fn stream_differences(is: &Config, want: &Config) -> Vec<Difference> {
+pub(super) fn stream_differences(is: &Config, expected: &Config) -> Vec<Difference> {
     let mut found = Differences::default();
     let sorted = |subjects: &[String]| {
         let mut subjects = subjects.to_vec();
         subjects.sort();
         subjects
     };
-    found.same("subjects", &sorted(&is.subjects), &sorted(&want.subjects), Breaks, CHANGED);
-    let to_or_from_work_queue = [is.retention, want.retention].contains(&RetentionPolicy::WorkQueue);
-    found.same("retention", &is.retention, &want.retention, Breaks, !to_or_from_work_queue);
-    found.same("storage", &is.storage, &want.storage, Breaks, MADE_ANEW);
-    found.same("discard", &is.discard, &want.discard, Breaks, CHANGED);
-    found.same("discard_new_per_subject", &is.discard_new_per_subject, &want.discard_new_per_subject, Breaks, CHANGED);
-    found.lasts("max_age", is.max_age, want.max_age, Breaks);
-    found.at_least("max_bytes", is.max_bytes, want.max_bytes, Slows, CHANGED);
-    found.at_least("max_msgs", is.max_messages, want.max_messages, Slows, CHANGED);
-    found.at_least("max_msgs_per_subject", is.max_messages_per_subject, want.max_messages_per_subject, Breaks, CHANGED);
-    let (size, needed) = (i64::from(is.max_message_size), i64::from(want.max_message_size));
+    found.expect_equal("subjects", &sorted(&is.subjects), &sorted(&expected.subjects), Breaks, CHANGED);
+    let to_or_from_work_queue = [is.retention, expected.retention].contains(&RetentionPolicy::WorkQueue);
+    found.expect_equal("retention", &is.retention, &expected.retention, Breaks, !to_or_from_work_queue);
+    found.expect_equal("storage", &is.storage, &expected.storage, Breaks, MADE_ANEW);
+    found.expect_equal("discard", &is.discard, &expected.discard, Breaks, CHANGED);
+    found.expect_equal(
+        "discard_new_per_subject",
+        &is.discard_new_per_subject,
+        &expected.discard_new_per_subject,
+        Breaks,
+        CHANGED,
+    );
+    found.lasts("max_age", is.max_age, expected.max_age, Breaks);
+    found.at_least("max_bytes", is.max_bytes, expected.max_bytes, Slows, CHANGED);
+    found.at_least("max_msgs", is.max_messages, expected.max_messages, Slows, CHANGED);
+    found.at_least(
+        "max_msgs_per_subject",
+        is.max_messages_per_subject,
+        expected.max_messages_per_subject,
+        Breaks,
+        CHANGED,
+    );
+    let (size, needed) = (i64::from(is.max_message_size), i64::from(expected.max_message_size));
     found.at_least("max_msg_size", size, needed, Slows, CHANGED);
-    found.at_least("max_consumers", is.max_consumers.into(), want.max_consumers.into(), Slows, MADE_ANEW);
-    if !want.duplicate_window.is_zero() {
-        found.lasts("duplicate_window", is.duplicate_window, want.duplicate_window, Slows);
+    found.at_least("max_consumers", is.max_consumers.into(), expected.max_consumers.into(), Slows, MADE_ANEW);
+    if !expected.duplicate_window.is_zero() {
+        found.lasts("duplicate_window", is.duplicate_window, expected.duplicate_window, Slows);
     }
-    found.same("num_replicas", &is.num_replicas, &want.num_replicas, Slows, CHANGED);
-    found.same("no_ack", &is.no_ack, &false, Breaks, CHANGED);
-    found.same("sealed", &is.sealed, &false, Breaks, MADE_ANEW);
-    if want.name == DEAD {
+    found.expect_equal("num_replicas", &is.num_replicas, &expected.num_replicas, Slows, CHANGED);
+    found.expect_equal("no_ack", &is.no_ack, &false, Breaks, CHANGED);
+    found.expect_equal("sealed", &is.sealed, &false, Breaks, MADE_ANEW);
+    if expected.name == DEAD {
         // Letters are replaced, retried and discarded.
-        found.same("deny_delete", &is.deny_delete, &false, Slows, MADE_ANEW);
+        found.expect_equal("deny_delete", &is.deny_delete, &false, Slows, MADE_ANEW);
     }
-    found.same("allow_direct", &is.allow_direct, &true, Breaks, CHANGED);
-    found.same("allow_rollup_hdrs", &is.allow_rollup, &false, Slows, CHANGED);
-    found.same("allow_msg_counter", &is.allow_message_counter, &false, Breaks, MADE_ANEW);
+    found.expect_equal("allow_direct", &is.allow_direct, &true, Breaks, CHANGED);
+    found.expect_equal("allow_rollup_hdrs", &is.allow_rollup, &false, Slows, CHANGED);
+    found.expect_equal("allow_msg_counter", &is.allow_message_counter, &false, Breaks, MADE_ANEW);
     let asynchronous = is.persist_mode.filter(|mode| *mode == PersistenceMode::Async);
     found.none("persist_mode async", asynchronous.as_ref(), Breaks, MADE_ANEW);
     found.none("mirror", is.mirror.as_ref(), Breaks, MADE_ANEW);
@@ -136,20 +155,20 @@ pub(super) fn stream_differences(is: &Config, want: &Config) -> Vec<Difference> 
 }
 
 /// The found configuration with ours laid over it: what an operator added or raised stays.
-pub(super) fn merged(is: &Config, want: &Config) -> Config {
-    let size = larger(is.max_message_size.into(), want.max_message_size.into());
+pub(super) fn merged(is: &Config, expected: &Config) -> Config {
+    let size = larger(is.max_message_size.into(), expected.max_message_size.into());
     Config {
-        subjects: want.subjects.clone(),
-        retention: want.retention,
-        discard: want.discard,
-        discard_new_per_subject: want.discard_new_per_subject,
-        max_age: longer(is.max_age, want.max_age),
-        max_bytes: larger(is.max_bytes, want.max_bytes),
-        max_messages: larger(is.max_messages, want.max_messages),
-        max_messages_per_subject: larger(is.max_messages_per_subject, want.max_messages_per_subject),
+        subjects: expected.subjects.clone(),
+        retention: expected.retention,
+        discard: expected.discard,
+        discard_new_per_subject: expected.discard_new_per_subject,
+        max_age: longer(is.max_age, expected.max_age),
+        max_bytes: larger(is.max_bytes, expected.max_bytes),
+        max_messages: larger(is.max_messages, expected.max_messages),
+        max_messages_per_subject: larger(is.max_messages_per_subject, expected.max_messages_per_subject),
         max_message_size: i32::try_from(size).unwrap_or(i32::MAX),
-        duplicate_window: is.duplicate_window.max(want.duplicate_window),
-        num_replicas: want.num_replicas,
+        duplicate_window: is.duplicate_window.max(expected.duplicate_window),
+        num_replicas: expected.num_replicas,
         no_ack: false,
         allow_direct: true,
         allow_rollup: false,
@@ -162,39 +181,41 @@ pub(super) fn merged(is: &Config, want: &Config) -> Config {
 }
 
 /// `replicas`: how many copies the stream should have, and with it the consumer.
-pub(super) fn consumer_differences(is: &consumer::Config, want: &pull::Config, replicas: usize) -> Vec<Difference> {
+pub(super) fn consumer_differences(is: &consumer::Config, expected: &pull::Config, replicas: usize) -> Vec<Difference> {
     let mut found = Differences::default();
     let policy = |policy: &DeliverPolicy| json(&serde_json::to_value(policy).unwrap_or_default()["deliver_policy"]);
-    if is.deliver_policy != want.deliver_policy {
-        let (is, want) = (policy(&is.deliver_policy), policy(&want.deliver_policy));
-        found.add("deliver_policy", &is, &want, Breaks, MADE_ANEW);
+    if is.deliver_policy != expected.deliver_policy {
+        let (is, expected) = (policy(&is.deliver_policy), policy(&expected.deliver_policy));
+        found.add("deliver_policy", &is, &expected, Breaks, MADE_ANEW);
     }
-    found.same("ack_policy", &is.ack_policy, &want.ack_policy, Breaks, MADE_ANEW);
-    found.same("replay_policy", &is.replay_policy, &want.replay_policy, Breaks, MADE_ANEW);
+    found.expect_equal("ack_policy", &is.ack_policy, &expected.ack_policy, Breaks, MADE_ANEW);
+    found.expect_equal("replay_policy", &is.replay_policy, &expected.replay_policy, Breaks, MADE_ANEW);
     found.none("deliver_subject", is.deliver_subject.as_ref(), Breaks, MADE_ANEW);
     let filters = |one: &str, many: &[String]| {
         let mut filters = if many.is_empty() { vec![one.to_owned()] } else { many.to_vec() };
         filters.sort();
         filters
     };
-    let (filtered, needed) =
-        (filters(&is.filter_subject, &is.filter_subjects), filters(&want.filter_subject, &want.filter_subjects));
+    let (filtered, needed) = (
+        filters(&is.filter_subject, &is.filter_subjects),
+        filters(&expected.filter_subject, &expected.filter_subjects),
+    );
     // The server would change them, but go on from where the consumer is: what the former filters passed over before would
     // never be delivered.
-    found.same("filter_subjects", &filtered, &needed, Breaks, MADE_ANEW);
+    found.expect_equal("filter_subjects", &filtered, &needed, Breaks, MADE_ANEW);
     // What runs out at the server is a dead letter all the same.
-    found.at_least("max_deliver", is.max_deliver, want.max_deliver, Slows, CHANGED);
-    found.same("headers_only", &is.headers_only, &want.headers_only, Breaks, CHANGED);
+    found.at_least("max_deliver", is.max_deliver, expected.max_deliver, Slows, CHANGED);
+    found.expect_equal("headers_only", &is.headers_only, &expected.headers_only, Breaks, CHANGED);
     if !is.backoff.is_empty() {
         // It would take the place of ack_wait, too.
         found.add("backoff", "set", "none", Breaks, CHANGED);
     }
-    if is.ack_wait != want.ack_wait && !want.ack_wait.is_zero() {
-        found.add("ack_wait", &format!("{:?}", is.ack_wait), &format!("{:?}", want.ack_wait), Slows, CHANGED);
+    if is.ack_wait != expected.ack_wait && !expected.ack_wait.is_zero() {
+        found.add("ack_wait", &format!("{:?}", is.ack_wait), &format!("{:?}", expected.ack_wait), Slows, CHANGED);
     }
     // 0 leaves it to the server.
-    if want.max_ack_pending != 0 {
-        found.at_least("max_ack_pending", is.max_ack_pending, want.max_ack_pending, Slows, CHANGED);
+    if expected.max_ack_pending != 0 {
+        found.at_least("max_ack_pending", is.max_ack_pending, expected.max_ack_pending, Slows, CHANGED);
     }
     // Each worker has a pull open; the server refuses those beyond this.
     found.at_least("max_waiting", is.max_waiting, PULLS_WAITING, Slows, MADE_ANEW);
@@ -206,21 +227,21 @@ pub(super) fn consumer_differences(is: &consumer::Config, want: &pull::Config, r
     found.at_least("max_batch", is.max_batch, 0, Slows, CHANGED);
     found.at_least("max_bytes", is.max_bytes, 0, Slows, CHANGED);
     found.lasts("max_expires", is.max_expires, Duration::ZERO, Slows);
-    found.same("mem_storage", &is.memory_storage, &false, Slows, MADE_ANEW);
+    found.expect_equal("mem_storage", &is.memory_storage, &false, Slows, MADE_ANEW);
     found.none("priority_groups", is.priority_groups.first(), Breaks, MADE_ANEW);
     found.0
 }
 
 /// The wanted configuration with what an operator raised, and the pause, which an update without it would take back.
-pub(super) fn merged_consumer(is: &consumer::Config, want: pull::Config) -> pull::Config {
-    let raised = |is, want| if want > 0 { larger(is, want) } else { want };
+pub(super) fn merged_consumer(is: &consumer::Config, expected: pull::Config) -> pull::Config {
+    let raised = |is, expected| if expected > 0 { larger(is, expected) } else { expected };
     pull::Config {
-        max_deliver: raised(is.max_deliver, want.max_deliver),
-        max_ack_pending: raised(is.max_ack_pending, want.max_ack_pending),
+        max_deliver: raised(is.max_deliver, expected.max_deliver),
+        max_ack_pending: raised(is.max_ack_pending, expected.max_ack_pending),
         pause_until: is.pause_until,
         // An update without it would take it away.
-        metadata: is.metadata.clone().into_iter().chain(want.metadata).collect(),
-        ..want
+        metadata: is.metadata.clone().into_iter().chain(expected.metadata).collect(),
+        ..expected
     }
 }
 
@@ -233,7 +254,7 @@ mod tests {
     use super::*;
     use crate::topology::definitions::{ConsumerSettings, consumers, streams};
 
-    fn wanted() -> Config {
+    fn expected_advisories() -> Config {
         streams(1, &StreamLimits { markers: 1000, replays: 1, dead: 1, advisories: 1, tasks: 1 })[0].clone()
     }
 
@@ -259,25 +280,29 @@ mod tests {
             ("num_replicas is 3, needed is 1", false, true, |c| c.num_replicas = 3),
         ];
         for (text, breaks, in_place, change) in changes {
-            let mut is = wanted();
+            let mut is = expected_advisories();
             change(&mut is);
-            let found = stream_differences(&is, &wanted());
+            let found = stream_differences(&is, &expected_advisories());
             assert_eq!(found, [Difference { text: text.to_owned(), breaks, in_place }]);
             if in_place {
-                assert_eq!(stream_differences(&merged(&is, &wanted()), &wanted()), [], "{text}");
+                assert_eq!(
+                    stream_differences(&merged(&is, &expected_advisories()), &expected_advisories()),
+                    [],
+                    "{text}"
+                );
             }
         }
     }
 
     #[test]
     fn what_an_operator_raised_or_added_is_no_difference_and_stays() {
-        let mut is = wanted();
+        let mut is = expected_advisories();
         (is.max_bytes, is.max_messages_per_subject, is.max_message_size) = (5000, -1, -1);
         (is.deny_purge, is.deny_delete, is.max_messages) = (true, true, -1);
         is.duplicate_window *= 2;
-        assert_eq!(stream_differences(&is, &wanted()), []);
+        assert_eq!(stream_differences(&is, &expected_advisories()), []);
         is.discard = DiscardPolicy::Old;
-        let updated = merged(&is, &wanted());
+        let updated = merged(&is, &expected_advisories());
         assert_eq!((updated.max_bytes, updated.max_messages_per_subject), (5000, -1));
         assert!(updated.deny_purge && updated.deny_delete);
         assert_eq!(updated.duplicate_window, is.duplicate_window);
@@ -286,16 +311,16 @@ mod tests {
     #[test]
     fn a_consumer_that_would_skip_markers_is_told_from_one_that_is_slow() {
         let settings = ConsumerSettings { destination: "primary".into(), ack_wait: Duration::from_secs(60) };
-        let [(_, want), ..] = consumers(&settings);
+        let [(_, expected), ..] = consumers(&settings);
         let as_found = || consumer::Config {
-            durable_name: want.durable_name.clone(),
-            filter_subject: want.filter_subjects[0].clone(),
-            ack_wait: want.ack_wait,
-            max_deliver: want.max_deliver,
-            max_ack_pending: want.max_ack_pending,
+            durable_name: expected.durable_name.clone(),
+            filter_subject: expected.filter_subjects[0].clone(),
+            ack_wait: expected.ack_wait,
+            max_deliver: expected.max_deliver,
+            max_ack_pending: expected.max_ack_pending,
             ..consumer::Config::default()
         };
-        assert_eq!(consumer_differences(&as_found(), &want, 3), []);
+        assert_eq!(consumer_differences(&as_found(), &expected, 3), []);
         type Change = fn(&mut consumer::Config);
         let changes: [(&str, bool, bool, Change); 11] = [
             ("deliver_policy is new, needed is all", true, false, |c| c.deliver_policy = DeliverPolicy::New),
@@ -315,10 +340,13 @@ mod tests {
         for (text, breaks, in_place, change) in changes {
             let mut is = as_found();
             change(&mut is);
-            assert_eq!(consumer_differences(&is, &want, 3), [Difference { text: text.to_owned(), breaks, in_place }]);
+            assert_eq!(
+                consumer_differences(&is, &expected, 3),
+                [Difference { text: text.to_owned(), breaks, in_place }]
+            );
             if in_place {
-                let merged = merged_consumer(&is, want.clone()).into_consumer_config();
-                assert_eq!(consumer_differences(&merged, &want, 3), [], "{text}");
+                let merged = merged_consumer(&is, expected.clone()).into_consumer_config();
+                assert_eq!(consumer_differences(&merged, &expected, 3), [], "{text}");
             }
         }
     }

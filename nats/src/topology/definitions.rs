@@ -71,8 +71,8 @@ pub(super) const SERVED_SINCE: &str = "ferry-since";
 /// Since when the destination of a durable is served, by this durable alone.
 pub(crate) fn served_since(info: &consumer::Info) -> Result<Timestamp, BusError> {
     let created_at = created_at(&info.created)?;
-    let noted = info.config.metadata.get(SERVED_SINCE).and_then(|noted| noted.parse::<Timestamp>().ok());
-    Ok(noted.map_or(created_at, |noted| noted.min(created_at)))
+    let recorded = info.config.metadata.get(SERVED_SINCE).and_then(|recorded| recorded.parse::<Timestamp>().ok());
+    Ok(recorded.map_or(created_at, |recorded| recorded.min(created_at)))
 }
 
 pub(super) const INGEST: &str = "ingest-";

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use common::output::{FailureClass, short_duration};
 use nats::{Bus, BusErrorKind};
 
-use crate::cli::context::ROSTER_WAIT;
+use crate::cli::context::PRESENCE_WAIT;
 use common::output::Failure;
 
 /// How long a command waits while no worker takes part, or NATS does not answer.
@@ -65,8 +65,8 @@ impl<'a> Attendance<'a> {
     /// No worker has answered for too long, or the time is up.
     pub(crate) async fn check(&mut self, bus: &Bus, done: &str) -> Result<(), Failure> {
         if self.unattended() >= self.limit() {
-            match bus.roster(self.destination, ROSTER_WAIT).await {
-                Ok(roster) if roster.workers.is_empty() => {
+            match bus.presence(self.destination, PRESENCE_WAIT).await {
+                Ok(presence) if presence.workers.is_empty() => {
                     let time = short_duration(self.unattended().as_secs());
                     let why = format!("no worker of {} has answered for {time}", self.destination);
                     let failure = Failure::unreachable(why).advice("start `puller run`, or run `puller pull`");

@@ -27,7 +27,7 @@ use crate::worker::context::{ClockWatch, Worker};
 use crate::worker::destination::Destination;
 use crate::worker::metrics::Metrics;
 use crate::worker::runner::{OPEN_MAX, Runner};
-use crate::worker::stats::Board;
+use crate::worker::stats::WorkerStats;
 use crate::worker::suspects::Suspects;
 
 /// What all destinations of a process share.
@@ -138,7 +138,7 @@ impl Shared {
                 circuit: Circuit::new(&destination.name, self.readiness.clone()),
                 clock_watch: ClockWatch::default(),
                 metrics: self.metrics.clone(),
-                board: Board::default(),
+                stats: WorkerStats::default(),
                 initial_days: destination.initial_days,
                 tables_since,
             }),
@@ -231,7 +231,7 @@ pub(crate) fn served(config: &Config) -> Vec<DestinationConfig> {
 }
 
 /// How long a one-shot command waits for the answers of workers.
-pub(crate) const ROSTER_WAIT: Duration = Duration::from_millis(300);
+pub(crate) const PRESENCE_WAIT: Duration = Duration::from_millis(300);
 
 /// Connections to the bucket are the most of what a worker has open; beside them are the servers, the log and files.
 pub(crate) fn open_files_needed(config: &Config) -> u64 {

@@ -6,7 +6,7 @@ use common::output::Failure;
 use nats::Bus;
 
 /// How long a full stream of replays may stand still before the rest is not sent.
-const ROOM_WAIT: Duration = Duration::from_secs(30);
+const SPACE_WAIT: Duration = Duration::from_secs(30);
 pub(crate) const POLL: Duration = Duration::from_millis(500);
 
 /// Whether workers take anything out of the stream of replays.
@@ -18,7 +18,7 @@ impl Standstill {
     pub(crate) async fn is_over(&mut self, bus: &Bus) -> Result<bool, Failure> {
         let first = bus.replays_state().await?.map_or(0, |state| state.first_sequence);
         match self.0 {
-            Some((known, since)) if known == first && since.elapsed() > ROOM_WAIT => return Ok(true),
+            Some((known, since)) if known == first && since.elapsed() > SPACE_WAIT => return Ok(true),
             Some((known, _)) if known == first => {}
             _ => self.0 = Some((first, Instant::now())),
         }

@@ -113,9 +113,9 @@ struct Setting {
 
 impl Warehouse {
     /// A connection for commands that only look: also for an account that may not set anything, or not write.
-    pub(crate) async fn to_look(config: &ClickHouse) -> Result<Self, WarehouseError> {
+    pub(crate) async fn read_only(config: &ClickHouse) -> Result<Self, WarehouseError> {
         let mut warehouse = Self::new(config);
-        warehouse.learn_overrides_to_look().await?;
+        warehouse.learn_overrides_read_only().await?;
         Ok(warehouse)
     }
 
@@ -142,7 +142,7 @@ impl Warehouse {
 
     /// The same for commands that only look: what an insert would need does not matter, and what a query needs and may not
     /// set is warned of.
-    pub(crate) async fn learn_overrides_to_look(&mut self) -> Result<(), WarehouseError> {
+    pub(crate) async fn learn_overrides_read_only(&mut self) -> Result<(), WarehouseError> {
         let fixed = self.learn_plan().await?.fixed_queries;
         if !fixed.is_empty() {
             tracing::warn!(

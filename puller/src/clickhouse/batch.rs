@@ -31,22 +31,22 @@ pub(crate) struct Limits {
     pub weight: u64,
     /// Statements under way at once.
     pub statements: usize,
-    /// How long the first of them waits for others at most, while there are units in hand that may still come. It waits
+    /// How long the first of them waits for others at most, while there are units in flight that may still come. It waits
     /// as long as a statement usually takes: then sharing costs each unit no more than standing in line would.
     pub linger: Duration,
 }
 
 /// Counts units that may send requests.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct InHand(Arc<AtomicUsize>);
+pub(crate) struct InFlightCount(Arc<AtomicUsize>);
 
-/// One unit in hand, until dropped.
-pub(crate) struct OneInHand(InHand);
+/// One unit in flight, until dropped.
+pub(crate) struct InFlightGuard(InFlightCount);
 
-impl InHand {
-    pub(crate) fn enter(&self) -> OneInHand {
+impl InFlightCount {
+    pub(crate) fn enter(&self) -> InFlightGuard {
         self.0.fetch_add(1, Ordering::Relaxed);
-        OneInHand(self.clone())
+        InFlightGuard(self.clone())
     }
 
     fn count(&self) -> usize {
@@ -54,7 +54,7 @@ impl InHand {
     }
 }
 
-impl Drop for OneInHand {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -79,14 +79,18 @@ struct Request<I, O> {
 
 impl<I: Clone + Send + 'static, O: Send + 'static> Batcher<I, O> {
     /// Starts the task that puts requests together.
-    pub(crate) fn start<F>(limits: Limits, in_hand: InHand, run: impl Fn(Vec<I>) -> F + Send + Sync + 'static) -> Self
+    pub(crate) fn start<F>(
+        limits: Limits,
+        in_flight: InFlightCount,
+        run: impl Fn(Vec<I>) -> F + Send + Sync + 'static,
+    ) -> Self
     where
         F: Future<Output = Result<Vec<O>, WarehouseError>> + Send + 'static,
     {
         let (requests, received) = mpsc::channel(QUEUE_MAX);
         let run: Run<I, O> = Arc::new(move |inputs| Box::pin(run(inputs)));
-        let desk = Desk { limits, in_hand, run, received, waiting: VecDeque::new(), usual: Duration::ZERO };
-        tokio::spawn(desk.work());
+        let queue = RequestQueue { limits, in_flight, run, received, waiting: VecDeque::new(), usual: Duration::ZERO };
+        tokio::spawn(queue.work());
         Self { requests }
     }
 
@@ -101,9 +105,9 @@ impl<I: Clone + Send + 'static, O: Send + 'static> Batcher<I, O> {
     }
 }
 
-struct Desk<I, O> {
+struct RequestQueue<I, O> {
     limits: Limits,
-    in_hand: InHand,
+    in_flight: InFlightCount,
     run: Run<I, O>,
     received: mpsc::Receiver<Request<I, O>>,
     waiting: VecDeque<Request<I, O>>,
@@ -111,7 +115,7 @@ struct Desk<I, O> {
     usual: Duration,
 }
 
-impl<I: Clone + Send + 'static, O: Send + 'static> Desk<I, O> {
+impl<I: Clone + Send + 'static, O: Send + 'static> RequestQueue<I, O> {
     async fn work(mut self) {
         let mut statements: JoinSet<Duration> = JoinSet::new();
         loop {
@@ -119,9 +123,9 @@ impl<I: Clone + Send + 'static, O: Send + 'static> Desk<I, O> {
                 let Some(request) = self.received.recv().await else { break };
                 self.waiting.push_back(request);
             }
-            self.take_what_is_there();
+            self.collect_waiting();
             if statements.len() >= self.limits.statements {
-                self.note(statements.join_next().await);
+                self.record_end(statements.join_next().await);
                 continue;
             }
             self.linger().await;
@@ -131,21 +135,21 @@ impl<I: Clone + Send + 'static, O: Send + 'static> Desk<I, O> {
             }
             statements.spawn(answer(self.limits.what, Arc::clone(&self.run), requests));
             while let Some(ended) = statements.try_join_next() {
-                self.note(Some(ended));
+                self.record_end(Some(ended));
             }
         }
         while statements.join_next().await.is_some() {}
     }
 
     /// A statement has ended. One that was lost to a defect has no time; whoever asked is told.
-    fn note(&mut self, ended: Option<Result<Duration, JoinError>>) {
+    fn record_end(&mut self, ended: Option<Result<Duration, JoinError>>) {
         self.waiting.iter().for_each(|request| request.activity.bump());
-        if let Some(Ok(took)) = ended {
-            self.usual = (3 * self.usual + took) / 4;
+        if let Some(Ok(elapsed)) = ended {
+            self.usual = (3 * self.usual + elapsed) / 4;
         }
     }
 
-    fn take_what_is_there(&mut self) {
+    fn collect_waiting(&mut self) {
         while self.waiting.len() < QUEUE_MAX
             && let Ok(request) = self.received.try_recv()
         {
@@ -159,9 +163,9 @@ impl<I: Clone + Send + 'static, O: Send + 'static> Desk<I, O> {
         if linger.is_zero() {
             return;
         }
-        let enough = |desk: &Self| {
-            let weight: u64 = desk.waiting.iter().map(|request| request.weight).sum();
-            desk.waiting.len() >= desk.in_hand.count().min(desk.limits.requests) || weight >= desk.limits.weight
+        let enough = |queue: &Self| {
+            let weight: u64 = queue.waiting.iter().map(|request| request.weight).sum();
+            queue.waiting.len() >= queue.in_flight.count().min(queue.limits.requests) || weight >= queue.limits.weight
         };
         let end = tokio::time::sleep(linger);
         tokio::pin!(end);
@@ -252,10 +256,10 @@ mod tests {
     type Ran = Arc<Mutex<Vec<Vec<u64>>>>;
 
     /// A batcher that answers each number with its double and refuses odd ones; what it ran is written down.
-    fn doubling(limits: Limits, in_hand: InHand) -> (Arc<Batcher<u64, u64>>, Ran) {
+    fn doubling(limits: Limits, in_flight: InFlightCount) -> (Arc<Batcher<u64, u64>>, Ran) {
         let ran = Ran::default();
         let log = Arc::clone(&ran);
-        let batcher = Batcher::start(limits, in_hand, move |numbers: Vec<u64>| {
+        let batcher = Batcher::start(limits, in_flight, move |numbers: Vec<u64>| {
             log.lock().expect("not poisoned").push(numbers.clone());
             async move {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -278,7 +282,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_waits_together_is_answered_together() {
-        let (batcher, ran) = doubling(LIMITS, InHand::default());
+        let (batcher, ran) = doubling(LIMITS, InFlightCount::default());
         assert_eq!(ask_all(&batcher, &[2, 4, 6, 8, 10, 12], 1).await, [4, 8, 12, 16, 20, 24].map(Some));
         let ran = ran.lock().expect("not poisoned");
         assert_eq!(ran.concat(), [2, 4, 6, 8, 10, 12]);
@@ -287,20 +291,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn weight_is_limited_too() {
-        let (batcher, ran) = doubling(LIMITS, InHand::default());
+        let (batcher, ran) = doubling(LIMITS, InFlightCount::default());
         ask_all(&batcher, &[2, 4, 6], 101).await;
         assert_eq!(*ran.lock().expect("not poisoned"), [[2], [4], [6]]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_bad_one_hurts_no_other() {
-        let (batcher, _) = doubling(LIMITS, InHand::default());
+        let (batcher, _) = doubling(LIMITS, InFlightCount::default());
         assert_eq!(ask_all(&batcher, &[2, 3, 4, 5, 6], 1).await, [Some(4), None, Some(8), None, Some(12)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn statements_that_end_are_signs_of_progress_for_those_that_wait() {
-        let (batcher, _) = doubling(LIMITS, InHand::default());
+        let (batcher, _) = doubling(LIMITS, InFlightCount::default());
         let activities: Vec<Activity> = (0..6).map(|_| Activity::default()).collect();
         // Refused together, so they are tried one by one; the second three wait for the first.
         let asked = activities.iter().map(|activity| batcher.ask(3, 1, activity));
@@ -311,7 +315,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_nobody_waits_for_any_more_is_not_carried_out() {
-        let (batcher, ran) = doubling(LIMITS, InHand::default());
+        let (batcher, ran) = doubling(LIMITS, InFlightCount::default());
         let ask = |number| {
             let batcher = Arc::clone(&batcher);
             tokio::spawn(async move { batcher.ask(number, 1, &Activity::default()).await.ok() })
@@ -328,17 +332,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_those_in_hand_are_waited_for() {
+    async fn only_those_in_flight_are_waited_for() {
         let limits = Limits { linger: Duration::from_secs(3600), ..LIMITS };
-        let in_hand = InHand::default();
-        let (batcher, ran) = doubling(limits, in_hand.clone());
-        let _one = in_hand.enter();
+        let in_flight = InFlightCount::default();
+        let (batcher, ran) = doubling(limits, in_flight.clone());
+        let _one = in_flight.enter();
         for _ in 0..20 {
             let started = Instant::now();
             assert_eq!(batcher.ask(2, 1, &Activity::default()).await.ok(), Some(4));
             assert_eq!(started.elapsed(), Duration::from_millis(10), "nobody else could come");
         }
-        let _two = in_hand.enter();
+        let _two = in_flight.enter();
         ask_all(&batcher, &[4, 6], 1).await;
         assert_eq!(ran.lock().expect("not poisoned").last(), Some(&vec![4, 6]));
         let started = Instant::now();

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exceptions_are_told_apart() {
+    fn exceptions_are_distinguished() {
         let check = |message: &str, kind| assert_eq!(kind_of(exception_code(message), message), kind, "{message}");
         check("Code: 252. DB::Exception: Too many parts", WarehouseErrorKind::Unavailable);
         check(

@@ -25,8 +25,8 @@ pub(crate) const ADVICE: &str = "run `uploader reconcile --fix`, which announces
 /// How long the comparison may take: it asks three servers, and lists every unit of the stream.
 const COMPARE_MAX: Duration = Duration::from_secs(300);
 /// So many of the lost units, the newest, are looked for in the bucket, and so many at once.
-const LOOKED_FOR_MAX: usize = 256;
-const LOOKED_FOR_AT_ONCE: usize = 16;
+const LOOKUPS_MAX: usize = 256;
+const LOOKUPS_AT_ONCE: usize = 16;
 
 /// Units that a destination has from a former stream and that the present one does not announce.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -115,7 +115,7 @@ async fn compare(
          WHERE loaded_at < fromUnixTimestamp64Milli({}, 'UTC'))",
         state.created_at.as_millisecond()
     );
-    let warehouse = Warehouse::to_look(server).await?;
+    let warehouse = Warehouse::read_only(server).await?;
     let loaded_units = match warehouse.select_one::<u64>(&format!("SELECT count() {loaded_before}")).await {
         // The stream has at least as many subjects as units: names need not be compared.
         Ok(loaded) if loaded <= state.subjects => return Ok(LostUnits::default()),
@@ -151,8 +151,8 @@ async fn compare(
 
 async fn is_any_in_bucket(config: &Config, lost: &[Unit]) -> Result<bool, Failure> {
     let store = ObjectStore::new(&config.storage, End::Puller);
-    let newest = lost.iter().take(LOOKED_FOR_MAX).map(|unit| config.storage.prefix.current_key(unit));
-    for keys in newest.collect::<Vec<_>>().chunks(LOOKED_FOR_AT_ONCE) {
+    let newest = lost.iter().take(LOOKUPS_MAX).map(|unit| config.storage.prefix.current_key(unit));
+    for keys in newest.collect::<Vec<_>>().chunks(LOOKUPS_AT_ONCE) {
         let asked = keys.iter().map(|key| store.get_small(key, CURRENT_BYTES_MAX));
         if futures::future::try_join_all(asked).await?.iter().any(Option::is_some) {
             return Ok(true);

@@ -110,22 +110,22 @@ impl Iterator for Blocks<'_> {
     type Item = Vec<u8>;
 
     fn next(&mut self) -> Option<Vec<u8>> {
-        let parts = self.take_rows();
+        let parts = self.next_rows();
         (!parts.is_empty()).then(|| encode(&parts))
     }
 }
 
 impl<'a> Blocks<'a> {
     /// The parts of slices that make up the next block.
-    fn take_rows(&mut self) -> Vec<Slice<'a>> {
+    fn next_rows(&mut self) -> Vec<Slice<'a>> {
         let mut parts = Vec::new();
-        let mut room = self.rows_max;
-        while room > 0
+        let mut capacity = self.rows_max;
+        while capacity > 0
             && let Some(slice) = self.slices.get(self.slice)
         {
-            let taken = room.min(slice.rows.len() - self.row);
-            let end = self.row + taken;
-            if taken > 0 {
+            let consumed = capacity.min(slice.rows.len() - self.row);
+            let end = self.row + consumed;
+            if consumed > 0 {
                 let rows = match slice.rows {
                     Rows::Klines { klines, ref range } => {
                         Rows::Klines { klines, range: range.start + self.row..range.start + end }
@@ -134,7 +134,7 @@ impl<'a> Blocks<'a> {
                 };
                 parts.push(Slice { rows, ..slice.clone() });
             }
-            room -= taken;
+            capacity -= consumed;
             self.row = end;
             if end == slice.rows.len() {
                 self.slice += 1;

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_tell_periods_apart() {
+    fn buckets_distinguish_periods() {
         let (first, second) = (unit("binance/um/klines/1h/2026-02-14"), unit("binance/um/klines/1h/2026-03-14"));
         let mut window = Window::new(&first);
         for unit in [&first, &second] {

@@ -48,14 +48,14 @@ pub(crate) async fn exceeding_shrink_limit(
     let shown = shown_of_older_revisions(warehouse, unit, &versions).await?;
     let mut faults = HashMap::new();
     for (Candidate { object, open_times }, _, recorded_rows) in corrections {
-        let kept: HashSet<i64> = open_times.iter().copied().collect();
+        let remaining: HashSet<i64> = open_times.iter().copied().collect();
         let shown = shown.get(&object.symbol).map(Vec::as_slice).unwrap_or_default();
-        let gone = shown.iter().filter(|open_time| !kept.contains(open_time)).count() as u64;
+        let gone = shown.iter().filter(|open_time| !remaining.contains(open_time)).count() as u64;
         let rows = match recorded_rows {
             // A revision that was inserted and not recorded may have had more.
             Some(rows) => rows.max(shown.len() as u64),
             // Looked at after the insert: beside those that go, the former revision had at most those that are replaced.
-            None => gone + kept.len() as u64,
+            None => gone + remaining.len() as u64,
         };
         if gone as f64 > rows as f64 * shrink_limit {
             faults.insert(object.key.clone(), ObjectFault::Shrunk { gone, rows });

@@ -7,7 +7,7 @@ use common::config::Group;
 use common::unit::Unit;
 use nats::Activity;
 
-use crate::clickhouse::batch::{Batcher, InHand, Limits, OneInHand};
+use crate::clickhouse::batch::{Batcher, InFlightCount, InFlightGuard, Limits};
 use crate::clickhouse::client::Warehouse;
 use crate::clickhouse::insert;
 use crate::clickhouse::ledger::{ARCHIVES, LOG, Ledger};
@@ -35,38 +35,38 @@ pub(crate) struct Statements {
     archives: Batcher<Vec<u8>, i64>,
     unproven: Batcher<Arc<Recorded>, BTreeSet<String>>,
     attempts: Batcher<Vec<u8>, ()>,
-    in_hand: InHand,
+    in_flight: InFlightCount,
 }
 
 impl Statements {
     pub(crate) fn new(warehouse: &Warehouse, group: &Group) -> Self {
-        let in_hand = InHand::default();
+        let in_flight = InFlightCount::default();
         let limits =
             |what, weight, statements| Limits { what, requests: UNITS_MAX, weight, statements, linger: group.linger };
         let rows = group.rows.min(group.bytes / ROW_BYTES_ON_WIRE);
         Self {
-            ledgers: Batcher::start(limits("look up", u64::MAX, 1), in_hand.clone(), {
+            ledgers: Batcher::start(limits("look up", u64::MAX, 1), in_flight.clone(), {
                 let warehouse = warehouse.clone();
                 move |units: Vec<Unit>| {
                     let warehouse = warehouse.clone();
                     async move { warehouse.ledgers(&units).await }
                 }
             }),
-            inserts: Batcher::start(limits("insert", rows, INSERTS), in_hand.clone(), {
+            inserts: Batcher::start(limits("insert", rows, INSERTS), in_flight.clone(), {
                 let warehouse = warehouse.clone();
                 move |parts: Vec<Arc<Part>>| {
                     let warehouse = warehouse.clone();
                     async move { insert(&warehouse, &parts).await }
                 }
             }),
-            read_backs: Batcher::start(limits("read back", rows, INSERTS), in_hand.clone(), {
+            read_backs: Batcher::start(limits("read back", rows, INSERTS), in_flight.clone(), {
                 let warehouse = warehouse.clone();
                 move |parts: Vec<(Arc<Part>, Depth)>| {
                     let warehouse = warehouse.clone();
                     async move { read_back(&warehouse, &parts).await }
                 }
             }),
-            archives: Batcher::start(limits("record archives", LINES_BYTES_MAX, 1), in_hand.clone(), {
+            archives: Batcher::start(limits("record archives", LINES_BYTES_MAX, 1), in_flight.clone(), {
                 let warehouse = warehouse.clone();
                 move |texts: Vec<Vec<u8>>| {
                     let warehouse = warehouse.clone();
@@ -76,21 +76,21 @@ impl Statements {
                     }
                 }
             }),
-            unproven: Batcher::start(limits("look for rows to prove", SYMBOLS_MAX, 1), in_hand.clone(), {
+            unproven: Batcher::start(limits("look for rows to prove", SYMBOLS_MAX, 1), in_flight.clone(), {
                 let warehouse = warehouse.clone();
                 move |units: Vec<Arc<Recorded>>| {
                     let warehouse = warehouse.clone();
                     async move { unproven_symbols(&warehouse, &units).await }
                 }
             }),
-            attempts: lines(warehouse, LOG, limits("record attempts", LINES_BYTES_MAX, 1), &in_hand),
-            in_hand,
+            attempts: lines(warehouse, LOG, limits("record attempts", LINES_BYTES_MAX, 1), &in_flight),
+            in_flight,
         }
     }
 
     /// To be held while a unit is worked on: others may wait for what it asks.
-    pub(crate) fn enter(&self) -> OneInHand {
-        self.in_hand.enter()
+    pub(crate) fn enter(&self) -> InFlightGuard {
+        self.in_flight.enter()
     }
 
     /// See [`Warehouse::ledger`].
@@ -130,9 +130,14 @@ impl Statements {
     }
 }
 
-fn lines(warehouse: &Warehouse, table: &'static str, limits: Limits, in_hand: &InHand) -> Batcher<Vec<u8>, ()> {
+fn lines(
+    warehouse: &Warehouse,
+    table: &'static str,
+    limits: Limits,
+    in_flight: &InFlightCount,
+) -> Batcher<Vec<u8>, ()> {
     let warehouse = warehouse.clone();
-    Batcher::start(limits, in_hand.clone(), move |texts: Vec<Vec<u8>>| {
+    Batcher::start(limits, in_flight.clone(), move |texts: Vec<Vec<u8>>| {
         let warehouse = warehouse.clone();
         async move {
             warehouse.insert_lines(table, &texts).await?;

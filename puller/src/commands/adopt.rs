@@ -32,7 +32,7 @@ use std::path::PathBuf;
 use clap::Args;
 use common::output::ListArgs;
 use compare::Verdict;
-use hints::{Hints, Wanted};
+use hints::{HintedUnits, Hints};
 use report::Report;
 
 pub(super) const ADOPT_EXAMPLES: &str = "\
@@ -103,7 +103,7 @@ pub(crate) async fn run(
         }
     }
     shared.bus.close().await;
-    let findings: Vec<Finding> = reports.iter_mut().flat_map(Report::take_findings).collect();
+    let findings: Vec<Finding> = reports.iter_mut().flat_map(Report::drain_findings).collect();
     let mut lines = list(&findings, args.list.all);
     reports.iter().for_each(|report| report.lines(args.list.all, &mut lines));
     let code = exit::worst(reports.iter().map(Report::exit_code));
@@ -126,31 +126,31 @@ async fn adopt(
     let Destination::ClickHouse(loader) = &runner.worker.destination else {
         unreachable!("only ClickHouse destinations are chosen");
     };
-    let mut wanted = Hints { units: hints.units.clone(), ..Hints::default() };
+    let mut hinted = Hints { units: hints.units.clone(), ..Hints::default() };
     for flat in &hints.flat {
         let candidates: Vec<&Unit> = flat.units.iter().filter(|unit| announced.contains(unit)).collect();
         if candidates.is_empty() {
             report.not_announced(&flat.name);
         }
-        candidates.into_iter().for_each(|unit| wanted.add(unit.clone(), &flat.symbol));
+        candidates.into_iter().for_each(|unit| hinted.add(unit.clone(), &flat.symbol));
     }
     let adopter = Adopter { shared, loader, announced, dry_run };
-    let bar = progress_bar(&destination.name, wanted.units.len() as u64);
-    let looks = stream::iter(&wanted.units)
+    let bar = progress_bar(&destination.name, hinted.units.len() as u64);
+    let checks = stream::iter(&hinted.units)
         .take_until(stop.cancelled())
-        .map(async |(unit, wanted)| (unit, wanted, adopter.unit(unit, wanted).await))
+        .map(async |(unit, hinted)| (unit, hinted, adopter.unit(unit, hinted).await))
         .buffered(UNITS_MAX);
-    let mut looks = std::pin::pin!(looks);
-    while let Some((unit, wanted, looked)) = looks.next().await {
+    let mut checks = std::pin::pin!(checks);
+    while let Some((unit, hinted, looked)) = checks.next().await {
         bar.inc(1);
         match looked? {
-            Looked::NotAnnounced => report.not_announced(&unit.to_string()),
-            Looked::Unchecked(why) => report.unchecked(unit, why),
-            Looked::Compared(job, verdicts) => {
+            Comparison::NotAnnounced => report.not_announced(&unit.to_string()),
+            Comparison::Unchecked(why) => report.unchecked(unit, why),
+            Comparison::Done(job, verdicts) => {
                 let symbols: Vec<String> = job.objects.iter().map(|object| object.symbol.clone()).collect();
-                let lacking = match wanted {
-                    Wanted::Whole => Vec::new(),
-                    Wanted::Symbols(hinted) => {
+                let lacking = match hinted {
+                    HintedUnits::Whole => Vec::new(),
+                    HintedUnits::Symbols(hinted) => {
                         hinted.iter().filter(|symbol| !symbols.contains(symbol)).cloned().collect()
                     }
                 };
@@ -175,14 +175,14 @@ struct Adopter<'s> {
     dry_run: bool,
 }
 
-enum Looked {
+enum Comparison {
     NotAnnounced,
     Unchecked(String),
-    Compared(Box<Job>, Vec<Verdict>),
+    Done(Box<Job>, Vec<Verdict>),
 }
 
 impl Adopter<'_> {
-    async fn unit(&self, unit: &Unit, wanted: &Wanted) -> Result<Looked, Failure> {
+    async fn unit(&self, unit: &Unit, hinted: &HintedUnits) -> Result<Comparison, Failure> {
         let marker = if self.announced.contains(unit) { self.shared.bus.current_marker(unit).await? } else { None };
         let from_stream = marker.map(|message| (message.subject.lane == Lane::Backfill, message.payload));
         let compared = async {
@@ -190,22 +190,22 @@ impl Adopter<'_> {
                 Some(found) => Some(found),
                 None => self.manifest(unit).await?.map(|payload| (true, payload)),
             }) else {
-                return Ok(Looked::NotAnnounced);
+                return Ok(Comparison::NotAnnounced);
             };
             let subject = MarkerSubject::announcement(unit, backfill);
-            let symbols = match wanted {
-                Wanted::Whole => Default::default(),
-                Wanted::Symbols(symbols) => symbols.clone(),
+            let symbols = match hinted {
+                HintedUnits::Whole => Default::default(),
+                HintedUnits::Symbols(symbols) => symbols.clone(),
             };
             let options = ReplayOptions { symbols, ..ReplayOptions::default() };
             let prefix = &self.shared.config.storage.prefix;
             let job = read(&self.loader.fetcher.store, prefix, &subject, &payload, options).await?;
             let verdicts = compare::compare(self.loader, &job, self.dry_run).await?;
-            Ok(Looked::Compared(Box::new(job), verdicts))
+            Ok(Comparison::Done(Box::new(job), verdicts))
         };
         match compared.await {
             Ok(looked) => Ok(looked),
-            Err(error) => unit_error(error).map(Looked::Unchecked),
+            Err(error) => unit_error(error).map(Comparison::Unchecked),
         }
     }
 

@@ -3,7 +3,7 @@
 //! A retry is published, then recorded, then its letter is deleted; the publish has the letter's own message id. Whatever
 //! dies in between, doing it again sends nothing twice and loses nothing.
 
-mod clerk;
+mod actions;
 pub(crate) mod letters;
 
 use clap::Subcommand;
@@ -13,11 +13,11 @@ use common::text::{printable, printable_json};
 use nats::Bus;
 use serde_json::Value;
 
-use clerk::{Act, Clerk};
+use actions::{Act, LetterActions};
 use letters::{Chosen, Filter, Summary, not_there};
 
 use crate::cli::context::worker_name;
-use crate::clickhouse::journal::Journal;
+use crate::clickhouse::audit_log::AuditLog;
 use common::output::Failure;
 
 #[derive(Debug, Subcommand)]
@@ -98,11 +98,11 @@ pub(crate) async fn run(command: &Dead, config: &Config) -> Result<Reply, Failur
         Dead::Show { sequence } => show(&bus, *sequence).await,
         Dead::Retry { chosen, reason, accept_shrink, force } => {
             let act = Act::Retry { accept_shrink: *accept_shrink, force: *force };
-            Clerk { bus: &bus, config, journal: Journal::new(config, &name), act, reason }.work(chosen).await
+            LetterActions { bus: &bus, config, audit_log: AuditLog::new(config, &name), act, reason }.work(chosen).await
         }
         Dead::Discard { chosen, reason } => {
-            let journal = Journal::new(config, &name);
-            Clerk { bus: &bus, config, journal, act: Act::Discard, reason }.work(chosen).await
+            let audit_log = AuditLog::new(config, &name);
+            LetterActions { bus: &bus, config, audit_log, act: Act::Discard, reason }.work(chosen).await
         }
     };
     bus.close().await;

@@ -13,13 +13,13 @@ use nats::{Bus, Sent, Standing};
 use serde::Serialize;
 use store::{End, ObjectStore};
 
-use crate::cli::context::{ROSTER_WAIT, connect_to_stream, served};
+use crate::cli::context::{PRESENCE_WAIT, connect_to_stream, served};
 use crate::clickhouse::attempts::PastAttempt;
 use crate::clickhouse::client::Warehouse;
 use crate::clickhouse::ledger::unit_condition;
 use crate::commands::dead::letters::Summary;
 use crate::directory::mirror::holds;
-use crate::job::wanted::Beginning;
+use crate::job::beginning::Beginning;
 use common::output::Failure;
 
 /// How many of the last attempts are shown.
@@ -41,13 +41,13 @@ pub struct Explain {
 enum State {
     /// All that the newest marker names is there: as files with these bytes, or in the ledger, which names what was read back.
     Loaded,
-    InHand,
+    InFlight,
     Pending,
     /// Delivered and not settled: it waits for a retry, or for the lease of a worker that died.
-    Parked,
+    RetryScheduled,
     Dead,
-    /// Not there, and rightly: older than the destination wanted when it was made. See [`crate::job::wanted`].
-    NotWanted,
+    /// Not there, and rightly: older than the destination wanted when it was made. See [`crate::job::beginning`].
+    TooOld,
     /// Not there, and nobody is going to bring it there.
     NotLoaded,
     /// Never announced, or what was announced cannot be read.
@@ -78,7 +78,7 @@ struct AtDestination {
     loaded: Option<usize>,
     missing: Vec<MissingArchive>,
     /// Loaded from bytes that were generated later than the announced ones, which is right.
-    kept: Vec<MissingArchive>,
+    stored: Vec<MissingArchive>,
     #[serde(flatten)]
     queue: Queue,
     /// Newest first.
@@ -99,10 +99,10 @@ struct AtDestination {
 struct Queue {
     paused: bool,
     messages: Vec<Sent>,
-    in_hand_of: Vec<String>,
+    in_flight_of: Vec<String>,
     dead_letters: Vec<Summary>,
     #[serde(skip)]
-    is_wanted: bool,
+    is_accepted: bool,
 }
 
 /// An archive that is not there as it is announced.
@@ -133,7 +133,7 @@ pub(crate) async fn run(args: &Explain, config: &Config) -> Result<Reply, Failur
     let marker = newest.map(Newest::facts);
     let mut text = to_text(&args.unit, &sentence, marker.as_ref(), &destinations, args.list.all);
     others.iter().for_each(|other| text.push_str(&format!("\n{other}")));
-    let right = destinations.iter().all(|at| matches!(at.state, State::Loaded | State::NotWanted));
+    let right = destinations.iter().all(|at| matches!(at.state, State::Loaded | State::TooOld));
     let findings = destinations.iter().flat_map(|at| at.findings(&args.unit)).collect();
     Ok(Reply::new(if right { exit::DONE } else { exit::DIFFERENCES })
         .field("unit", &args.unit.to_string())
@@ -226,29 +226,29 @@ async fn at(
     let queue = Queue::of(bus, destination, unit, (&tried, tables_since)).await;
     let queue = queue.unwrap_or_else(|failure| {
         failures.push(failure);
-        Queue { is_wanted: true, ..Queue::default() }
+        Queue { is_accepted: true, ..Queue::default() }
     });
     let any = |standing| queue.messages.iter().any(|message| message.standing == standing);
     let state = match (newest, &lacks) {
         (None, _) if queue.dead_letters.is_empty() => State::Unknown,
         (Some(_), Some(lacks)) if lacks.missing.is_empty() => State::Loaded,
-        _ if !queue.in_hand_of.is_empty() => State::InHand,
+        _ if !queue.in_flight_of.is_empty() => State::InFlight,
         _ if any(Standing::Pending) => State::Pending,
-        _ if any(Standing::Delivered) => State::Parked,
+        _ if any(Standing::Delivered) => State::RetryScheduled,
         _ if !queue.dead_letters.is_empty() => State::Dead,
         _ if !failures.is_empty() => State::Unknown,
-        _ if !queue.is_wanted => State::NotWanted,
+        _ if !queue.is_accepted => State::TooOld,
         _ => State::NotLoaded,
     };
     let loaded = lacks.as_ref().map(|lacks| objects.len() - lacks.missing.len());
-    let Lacks { missing, kept } = lacks.unwrap_or_default();
+    let Lacks { missing, stored } = lacks.unwrap_or_default();
     AtDestination {
         destination: destination.name.clone(),
         state,
         archives: objects.len(),
         loaded,
         missing,
-        kept,
+        stored,
         queue,
         attempts: tried.iter().map(PastAttempt::finding).collect(),
         error: Failure::gravest(failures).0,
@@ -278,7 +278,7 @@ async fn stored(
 ) -> Result<(Lacks, Stored), Failure> {
     match &destination.kind {
         DestinationKind::ClickHouse(server) => {
-            let warehouse = Warehouse::to_look(server).await?;
+            let warehouse = Warehouse::read_only(server).await?;
             let warnings = warehouse.warnings().await?;
             let tried = warehouse.attempts(&destination.name, &unit_condition(unit, true), ATTEMPTS_MAX).await?;
             let stored = Stored { tried, tables_since: warehouse.served_since().await?, warnings };
@@ -301,32 +301,32 @@ impl Queue {
         let name = destination.name.as_str();
         let mut dead_letters = Vec::new();
         let filter = UnitPrefix::from(unit);
-        let keep = |letter: nats::Letter| {
+        let collect = |letter: nats::Letter| {
             if filter.matches(&letter.unit_tokens) {
                 dead_letters.push(Summary::of(&letter));
             }
         };
-        bus.each_letter(Some(name), &filter.exact(), keep).await?;
+        bus.each_letter(Some(name), &filter.exact(), collect).await?;
         // A month's name begins that of its days.
         dead_letters.retain(|letter| letter.unit == unit.to_string());
-        let roster = bus.roster(name, ROSTER_WAIT).await?;
-        let holds = |worker: &nats::WorkerState| worker.in_hand.contains(&unit.to_string());
-        let in_hand_of: Vec<String> =
-            roster.workers.iter().filter(|worker| holds(worker)).map(|worker| worker.worker.clone()).collect();
+        let presence = bus.presence(name, PRESENCE_WAIT).await?;
+        let holds = |worker: &nats::WorkerState| worker.in_flight.contains(&unit.to_string());
+        let in_flight_of: Vec<String> =
+            presence.workers.iter().filter(|worker| holds(worker)).map(|worker| worker.worker.clone()).collect();
         let mut messages = bus.sent(name, unit).await?;
         for message in &mut messages {
             // Every attempt is recorded before it is settled, and only a retry is followed by another delivery.
             let last = attempts.iter().find(|tried| tried.stream_sequence == message.sequence && tried.attempt > 0);
             if message.standing == Standing::Delivered && last.is_some_and(|tried| tried.outcome != "retry") {
-                message.standing = Standing::Settled;
+                message.standing = Standing::Acknowledged;
             }
         }
-        let is_wanted = match bus.current_marker(unit).await? {
-            Some(marker) => Beginning::of(bus, destination, tables_since).await?.wants(&marker),
+        let is_accepted = match bus.current_marker(unit).await? {
+            Some(marker) => Beginning::of(bus, destination, tables_since).await?.needs_delivery(&marker),
             None => true,
         };
         let paused = bus.destination_progress(name).await?.paused;
-        Ok(Self { paused, messages, in_hand_of, dead_letters, is_wanted })
+        Ok(Self { paused, messages, in_flight_of, dead_letters, is_accepted })
     }
 }
 
@@ -334,7 +334,7 @@ impl Queue {
 #[derive(Default)]
 struct Lacks {
     missing: Vec<MissingArchive>,
-    kept: Vec<MissingArchive>,
+    stored: Vec<MissingArchive>,
 }
 
 async fn lacking_rows(warehouse: &Warehouse, unit: &Unit, objects: &[Object]) -> Result<Lacks, Failure> {
@@ -344,7 +344,7 @@ async fn lacking_rows(warehouse: &Warehouse, unit: &Unit, objects: &[Object]) ->
         let (list, why) = match ledger.get(&object.key) {
             Some(entry) if entry.covers(object, unit.period) => continue,
             // The archive generated last decides: loading the announced one would change nothing.
-            Some(entry) if entry.outranks(object, unit.period) => (&mut lacks.kept, entry.stays(object, unit)),
+            Some(entry) if entry.outranks(object, unit.period) => (&mut lacks.stored, entry.stays(object, unit)),
             Some(_) => (&mut lacks.missing, "another revision of it is loaded".to_owned()),
             None => (&mut lacks.missing, "it is not loaded".to_owned()),
         };
@@ -397,9 +397,9 @@ impl AtDestination {
         match self.state {
             State::Loaded if self.archives == 1 => format!("{name} has its only archive, {}", self.verified),
             State::Loaded => format!("{name} has all {} archives, {}", self.archives, self.verified),
-            State::InHand => format!("{} is loading it into {name}", self.queue.in_hand_of.join(" and ")),
+            State::InFlight => format!("{} is loading it into {name}", self.queue.in_flight_of.join(" and ")),
             State::Pending => format!("{has} and the marker waits to be delivered{paused}"),
-            State::Parked => {
+            State::RetryScheduled => {
                 format!(
                     "{has} and the marker waits for another delivery, after a failure or a worker that died{paused}"
                 )
@@ -409,7 +409,7 @@ impl AtDestination {
                 let (sequence, class) = last.map_or((0, ""), |letter| (letter.sequence, letter.class.as_str()));
                 format!("{has} and the rest was given up: see `puller dead show {sequence}` ({class})")
             }
-            State::NotWanted => format!(
+            State::TooOld => format!(
                 "{has} and does not want the rest: the unit is older than initial_days allowed when {name} was made \
                  (`puller replay --destination {name} --unit` and its name loads it)"
             ),
@@ -431,7 +431,7 @@ impl AtDestination {
                 .field("object_key", &archive.object_key)
         };
         let missing = self.missing.iter().map(|archive| finding("not_loaded", " ", archive));
-        missing.chain(self.kept.iter().map(|archive| finding("older", "=", archive))).collect()
+        missing.chain(self.stored.iter().map(|archive| finding("older", "=", archive))).collect()
     }
 
     fn lines(&self, unit: &Unit, all: bool) -> Vec<String> {
@@ -449,12 +449,12 @@ impl AtDestination {
                 below.iter().enumerate().map(|(at, line)| format!("  {:<9}{line}", if at == 0 { label } else { "" })),
             );
         };
-        self.queue.in_hand_of.iter().for_each(|worker| add("in hand", printable(worker)));
+        self.queue.in_flight_of.iter().for_each(|worker| add("in flight", printable(worker)));
         for message in &self.queue.messages {
             let standing = match message.standing {
                 Standing::Pending => "not delivered yet",
                 Standing::Delivered => "delivered, not settled",
-                Standing::Settled => "settled",
+                Standing::Acknowledged => "settled",
             };
             add("message", format!("{} on {}: {standing}", message.sequence, printable(&message.subject)));
         }

@@ -95,7 +95,7 @@ pub(crate) async fn run(args: &Gaps, config: &Config) -> Result<Reply, Failure> 
 
 /// The ranges, and how many archives they were found among.
 async fn of_destination(args: &Gaps, server: &ClickHouse, filters: &str) -> Result<(Vec<DayRange>, u64), Failure> {
-    let warehouse = Warehouse::to_look(server).await?;
+    let warehouse = Warehouse::read_only(server).await?;
     let archives = warehouse.loaded_archives(Some(filters)).await?;
     if archives == 0 && args.has_filters() {
         let all = warehouse.loaded_archives(None).await?;

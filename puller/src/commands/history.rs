@@ -73,7 +73,7 @@ impl PastAttempt {
     pub(crate) fn finding(&self) -> Finding {
         Finding::named(&self.unit, &self.outcome, &self.error)
             .class(&self.error_class)
-            .since(self.at())
+            .in_state_since(self.at())
             .destination(&self.destination)
             .field("attempt", &self.attempt)
             .field("revision", &self.revision)
@@ -128,7 +128,7 @@ pub(crate) async fn run(args: &History, config: &Config) -> Result<Reply, Failur
         if let DestinationKind::ClickHouse(server) = &destination.kind {
             logs += 1;
             let asked = async {
-                Warehouse::to_look(server).await?.attempts(&destination.name, &args.condition(), args.limit).await
+                Warehouse::read_only(server).await?.attempts(&destination.name, &args.condition(), args.limit).await
             };
             // What cannot be asked at one destination hides nothing of the others.
             match asked.await {
@@ -167,7 +167,7 @@ async fn none_of(args: &History, config: &Config, names: &[String]) -> Result<Fa
     let mut all = 0;
     for destination in config.destinations.iter().filter(|found| names.contains(&found.name)) {
         if let DestinationKind::ClickHouse(server) = &destination.kind {
-            let warehouse = Warehouse::to_look(server).await?;
+            let warehouse = Warehouse::read_only(server).await?;
             all += warehouse.select_one::<u64>("SELECT count() FROM {database}.ingest_log").await?;
         }
     }

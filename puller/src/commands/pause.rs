@@ -73,9 +73,9 @@ fn reply(states: &[State], failures: Vec<Failure>) -> Reply {
     let (failure, others) = Failure::gravest(failures);
     let lines = states.iter().map(|State { destination, paused, until }| match (paused, until) {
         (false, _) => format!("{destination} takes markers again"),
-        (true, Some(until)) => format!("{destination} is paused until {until:.0}; what is in hand is finished"),
+        (true, Some(until)) => format!("{destination} is paused until {until:.0}; what is in flight is finished"),
         (true, None) => format!(
-            "{destination} is paused until `puller resume --destination {destination}`; what is in hand is finished"
+            "{destination} is paused until `puller resume --destination {destination}`; what is in flight is finished"
         ),
     });
     let text = lines.chain(others.iter().map(ToString::to_string)).collect::<Vec<_>>().join("\n");

@@ -213,7 +213,7 @@ async fn drain(
         };
         let (ended, ()) = futures::join!(watching, runner.run(stop.clone(), false));
         bar.finish_and_clear();
-        (runner.worker.board.totals(), ended?)
+        (runner.worker.stats.totals(), ended?)
     };
     let after = shared.bus.destination_progress(&destination.name).await?;
     let summary = Summary {
@@ -232,12 +232,12 @@ async fn drain(
     };
     let mut dead = Vec::new();
     if totals.dead > 0 {
-        let keep = |letter: nats::Letter| {
+        let collect = |letter: nats::Letter| {
             if letter.at >= started_at {
                 dead.push(letters::Summary::of(&letter).finding());
             }
         };
-        shared.bus.each_letter(Some(&destination.name), &[], keep).await?;
+        shared.bus.each_letter(Some(&destination.name), &[], collect).await?;
     }
     Ok(Drained { summary, ended, dead })
 }
@@ -260,17 +260,17 @@ async fn watch(
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Ok(Ended::TimeIsUp);
         }
-        let mut away = runner.worker.circuit.failure().or_else(|| runner.worker.board.letters_wait_for());
+        let mut away = runner.worker.circuit.failure().or_else(|| runner.worker.stats.letters_wait_for());
         match shared.bus.destination_progress(&runner.settings.destination).await {
             Ok(progress) if progress.is_drained() => return Ok(Ended::Drained),
-            Ok(progress) if progress.paused && runner.worker.board.in_hand().is_empty() => {
+            Ok(progress) if progress.paused && runner.worker.stats.in_flight().is_empty() => {
                 return Ok(Ended::Paused);
             }
             Ok(progress) => {
                 unasked = 0;
-                let totals = runner.worker.board.totals();
+                let totals = runner.worker.stats.totals();
                 let reason = away.as_ref().map(ToString::to_string);
-                pace.show(bar, &runner.worker.board, totals, progress.pending + progress.unsettled, reason.as_deref());
+                pace.show(bar, &runner.worker.stats, totals, progress.pending + progress.unsettled, reason.as_deref());
             }
             Err(error) => {
                 unasked += 1;
@@ -289,7 +289,7 @@ async fn watch(
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}
                 // Likely the end.
-                () = runner.worker.board.idle() => {}
+                () = runner.worker.stats.idle() => {}
             }
         };
         stop.run_until_cancelled(pause).await;

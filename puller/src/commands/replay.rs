@@ -194,7 +194,7 @@ impl Chosen {
         let text = if self.archives == 0 { String::new() } else { count(self.archives, "archive") };
         Finding::of_unit(&self.unit, "queued", text)
             .sign(" ")
-            .since(self.stored_at)
+            .in_state_since(self.stored_at)
             .field("archives", &self.archives)
             .field("bytes", &self.bytes)
     }
@@ -210,14 +210,14 @@ async fn choose(bus: &Bus, args: &Replay) -> Result<(Vec<Chosen>, u64), Failure>
             Ok(Marker { content: Content::Objects(objects), .. }) => Some(objects),
             Ok(_) | Err(_) => None,
         };
-        let wanted = objects.as_ref().map(|objects| {
-            let wanted = objects.iter().filter(|o| symbols.is_empty() || symbols.contains(o.symbol.as_str()));
-            wanted.fold((0, 0), |(count, bytes), object| (count + 1, bytes + object.size))
+        let requested = objects.as_ref().map(|objects| {
+            let requested = objects.iter().filter(|o| symbols.is_empty() || symbols.contains(o.symbol.as_str()));
+            requested.fold((0, 0), |(count, bytes), object| (count + 1, bytes + object.size))
         });
-        let (archives, bytes) = wanted.unwrap_or_default();
+        let (archives, bytes) = requested.unwrap_or_default();
         let chosen = Chosen {
             // A list that is in the manifest only may hold the symbols; the worker will see.
-            holds_symbols: wanted.is_none() || archives > 0,
+            holds_symbols: requested.is_none() || archives > 0,
             sequence: marker.sequence,
             stored_at: marker.stored_at,
             unit: marker.subject.unit.clone(),
@@ -451,7 +451,7 @@ async fn estimate(kind: &DestinationKind, bytes: u64) -> Option<u64> {
                    toUnixTimestamp64Milli(started_at), toUnixTimestamp64Milli(finished_at))), 1) FROM \
                (SELECT * FROM {database}.ingest_log WHERE outcome = 'loaded' ORDER BY finished_at DESC LIMIT 200)";
     // An estimate is not worth waiting for.
-    let asked = async { Warehouse::to_look(server).await?.select_one::<f64>(sql).await };
+    let asked = async { Warehouse::read_only(server).await?.select_one::<f64>(sql).await };
     match tokio::time::timeout(ESTIMATE_WAIT, asked).await {
         Ok(Ok(bytes_per_ms)) if bytes_per_ms > 0.0 => Some((bytes as f64 / bytes_per_ms / 1000.0).ceil() as u64),
         Ok(Ok(_)) | Err(_) => None,

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use nats::{Bus, BusError, ConsumerSettings, DestinationProgress, StreamUsage, WorkerState};
 use serde::Serialize;
 
-use crate::cli::context::{ROSTER_WAIT, connect_to_stream, named_or_served};
+use crate::cli::context::{PRESENCE_WAIT, connect_to_stream, named_or_served};
 use crate::clickhouse::client::Warehouse;
 use crate::clickhouse::lost_stream;
 use crate::clickhouse::lost_stream::LostUnits;
@@ -36,9 +36,9 @@ struct DestinationStatus {
     /// Markers not delivered yet. This and the next three: none where NATS cannot say.
     pending: Option<u64>,
     /// Units that live workers hold.
-    in_hand: Option<u64>,
-    /// Markers that were delivered and wait for another delivery: parked for a retry, or held by a worker that died.
-    parked: Option<u64>,
+    in_flight: Option<u64>,
+    /// Markers that were delivered and wait for another delivery: waiting for a retry, or held by a worker that died.
+    retries_scheduled: Option<u64>,
     dead: Option<u64>,
     paused: bool,
     last_loaded: Option<Timestamp>,
@@ -132,15 +132,15 @@ async fn one(bus: &Bus, config: &Config, destination: &Destination) -> (Destinat
     };
     let (progress, workers, dead) =
         queue.map_or((None, Vec::new(), None), |(progress, workers, dead)| (Some(progress), workers, Some(dead)));
-    let in_hand = workers.iter().map(|worker| worker.in_hand.len() as u64).sum::<u64>();
+    let in_flight = workers.iter().map(|worker| worker.in_flight.len() as u64).sum::<u64>();
     let oldest_unfinished = progress.as_ref().and_then(|progress| progress.oldest_unfinished);
     let age = |since: Timestamp| common::clock::now().duration_since(since).as_secs();
     let status = DestinationStatus {
         destination: name.clone(),
         pending: progress.as_ref().map(|progress| progress.pending),
-        in_hand: progress.as_ref().map(|_| in_hand),
+        in_flight: progress.as_ref().map(|_| in_flight),
         // A worker may settle between the two questions.
-        parked: progress.as_ref().map(|progress| progress.unsettled.saturating_sub(in_hand)),
+        retries_scheduled: progress.as_ref().map(|progress| progress.unsettled.saturating_sub(in_flight)),
         dead,
         paused: progress.is_some_and(|progress| progress.paused),
         last_loaded,
@@ -158,19 +158,19 @@ async fn one(bus: &Bus, config: &Config, destination: &Destination) -> (Destinat
 /// What NATS knows: how far the destination's consumers are, its workers, and how many dead letters it has.
 async fn of_queue(bus: &Bus, name: &str) -> Result<(DestinationProgress, Vec<WorkerState>, u64), BusError> {
     let progress = bus.destination_progress(name).await?;
-    Ok((progress, bus.roster(name, ROSTER_WAIT).await?.workers, bus.dead_letters(name).await?))
+    Ok((progress, bus.presence(name, PRESENCE_WAIT).await?.workers, bus.dead_letters(name).await?))
 }
 
 /// When something was last loaded, as far as that is known, and what is wrong. That a table is not there is an error, as to
 /// every command that needs it.
 async fn of_tables(server: &ClickHouse) -> (Option<Timestamp>, Result<Vec<String>, WarehouseError>) {
     let mut last_loaded = None;
-    let looked = async {
-        let warehouse = Warehouse::to_look(server).await?;
+    let outcome = async {
+        let warehouse = Warehouse::read_only(server).await?;
         last_loaded = warehouse.last_loaded().await?;
         warehouse.warnings().await
     };
-    let warnings = looked.await;
+    let warnings = outcome.await;
     (last_loaded, warnings)
 }
 
@@ -184,8 +184,8 @@ fn destinations_table(all: &[DestinationStatus]) -> String {
             vec![
                 format!("{}{}", status.destination, if status.paused { " (paused)" } else { "" }),
                 number(status.pending),
-                number(status.in_hand),
-                number(status.parked),
+                number(status.in_flight),
+                number(status.retries_scheduled),
                 number(status.dead),
                 status.workers.len().to_string(),
                 since(status.last_loaded),
@@ -197,7 +197,7 @@ fn destinations_table(all: &[DestinationStatus]) -> String {
 
 /// What a worker says of itself, with its units in ranges: any client in the account may have written it.
 fn worker_lines(destination: &str, worker: &WorkerState) -> Vec<String> {
-    let doing = match (worker.in_hand.len() as u64, &worker.waiting_for) {
+    let doing = match (worker.in_flight.len() as u64, &worker.waiting_for) {
         (units, Some(reason)) => format!("{}, waiting: {}", count(units, "unit"), printable(reason)),
         (0, None) => "idle".into(),
         (units, None) => count(units, "unit"),
@@ -205,7 +205,8 @@ fn worker_lines(destination: &str, worker: &WorkerState) -> Vec<String> {
     let head = format!("{destination}  worker {}: {doing}", printable(&worker.worker));
     let mut lines: Vec<String> = wrap(&head, 2);
     lines.iter_mut().skip(1).for_each(|line| line.insert_str(0, "  "));
-    let units: Vec<Finding> = worker.in_hand.iter().map(|unit| Finding::named(unit, "in_hand", "").sign(" ")).collect();
+    let units: Vec<Finding> =
+        worker.in_flight.iter().map(|unit| Finding::named(unit, "in_flight", "").sign(" ")).collect();
     let ranges = list(&units, true);
     let more = ranges.len().saturating_sub(UNIT_LINES_MAX);
     lines.extend(ranges.into_iter().take(UNIT_LINES_MAX));

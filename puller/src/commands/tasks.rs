@@ -135,7 +135,7 @@ fn finding(task: &Task, unit: &TaskUnit) -> Finding {
     let state = state.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default();
     let finding = Finding::named(&unit.unit, state, &unit.error)
         .sign(sign(unit.state))
-        .since(unit.at)
+        .in_state_since(unit.at)
         .destination(&task.destination)
         .field("worker", &unit.worker)
         .field("attempt", &unit.attempt)

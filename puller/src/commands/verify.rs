@@ -25,8 +25,8 @@ use crate::cli::standstill::Standstill;
 use crate::cli::unit_error::unit_error;
 use crate::clickhouse::lost_stream;
 use crate::clickhouse::schema::MissingTables;
+use crate::job::beginning::Beginning;
 use crate::job::resolve::{Job, read};
-use crate::job::wanted::Beginning;
 use crate::load::loader::Loader;
 use crate::worker::destination::Destination;
 use crate::worker::metrics::Metrics;
@@ -114,7 +114,7 @@ pub(crate) async fn run(
         }
     }
     shared.bus.close().await;
-    let findings: Vec<Finding> = reports.iter_mut().flat_map(DestinationReport::take_findings).collect();
+    let findings: Vec<Finding> = reports.iter_mut().flat_map(DestinationReport::drain_findings).collect();
     let mut lines = list(&findings, args.list.all);
     reports.iter().for_each(|report| report.lines(&mut lines));
     if !args.fix && reports.iter().any(|report| report.to_repair() > 0) {
@@ -193,7 +193,7 @@ struct Verifier<'s> {
 }
 
 /// A unit that was looked at.
-enum Looked {
+enum CheckOutcome {
     Checked(Box<Checked>),
     Unchecked(String),
 }
@@ -214,16 +214,16 @@ impl Verifier<'_> {
         report: &mut DestinationReport,
     ) -> Result<(), Failure> {
         let bar = progress_bar(self.name, units.len() as u64);
-        let looks = stream::iter(units)
+        let checks = stream::iter(units)
             .take_until(stop.cancelled())
             .map(async |unit| (unit, self.unit(unit).await))
             .buffered(UNITS_MAX);
-        let mut looks = std::pin::pin!(looks);
-        while let Some((unit, looked)) = looks.next().await {
+        let mut checks = std::pin::pin!(checks);
+        while let Some((unit, looked)) = checks.next().await {
             bar.inc(1);
             match looked? {
-                Looked::Unchecked(why) => report.unchecked(unit, why),
-                Looked::Checked(checked) => {
+                CheckOutcome::Unchecked(why) => report.unchecked(unit, why),
+                CheckOutcome::Checked(checked) => {
                     let Checked { payload, job, verdicts } = *checked;
                     let symbols = job.objects.iter().map(|object| object.symbol.clone());
                     let bad = report.add(unit, symbols.zip(verdicts).collect(), self.verbose);
@@ -240,26 +240,26 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    async fn unit(&self, unit: &Unit) -> Result<Looked, Failure> {
+    async fn unit(&self, unit: &Unit) -> Result<CheckOutcome, Failure> {
         let Some(message) = self.shared.bus.current_marker(unit).await? else {
-            return Ok(Looked::Unchecked("its marker is no longer on the stream".into()));
+            return Ok(CheckOutcome::Unchecked("its marker is no longer on the stream".into()));
         };
         let subject = MarkerSubject::announcement(unit, message.subject.lane == Lane::Backfill);
-        let is_wanted = self.beginning.wants(&message);
+        let is_accepted = self.beginning.needs_delivery(&message);
         let (store, prefix) = (&self.loader.fetcher.store, &self.shared.config.storage.prefix);
         let checked = async {
             let job = read(store, prefix, &subject, &message.payload, ReplayOptions::default()).await?;
             let mut verdicts = check::check(self.loader, &job).await?;
-            if !is_wanted {
-                verdicts.iter_mut().filter(|v| **v == Verdict::NotLoaded).for_each(|v| *v = Verdict::NotWanted);
+            if !is_accepted {
+                verdicts.iter_mut().filter(|v| **v == Verdict::NotLoaded).for_each(|v| *v = Verdict::TooOld);
             }
             Ok((job, verdicts))
         };
         match checked.await {
             Ok((job, verdicts)) => {
-                Ok(Looked::Checked(Box::new(Checked { payload: message.payload.to_vec(), job, verdicts })))
+                Ok(CheckOutcome::Checked(Box::new(Checked { payload: message.payload.to_vec(), job, verdicts })))
             }
-            Err(error) => unit_error(error).map(Looked::Unchecked),
+            Err(error) => unit_error(error).map(CheckOutcome::Unchecked),
         }
     }
 
@@ -326,7 +326,7 @@ impl Verifier<'_> {
         loop {
             // The first is settled first, as a rule.
             while let Some(sequence) = sent.last() {
-                match bus.replay_is_settled(self.name, *sequence).await {
+                match bus.replay_is_done(self.name, *sequence).await {
                     Ok(true) => {
                         sent.pop();
                         attendance.worked();

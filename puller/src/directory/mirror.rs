@@ -36,7 +36,7 @@ pub(crate) struct Mirror {
     pub memory: MemoryBudget,
 }
 
-enum Kept {
+enum Stored {
     Already,
     Fetched { bytes: u64 },
     Faulty(ObjectFault),
@@ -56,72 +56,72 @@ impl AsRef<[u8]> for Fetched {
 }
 
 impl Mirror {
-    pub(crate) async fn keep(&self, job: &Job, activity: &Activity) -> Result<Work, WorkError> {
+    pub(crate) async fn store(&self, job: &Job, activity: &Activity) -> Result<Work, WorkError> {
         let started = Instant::now();
         let mut work = Work::default();
-        delivered::note(&self.root, &job.unit, &job.objects, &self.fetcher.prefix)
+        delivered::record_objects(&self.root, &job.unit, &job.objects, &self.fetcher.prefix)
             .await
             .map_err(|source| self.no_record(source))?;
         let delivered = OnceCell::new();
-        let keepings: Vec<_> =
-            job.objects.iter().map(|object| self.keep_one(job, object, &delivered, activity)).collect();
-        let mut keeping = futures::stream::iter(keepings).buffered(FETCHES_MAX);
+        let stores: Vec<_> =
+            job.objects.iter().map(|object| self.store_one(job, object, &delivered, activity)).collect();
+        let mut storing = futures::stream::iter(stores).buffered(FETCHES_MAX);
         let mut objects = job.objects.iter();
-        while let (Some(outcome), Some(object)) = (keeping.next().await, objects.next()) {
+        while let (Some(outcome), Some(object)) = (storing.next().await, objects.next()) {
             match outcome? {
-                Kept::Already => work.skipped += 1,
-                Kept::Fetched { bytes } => {
+                Stored::Already => work.skipped += 1,
+                Stored::Fetched { bytes } => {
                     work.loaded += 1;
                     work.bytes += bytes;
                 }
-                Kept::Faulty(fault) => work.faults.push(FaultyObject { key: object.key.clone(), fault }),
+                Stored::Faulty(fault) => work.faults.push(FaultyObject { key: object.key.clone(), fault }),
             }
         }
-        drop(keeping);
+        drop(storing);
         work.times.fetch = started.elapsed();
         Ok(work)
     }
 
-    async fn keep_one(
+    async fn store_one(
         &self,
         job: &Job,
         object: &Object,
         delivered: &OnceCell<Delivered>,
         activity: &Activity,
-    ) -> Result<Kept, WorkError> {
+    ) -> Result<Stored, WorkError> {
         if let Err(fault) = acceptable(job, object, &self.fetcher.prefix, &self.memory) {
-            return Ok(Kept::Faulty(fault));
+            return Ok(Stored::Faulty(fault));
         }
         let name = match self.fetcher.prefix.archive_path(&object.key) {
             Ok(name) => name,
-            Err(error) => return Ok(Kept::Faulty(ObjectFault::Refused(error.to_string()))),
+            Err(error) => return Ok(Stored::Faulty(ObjectFault::Refused(error.to_string()))),
         };
         let path = self.root.join(name);
         // Memory first, as the loader does: the other order could leave each waiting for what the other holds.
-        let memory = Arc::new(activity.while_waiting(self.memory.take(object.size)).await);
+        let memory = Arc::new(activity.while_waiting(self.memory.acquire(object.size)).await);
         if tokio::fs::metadata(&path).await.is_ok_and(|there| there.is_dir()) {
             let why = format!("a folder lies where it belongs: {}", path.display());
-            return Ok(Kept::Faulty(ObjectFault::Refused(why)));
+            return Ok(Stored::Faulty(ObjectFault::Refused(why)));
         }
         match self.twice(|| holds(&path, object)).await? {
             Ok(true) => {
                 activity.bump();
-                return Ok(Kept::Already);
+                return Ok(Stored::Already);
             }
             Ok(false) => {}
-            Err(fault) => return Ok(Kept::Faulty(fault)),
+            Err(fault) => return Ok(Stored::Faulty(fault)),
         }
         let bytes = match self.fetcher.fetch(&job.unit, object, activity).await? {
             Ok(bytes) => bytes,
-            Err(fault) => return Ok(Kept::Faulty(fault)),
+            Err(fault) => return Ok(Stored::Faulty(fault)),
         };
         let fetched = Fetched { bytes, _memory: memory };
         match self.twice(|| self.put(&path, name, &fetched, (job, object), delivered)).await? {
             Ok(None) => {
                 activity.bump();
-                Ok(Kept::Fetched { bytes: object.size })
+                Ok(Stored::Fetched { bytes: object.size })
             }
-            Ok(Some(fault)) | Err(fault) => Ok(Kept::Faulty(fault)),
+            Ok(Some(fault)) | Err(fault) => Ok(Stored::Faulty(fault)),
         }
     }
 
@@ -136,7 +136,7 @@ impl Mirror {
     ) -> Result<Option<ObjectFault>, WorkError> {
         let failed = |source| WorkError::Disk { path: path.to_owned(), source };
         for _ in 0..PUTS_MAX {
-            let seen = file::look(path).await.map_err(failed)?;
+            let seen = file::read_entry(path).await.map_err(failed)?;
             if let Some(seen) = &seen {
                 if seen.sha256 == Some(object.sha256) {
                     return Ok(None);

@@ -51,25 +51,25 @@ impl Fetcher {
         object: &Object,
         activity: &Activity,
     ) -> Result<Result<Bytes, ObjectFault>, WorkError> {
-        let error = match self.fetch_in_turn(object, activity).await {
+        let error = match self.fetch_with_permit(object, activity).await {
             Err(FetchError::Store(error)) if is_doubtful(error.kind) => error,
-            other => return told_apart(other),
+            other => return classify_fetch(other),
         };
         if !activity.while_waiting(self.others_can_be_read(unit, object, error.kind)).await {
             return Err(error.into());
         }
         // What was wrong with the store may have passed between the two questions. Only what fails now, while others can be
         // read, is the object's own.
-        match self.fetch_in_turn(object, activity).await {
+        match self.fetch_with_permit(object, activity).await {
             Err(FetchError::Store(error)) if is_doubtful(error.kind) => {
                 Ok(Err(ObjectFault::Unreadable(error.advised())))
             }
-            other => told_apart(other),
+            other => classify_fetch(other),
         }
     }
 
     /// One go at an object, when there is a transfer free for it.
-    async fn fetch_in_turn(&self, object: &Object, activity: &Activity) -> Result<Bytes, FetchError> {
+    async fn fetch_with_permit(&self, object: &Object, activity: &Activity) -> Result<Bytes, FetchError> {
         let slots = Arc::clone(&self.slots);
         let slot = activity.while_waiting(slots.acquire_owned()).await;
         let _slot = slot.expect("the semaphore is never closed");
@@ -161,7 +161,7 @@ enum FetchError {
 }
 
 /// The outer error stops the unit, the inner one is the object's own.
-fn told_apart(fetched: Result<Bytes, FetchError>) -> Result<Result<Bytes, ObjectFault>, WorkError> {
+fn classify_fetch(fetched: Result<Bytes, FetchError>) -> Result<Result<Bytes, ObjectFault>, WorkError> {
     match fetched {
         Ok(bytes) => Ok(Ok(bytes)),
         Err(FetchError::Object(fault)) => Ok(Err(fault)),

@@ -52,7 +52,7 @@ pub(crate) async fn resolve(
         return Err(elsewhere.into());
     }
     let _memory = match &marker.content {
-        Content::Manifest(_) => Some(activity.while_waiting(memory.take(MANIFEST_FOOTPRINT)).await),
+        Content::Manifest(_) => Some(activity.while_waiting(memory.acquire(MANIFEST_FOOTPRINT)).await),
         Content::Objects(_) => None,
     };
     // The server's clock has the last word: a worker whose own one is behind would refuse what is generated today.

@@ -35,12 +35,12 @@ const OUTLINE_ROW_BYTES: u64 = 2 * 16;
 const CHUNKS: u64 = 3;
 
 /// An outline and the memory that it takes.
-pub(crate) struct HeldOutline {
+pub(crate) struct BudgetedOutline {
     outline: Outline,
     _memory: OwnedSemaphorePermit,
 }
 
-impl Deref for HeldOutline {
+impl Deref for BudgetedOutline {
     type Target = Outline;
 
     fn deref(&self) -> &Outline {
@@ -74,7 +74,7 @@ impl Loader {
         work: &mut Work,
     ) -> Result<Result<(), ObjectFault>, WorkError> {
         let chunks = CHUNKS * (CHUNK_ROWS * ROW_BYTES) as u64;
-        let _memory = activity.while_waiting(self.memory.take(outline_footprint(object, spec) + chunks)).await;
+        let _memory = activity.while_waiting(self.memory.acquire(outline_footprint(object, spec) + chunks)).await;
         let started = Instant::now();
         let bytes = match self.fetcher.fetch(&job.unit, object, activity).await? {
             Ok(bytes) => bytes,
@@ -95,7 +95,7 @@ impl Loader {
         work.times.decode += started.elapsed();
         let candidate = || std::iter::once(Candidate { object, open_times: &outline.open_times });
         if ledger.contains_key(&object.key)
-            && let Some(fault) = self.shrunk(job, candidate(), ledger).await?.remove(&object.key)
+            && let Some(fault) = self.exceeding_limit(job, candidate(), ledger).await?.remove(&object.key)
         {
             return Ok(Err(fault));
         }
@@ -124,7 +124,7 @@ impl Loader {
         }
         if other_versions
             && !ledger.contains_key(&object.key)
-            && let Some(fault) = self.shrunk(job, candidate(), ledger).await?.remove(&object.key)
+            && let Some(fault) = self.exceeding_limit(job, candidate(), ledger).await?.remove(&object.key)
         {
             return Ok(Err(fault));
         }
@@ -167,8 +167,8 @@ impl Loader {
         unit: &Unit,
         object: &Object,
         spec: &Spec,
-    ) -> Result<Result<HeldOutline, ObjectFault>, WorkError> {
-        let memory = self.memory.take(outline_footprint(object, spec)).await;
+    ) -> Result<Result<BudgetedOutline, ObjectFault>, WorkError> {
+        let memory = self.memory.acquire(outline_footprint(object, spec)).await;
         let bytes = match self.fetcher.fetch(unit, object, &Activity::default()).await? {
             Ok(bytes) => bytes,
             Err(fault) => return Ok(Err(fault)),
@@ -176,7 +176,7 @@ impl Loader {
         let _place = self.decodings.acquire().await.expect("the semaphore is never closed");
         let name = object.key.rsplit('/').next().unwrap_or_default().into();
         let outline = outlined(&name, &bytes, spec).await?;
-        Ok(outline.map(|outline| HeldOutline { outline, _memory: memory }).map_err(ObjectFault::Damaged))
+        Ok(outline.map(|outline| BudgetedOutline { outline, _memory: memory }).map_err(ObjectFault::Damaged))
     }
 
     /// Decodes again and inserts as rows come, in inserts that the server stores as one block each.

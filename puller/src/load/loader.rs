@@ -38,7 +38,7 @@ pub(crate) struct Loader {
 
 impl Loader {
     /// See [`shrink_limit::exceeding_shrink_limit`].
-    pub(super) async fn shrunk(
+    pub(super) async fn exceeding_limit(
         &self,
         job: &Job,
         candidates: impl Iterator<Item = Candidate<'_>>,

@@ -20,7 +20,7 @@ use crate::job::spec::{FETCHES_MAX, footprint};
 use crate::job::work::Work;
 use crate::job::writes::Written;
 use crate::load::loader::Loader;
-use crate::load::superseded_rows::EarlyLook;
+use crate::load::superseded_rows::EarlyCheck;
 use archive::{Decoded, Spec};
 
 /// An archive of up to so many bytes is decoded in less time than it takes to hand it to another thread and back.
@@ -31,7 +31,7 @@ pub(super) struct Cut<'a> {
     pub objects: &'a [&'a Object],
     /// Whose turn it is to fetch and decode, of the unit's parts.
     pub fetching: &'a Semaphore,
-    pub look: &'a EarlyLook,
+    pub early_check: &'a EarlyCheck,
 }
 
 impl Loader {
@@ -43,10 +43,10 @@ impl Loader {
         ledger: &Ledger,
         activity: &Activity,
     ) -> Result<Work, WorkError> {
-        let Cut { objects, fetching, look } = cut;
-        let turn = fetching.acquire().await.expect("the semaphore is never closed");
+        let Cut { objects, fetching, early_check } = cut;
+        let permit = fetching.acquire().await.expect("the semaphore is never closed");
         let bytes = objects.iter().map(|object| footprint(object, spec.rows_max)).sum();
-        let memory = activity.while_waiting(self.memory.take(bytes)).await;
+        let memory = activity.while_waiting(self.memory.acquire(bytes)).await;
         let mut work = Work::default();
 
         // In order, so that rows arrive sorted by the table's key.
@@ -68,10 +68,10 @@ impl Loader {
             }
         }
         drop(decoding);
-        drop(turn);
+        drop(permit);
         let recorded_before = archives.iter().filter(|archive| ledger.contains_key(&archive.object.key));
-        let mut shrunk = self.shrunk(job, recorded_before.map(Ready::candidate), ledger).await?;
-        archives.retain(|archive| match shrunk.remove(&archive.object.key) {
+        let mut exceeding = self.exceeding_limit(job, recorded_before.map(Ready::candidate), ledger).await?;
+        archives.retain(|archive| match exceeding.remove(&archive.object.key) {
             Some(fault) => {
                 work.faults.push(FaultyObject { key: archive.object.key.clone(), fault });
                 false
@@ -81,7 +81,7 @@ impl Loader {
         if !archives.is_empty() {
             let awaited = Arc::new(());
             let part = Part::new(Arc::clone(job), archives, activity.clone(), &awaited, memory);
-            self.insert_and_read_back(&Arc::new(part), ledger, look, &mut work).await?;
+            self.insert_and_read_back(&Arc::new(part), ledger, early_check, &mut work).await?;
             drop(awaited);
         }
         Ok(work)
@@ -129,27 +129,28 @@ impl Loader {
         &self,
         part: &Arc<Part>,
         ledger: &Ledger,
-        look: &EarlyLook,
+        early_check: &EarlyCheck,
         work: &mut Work,
     ) -> Result<(), WorkError> {
-        let Found { answers, other_versions, at } = match self.inserted_before(part, look, work).await? {
+        let Found { answers, other_versions, at } = match self.inserted_before(part, early_check, work).await? {
             Some(found) => found,
             None => {
                 self.insert(part, work).await?;
-                self.read_back(part, Depth::Rows, look, work).await?
+                self.read_back(part, Depth::Rows, early_check, work).await?
             }
         };
-        look.saw(other_versions, at);
+        early_check.saw(other_versions, at);
         failpoint("puller.read_back");
 
-        let mut shrunk = HashMap::new();
+        let mut exceeding = HashMap::new();
         if other_versions {
             let not_recorded = part.archives.iter().filter(|archive| !ledger.contains_key(&archive.object.key));
-            shrunk = self.shrunk(&part.job, not_recorded.map(Ready::candidate), ledger).await?;
+            exceeding = self.exceeding_limit(&part.job, not_recorded.map(Ready::candidate), ledger).await?;
         }
         let mut verified = Vec::with_capacity(part.archives.len());
         for (archive, answer) in part.archives.iter().zip(answers) {
-            let fault = answer.map_err(ObjectFault::NotReadBack).err().or_else(|| shrunk.remove(&archive.object.key));
+            let fault =
+                answer.map_err(ObjectFault::NotReadBack).err().or_else(|| exceeding.remove(&archive.object.key));
             match fault {
                 None => verified.push(archive),
                 Some(fault) => work.faults.push(FaultyObject { key: archive.object.key.clone(), fault }),
@@ -171,7 +172,7 @@ impl Loader {
         work.loaded += facts.len() as u64;
         work.rows += facts.iter().map(|(_, facts)| facts.rows).sum::<u64>();
         if let Some(server_ms) = self.record_archives(&part.job, facts, &part.activity).await? {
-            look.recorded(server_ms);
+            early_check.recorded(server_ms);
         }
         failpoint("puller.archives_recorded");
         Ok(())
@@ -183,13 +184,13 @@ impl Loader {
     async fn inserted_before(
         &self,
         part: &Arc<Part>,
-        look: &EarlyLook,
+        early_check: &EarlyCheck,
         work: &mut Work,
     ) -> Result<Option<Found>, WorkError> {
         if !part.job.tried_before || part.job.options.force {
             return Ok(None);
         }
-        let found = self.read_back(part, Depth::Sums, look, work).await?;
+        let found = self.read_back(part, Depth::Sums, early_check, work).await?;
         Ok(Some(found).filter(|found| found.answers.iter().all(Result::is_ok)))
     }
 
@@ -197,11 +198,11 @@ impl Loader {
         &self,
         part: &Arc<Part>,
         depth: Depth,
-        look: &EarlyLook,
+        early_check: &EarlyCheck,
         work: &mut Work,
     ) -> Result<Found, WorkError> {
         let started = Instant::now();
-        look.begins();
+        early_check.begins();
         let found = self.statements.read_back(part, depth).await?;
         work.times.read_back += started.elapsed();
         Ok(found)

@@ -42,7 +42,7 @@
 //!
 //! A worker that dies is followed by a redelivery, which skips what is recorded and looks after it. It cannot know when the
 //! dead one wrote; so it waits six seconds and derives once more, as if it had written itself. An insert that ClickHouse
-//! still has in hand when its worker is gone may land after all that: `puller verify` finds its rows.
+//! still has in flight when its worker is gone may land after all that: `puller verify` finds its rows.
 
 mod derivation;
 
@@ -72,31 +72,31 @@ use derivation::{Derivation, Differences, ranges_of};
 const RELIED_ON_WITHIN: Duration = Duration::from_secs(5);
 /// How long one that acts waits for others' records: a little longer.
 const RECORD_WAIT: Duration = Duration::from_secs(6);
-const RECORD_LOOK_EVERY: Duration = Duration::from_millis(200);
+const RECORD_POLL: Duration = Duration::from_millis(200);
 /// Times that rows are derived in one attempt: each but the last was followed by another worker's record.
 const ROUNDS_MAX: usize = 5;
 /// What the read-backs of a unit's parts saw: if nothing is to be proven, nobody need ask [`unproven_symbols`].
 #[derive(Debug)]
-pub(crate) struct EarlyLook {
+pub(crate) struct EarlyCheck {
     to_prove: AtomicBool,
     begun: OnceLock<Instant>,
     /// The server's clock at the first look and at the end of the last record, in ms.
-    looked_at: AtomicI64,
+    checked_at: AtomicI64,
     recorded_at: AtomicI64,
 }
 
-impl Default for EarlyLook {
+impl Default for EarlyCheck {
     fn default() -> Self {
         Self {
             to_prove: AtomicBool::new(false),
             begun: OnceLock::new(),
-            looked_at: AtomicI64::new(i64::MAX),
+            checked_at: AtomicI64::new(i64::MAX),
             recorded_at: AtomicI64::new(i64::MIN),
         }
     }
 }
 
-impl EarlyLook {
+impl EarlyCheck {
     /// To be called before a part is read back.
     pub(crate) fn begins(&self) {
         self.begun.get_or_init(Instant::now);
@@ -104,7 +104,7 @@ impl EarlyLook {
 
     pub(crate) fn saw(&self, to_prove: bool, server_ms: i64) {
         self.to_prove.fetch_or(to_prove, Ordering::Relaxed);
-        self.looked_at.fetch_min(server_ms, Ordering::Relaxed);
+        self.checked_at.fetch_min(server_ms, Ordering::Relaxed);
     }
 
     pub(crate) fn recorded(&self, server_ms: i64) {
@@ -116,7 +116,7 @@ impl EarlyLook {
     /// Two clocks: the server's goes on while this machine sleeps or is paused, ours while somebody sets the server's back.
     pub(crate) fn proves_all(&self) -> bool {
         let in_time = self.begun.get().is_some_and(|begun| begun.elapsed() < RELIED_ON_WITHIN);
-        let server_ms = self.recorded_at.load(Ordering::Relaxed).checked_sub(self.looked_at.load(Ordering::Relaxed));
+        let server_ms = self.recorded_at.load(Ordering::Relaxed).checked_sub(self.checked_at.load(Ordering::Relaxed));
         let in_server_time = server_ms
             .and_then(|ms| u64::try_from(ms).ok())
             .is_some_and(|ms| Duration::from_millis(ms) < RELIED_ON_WITHIN);
@@ -242,7 +242,7 @@ impl Loader {
             if at_last || !newer {
                 return Ok(());
             }
-            activity.while_waiting(tokio::time::sleep(RECORD_LOOK_EVERY)).await;
+            activity.while_waiting(tokio::time::sleep(RECORD_POLL)).await;
         }
     }
 
@@ -275,12 +275,12 @@ mod tests {
 
     #[test]
     fn a_look_is_relied_on_for_five_seconds_of_both_clocks() {
-        let check = |looks: &[(bool, i64)], recorded: &[i64], proves: bool| {
-            let look = EarlyLook::default();
-            look.begins();
-            looks.iter().for_each(|&(to_prove, at)| look.saw(to_prove, at));
-            recorded.iter().for_each(|&at| look.recorded(at));
-            assert_eq!(look.proves_all(), proves, "{looks:?} {recorded:?}");
+        let check = |checks: &[(bool, i64)], recorded: &[i64], proves: bool| {
+            let check = EarlyCheck::default();
+            check.begins();
+            checks.iter().for_each(|&(to_prove, at)| check.saw(to_prove, at));
+            recorded.iter().for_each(|&at| check.recorded(at));
+            assert_eq!(check.proves_all(), proves, "{checks:?} {recorded:?}");
         };
         check(&[(false, 1_000)], &[1_500], true);
         check(&[(false, 1_000), (false, 3_000)], &[3_500, 5_999], true);
@@ -290,6 +290,6 @@ mod tests {
         check(&[(false, 1_000)], &[900], false);
         check(&[(false, 1_000)], &[], false);
         check(&[], &[1_000], false);
-        assert!(!EarlyLook::default().proves_all());
+        assert!(!EarlyCheck::default().proves_all());
     }
 }

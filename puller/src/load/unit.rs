@@ -12,7 +12,7 @@ use crate::clickhouse::ledger::Ledger;
 use crate::clickhouse::unproven::Recorded;
 use crate::clickhouse::version::version;
 use crate::error::work::{FaultyObject, WorkError};
-use crate::job::memory::Wants;
+use crate::job::memory::DemandGuard;
 use crate::job::place::acceptable;
 use crate::job::resolve::Job;
 use crate::job::spec::{footprint, spec};
@@ -21,11 +21,11 @@ use crate::job::writes::Written;
 use crate::load::loader::Loader;
 use crate::load::part::Cut;
 use crate::load::plan::PARTS_MAX;
-use crate::load::superseded_rows::EarlyLook;
+use crate::load::superseded_rows::EarlyCheck;
 
 impl Loader {
     pub(crate) async fn load(&self, job: &Arc<Job>, activity: &Activity) -> Result<Work, WorkError> {
-        let _in_hand = self.statements.enter();
+        let _in_flight = self.statements.enter();
         let spec = spec(job)?;
         let ledger = self.statements.ledger(&job.unit, activity).await?;
         let mut work = Work::default();
@@ -42,17 +42,23 @@ impl Loader {
             }
         }
         let rows = spec.rows_max;
-        let _wants = self.wants(job, &open, rows);
+        let _demand = self.demand_of(job, &open, rows);
         let (huge, usual): (Vec<&Object>, Vec<&Object>) =
             open.iter().partition(|object| footprint(object, rows) > self.part_bytes_max());
         let parts = self.parts(&usual, rows);
         // One part is fetched and decoded at a time, so that the next one is while this one is inserted.
         let fetching = Semaphore::new(1);
-        let look = EarlyLook::default();
+        let early_check = EarlyCheck::default();
         let loads: Vec<_> = parts
             .into_iter()
             .map(|objects| {
-                self.load_part(job, &spec, Cut { objects, fetching: &fetching, look: &look }, &ledger, activity)
+                self.load_part(
+                    job,
+                    &spec,
+                    Cut { objects, fetching: &fetching, early_check: &early_check },
+                    &ledger,
+                    activity,
+                )
             })
             .collect();
         let mut loads = std::pin::pin!(futures::stream::iter(loads).buffer_unordered(PARTS_MAX));
@@ -66,8 +72,8 @@ impl Loader {
         let place: HashMap<&str, usize> = job.objects.iter().map(|object| object.key.as_str()).zip(0..).collect();
         work.faults.sort_by_key(|faulty| place.get(faulty.key.as_str()).copied());
         // What was skipped or failed may have rows of an earlier attempt, which died before it looked.
-        let looked_at_all = work.loaded == job.objects.len() as u64 && huge.is_empty();
-        if !(looked_at_all && look.proves_all()) {
+        let checked_all = work.loaded == job.objects.len() as u64 && huge.is_empty();
+        if !(checked_all && early_check.proves_all()) {
             let needed = self.remove_superseded_rows(job, &ledger, &work, activity).await?;
             work.faults.extend(needed);
         }
@@ -105,7 +111,7 @@ impl Loader {
     }
 
     /// What all of it wants that is still to be loaded.
-    fn wants(&self, job: &Job, open: &[&Object], rows: u64) -> Wants<'_> {
+    fn demand_of(&self, job: &Job, open: &[&Object], rows: u64) -> DemandGuard<'_> {
         let bytes: u64 = open.iter().map(|object| footprint(object, rows)).sum();
         // Its list stays in memory as long as it is worked on, whatever is loaded of it.
         let list: usize = job.objects.iter().map(|object| size_of::<Object>() + object.key.len()).sum();

@@ -6,15 +6,15 @@ use super::ending::Finished;
 use crate::clickhouse::ledger::{Attempt, json_lines};
 use crate::error::work::WorkError;
 use crate::job::work::Work;
-use crate::worker::context::{InHand, Worker};
+use crate::worker::context::{InFlight, Worker};
 use crate::worker::destination::Destination;
 
 impl Worker {
     /// Writes the attempt to `ingest_log`, where the destination has one.
-    pub(super) async fn record(&self, in_hand: &InHand<'_>, finished: &Finished<'_>) -> Result<(), WorkError> {
-        let held = in_hand.held;
+    pub(super) async fn record(&self, in_flight: &InFlight<'_>, finished: &Finished<'_>) -> Result<(), WorkError> {
+        let leased = in_flight.leased;
         let (Destination::ClickHouse(loader), Some(unit)) = (&self.destination, finished.unit) else { return Ok(()) };
-        let (delivery, nothing) = (&held.delivery, Work::default());
+        let (delivery, nothing) = (&leased.delivery, Work::default());
         let work = finished.result.as_ref().unwrap_or(&nothing);
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let error = finished.error();
@@ -29,7 +29,7 @@ impl Worker {
             // Of a crash loop the deliveries are what counts.
             attempt: match finished.result {
                 Err(WorkError::Exhausted { deliveries, .. }) => *deliveries,
-                _ => in_hand.attempt(),
+                _ => in_flight.attempt(),
             },
             worker: &self.name,
             outcome: finished.ending().as_str(),
@@ -47,6 +47,6 @@ impl Worker {
             read_back_ms: ms(work.times.read_back),
             trace_id: "",
         };
-        Ok(loader.statements.record_attempts(json_lines(&[attempt]), &held.lease.activity).await?)
+        Ok(loader.statements.record_attempts(json_lines(&[attempt]), &leased.lease.activity).await?)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use common::config::Retry;
 use common::unit::Unit;
 use jiff::Timestamp;
-use nats::{Bus, DeliveryRecord, Held};
+use nats::{Bus, DeliveryRecord, Leased};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::work::WorkError;
@@ -16,7 +16,7 @@ use crate::job::writes::Writes;
 use crate::worker::circuit::Circuit;
 use crate::worker::destination::Destination;
 use crate::worker::metrics::Metrics;
-use crate::worker::stats::Board;
+use crate::worker::stats::WorkerStats;
 use crate::worker::suspects::Suspects;
 use crate::worker::task_report::TaskReport;
 
@@ -36,7 +36,7 @@ pub(crate) struct Worker {
     pub circuit: Circuit,
     pub clock_watch: ClockWatch,
     pub metrics: Metrics,
-    pub board: Board,
+    pub stats: WorkerStats,
     /// See [`common::config::Destination::initial_days`].
     pub initial_days: Option<u32>,
     /// Since when the destination is served, as its tables tell it: they outlive the consumers.
@@ -52,9 +52,9 @@ pub(crate) struct Ends {
     pub abort: CancellationToken,
 }
 
-/// What goes with a delivery while it is in hand.
-pub(super) struct InHand<'w> {
-    pub held: &'w Held,
+/// What goes with a delivery while it is in flight.
+pub(super) struct InFlight<'w> {
+    pub leased: &'w Leased,
     pub unit: Option<&'w Unit>,
     pub report: Option<&'w TaskReport<'w>>,
     /// How the earlier deliveries ended; `None` where that cannot be read.
@@ -63,14 +63,14 @@ pub(super) struct InHand<'w> {
     pub stop: &'w CancellationToken,
 }
 
-impl InHand<'_> {
+impl InFlight<'_> {
     /// Counted by failures, from 1: deliveries that were handed back are no attempts.
     pub(super) fn attempt(&self) -> u32 {
         self.record.unwrap_or_default().failed.saturating_add(1)
     }
 
     pub(super) fn name(&self) -> String {
-        self.unit.map_or_else(|| self.held.delivery.subject.clone(), Unit::to_string)
+        self.unit.map_or_else(|| self.leased.delivery.subject.clone(), Unit::to_string)
     }
 
     /// The delay with which it may be delivered again: not before what is written for it has landed or never will.

@@ -16,23 +16,23 @@ pub(crate) enum Destination {
 }
 
 impl Destination {
-    /// Waits until more units can be worked on than those in hand; returns how many more.
-    pub(crate) async fn room(&self, in_hand: impl Fn() -> usize) -> usize {
+    /// Waits until more units can be worked on than those in flight; returns how many more.
+    pub(crate) async fn free_slots(&self, in_flight: impl Fn() -> usize) -> usize {
         match self {
-            Self::ClickHouse(loader) => loader.demand.room(in_hand).await,
-            // Objects are kept one by one.
+            Self::ClickHouse(loader) => loader.demand.free_slots(in_flight).await,
+            // Objects are stored one by one.
             Self::Directory(_) => usize::MAX,
         }
     }
 
-    /// Brings every object of the job to the destination that is not there yet.
+    /// Stores every object of the job that the destination does not have.
     ///
     /// # Errors
     /// Something stopped the whole unit; faults of single objects are in the returned [`Work`] instead.
-    pub(crate) async fn bring(&self, job: &Arc<Job>, activity: &Activity) -> Result<Work, WorkError> {
+    pub(crate) async fn deliver(&self, job: &Arc<Job>, activity: &Activity) -> Result<Work, WorkError> {
         match self {
             Self::ClickHouse(loader) => loader.load(job, activity).await,
-            Self::Directory(mirror) => mirror.keep(job, activity).await,
+            Self::Directory(mirror) => mirror.store(job, activity).await,
         }
     }
 }

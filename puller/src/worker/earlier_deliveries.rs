@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nats::{Delivery, DeliveryRecord};
 
-use crate::worker::context::{InHand, Worker};
+use crate::worker::context::{InFlight, Worker};
 
 /// How long reading or writing the record of a delivery may take: a worker that ends has 5 s for it and the nak.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(2);
@@ -38,9 +38,13 @@ impl Worker {
 
     /// Notes how this delivery ends, before it does: the worker that has the next one must find it. Where the earlier ends
     /// are not known, they are read again, and nothing is written in their place.
-    pub(super) async fn note_end(&self, in_hand: &InHand<'_>, add: impl FnOnce(DeliveryRecord) -> DeliveryRecord) {
-        let delivery = &in_hand.held.delivery;
-        let known = match in_hand.record {
+    pub(super) async fn record_end(
+        &self,
+        in_flight: &InFlight<'_>,
+        add: impl FnOnce(DeliveryRecord) -> DeliveryRecord,
+    ) {
+        let delivery = &in_flight.leased.delivery;
+        let known = match in_flight.record {
             Some(record) => Some(record),
             None => self.read_record_once(delivery).await,
         };

@@ -61,7 +61,7 @@ impl Ending {
 
 /// What a delivery is settled with, and why. Nothing that is still waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Settlement {
+pub(super) enum DeliveryEnd {
     /// Acked: everything is at the destination and verified.
     Done,
     /// Acked: nothing needs to be done about the rest.
@@ -72,7 +72,7 @@ pub(super) enum Settlement {
     DeadLetter { class: ErrorClass },
 }
 
-impl Settlement {
+impl DeliveryEnd {
     /// `None`: it is waited, and tried again here, or by another worker.
     pub(super) fn of(disposition: Disposition) -> Option<Self> {
         match disposition {
@@ -90,19 +90,19 @@ pub(super) struct Finished<'a> {
     pub(super) unit: Option<&'a Unit>,
     pub(super) started_at: Timestamp,
     pub(super) result: &'a Result<Work, WorkError>,
-    pub(super) settlement: Settlement,
+    pub(super) end: DeliveryEnd,
 }
 
 impl Finished<'_> {
     pub(super) fn ending(&self) -> Ending {
-        match (self.settlement, self.result) {
-            (Settlement::Done, Ok(work)) if work.loaded == 0 => Ending::Skipped,
-            (Settlement::Done, _) => Ending::Loaded,
-            (Settlement::Stopped(Stopped::Superseded), _) => Ending::Superseded,
-            (Settlement::Stopped(Stopped::TooOld), _) => Ending::TooOld,
-            (Settlement::Stopped(Stopped::Cancelled), _) => Ending::Cancelled,
-            (Settlement::Retry { .. }, _) => Ending::Retry,
-            (Settlement::DeadLetter { .. }, _) => Ending::DeadLetter,
+        match (self.end, self.result) {
+            (DeliveryEnd::Done, Ok(work)) if work.loaded == 0 => Ending::Skipped,
+            (DeliveryEnd::Done, _) => Ending::Loaded,
+            (DeliveryEnd::Stopped(Stopped::Superseded), _) => Ending::Superseded,
+            (DeliveryEnd::Stopped(Stopped::TooOld), _) => Ending::TooOld,
+            (DeliveryEnd::Stopped(Stopped::Cancelled), _) => Ending::Cancelled,
+            (DeliveryEnd::Retry { .. }, _) => Ending::Retry,
+            (DeliveryEnd::DeadLetter { .. }, _) => Ending::DeadLetter,
         }
     }
 
@@ -118,9 +118,9 @@ impl Finished<'_> {
     }
 
     pub(super) fn class(&self) -> &'static str {
-        match self.settlement {
-            Settlement::Retry { class, .. } | Settlement::DeadLetter { class } => class.as_str(),
-            Settlement::Done | Settlement::Stopped(_) => "",
+        match self.end {
+            DeliveryEnd::Retry { class, .. } | DeliveryEnd::DeadLetter { class } => class.as_str(),
+            DeliveryEnd::Done | DeliveryEnd::Stopped(_) => "",
         }
     }
 
@@ -163,45 +163,45 @@ mod tests {
     use super::*;
     use crate::job::writes::Written;
 
-    fn finished(settlement: Settlement, result: &Result<Work, WorkError>) -> Finished<'_> {
-        Finished { job: None, unit: None, started_at: Timestamp::UNIX_EPOCH, result, settlement }
+    fn finished(end: DeliveryEnd, result: &Result<Work, WorkError>) -> Finished<'_> {
+        Finished { job: None, unit: None, started_at: Timestamp::UNIX_EPOCH, result, end }
     }
 
     #[test]
     fn every_disposition_but_waiting_settles() {
         let (after, class) = (Duration::from_secs(1), ErrorClass::Missing);
         let check = |disposition, work: Work, ending, name: &str| {
-            let settlement = Settlement::of(disposition).expect("it settles");
+            let end = DeliveryEnd::of(disposition).expect("it settles");
             let result = Ok(work);
-            let finished = finished(settlement, &result);
+            let finished = finished(end, &result);
             assert_eq!((finished.ending(), finished.class()), (ending, name));
         };
         check(Disposition::Ack, Work { loaded: 1, ..Work::default() }, Ending::Loaded, "");
         check(Disposition::Ack, Work::default(), Ending::Skipped, "");
         check(Disposition::Retry { after, class }, Work::default(), Ending::Retry, "missing");
         check(Disposition::DeadLetter { class }, Work::default(), Ending::DeadLetter, "missing");
-        assert_eq!(Settlement::of(Disposition::Wait), None);
-        assert_eq!(Settlement::of(Disposition::Leave), None);
+        assert_eq!(DeliveryEnd::of(Disposition::Wait), None);
+        assert_eq!(DeliveryEnd::of(Disposition::Leave), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_may_land_and_be_wrong_is_waited_for() {
         let result = Ok(Work::default());
         let settlements = [
-            (Settlement::Done, false, true),
-            (Settlement::Stopped(Stopped::Superseded), true, true),
-            (Settlement::Stopped(Stopped::Cancelled), true, true),
-            (Settlement::Stopped(Stopped::TooOld), false, false),
-            (Settlement::DeadLetter { class: ErrorClass::Damaged }, true, true),
-            (Settlement::Retry { after: Duration::ZERO, class: ErrorClass::Missing }, false, false),
+            (DeliveryEnd::Done, false, true),
+            (DeliveryEnd::Stopped(Stopped::Superseded), true, true),
+            (DeliveryEnd::Stopped(Stopped::Cancelled), true, true),
+            (DeliveryEnd::Stopped(Stopped::TooOld), false, false),
+            (DeliveryEnd::DeadLetter { class: ErrorClass::Damaged }, true, true),
+            (DeliveryEnd::Retry { after: Duration::ZERO, class: ErrorClass::Missing }, false, false),
         ];
-        for (settlement, for_archives, for_outranking) in settlements {
+        for (end, for_archives, for_outranking) in settlements {
             for (written, waits) in [(Written::Archives, for_archives), (Written::Outranking, for_outranking)] {
                 let writes = Writes::default();
-                let finished = finished(settlement, &result);
-                assert_eq!(finished.must_wait(&writes), None, "{settlement:?}: nothing is written");
+                let finished = finished(end, &result);
+                assert_eq!(finished.must_wait(&writes), None, "{end:?}: nothing is written");
                 drop(writes.begin(written));
-                assert_eq!(finished.must_wait(&writes).is_some(), waits, "{settlement:?} {written:?}");
+                assert_eq!(finished.must_wait(&writes).is_some(), waits, "{end:?} {written:?}");
             }
         }
     }

@@ -5,20 +5,20 @@ use store::StoreErrorKind;
 use crate::error::clickhouse::WarehouseErrorKind;
 use crate::error::work::WorkError;
 use crate::job::work::Work;
-use crate::worker::context::{InHand, Worker};
+use crate::worker::context::{InFlight, Worker};
 use crate::worker::destination::Destination;
 use crate::worker::outcome::{Evidence, is_doubtful};
 
 impl Worker {
-    pub(super) async fn evidence(&self, in_hand: &InHand<'_>, result: &Result<Work, WorkError>) -> Evidence {
+    pub(super) async fn evidence(&self, in_flight: &InFlight<'_>, result: &Result<Work, WorkError>) -> Evidence {
         let Err(error) = result else { return Evidence::None };
         if !is_doubtful(error) {
             return Evidence::None;
         }
-        let delivery = &in_hand.held.delivery;
+        let delivery = &in_flight.leased.delivery;
         let alone = self.suspects.fails_alone(&delivery.consumer, delivery.stream_sequence);
         // For most of these a small question of the same kind tells.
-        let telling = match error {
+        let asking = match error {
             WorkError::Warehouse(error) => error.kind == WarehouseErrorKind::TooHeavy,
             // Bucket and prefix are right for the others.
             WorkError::Elsewhere(_) => self.suspects.any_loaded(),
@@ -27,13 +27,17 @@ impl Worker {
             }
             _ => false,
         };
-        if (alone || telling) && self.is_answered(in_hand, error).await { Evidence::OthersWork } else { Evidence::None }
+        if (alone || asking) && self.is_answered(in_flight, error).await {
+            Evidence::OthersWork
+        } else {
+            Evidence::None
+        }
     }
 
     /// Whether the server that an error is of answers a small question now.
-    pub(super) async fn is_answered(&self, in_hand: &InHand<'_>, error: &WorkError) -> bool {
-        let activity = &in_hand.held.lease.activity;
-        match (error, &self.destination, in_hand.unit) {
+    pub(super) async fn is_answered(&self, in_flight: &InFlight<'_>, error: &WorkError) -> bool {
+        let activity = &in_flight.leased.lease.activity;
+        match (error, &self.destination, in_flight.unit) {
             (WorkError::Warehouse(_), Destination::ClickHouse(loader), _) => {
                 activity.while_waiting(loader.warehouse.answers()).await
             }

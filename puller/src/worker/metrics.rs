@@ -42,7 +42,7 @@ pub(crate) struct Metrics {
     rows: Family<Place, Counter>,
     bytes: Family<Place, Counter>,
     stages: Family<Stage, Histogram>,
-    in_hand: Family<Place, Gauge>,
+    in_flight: Family<Place, Gauge>,
     leases_lost: Family<Place, Counter>,
     stream_bytes: Family<OfStream, Gauge>,
     stream_limit_bytes: Family<OfStream, Gauge>,
@@ -60,7 +60,7 @@ impl Metrics {
             rows: Family::default(),
             bytes: Family::default(),
             stages: Family::new_with_constructor(stages),
-            in_hand: Family::default(),
+            in_flight: Family::default(),
             leases_lost: Family::default(),
             stream_bytes: Family::default(),
             stream_limit_bytes: Family::default(),
@@ -88,7 +88,7 @@ impl Metrics {
             "Time of one attempt by stage",
             metrics.stages.clone(),
         );
-        registry.register("marketferry_puller_in_flight_jobs", "Deliveries in hand", metrics.in_hand.clone());
+        registry.register("marketferry_puller_in_flight_jobs", "Deliveries in flight", metrics.in_flight.clone());
         registry.register(
             "marketferry_puller_leases_lost",
             "Deliveries whose lease was lost",
@@ -125,7 +125,7 @@ impl Metrics {
         self.stream_limit_bytes.get_or_create(&stream).set(gauge(usage.limit_bytes.unwrap_or_default()));
     }
 
-    pub(crate) fn settled(&self, destination: &str, outcome: &'static str) {
+    pub(crate) fn ended(&self, destination: &str, outcome: &'static str) {
         self.deliveries.get_or_create(&Outcome { destination: destination.into(), outcome }).inc();
     }
 
@@ -150,9 +150,9 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn in_hand(&self, destination: &str, count: usize) {
+    pub(crate) fn in_flight(&self, destination: &str, count: usize) {
         let place = Place { destination: destination.into() };
-        self.in_hand.get_or_create(&place).set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.in_flight.get_or_create(&place).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A destination is worked for: its series are there from now on.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nats::{BusError, BusErrorKind, ConsumerSettings, Held, Intake, WorkerState, within};
+use nats::{BusError, BusErrorKind, ConsumerSettings, Intake, Leased, WorkerState, within};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -35,14 +35,14 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    /// Works until `stop`, then finishes what is in hand within the grace and hands the rest back.
+    /// Works until `stop`, then finishes what is in flight within the grace and hands the rest back.
     ///
     /// With `hands_back` also what comes while the last idle pulls end: those who stay away for long should.
     pub(crate) async fn run(&self, stop: CancellationToken, hands_back: bool) {
         let abort = CancellationToken::new();
         let slots = Arc::new(Semaphore::new(self.slots));
         let mut jobs = JoinSet::new();
-        let answering = self.answer_roster(&stop).await;
+        let answering = self.answer_presence(&stop).await;
         if let Err(error) = answering {
             tracing::warn!(%error, "`puller status` will not see this worker");
         }
@@ -99,7 +99,7 @@ impl Runner {
         let readiness = self.worker.circuit.readiness();
         let mut unanswered_from = None;
         loop {
-            // A slot first: a delivery that waits for one would use up its lease. That of a unit in hand comes free when the
+            // A slot first: a delivery that waits for one would use up its lease. That of a unit in flight comes free when the
             // unit is done, or its lease lost.
             let permit = acquire(slots).await;
             let free = tokio::select! {
@@ -115,11 +115,11 @@ impl Runner {
                 }
             };
             let error = match came {
-                Ok(Ok(held)) => {
+                Ok(Ok(leased)) => {
                     unanswered_from = None;
                     readiness.ready(&part);
-                    if let Some(held) = held {
-                        jobs.spawn(deliver(self.worker.clone(), held, ends.clone(), permit));
+                    if let Some(leased) = leased {
+                        jobs.spawn(deliver(self.worker.clone(), leased, ends.clone(), permit));
                     }
                     self.reap(jobs);
                     continue;
@@ -151,16 +151,16 @@ impl Runner {
 
     /// Waits until units may be pulled; returns how many, at least one.
     async fn may_pull(&self, slots: &Semaphore, jobs: &mut JoinSet<()>) -> usize {
-        let board = &self.worker.board;
-        let in_hand = || (self.slots - 1 - slots.available_permits()).saturating_sub(board.letters_waiting());
+        let stats = &self.worker.stats;
+        let in_flight = || (self.slots - 1 - slots.available_permits()).saturating_sub(stats.letters_waiting());
         loop {
             // No timer: whoever opened the circuit tries again and again, and so does the memory come free that units have.
             self.worker.circuit.closed().await;
             tokio::select! {
-                room = self.worker.destination.room(in_hand) => return room.min(1 + slots.available_permits()),
+                free_slots = self.worker.destination.free_slots(in_flight) => return free_slots.min(1 + slots.available_permits()),
                 // A unit that ended before its size was known has made room too, as has one that waits for its dead letter.
                 Some(ended) = jobs.join_next() => self.report(ended),
-                () = board.letter_waits() => {}
+                () = stats.letter_waits() => {}
             }
         }
     }
@@ -170,7 +170,7 @@ impl Runner {
         if jobs.is_empty() {
             return;
         }
-        tracing::info!(units = jobs.len(), grace_s = self.shutdown_grace.as_secs(), "finishing what is in hand");
+        tracing::info!(units = jobs.len(), grace_s = self.shutdown_grace.as_secs(), "finishing what is in flight");
         let finish = async { while jobs.join_next().await.is_some() {} };
         if tokio::time::timeout(self.shutdown_grace, finish).await.is_err() {
             tracing::warn!(units = jobs.len(), "the grace is over, handing the rest back");
@@ -197,17 +197,17 @@ impl Runner {
         }
     }
 
-    async fn answer_roster(&self, stop: &CancellationToken) -> Result<(), BusError> {
+    async fn answer_presence(&self, stop: &CancellationToken) -> Result<(), BusError> {
         let worker = self.worker.clone();
         let started_at = common::clock::now();
         let state = move || WorkerState {
             worker: worker.name.clone(),
             started_at,
-            in_hand: worker.board.in_hand(),
-            parked: worker.board.parked(),
-            waiting_for: worker.circuit.reason().or_else(|| Some(worker.board.letters_wait_for()?.text)),
+            in_flight: worker.stats.in_flight(),
+            retries_scheduled: worker.stats.retries_scheduled(),
+            waiting_for: worker.circuit.reason().or_else(|| Some(worker.stats.letters_wait_for()?.text)),
         };
-        self.worker.bus.answer_roster(&self.settings.destination, state, stop.clone()).await
+        self.worker.bus.answer_presence(&self.settings.destination, state, stop.clone()).await
     }
 }
 
@@ -215,6 +215,6 @@ async fn acquire(slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     slots.clone().acquire_owned().await.expect("the semaphore is never closed")
 }
 
-async fn deliver(worker: Arc<Worker>, held: Held, ends: Ends, _permit: OwnedSemaphorePermit) {
-    worker.deliver(held, ends).await;
+async fn deliver(worker: Arc<Worker>, leased: Leased, ends: Ends, _permit: OwnedSemaphorePermit) {
+    worker.deliver(leased, ends).await;
 }

@@ -1,4 +1,4 @@
-//! What this process holds, has parked and has done for one destination: for `status`, `pull` and the metrics.
+//! What this process holds, has to retry and has done for one destination: for `status`, `pull` and the metrics.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,28 +10,28 @@ use tokio::sync::Notify;
 use crate::job::work::Work;
 use crate::worker::ending::Ending;
 
-/// What a destination's workers in this process hold, have parked and have done.
+/// What a destination's workers in this process hold, have to retry and have done.
 #[derive(Clone, Default)]
-pub(crate) struct Board {
-    state: Arc<Mutex<BoardState>>,
-    /// Told when the last unit in hand is off the board.
+pub(crate) struct WorkerStats {
+    state: Arc<Mutex<StatsState>>,
+    /// Told when the last unit in flight is off the board.
     idle: Arc<Notify>,
     /// Told when a unit begins to wait for its dead letter to be stored.
     letter_waits: Arc<Notify>,
 }
 
 #[derive(Default)]
-struct BoardState {
+struct StatsState {
     next_id: u64,
-    in_hand: BTreeMap<u64, String>,
-    parked: Vec<Parked>,
+    in_flight: BTreeMap<u64, String>,
+    retries_scheduled: Vec<ScheduledRetry>,
     totals: Totals,
     letters_waiting: usize,
     letters_wait_for: Option<Failure>,
 }
 
 /// A unit that was handed back, to be delivered again later.
-struct Parked {
+struct ScheduledRetry {
     unit: String,
     why: String,
     until: Instant,
@@ -60,7 +60,7 @@ pub(crate) struct Totals {
 }
 
 /// A unit that needs nothing any more but a place for its dead letter; until dropped.
-pub(crate) struct WaitingLetter(Board);
+pub(crate) struct WaitingLetter(WorkerStats);
 
 impl Drop for WaitingLetter {
     fn drop(&mut self) {
@@ -73,40 +73,44 @@ impl Drop for WaitingLetter {
 }
 
 /// Takes a unit off the board when dropped.
-pub(crate) struct InHand {
-    board: Board,
+pub(crate) struct InFlightUnit {
+    stats: WorkerStats,
     id: u64,
 }
 
-impl Board {
-    fn state(&self) -> MutexGuard<'_, BoardState> {
+impl WorkerStats {
+    fn state(&self) -> MutexGuard<'_, StatsState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn enter(&self, unit: &str) -> InHand {
+    pub(crate) fn enter(&self, unit: &str) -> InFlightUnit {
         let mut state = self.state();
         let id = state.next_id;
         state.next_id += 1;
-        state.in_hand.insert(id, unit.to_owned());
-        InHand { board: self.clone(), id }
+        state.in_flight.insert(id, unit.to_owned());
+        InFlightUnit { stats: self.clone(), id }
     }
 
-    /// Returns when no unit is in hand any more, since the last call.
+    /// Returns when no unit is in flight any more, since the last call.
     pub(crate) async fn idle(&self) {
         self.idle.notified().await;
     }
 
-    pub(crate) fn park(&self, unit: &str, why: &str, after: Duration) {
+    pub(crate) fn schedule_retry(&self, unit: &str, why: &str, after: Duration) {
         let until = Instant::now() + after;
         let mut state = self.state();
-        state.parked.retain(|parked| parked.unit != unit);
-        state.parked.push(Parked { unit: unit.to_owned(), why: why.to_owned(), until });
+        state.retries_scheduled.retain(|retries_scheduled| retries_scheduled.unit != unit);
+        state.retries_scheduled.push(ScheduledRetry { unit: unit.to_owned(), why: why.to_owned(), until });
     }
 
     pub(crate) fn next_retry(&self) -> Option<NextRetry> {
         let now = Instant::now();
         let state = self.state();
-        let next = state.parked.iter().filter(|parked| parked.until > now).min_by_key(|parked| parked.until)?;
+        let next = state
+            .retries_scheduled
+            .iter()
+            .filter(|retries_scheduled| retries_scheduled.until > now)
+            .min_by_key(|retries_scheduled| retries_scheduled.until)?;
         let in_seconds = (next.until - now).as_secs_f64().ceil() as u64;
         Some(NextRetry { unit: next.unit.clone(), why: next.why.clone(), in_seconds })
     }
@@ -153,19 +157,19 @@ impl Board {
         totals.bytes += work.bytes;
     }
 
-    pub(crate) fn in_hand_count(&self) -> usize {
-        self.state().in_hand.len()
+    pub(crate) fn in_flight_count(&self) -> usize {
+        self.state().in_flight.len()
     }
 
-    pub(crate) fn in_hand(&self) -> Vec<String> {
-        self.state().in_hand.values().cloned().collect()
+    pub(crate) fn in_flight(&self) -> Vec<String> {
+        self.state().in_flight.values().cloned().collect()
     }
 
-    pub(crate) fn parked(&self) -> u64 {
+    pub(crate) fn retries_scheduled(&self) -> u64 {
         let mut state = self.state();
         let now = Instant::now();
-        state.parked.retain(|parked| parked.until > now);
-        state.parked.len() as u64
+        state.retries_scheduled.retain(|retries_scheduled| retries_scheduled.until > now);
+        state.retries_scheduled.len() as u64
     }
 
     pub(crate) fn totals(&self) -> Totals {
@@ -173,12 +177,12 @@ impl Board {
     }
 }
 
-impl Drop for InHand {
+impl Drop for InFlightUnit {
     fn drop(&mut self) {
-        let mut state = self.board.state();
-        state.in_hand.remove(&self.id);
-        if state.in_hand.is_empty() {
-            self.board.idle.notify_one();
+        let mut state = self.stats.state();
+        state.in_flight.remove(&self.id);
+        if state.in_flight.is_empty() {
+            self.stats.idle.notify_one();
         }
     }
 }

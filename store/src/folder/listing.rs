@@ -74,7 +74,7 @@ impl Walk<'_> {
                 continue;
             }
             let full = format!("{base}{name}{}", if is_folder { "/" } else { "" });
-            if done.is_some_and(|done| full.as_str() <= done) || !self.is_wanted(&full, is_folder) {
+            if done.is_some_and(|done| full.as_str() <= done) || !self.is_listed(&full, is_folder) {
                 continue;
             }
             entries.insert(full);
@@ -85,7 +85,7 @@ impl Walk<'_> {
         Ok(entries)
     }
 
-    fn is_wanted(&self, full: &str, is_folder: bool) -> bool {
+    fn is_listed(&self, full: &str, is_folder: bool) -> bool {
         if is_folder {
             let overlaps = full.starts_with(self.prefix) || self.prefix.starts_with(full);
             overlaps && (full > self.after.as_str() || self.after.starts_with(full))

@@ -88,7 +88,7 @@ impl Remote {
     }
 
     /// Lists the remote folder itself, one line.
-    pub(super) fn look(&self) -> Result<Running, Fault> {
+    pub(super) fn inspect(&self) -> Result<Running, Fault> {
         let mut command = self.command();
         command
             .args(["--list-only", "--copy-links", "--"])

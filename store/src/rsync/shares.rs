@@ -14,11 +14,11 @@ use crate::bandwidth::{Bandwidth, Direction};
 /// Who comes within this time shares from the beginning: fetches come in bursts, and a login takes longer than this.
 const GATHER: Duration = Duration::from_millis(100);
 /// How often it is looked whether others have given something back.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(50);
 /// After so long a share is taken though others have not given theirs back: nobody may be looking after them.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A process gets more only when it has run for so long: most are done before.
-const SETTLED: Duration = Duration::from_secs(2);
+const STABLE_AFTER: Duration = Duration::from_secs(2);
 
 pub(super) struct Shares {
     bandwidth: Bandwidth,
@@ -49,7 +49,7 @@ impl Shares {
     }
 
     /// Waits for a share.
-    pub(super) async fn take(self: &Arc<Self>) -> Share {
+    pub(super) async fn acquire(self: &Arc<Self>) -> Share {
         self.state().running += 1;
         let mut share = Share { shares: Arc::clone(self), rate: None, waits: false, since: Instant::now() };
         if self.bandwidth.is_off() {
@@ -63,7 +63,7 @@ impl Shares {
             if let Some(rate) = rate {
                 (share.rate, share.waits, share.since) = (rate, false, Instant::now());
             } else {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL).await;
             }
         }
         share
@@ -90,7 +90,7 @@ impl Share {
             return false;
         }
         let limit = self.shares.limit();
-        let next = self.shares.state().next(limit, self.rate, self.since.elapsed() > SETTLED);
+        let next = self.shares.state().next(limit, self.rate, self.since.elapsed() > STABLE_AFTER);
         let changed = next != self.rate;
         if changed {
             (self.rate, self.since) = (next, Instant::now());
@@ -131,7 +131,7 @@ impl State {
     }
 
     /// What the share of one that runs becomes.
-    fn next(&mut self, limit: Option<u64>, rate: Option<u64>, settled: bool) -> Option<u64> {
+    fn next(&mut self, limit: Option<u64>, rate: Option<u64>, is_stable: bool) -> Option<u64> {
         let next = limit.map(|limit| {
             let (fair, left) = (self.fair(limit), limit.saturating_sub(self.given));
             let Some(rate) = rate else { return fair };
@@ -141,7 +141,7 @@ impl State {
             } else if self.waiting > 0 && left < least && rate > fair {
                 // As much as they lack, so that the others need not be started anew as well.
                 rate.saturating_sub(self.waiting * fair - left).max(least)
-            } else if self.waiting == 0 && settled && fair.min(rate + left) >= 2 * rate {
+            } else if self.waiting == 0 && is_stable && fair.min(rate + left) >= 2 * rate {
                 fair.min(rate + left)
             } else {
                 rate
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     /// The rates after everybody looked once.
-    fn look(state: &mut State, limit: Option<u64>, rates: &mut [Option<u64>]) {
+    fn read_shares(state: &mut State, limit: Option<u64>, rates: &mut [Option<u64>]) {
         rates.iter_mut().for_each(|rate| *rate = state.next(limit, *rate, true));
     }
 
@@ -169,23 +169,23 @@ mod tests {
         (state.running, state.waiting) = (8, 7);
         assert_eq!(state.first(Some(800), false), None);
         let mut rates = vec![first];
-        look(&mut state, Some(800), &mut rates);
+        read_shares(&mut state, Some(800), &mut rates);
         assert_eq!(rates, [Some(100)]);
         rates.extend((0..7).map(|_| state.first(Some(800), false).expect("enough is left")));
         assert_eq!((rates.clone(), state.given), (vec![Some(100); 8], 800));
         // Nothing is done for one more or less.
         rates.pop();
         (state.running, state.given) = (7, 700);
-        look(&mut state, Some(800), &mut rates);
+        read_shares(&mut state, Some(800), &mut rates);
         assert_eq!(rates, [Some(100); 7]);
         // Half of them are gone.
         rates.truncate(4);
         (state.running, state.given) = (4, 400);
-        look(&mut state, Some(800), &mut rates);
+        read_shares(&mut state, Some(800), &mut rates);
         assert_eq!((rates.clone(), state.given), (vec![Some(200); 4], 800));
         // One of them gives what the next one needs.
         (state.running, state.waiting) = (5, 1);
-        look(&mut state, Some(800), &mut rates);
+        read_shares(&mut state, Some(800), &mut rates);
         assert_eq!(rates, [Some(80), Some(200), Some(200), Some(200)]);
         assert_eq!(state.first(Some(800), false), Some(Some(120)));
     }
@@ -195,7 +195,7 @@ mod tests {
         let mut state = State { running: 2, waiting: 0, given: 0 };
         let mut rates = vec![None, None];
         for (limit, expected) in [(Some(800), Some(400)), (Some(100), Some(50)), (None, None), (Some(1), Some(1))] {
-            look(&mut state, limit, &mut rates);
+            read_shares(&mut state, limit, &mut rates);
             assert_eq!(rates, [expected; 2], "{limit:?}");
         }
     }
@@ -203,14 +203,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_is_not_looked_after_holds_nobody_up_for_long() {
         let shares = Shares::new(Bandwidth::new("1M".parse().expect("a limit")));
-        let (first, begun) = (shares.take().await, Instant::now());
+        let (first, begun) = (shares.acquire().await, Instant::now());
         assert_eq!(first.rate(), Some(1024));
-        let second = shares.take().await;
+        let second = shares.acquire().await;
         assert_eq!(second.rate(), Some(512));
         assert!(begun.elapsed() < PATIENCE + Duration::from_secs(1));
         drop((first, second));
         // One that gave up waiting is not waited for.
-        assert!(tokio::time::timeout(GATHER / 2, shares.take()).await.is_err());
-        assert_eq!(shares.take().await.rate(), Some(1024));
+        assert!(tokio::time::timeout(GATHER / 2, shares.acquire()).await.is_err());
+        assert_eq!(shares.acquire().await.rate(), Some(1024));
     }
 }

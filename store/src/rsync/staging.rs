@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::checksum::Sha256Sum;
 
-const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
+const RETENTION: Duration = Duration::from_secs(24 * 3600);
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 const FOLDER: &str = "rsync";
 
@@ -44,12 +44,12 @@ impl Staging {
         let name = Sha256Sum::of(key.as_bytes()).to_string();
         let shared = self.folder.join(&name);
         if let Some(file) = claim(&shared)? {
-            return Ok(Part { path: shared, file, keep: true });
+            return Ok(Part { path: shared, file, is_retained: true });
         }
         let path = self.folder.join(format!("{name}-{:016x}", rand::random::<u64>()));
         let file = claim(&path)?.ok_or_else(|| io::Error::other("a file of a random name is locked"))?;
         // Nobody would look for it under this name.
-        Ok(Part { path, file, keep: false })
+        Ok(Part { path, file, is_retained: false })
     }
 
     fn sweep_sometimes(&self) {
@@ -86,7 +86,7 @@ fn sweep(folder: &Path, now: SystemTime) -> io::Result<()> {
         let entry = entry?;
         let age = now.duration_since(entry.metadata()?.modified()?).unwrap_or_default();
         // Claimed for the moment, so that none goes that is being written.
-        if age > KEPT_FOR && claim(&entry.path())?.is_some() {
+        if age > RETENTION && claim(&entry.path())?.is_some() {
             fs::remove_file(entry.path())?;
         }
     }
@@ -97,7 +97,7 @@ fn sweep(folder: &Path, now: SystemTime) -> io::Result<()> {
 pub(super) struct Part {
     path: PathBuf,
     file: File,
-    keep: bool,
+    is_retained: bool,
 }
 
 impl Part {
@@ -115,20 +115,20 @@ impl Part {
     }
 
     /// The whole file from its start; it is removed with this part.
-    pub(super) fn take(&mut self) -> io::Result<File> {
-        self.keep = false;
+    pub(super) fn open(&mut self) -> io::Result<File> {
+        self.is_retained = false;
         File::open(&self.path)
     }
 
     /// Nothing of it is of use to another try.
     pub(super) fn discard(&mut self) {
-        self.keep = false;
+        self.is_retained = false;
     }
 }
 
 impl Drop for Part {
     fn drop(&mut self) {
-        if self.keep && self.bytes() > 0 {
+        if self.is_retained && self.bytes() > 0 {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path)
@@ -168,13 +168,13 @@ mod tests {
         let staging = Staging::open(Some(dir.path())).expect("opens");
         let write = |key: &str| staging.claim(key).and_then(|mut part| part.file.write_all(b"half")).expect("written");
         ["a", "b"].into_iter().for_each(write);
-        let held = staging.claim("a").expect("claimed");
-        let soon = SystemTime::now() + KEPT_FOR / 2;
+        let locked = staging.claim("a").expect("claimed");
+        let soon = SystemTime::now() + RETENTION / 2;
         sweep(&staging.folder, soon).expect("swept");
         assert_eq!(fs::read_dir(&staging.folder).expect("reads").count(), 2);
-        sweep(&staging.folder, soon + KEPT_FOR).expect("swept");
+        sweep(&staging.folder, soon + RETENTION).expect("swept");
         let left: Vec<_> =
             fs::read_dir(&staging.folder).expect("reads").map(|entry| entry.expect("one").path()).collect();
-        assert_eq!(left, [held.path().to_owned()]);
+        assert_eq!(left, [locked.path().to_owned()]);
     }
 }

@@ -95,17 +95,17 @@ impl Intercept for Pacer {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let paced = PacedBody { left: self.body.clone(), taking: None, pacer: self.clone() };
+        let paced = PacedBody { left: self.body.clone(), acquiring: None, pacer: self.clone() };
         *context.request_mut().body_mut() = SdkBody::from_body_1_x(paced);
         Ok(())
     }
 }
 
-type Taking = Pin<Box<dyn Future<Output = usize> + Send + Sync>>;
+type Acquiring = Pin<Box<dyn Future<Output = usize> + Send + Sync>>;
 
 struct PacedBody {
     left: Bytes,
-    taking: Option<Taking>,
+    acquiring: Option<Acquiring>,
     pacer: Pacer,
 }
 
@@ -119,13 +119,14 @@ impl Body for PacedBody {
         if self.left.is_empty() {
             return Poll::Ready(None);
         }
-        let (bandwidth, wanted) = (self.pacer.bandwidth.clone(), self.left.len().min(PIECE_BYTES));
-        let taking =
-            self.taking.get_or_insert_with(|| Box::pin(async move { bandwidth.take(Direction::Up, wanted).await }));
+        let (bandwidth, requested) = (self.pacer.bandwidth.clone(), self.left.len().min(PIECE_BYTES));
+        let acquiring = self
+            .acquiring
+            .get_or_insert_with(|| Box::pin(async move { bandwidth.acquire(Direction::Up, requested).await }));
         pulse.waiting.store(true, Ordering::Relaxed);
-        let granted = ready!(taking.as_mut().poll(context));
+        let granted = ready!(acquiring.as_mut().poll(context));
         pulse.waiting.store(false, Ordering::Relaxed);
-        self.taking = None;
+        self.acquiring = None;
         Poll::Ready(Some(Ok(Frame::data(self.left.split_to(granted)))))
     }
 

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_told_apart() {
+    fn answers_are_distinguished() {
         let check = |status, code, kind| assert_eq!(kind_of(status, code), kind, "{status} {code}");
         check(404, "NoSuchKey", StoreErrorKind::NotFound);
         check(404, "", StoreErrorKind::NotFound);

@@ -57,13 +57,13 @@ mod tests {
             stamped: true,
         };
         let good = Stored { size: 3, etag: md5.clone(), encrypted: false, sha256: Some(object.sha256) };
-        let check = |stored: Stored, checked: Option<&Checked>, want: Option<&str>| match (
+        let check = |stored: Stored, checked: Option<&Checked>, expected: Option<&str>| match (
             difference(&stored, &object, checked),
-            want,
+            expected,
         ) {
             (None, None) => {}
-            (Some(text), Some(want)) => assert!(text.contains(want), "{text}"),
-            (found, want) => panic!("{found:?}, expected {want:?}"),
+            (Some(text), Some(expected)) => assert!(text.contains(expected), "{text}"),
+            (found, expected) => panic!("{found:?}, expected {expected:?}"),
         };
         check(good.clone(), Some(&checked), None);
         check(good.clone(), None, None);

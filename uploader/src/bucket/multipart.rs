@@ -29,7 +29,7 @@ use crate::state::pending::Entry;
 /// Parts that nobody has added to for so long are taken out of the bucket.
 const STALE_AFTER: SignedDuration = SignedDuration::from_hours(48);
 /// How long an object is waited for that an earlier run asked the bucket to put together.
-const COMPLETING_LOOKS: u32 = 10;
+const COMPLETION_CHECKS: u32 = 10;
 const COMPLETING_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why an upload went no further.
@@ -172,7 +172,7 @@ impl Sending<'_> {
         };
         if entry.completing && !listed.as_ref().is_ok_and(|parts| parts.len() as u64 == self.parts()) {
             // The bucket may be at it still.
-            for _ in 0..COMPLETING_LOOKS {
+            for _ in 0..COMPLETION_CHECKS {
                 if self.is_whole().await? {
                     forget(self.site, &entry.key).await;
                     return Ok(());

@@ -53,13 +53,13 @@ pub(crate) async fn store(
     let on_disk: HashMap<&str, &Digested> = local.iter().map(|archive| (archive.path.as_str(), archive)).collect();
     let mut transferred = Transferred::default();
     let mut faults = Vec::new();
-    let looks = Looks::default();
+    let heads = HeadRequests::default();
     let mut results = stream::iter(objects)
         .map(|object| {
             let archive = site.prefix.archive_path(&object.key).ok().and_then(|path| on_disk.get(path).copied());
             // One with other bytes is an older publication, and tells nothing about the object.
             let archive = archive.filter(|archive| archive.sha256() == object.sha256);
-            one(site, object, archive, basis, &looks)
+            one(site, object, archive, basis, &heads)
         })
         .buffer_unordered(site.transfers_max);
     while let Some(result) = results.next().await {
@@ -132,13 +132,13 @@ pub(crate) struct Missing {
 /// as many as are sent at once; another program may leave any. So objects are sent unasked until one is found: at most
 /// those under way at that moment were sent in vain.
 #[derive(Default)]
-struct Looks {
+struct HeadRequests {
     absent: AtomicUsize,
     present: AtomicBool,
 }
 
-impl Looks {
-    fn looked(&self, present: bool) {
+impl HeadRequests {
+    fn checked(&self, present: bool) {
         if present {
             self.present.store(true, Ordering::Relaxed);
         } else {
@@ -146,8 +146,8 @@ impl Looks {
         }
     }
 
-    fn nothing_is_there(&self, looks_min: usize) -> bool {
-        !self.present.load(Ordering::Relaxed) && self.absent.load(Ordering::Relaxed) >= looks_min
+    fn nothing_is_there(&self, checks_min: usize) -> bool {
+        !self.present.load(Ordering::Relaxed) && self.absent.load(Ordering::Relaxed) >= checks_min
     }
 }
 
@@ -157,13 +157,13 @@ async fn one(
     object: &Object,
     archive: Option<&Digested>,
     basis: &Basis<'_>,
-    looks: &Looks,
+    heads: &HeadRequests,
 ) -> Result<Option<u64>, UnitError> {
     let place = site.transfer().await?;
     let key = &object.key;
     let checked = archive.map(|archive| &archive.checked);
     if let Some(archive) = archive
-        && looks.nothing_is_there(site.transfers_max)
+        && heads.nothing_is_there(site.transfers_max)
         && !is_sent_otherwise(site, archive)
     {
         let (bytes, memory) = checked_bytes(site, object, &archive.path).await?;
@@ -175,10 +175,10 @@ async fn one(
             return read_back(site, object, checked, object.size).await.map(Some);
         }
         // Whatever the reason: from here on it is asked first.
-        looks.looked(true);
+        heads.checked(true);
     }
     let stored = site.store.head(&object.key).await?;
-    looks.looked(stored.is_some());
+    heads.checked(stored.is_some());
     if stored.as_ref().is_some_and(|stored| difference(stored, object, checked).is_none()) {
         site.metrics.object_present();
         if archive.is_some() {

@@ -33,7 +33,7 @@ use crate::site::context::{Site, UNITS_MAX, blocking};
 use crate::site::queue::QueueError;
 use crate::unit::cleanup::Policy;
 use crate::unit::previous::Known;
-use crate::unit::process::{Mode, Outcome, Settled};
+use crate::unit::process::{Mode, Outcome, Processed};
 use crate::unit::{previous, process};
 
 use crate::cli::context::check_words;
@@ -44,7 +44,7 @@ use common::bwlimit::BwLimit;
 use common::output::{Failure, ListArgs};
 use common::unit_filter::UnitFilter;
 use list::Found;
-use object::{Adopter, Looked};
+use object::{Adopter, CheckedObject};
 pub(crate) use report::Report;
 
 pub(super) const ADOPT_EXAMPLES: &str = "\
@@ -92,7 +92,7 @@ impl Adopt {
 
 /// How the folders begin in which archives are checked.
 const SCRATCH: &str = "marketferry-adopt-";
-const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
+const RETENTION: Duration = Duration::from_secs(24 * 3600);
 
 /// Adopts what is there, and says how it went.
 pub(crate) async fn run(site: &Site, config: &Config, args: &Adopt) -> Report {
@@ -154,12 +154,12 @@ async fn every_unit(site: &Site, config: &Config, args: &Adopt, report: &mut Rep
     let scratch = scratch(config.local.state_dir.as_deref());
     let scratch = scratch.map_err(|error| PassError::Scratch(error.to_string()))?;
     let adopter = Adopter { site, scratch: scratch.path(), dry_run: args.dry_run };
-    let settled = stream::iter(&listed.units)
+    let processed = stream::iter(&listed.units)
         .take_until(site.shutdown.cancelled())
         .map(|(unit, found)| one(&adopter, unit, found))
         .buffer_unordered(UNITS_MAX);
-    let mut settled = std::pin::pin!(settled);
-    while let Some(adopted) = settled.next().await {
+    let mut processed = std::pin::pin!(processed);
+    while let Some(adopted) = processed.next().await {
         report.add(adopted?);
         site.progress.unit_done();
     }
@@ -182,7 +182,7 @@ fn sweep(folder: &Path, now: SystemTime) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let ours = entry.file_name().to_string_lossy().starts_with(SCRATCH) && entry.file_type()?.is_dir();
-        if ours && now.duration_since(entry.metadata()?.modified()?).unwrap_or_default() > KEPT_FOR {
+        if ours && now.duration_since(entry.metadata()?.modified()?).unwrap_or_default() > RETENTION {
             fs::remove_dir_all(entry.path())?;
         }
     }
@@ -192,69 +192,74 @@ fn sweep(folder: &Path, now: SystemTime) -> io::Result<()> {
 async fn one(adopter: &Adopter<'_>, unit: &Unit, found: &[Found]) -> Result<Adopted, PassError> {
     adopter.site.progress.doing(unit.to_string());
     let mut adopted = Adopted {
-        settled: Settled::new(unit.clone(), Outcome::HeldBack(vec![])),
+        processed: Processed::new(unit.clone(), Outcome::HeldBack(vec![])),
         archives: found.len(),
         new: 0,
         bytes: 0,
     };
-    match look_and_settle(adopter, unit, found, &mut adopted).await {
-        Ok(settled) => adopted.settled = settled,
+    match check_and_process(adopter, unit, found, &mut adopted).await {
+        Ok(processed) => adopted.processed = processed,
         Err(error) => {
             let reasons = error.into_reasons()?;
             reasons.iter().for_each(|reason| tracing::error!(%unit, reason, "unit held back"));
-            adopted.settled = Settled::new(unit.clone(), Outcome::HeldBack(reasons));
+            adopted.processed = Processed::new(unit.clone(), Outcome::HeldBack(reasons));
         }
     }
-    if let Outcome::Published { subject, objects, .. } = &adopted.settled.outcome {
+    if let Outcome::Published { subject, objects, .. } = &adopted.processed.outcome {
         tracing::info!(%unit, subject, objects, fetched = adopted.new, "published");
     }
     Ok(adopted)
 }
 
-async fn look_and_settle(
+async fn check_and_process(
     adopter: &Adopter<'_>,
     unit: &Unit,
     found: &[Found],
     adopted: &mut Adopted,
-) -> Result<Settled, UnitError> {
+) -> Result<Processed, UnitError> {
     let site = adopter.site;
     let latest = process::latest(site, unit).await?;
-    let (previous, list_lost) = match previous::look(site, unit, latest.as_ref().ok()).await? {
+    let (previous, list_lost) = match previous::read_published(site, unit, latest.as_ref().ok()).await? {
         Known::All(previous) => (previous, false),
         Known::ListLost { left, .. } => (left, true),
     };
     let published: HashMap<&str, _> = previous.objects.iter().map(|object| (object.key.as_str(), object)).collect();
-    let mut looks = stream::iter(found).map(|found| adopter.look(unit, found, &published)).buffered(site.transfers_max);
+    let mut checks =
+        stream::iter(found).map(|found| adopter.check_object(unit, found, &published)).buffered(site.transfers_max);
     let (mut archives, mut faults) = (Vec::new(), Vec::new());
-    while let Some(looked) = looks.next().await {
-        match looked? {
-            Looked::AsPublished => {}
-            Looked::New { bytes, archive } => {
+    while let Some(checked) = checks.next().await {
+        match checked? {
+            CheckedObject::AsPublished => {}
+            CheckedObject::New { bytes, archive } => {
                 adopted.new += 1;
                 adopted.bytes += bytes;
                 archives.extend(archive);
             }
-            Looked::Faulty(fault) => {
+            CheckedObject::Faulty(fault) => {
                 site.metrics.object_failed();
                 faults.push(fault);
             }
         }
     }
-    drop(looks);
+    drop(checks);
     if !faults.is_empty() {
         return Err(UnitError::HeldBack(faults));
     }
     if adopter.dry_run && (adopted.new > 0 || list_lost) {
         let missing = crate::bucket::upload::Missing::default();
-        return Ok(Settled::new(unit.clone(), Outcome::Planned { archives: found.len(), missing }));
+        return Ok(Processed::new(unit.clone(), Outcome::Planned { archives: found.len(), missing }));
     }
     if list_lost {
-        return relist::settle(site, unit, previous, &archives, latest).await;
+        return relist::store_list(site, unit, previous, &archives, latest).await;
     }
     // What is published and unchanged need not be laid over itself.
     let mode = Mode { dry_run: adopter.dry_run, cleanup: Policy::NEVER, service: false };
-    let settled = process::settle_with(site, unit, true, &archives, mode).await?;
-    if settled.older.is_empty() { Ok(settled) } else { Err(UnitError::HeldBack(older_in_bucket(unit, &settled.older))) }
+    let processed = process::process_with(site, unit, true, &archives, mode).await?;
+    if processed.older.is_empty() {
+        Ok(processed)
+    } else {
+        Err(UnitError::HeldBack(older_in_bucket(unit, &processed.older)))
+    }
 }
 
 /// Says that another program has put older publications over what is announced.
@@ -281,10 +286,10 @@ mod tests {
         fs::create_dir(dir.path().join("rsync")).expect("made");
         fs::write(dir.path().join(format!("{SCRATCH}file")), "not ours").expect("written");
         let names = || fs::read_dir(dir.path()).expect("reads").count();
-        let soon = SystemTime::now() + KEPT_FOR / 2;
+        let soon = SystemTime::now() + RETENTION / 2;
         sweep(dir.path(), soon).expect("swept");
         assert_eq!(names(), 3);
-        sweep(dir.path(), soon + KEPT_FOR).expect("swept");
+        sweep(dir.path(), soon + RETENTION).expect("swept");
         assert!(names() == 2 && !killed.exists());
     }
 }

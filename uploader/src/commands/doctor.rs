@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::announced::standing;
 use crate::commands::download;
 use crate::error::PassError;
-use crate::local::complete::Wanted;
+use crate::local::complete::CompletenessRule;
 use crate::local::{marks, strays};
 use crate::pass::older;
 use crate::site::context::{Site, blocking};
@@ -52,23 +52,23 @@ pub(crate) async fn examine(config: &Config, stop: &CancellationToken) -> Report
     let mut report = Report::default();
     match &config.local.data_dir {
         Some(data_dir) => {
-            if look_at_data_dir(&mut report, data_dir, config.publish.when).await {
-                look_at_archives(&mut report, data_dir, config, stop.clone()).await;
+            if check_data_dir(&mut report, data_dir, config.publish.when).await {
+                check_archives(&mut report, data_dir, config, stop.clone()).await;
             }
         }
         None => report.bad("data_dir", "local.data_dir is not set", "set it to the folder with the archives"),
     }
-    download::look_at_exchange(&mut report, config).await;
+    download::check_exchange(&mut report, config).await;
     check_storage(&mut report, &config.storage, End::Uploader).await;
     machine::check_store_clock(&mut report, &config.storage).await;
-    let announced = look_at_queue(&mut report, config).await;
+    let announced = check_queue(&mut report, config).await;
     check_requests(&mut report, &config.storage, End::Uploader, &announced).await;
-    look_at_machine(&mut report, config).await;
+    check_machine(&mut report, config).await;
     report
 }
 
 /// Where something is written: archives that are downloaded, objects of a shared folder, and what is remembered.
-async fn look_at_machine(report: &mut Report, config: &Config) {
+async fn check_machine(report: &mut Report, config: &Config) {
     if let Some(data_dir) = config.local.data_dir.as_deref().filter(|_| config.download.every.is_some()) {
         machine::check_space(report, "data_dir, space", data_dir, ARCHIVES_BYTES).await;
     }
@@ -118,7 +118,7 @@ pub(crate) fn open_files_needed(config: &Config) -> u64 {
 }
 
 /// Whether it can be read.
-async fn look_at_data_dir(report: &mut Report, data_dir: &Path, when: When) -> bool {
+async fn check_data_dir(report: &mut Report, data_dir: &Path, when: When) -> bool {
     let (folder, tree) = (data_dir.to_owned(), data_dir.join("data"));
     let shown = data_dir.display();
     match machine::on_disk(move || marks::read(&folder)).await {
@@ -161,12 +161,12 @@ fn marked(units: usize) -> String {
 }
 
 /// How many archives lie where they belong, and what looks like one and does not.
-async fn look_at_archives(report: &mut Report, data_dir: &Path, config: &Config, stop: CancellationToken) {
+async fn check_archives(report: &mut Report, data_dir: &Path, config: &Config, stop: CancellationToken) {
     const NAME: &str = "archives";
-    let (folder, wanted) = (data_dir.to_owned(), Wanted::new(config));
+    let (folder, rule) = (data_dir.to_owned(), CompletenessRule::new(config));
     // That the folder itself cannot be read was told before.
-    let look = move || strays::find(&folder, &wanted, &stop);
-    let Ok(found) = blocking(look).await else { return };
+    let find = move || strays::find(&folder, &rule, &stop);
+    let Ok(found) = blocking(find).await else { return };
     for why in &found.unreadable {
         report.bad(NAME, why, "let this user read it: archives that lie there are not uploaded");
     }
@@ -183,7 +183,7 @@ async fn look_at_archives(report: &mut Report, data_dir: &Path, config: &Config,
     }
 }
 
-async fn look_at_queue(report: &mut Report, config: &Config) -> Announced {
+async fn check_queue(report: &mut Report, config: &Config) -> Announced {
     let bus = match Bus::connect(&config.nats, "uploader-doctor").await {
         Ok(bus) => {
             report.good("nats", "a server answers and accepts the credentials");
@@ -214,14 +214,14 @@ async fn look_at_queue(report: &mut Report, config: &Config) -> Announced {
         Ok(usage) => usage.iter().filter_map(StreamUsage::warning).for_each(|text| report.warn("room", text)),
         Err(error) => tracing::debug!(%error, "looking at how full the streams are"),
     }
-    let announced = look_at_place(report, config, &bus).await;
-    look_at_older(report, config, &bus).await;
+    let announced = check_place(report, config, &bus).await;
+    check_older(report, config, &bus).await;
     bus.close().await;
     announced
 }
 
 /// Whether the stream's units are announced from the configured bucket and prefix, and not in the future.
-async fn look_at_place(report: &mut Report, config: &Config, bus: &Bus) -> Announced {
+async fn check_place(report: &mut Report, config: &Config, bus: &Bus) -> Announced {
     const NAME: &str = "place";
     let here = standing::Place::new(&ObjectStore::new(&config.storage, End::Uploader), &config.storage.prefix);
     let found = match bus.has_stream().await {
@@ -254,7 +254,7 @@ async fn look_at_place(report: &mut Report, config: &Config, bus: &Bus) -> Annou
 }
 
 /// Older publications that came back. That the announced ones stay is right, so nothing here is a fault.
-async fn look_at_older(report: &mut Report, config: &Config, bus: &Bus) {
+async fn check_older(report: &mut Report, config: &Config, bus: &Bus) {
     const NAME: &str = "older publications";
     let Some(data_dir) = &config.local.data_dir else { return };
     let (metrics, stop) = (Metrics::new(&mut Registry::default()), CancellationToken::new());

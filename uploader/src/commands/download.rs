@@ -161,7 +161,7 @@ pub(crate) async fn run(
     let metrics = Metrics::new(&mut Registry::default());
     let bandwidth = Bandwidth::new(config.storage.bwlimit.clone());
     let run = Run::new(config, download, metrics, progress, bandwidth, shutdown, Absent::Fetch)?;
-    Ok(run.bring(units, args.dry_run).await)
+    Ok(run.fetch_all(units, args.dry_run).await)
 }
 
 fn nothing(span: Span, Range { from, to }: Range) -> String {
@@ -211,7 +211,7 @@ impl Schedule {
             self.run.fetcher.recheck_since = recheck_since(&self.run.download);
             let today = today();
             let catching_up = self.caught_up != Some(today) && !self.run.fetcher.memory.is_full();
-            let report = self.run.bring(plan::recent(&self.run.download, catching_up, today), false).await;
+            let report = self.run.fetch_all(plan::recent(&self.run.download, catching_up, today), false).await;
             if report.error.is_none() {
                 self.caught_up = Some(today);
             }
@@ -234,7 +234,7 @@ impl Schedule {
 }
 
 /// Part of `uploader doctor`: whether the exchange answers, where something is to be fetched from it.
-pub(crate) async fn look_at_exchange(report: &mut doctor::Report, config: &Config) {
+pub(crate) async fn check_exchange(report: &mut doctor::Report, config: &Config) {
     const NAME: &str = "exchange";
     if !config.download.symbols.is_set() {
         return;
@@ -311,7 +311,7 @@ impl Run {
     }
 
     /// Does all there is to do now.
-    async fn bring(&self, units: Vec<Unit>, dry_run: bool) -> Report {
+    async fn fetch_all(&self, units: Vec<Unit>, dry_run: bool) -> Report {
         let started = Instant::now();
         let mut report = Report::new(dry_run);
         let outcome = self.every_unit(&units, dry_run, &mut report).await;
@@ -350,12 +350,12 @@ impl Run {
             .map(async |(index, unit, path)| {
                 if dry_run {
                     let would_ask = fetcher.would_ask(unit, &path).await;
-                    return (index, path, would_ask.map(Looked::WouldAsk));
+                    return (index, path, would_ask.map(ExchangeCheck::WouldAsk));
                 }
                 fetcher.progress.doing(unit.to_string());
                 let outcome = fetcher.archive(unit, &path).await;
                 fetcher.metrics.archive(&outcome);
-                (index, path, outcome.map(Looked::Done))
+                (index, path, outcome.map(ExchangeCheck::Done))
             })
             .buffer_unordered(TRANSFERS_MAX)
             .take_until(shutdown::overdue(fetcher.shutdown.clone()));
@@ -363,11 +363,11 @@ impl Run {
         let (mut failed_in_a_row, mut saved) = (0, Instant::now());
         while let Some((index, path, looked)) = results.next().await {
             let outcome = match looked {
-                Ok(Looked::WouldAsk(would_ask)) => {
+                Ok(ExchangeCheck::WouldAsk(would_ask)) => {
                     report.units[index].add_planned(would_ask);
                     continue;
                 }
-                Ok(Looked::Done(outcome)) => Ok(outcome),
+                Ok(ExchangeCheck::Done(outcome)) => Ok(outcome),
                 Err(Fault::Stopped) => continue,
                 Err(fault) => Err(fault),
             };
@@ -424,7 +424,7 @@ impl Run {
 }
 
 /// What was found out about an archive.
-enum Looked {
+enum ExchangeCheck {
     WouldAsk(bool),
     Done(Outcome),
 }

@@ -12,8 +12,8 @@ use common::unit::Unit;
 use common::unit_filter::{UnitFilter, UnitPrefix};
 use tokio_util::sync::CancellationToken;
 
-use crate::local::arrivals::Told;
-use crate::local::complete::Wanted;
+use crate::local::arrivals::FileEvents;
+use crate::local::complete::CompletenessRule;
 use crate::local::marks;
 use crate::local::seen::Seen;
 use crate::local::tree::Walk;
@@ -56,8 +56,8 @@ pub(crate) fn run(data_dir: &Path, args: &Mark, when: When, stop: &CancellationT
     for unit in &args.units {
         UnitPrefix::from(unit).check_words().map_err(Failure::usage)?;
     }
-    let (wanted, told) = (Wanted::default(), Told::default());
-    let walk = Walk { data_dir, wanted: &wanted, told: &told, folders: None, puts_back: false, stop };
+    let (rule, events) = (CompletenessRule::default(), FileEvents::default());
+    let walk = Walk { data_dir, rule: &rule, events: &events, folders: None, puts_back: false, stop };
     let named: BTreeSet<&Unit> = args.units.iter().collect();
     let found = if args.filter.is_empty() {
         walk.units(args.units.clone())
@@ -66,8 +66,8 @@ pub(crate) fn run(data_dir: &Path, args: &Mark, when: When, stop: &CancellationT
     };
     let mut units: Vec<(Unit, Seen)> = found.units;
     let is_there = |seen: &Seen| seen.archives > 0 || !seen.unreadable.is_empty();
-    let takes = |unit: &Unit| !args.filter.is_empty() && args.filter.matches(unit);
-    units.retain(|(unit, seen)| named.contains(unit) || is_there(seen) && takes(unit));
+    let allows = |unit: &Unit| !args.filter.is_empty() && args.filter.matches(unit);
+    units.retain(|(unit, seen)| named.contains(unit) || is_there(seen) && allows(unit));
     if stop.is_cancelled() {
         return Err(Failure::stopped("stopped by a signal before any unit was marked"));
     }

@@ -250,12 +250,12 @@ impl Run<'_> {
             (finding, repair) = judge(unit, &bucket, announced);
         }
         let mut lost = Vec::new();
-        let look = !self.args.quick || self.args.fix && repair == Repair::Publish;
+        let checks_objects = !self.args.quick || self.args.fix && repair == Repair::Publish;
         if let InBucket::Whole(manifest) = &bucket
-            && look
+            && checks_objects
         {
             lost = if self.args.content {
-                content::different(self.site, bucket::look_at(self.site, manifest.objects()).await?).await?
+                content::different(self.site, bucket::check_objects(self.site, manifest.objects()).await?).await?
             } else {
                 bucket::faulty_objects(self.site, manifest.objects()).await?
             };

@@ -99,7 +99,7 @@ pub(super) async fn run(
     cleanup::allowed(&config.storage, mode.cleanup).map_err(Failure::usage)?;
     let mut site = site(config, &mut Registry::default(), progress, shutdown)?;
     site.accepted = upload.accepted();
-    site.queue.only_looks = mode.dry_run;
+    site.queue.read_only = mode.dry_run;
     let report = pass::run(&site, &upload.scope(), mode, &mut Memory::default(), &Watching::default()).await;
     site.queue.close().await;
     Ok(report.into_reply(upload.list.all))

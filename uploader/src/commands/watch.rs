@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::context::site;
 use crate::commands::download;
-use crate::local::arrivals::{Arrivals, Told};
+use crate::local::arrivals::{Arrivals, FileEvents};
 use crate::local::events::{Events, Hint};
 use crate::local::signs;
 use crate::pass::memory::Memory;
@@ -95,7 +95,7 @@ const HINTS_MAX: usize = 1000;
 /// After a walk of everything, events alone do not start another for so many times as long as it took.
 const REST: u32 = 4;
 /// How often to try whether the queue is back.
-const KNOCK: Backoff = Backoff {
+const ATTEMPT_PAUSE: Backoff = Backoff {
     initial: Duration::from_millis(500),
     growth: Growth::Exponential { factor: 2.0 },
     max: Duration::from_secs(5),
@@ -128,7 +128,7 @@ pub(crate) async fn run(site: &Site, rescan: Duration, readiness: &Readiness) ->
         let Some(scope) = next(site, &mut schedule, &mut memory, &mut events).await else { return Ok(()) };
         let mut started = Instant::now();
         let watching =
-            Watching { folders: folders.clone(), told: schedule.told(), interrupt: CancellationToken::new() };
+            Watching { folders: folders.clone(), events: schedule.events(), interrupt: CancellationToken::new() };
         let ended = {
             let pass = pass::run(site, &scope, mode, &mut memory, &watching);
             listen_meanwhile(site, pass, &mut schedule, &mut events, &watching.interrupt, readiness).await
@@ -166,10 +166,10 @@ async fn next(site: &Site, schedule: &mut Schedule, memory: &mut Memory, events:
         let wake = schedule.wake(memory);
         tokio::select! {
             () = site.shutdown.cancelled() => return None,
-            hint = hint(events) => schedule.take(hint),
+            hint = hint(events) => schedule.add(hint),
             () = tokio::time::sleep_until(wake.into()) => {}
         }
-        if schedule.knocks(Instant::now()) {
+        if schedule.attempts(Instant::now()) {
             let reached = tokio::select! {
                 () = site.shutdown.cancelled() => return None,
                 bus = site.queue.bus() => bus.is_ok(),
@@ -219,7 +219,7 @@ async fn listen_meanwhile(
                 readiness.ready(STALL);
                 return Ok(report);
             }
-            hint = hint(events) => schedule.take(hint),
+            hint = hint(events) => schedule.add(hint),
             () = interrupted => interrupt.cancel(),
             _ = ticks.tick() => {
                 let now = signs();
@@ -263,8 +263,8 @@ struct Schedule {
     /// Passes in a row that ended early.
     failures: u32,
     /// When to try whether the queue is back, if units wait for it, and how often that was tried.
-    knock_at: Option<Instant>,
-    knocks: u32,
+    next_attempt_at: Option<Instant>,
+    attempts: u32,
 }
 
 impl Schedule {
@@ -280,8 +280,8 @@ impl Schedule {
             last_hint: now,
             arrivals: Arrivals::default(),
             failures: 0,
-            knock_at: None,
-            knocks: 0,
+            next_attempt_at: None,
+            attempts: 0,
         }
     }
 
@@ -310,7 +310,7 @@ impl Schedule {
         let due = memory.next_due(now, common::clock::now()).filter(|_| self.failures == 0);
         // A clock of many steps: what is due in no time would be asked for again and again.
         let due = due.map(|left| now + left.max(Duration::from_millis(10)));
-        let others = [due, self.hints_at(), self.knock_at];
+        let others = [due, self.hints_at(), self.next_attempt_at];
         others.into_iter().flatten().fold(self.everything_at(), Instant::min)
     }
 
@@ -323,7 +323,7 @@ impl Schedule {
         self.hinted_since.map(|since| (self.last_hint + QUIET).min(since + PATIENCE))
     }
 
-    fn take(&mut self, hint: Hint) {
+    fn add(&mut self, hint: Hint) {
         let now = Instant::now();
         let unit = match hint {
             Hint::Unit(unit) => unit,
@@ -356,18 +356,18 @@ impl Schedule {
         self.asked_at = Some(self.asked_at.map_or(at, |before| before.min(at)));
     }
 
-    fn told(&mut self) -> Told {
-        self.arrivals.told()
+    fn events(&mut self) -> FileEvents {
+        self.arrivals.events()
     }
 
     /// Whether to try now if the queue is back.
-    fn knocks(&self, now: Instant) -> bool {
-        self.failures == 0 && self.knock_at.is_some_and(|at| now >= at)
+    fn attempts(&self, now: Instant) -> bool {
+        self.failures == 0 && self.next_attempt_at.is_some_and(|at| now >= at)
     }
 
     fn knocked(&mut self) {
-        self.knocks += 1;
-        self.knock_at = Some(Instant::now() + KNOCK.delay(self.knocks));
+        self.attempts += 1;
+        self.next_attempt_at = Some(Instant::now() + ATTEMPT_PAUSE.delay(self.attempts));
     }
 
     fn ended(&mut self, scope: &Scope, report: &Report, started: Instant, interrupted: bool, counts: UnitCounts) {
@@ -388,7 +388,7 @@ impl Schedule {
             }
         }
         if counts.unannounced == 0 {
-            (self.knock_at, self.knocks) = (None, 0);
+            (self.next_attempt_at, self.attempts) = (None, 0);
         } else {
             self.knocked();
         }
@@ -440,7 +440,7 @@ mod tests {
         assert!(matches!(schedule.ready(&mut memory), Some(Scope::Everything(_))), "the first thing to do");
         quiet(&mut schedule);
         for day in [1, 2, 1] {
-            schedule.take(Hint::Unit(unit(day)));
+            schedule.add(Hint::Unit(unit(day)));
         }
         assert!(schedule.ready(&mut memory).is_none(), "more may come");
         schedule.last_hint -= QUIET;
@@ -457,7 +457,7 @@ mod tests {
         schedule.everything_from = Instant::now();
         for n in 0..=HINTS_MAX {
             let unit = format!("binance/um/klines/1h/{:04}-01-01", 1000 + n).parse().expect("a unit");
-            schedule.take(Hint::Unit(unit));
+            schedule.add(Hint::Unit(unit));
         }
         assert!(matches!(schedule.ready(&mut memory), Some(Scope::Everything(_))));
     }
@@ -466,10 +466,10 @@ mod tests {
     fn what_is_being_written_is_looked_at_when_it_is_closed() {
         let (mut schedule, mut memory) = (Schedule::new(Duration::from_secs(3600)), Memory::default());
         quiet(&mut schedule);
-        schedule.take(Hint::Written { path: "a".into() });
-        assert!(schedule.told().written.contains("a") && schedule.hints_at().is_none());
-        schedule.take(Hint::Archive { unit: unit(1), path: "a".into(), moved: false });
+        schedule.add(Hint::Written { path: "a".into() });
+        assert!(schedule.events().written.contains("a") && schedule.hints_at().is_none());
+        schedule.add(Hint::Archive { unit: unit(1), path: "a".into(), moved: false });
         schedule.last_hint -= QUIET;
-        assert!(schedule.told().is_empty() && matches!(schedule.ready(&mut memory), Some(Scope::Units(_))));
+        assert!(schedule.events().is_empty() && matches!(schedule.ready(&mut memory), Some(Scope::Units(_))));
     }
 }

@@ -165,9 +165,9 @@ mod tests {
             let rollback_at = rollback_at.map(|at| at.parse().expect("a time"));
             plan(std::slice::from_ref(&published), vec![stamped(here.clone())], rollback_at)
         };
-        let kept = check(None);
-        assert_eq!(kept.objects, std::slice::from_ref(&published));
-        assert_eq!(kept.older[0].announced_generated_at, published.generated_at);
+        let retained = check(None);
+        assert_eq!(retained.objects, std::slice::from_ref(&published));
+        assert_eq!(retained.older[0].announced_generated_at, published.generated_at);
         assert_eq!(check(Some("2026-03-01T00:00:00Z")).objects, [object("a", "2", "2026-03-01T00:00:00Z")]);
         // By a clock that is behind.
         assert_eq!(check(Some("2026-01-01T00:00:00Z")).objects, [object("a", "2", "2026-02-15T00:00:02.002Z")]);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// How long either is remembered. By then an archive that came by a rename is older than any sensible `watch.min_age`; and
 /// a handle that is never closed, or that a forked process keeps, must not keep a unit for ever.
-const TOLD_FOR: Duration = Duration::from_secs(600);
+const EVENT_LIFETIME: Duration = Duration::from_secs(600);
 /// After events were lost, age alone tells for so long: what is told of a write may be older than the loss, and that the
 /// file was closed among what was lost.
 const DEAF_FOR: Duration = Duration::from_secs(60);
@@ -22,14 +22,14 @@ pub(crate) struct Arrivals {
 
 /// The same at one time.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Told {
+pub(crate) struct FileEvents {
     /// Came by a rename: whole, whatever their age.
     pub(crate) whole: HashSet<String>,
     /// Written to and not closed since.
     pub(crate) written: HashSet<String>,
 }
 
-impl Told {
+impl FileEvents {
     pub(crate) fn is_empty(&self) -> bool {
         self.whole.is_empty() && self.written.is_empty()
     }
@@ -61,11 +61,11 @@ impl Arrivals {
         *self = Self { lost: Some(Instant::now()), ..Self::default() };
     }
 
-    pub(crate) fn told(&mut self) -> Told {
+    pub(crate) fn events(&mut self) -> FileEvents {
         for paths in [&mut self.whole, &mut self.written] {
-            paths.retain(|_, since| since.elapsed() < TOLD_FOR);
+            paths.retain(|_, since| since.elapsed() < EVENT_LIFETIME);
         }
-        Told { whole: self.whole.keys().cloned().collect(), written: self.written.keys().cloned().collect() }
+        FileEvents { whole: self.whole.keys().cloned().collect(), written: self.written.keys().cloned().collect() }
     }
 }
 
@@ -84,12 +84,12 @@ mod tests {
     fn a_rename_brings_a_whole_archive_until_it_is_written_to() {
         let mut arrivals = Arrivals::default();
         arrivals.moved("a".into());
-        assert!(arrivals.told().whole.contains("a"));
+        assert!(arrivals.events().whole.contains("a"));
         arrivals.written("a".into());
-        let told = arrivals.told();
-        assert!(told.whole.is_empty() && told.written.contains("a"), "{told:?}");
+        let events = arrivals.events();
+        assert!(events.whole.is_empty() && events.written.contains("a"), "{events:?}");
         arrivals.closed("a");
-        assert!(arrivals.told().is_empty());
+        assert!(arrivals.events().is_empty());
     }
 
     #[test]
@@ -97,11 +97,11 @@ mod tests {
         let mut arrivals = Arrivals::default();
         arrivals.written("a".into());
         arrivals.written("b".into());
-        arrivals.written.insert("a".into(), Instant::now().checked_sub(TOLD_FOR).expect("a time"));
-        assert_eq!(arrivals.told().written, HashSet::from(["b".into()]));
+        arrivals.written.insert("a".into(), Instant::now().checked_sub(EVENT_LIFETIME).expect("a time"));
+        assert_eq!(arrivals.events().written, HashSet::from(["b".into()]));
         arrivals.moved("c".into());
         arrivals.lost();
         arrivals.written("b".into());
-        assert!(arrivals.told().is_empty(), "it may have been closed");
+        assert!(arrivals.events().is_empty(), "it may have been closed");
     }
 }

@@ -191,7 +191,7 @@ where
     let mut rows = Rows::default();
     archive.inflate::<Fault>(|text| {
         signs::bump();
-        rows.look_at(text);
+        rows.scan(text);
         Ok(())
     })?;
     if rows.are_there() { Ok(archive.member_time()) } else { Err(Fault::NoRows) }
@@ -207,7 +207,7 @@ struct Rows {
 }
 
 impl Rows {
-    fn look_at(&mut self, text: &[u8]) {
+    fn scan(&mut self, text: &[u8]) {
         for byte in text {
             if self.found {
                 return;

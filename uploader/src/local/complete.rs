@@ -18,10 +18,10 @@ const NAMES_MAX: usize = 20;
 
 /// What is to be published when.
 #[derive(Debug, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct CompletenessRule {
     marks: bool,
     by_archives: bool,
-    settle: Duration,
+    quiet_period: Duration,
     grace: Duration,
     /// Sorted; empty: all there are.
     symbols: Vec<String>,
@@ -74,7 +74,7 @@ impl fmt::Display for Reason {
     }
 }
 
-impl Wanted {
+impl CompletenessRule {
     pub(crate) fn new(config: &Config) -> Self {
         let (when, download) = (config.publish.when, &config.download);
         let symbols = match &download.symbols {
@@ -84,7 +84,7 @@ impl Wanted {
         Self {
             marks: when != When::Complete,
             by_archives: when != When::Marked,
-            settle: config.publish.settle,
+            quiet_period: config.publish.quiet_period,
             grace: config.publish.grace,
             listed: symbols.iter().cloned().collect(),
             symbols,
@@ -110,16 +110,16 @@ impl Wanted {
         self.by_archives
     }
 
-    pub(crate) fn takes_market(&self, market: &str) -> bool {
-        takes(&self.markets, market)
+    pub(crate) fn allows_market(&self, market: &str) -> bool {
+        allows(&self.markets, market)
     }
 
-    pub(crate) fn takes_dataset(&self, dataset: &str) -> bool {
-        takes(&self.datasets, dataset)
+    pub(crate) fn allows_dataset(&self, dataset: &str) -> bool {
+        allows(&self.datasets, dataset)
     }
 
-    pub(crate) fn takes_interval(&self, interval: &str) -> bool {
-        takes(&self.intervals, interval)
+    pub(crate) fn allows_interval(&self, interval: &str) -> bool {
+        allows(&self.intervals, interval)
     }
 
     pub(crate) fn lists(&self, symbol: &str) -> bool {
@@ -127,10 +127,10 @@ impl Wanted {
     }
 
     /// Whether a market, dataset and interval are among those collected.
-    pub(crate) fn takes(&self, unit: &Unit) -> bool {
-        self.takes_market(unit.market.as_str())
-            && self.takes_dataset(unit.dataset.as_str())
-            && self.takes_interval(unit.interval.as_str())
+    pub(crate) fn allows(&self, unit: &Unit) -> bool {
+        self.allows_market(unit.market.as_str())
+            && self.allows_dataset(unit.dataset.as_str())
+            && self.allows_interval(unit.interval.as_str())
     }
 
     /// Whether a unit may have to wait for symbols, so that it matters when it was first seen.
@@ -149,7 +149,7 @@ impl Wanted {
         let wait = if self.symbols.is_empty() {
             // A clock that was set back must not hold a unit for ever: what came in the future came long ago.
             let arrived = Timestamp::from_nanosecond(seen.arrived_ns.into()).ok().filter(|arrived| *arrived <= now);
-            Wait { reason: Reason::Quiet, until: after(arrived?, self.settle) }
+            Wait { reason: Reason::Quiet, until: after(arrived?, self.quiet_period) }
         } else {
             let missing = self.symbols.len().saturating_sub(seen.listed);
             if !self.misses_symbols(seen, marked, published) {
@@ -177,8 +177,8 @@ impl Wanted {
     }
 }
 
-fn takes(names: &[String], name: &str) -> bool {
-    names.is_empty() || names.iter().any(|wanted| wanted == name)
+fn allows(names: &[String], name: &str) -> bool {
+    names.is_empty() || names.iter().any(|rule| rule == name)
 }
 
 fn after(time: Timestamp, wait: Duration) -> Timestamp {
@@ -192,16 +192,16 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn wanted(symbols: &[&str]) -> Wanted {
+    fn rule(symbols: &[&str]) -> CompletenessRule {
         let symbols: Vec<String> = symbols.iter().map(ToString::to_string).collect();
-        Wanted {
+        CompletenessRule {
             marks: true,
             by_archives: true,
-            settle: HOUR,
+            quiet_period: HOUR,
             grace: 2 * HOUR,
             listed: symbols.iter().cloned().collect(),
             symbols,
-            ..Wanted::default()
+            ..CompletenessRule::default()
         }
     }
 
@@ -215,9 +215,9 @@ mod tests {
         let now: Timestamp = "2026-02-15T12:00:00Z".parse().expect("a time");
         let ago = |hours: i64| now - jiff::SignedDuration::from_hours(hours);
         let check = |symbols: &[&str], listed, came: Timestamp, marked, published, expected: Option<Reason>| {
-            let (wanted, seen) = (wanted(symbols), seen(listed, came));
+            let (rule, seen) = (rule(symbols), seen(listed, came));
             let situation = Situation { seen: &seen, marked, published, first_seen: came, now };
-            assert_eq!(wanted.judge(&situation).map(|wait| wait.reason), expected, "{symbols:?} {listed} {came}");
+            assert_eq!(rule.judge(&situation).map(|wait| wait.reason), expected, "{symbols:?} {listed} {came}");
         };
         let two = ["A", "B"];
         check(&two, 2, now, false, false, None);

@@ -34,7 +34,7 @@ impl Fingerprint {
 
     /// Whether the file was written so long ago that another write would be seen by its times: those of a file system
     /// have steps, and two writes within one look the same.
-    pub(crate) fn has_settled(self) -> bool {
+    pub(crate) fn is_stable(self) -> bool {
         const STEP: Duration = Duration::from_millis(100);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let changed = self.ctime_ns.max(self.mtime_ns);
@@ -109,7 +109,7 @@ pub(crate) fn list(data_dir: &Path, unit: Unit, marked: bool) -> LocalUnit {
         let Some(symbol) = name.to_str().filter(|name| layout::is_symbol(name)) else { continue };
         signs::bump();
         let path = layout::archive_path(&found.unit, symbol);
-        match look_at(&data_dir.join(&path)) {
+        match fingerprint(&data_dir.join(&path)) {
             Ok(Some(fingerprint)) => found.archives.push(LocalArchive { symbol: symbol.to_owned(), fingerprint }),
             Ok(None) => {}
             Err(why) => found.unreadable.push(format!("{path} {why}")),
@@ -123,7 +123,7 @@ pub(crate) fn list(data_dir: &Path, unit: Unit, marked: bool) -> LocalUnit {
 ///
 /// # Errors
 /// What is wrong with it. An archive that is a link to nowhere was meant to be there.
-pub(crate) fn look_at(file: &Path) -> Result<Option<Fingerprint>, String> {
+pub(crate) fn fingerprint(file: &Path) -> Result<Option<Fingerprint>, String> {
     match fs::metadata(file) {
         Ok(metadata) if metadata.is_file() => Ok(Some(Fingerprint::of(&metadata))),
         // A folder, a pipe, a socket: whoever put it there took an archive's place.

@@ -20,15 +20,15 @@ use crate::local::scan::Fingerprint;
 pub(crate) const ENDING: &str = ".leaving";
 
 /// Gives an archive the name of one that is about to go, if it is the file that was hashed.
-pub(crate) fn set_aside(file: &Path, fingerprint: Fingerprint) -> io::Result<()> {
+pub(crate) fn stage(file: &Path, fingerprint: Fingerprint) -> io::Result<()> {
     let changed = || io::Error::other("it has changed since it was announced");
     if Fingerprint::of(&fs::metadata(file)?) != fingerprint {
         return Err(changed());
     }
-    let aside = aside(file);
-    fs::rename(file, &aside)?;
-    failpoint("uploader.archive_aside");
-    let found = fs::metadata(&aside).map(|metadata| Fingerprint::of(&metadata));
+    let staged_path = staged_path(file);
+    fs::rename(file, &staged_path)?;
+    failpoint("uploader.archive_staged");
+    let found = fs::metadata(&staged_path).map(|metadata| Fingerprint::of(&metadata));
     // A new name is a change of the file, as its change time counts.
     let same = found.is_ok_and(|found| Fingerprint { ctime_ns: fingerprint.ctime_ns, ..found } == fingerprint);
     if !same {
@@ -40,7 +40,7 @@ pub(crate) fn set_aside(file: &Path, fingerprint: Fingerprint) -> io::Result<()>
 
 /// Removes an archive that was set aside, and its `.CHECKSUM`.
 pub(crate) fn remove(file: &Path, sha256: Sha256Sum) -> io::Result<()> {
-    if let Err(error) = fs::remove_file(aside(file)) {
+    if let Err(error) = fs::remove_file(staged_path(file)) {
         put_back(file)?;
         return Err(error);
     }
@@ -57,7 +57,7 @@ pub(crate) fn remove(file: &Path, sha256: Sha256Sum) -> io::Result<()> {
 
 /// Gives an archive its name back that was about to go; one that has come to lie there since is newer, and stays instead.
 pub(crate) fn put_back(file: &Path) -> io::Result<()> {
-    match TempPath::try_from_path(aside(file))?.persist_noclobber(file) {
+    match TempPath::try_from_path(staged_path(file))?.persist_noclobber(file) {
         Ok(()) => Ok(()),
         Err(PathPersistError { error, path }) if error.kind() == ErrorKind::AlreadyExists => path.close(),
         Err(PathPersistError { error, path }) => {
@@ -69,11 +69,11 @@ pub(crate) fn put_back(file: &Path) -> io::Result<()> {
 }
 
 /// Whether an archive lies aside that was about to go.
-pub(crate) fn is_aside(file: &Path) -> bool {
-    fs::symlink_metadata(aside(file)).is_ok()
+pub(crate) fn is_staged(file: &Path) -> bool {
+    fs::symlink_metadata(staged_path(file)).is_ok()
 }
 
-fn aside(file: &Path) -> PathBuf {
+fn staged_path(file: &Path) -> PathBuf {
     with_ending(file, ENDING)
 }
 
@@ -109,9 +109,9 @@ mod tests {
         let file = dir.path().join("a.zip");
         let (fingerprint, sha256) = write(&file, "abc");
         let other = Fingerprint { mtime_ns: fingerprint.mtime_ns - 1, ..fingerprint };
-        assert!(set_aside(&file, other).is_err());
+        assert!(stage(&file, other).is_err());
         assert_eq!(names(dir.path()), ["a.zip", "a.zip.CHECKSUM"]);
-        set_aside(&file, fingerprint).expect("set aside");
+        stage(&file, fingerprint).expect("set aside");
         assert_eq!(names(dir.path()), ["a.zip.CHECKSUM", "a.zip.leaving"]);
         remove(&file, sha256).expect("removed");
         assert_eq!(names(dir.path()), [""; 0]);
@@ -122,7 +122,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let file = dir.path().join("a.zip");
         let (fingerprint, _) = write(&file, "abc");
-        set_aside(&file, fingerprint).expect("set aside");
+        stage(&file, fingerprint).expect("set aside");
         remove(&file, Sha256Sum::of(b"before")).expect("removed");
         assert_eq!(names(dir.path()), ["a.zip.CHECKSUM"]);
     }
@@ -131,14 +131,14 @@ mod tests {
     fn what_lies_aside_gets_its_name_back_unless_something_newer_has_it() {
         let dir = tempfile::tempdir().expect("a folder");
         let file = dir.path().join("a.zip");
-        fs::write(aside(&file), "older").expect("written");
+        fs::write(staged_path(&file), "older").expect("written");
         put_back(&file).expect("put back");
         assert_eq!(fs::read(&file).expect("read"), b"older");
-        fs::write(aside(&file), "oldest").expect("written");
+        fs::write(staged_path(&file), "oldest").expect("written");
         put_back(&file).expect("put back");
         assert_eq!(fs::read(&file).expect("read"), b"older");
         assert_eq!(names(dir.path()), ["a.zip"]);
-        assert!(put_back(&file).is_err() && !is_aside(&file));
+        assert!(put_back(&file).is_err() && !is_staged(&file));
     }
 
     /// A downloader renames over the archive again and again while it is removed: nothing it brought is ever gone.
@@ -154,7 +154,7 @@ mod tests {
             std::thread::scope(|scope| {
                 scope.spawn(|| fs::rename(&part, &file).expect("landed"));
                 scope.spawn(|| {
-                    let gone = set_aside(&file, fingerprint).and_then(|()| remove(&file, Sha256Sum::of(b"former")));
+                    let gone = stage(&file, fingerprint).and_then(|()| remove(&file, Sha256Sum::of(b"former")));
                     drop(gone);
                 });
             });

@@ -15,7 +15,7 @@ use common::text::printable;
 use serde::{Serialize, Serializer};
 use tokio_util::sync::CancellationToken;
 
-use crate::local::complete::Wanted;
+use crate::local::complete::CompletenessRule;
 use crate::local::scan::is_absent;
 use crate::local::spelling::{Date, Format, Interval, Name};
 use crate::local::{layout, marks, signs};
@@ -204,7 +204,7 @@ pub(crate) struct Found {
 ///
 /// # Errors
 /// The folder itself cannot be read.
-pub(crate) fn find(data_dir: &Path, wanted: &Wanted, stop: &CancellationToken) -> io::Result<Found> {
+pub(crate) fn find(data_dir: &Path, rule: &CompletenessRule, stop: &CancellationToken) -> io::Result<Found> {
     let mut found = Found::default();
     let mut linked = HashSet::new();
     let mut folders = vec![(PathBuf::new(), 0)];
@@ -236,15 +236,15 @@ pub(crate) fn find(data_dir: &Path, wanted: &Wanted, stop: &CancellationToken) -
                     folders.push((path, depth + 1));
                 }
             } else if let Some(path) = path.to_str() {
-                match judge(path, wanted) {
+                match judge(path, rule) {
                     Verdict::InPlace => found.in_place += 1,
-                    Verdict::NotTaken(Why::Partial, _) if may_go_on(&entry.path()) => {}
+                    Verdict::Ignored(Why::Partial, _) if may_go_on(&entry.path()) => {}
                     // Unpacked, or fetched again since: the archive itself is there.
-                    Verdict::NotTaken(Why::Format | Why::Partial, Some(place)) if data_dir.join(&place).is_file() => {}
+                    Verdict::Ignored(Why::Format | Why::Partial, Some(place)) if data_dir.join(&place).is_file() => {}
                     // The unit has its mark in the right place, too.
-                    Verdict::NotTaken(Why::MarkFolder | Why::MarkName, _)
+                    Verdict::Ignored(Why::MarkFolder | Why::MarkName, _)
                         if marks::meant(&name).is_some_and(|unit| marks::is_marked(data_dir, &unit)) => {}
-                    Verdict::NotTaken(why, place) => found.add(why, path, place),
+                    Verdict::Ignored(why, place) => found.add(why, path, place),
                     Verdict::Other => {}
                 }
             }
@@ -282,15 +282,15 @@ enum Verdict {
     /// An archive where it belongs.
     InPlace,
     /// The kind of mistake, and where the file would belong.
-    NotTaken(Why, Option<String>),
+    Ignored(Why, Option<String>),
     /// Neither an archive nor a mark, by its name and folder.
     Other,
 }
 
 /// Decides by the path of a file alone, below `data_dir`.
-fn judge(path: &str, wanted: &Wanted) -> Verdict {
+fn judge(path: &str, rule: &CompletenessRule) -> Verdict {
     let name = file_name(path);
-    if wanted.marks()
+    if rule.marks()
         && let Some(verdict) = judge_mark(path)
     {
         return verdict;
@@ -299,10 +299,10 @@ fn judge(path: &str, wanted: &Wanted) -> Verdict {
         return Verdict::Other;
     }
     if let Some((unit, _)) = layout::parse(path) {
-        return if wanted.by_archives() && !wanted.marks() && !wanted.takes(&unit) {
-            Verdict::NotTaken(Why::NotCollected, None)
+        return if rule.by_archives() && !rule.marks() && !rule.allows(&unit) {
+            Verdict::Ignored(Why::NotCollected, None)
         } else if layout::is_no_series(&unit).is_some() {
-            Verdict::NotTaken(Why::Interval, None)
+            Verdict::Ignored(Why::Interval, None)
         } else {
             Verdict::InPlace
         };
@@ -310,7 +310,7 @@ fn judge(path: &str, wanted: &Wanted) -> Verdict {
     let spelt = Name::of(name);
     let place = spelt.place(path);
     let in_tree = TREE.iter().any(|folder| path.starts_with(folder));
-    let looks_like_an_archive = match spelt.format {
+    let resembles_archive = match spelt.format {
         Format::Zip if in_tree => true,
         // Elsewhere a date in a name means nothing.
         Format::Zip => {
@@ -321,7 +321,7 @@ fn judge(path: &str, wanted: &Wanted) -> Verdict {
         Format::Partial => in_tree && !name.contains(".CHECKSUM"),
         Format::Unknown => in_tree && place.is_some(),
     };
-    if !looks_like_an_archive {
+    if !resembles_archive {
         return Verdict::Other;
     }
     let why = match (spelt.format, &place) {
@@ -334,7 +334,7 @@ fn judge(path: &str, wanted: &Wanted) -> Verdict {
         (_, None) if spelt.interval == Interval::DoesNotExist => Why::Interval,
         (_, None) => Why::Unknown,
     };
-    Verdict::NotTaken(why, place)
+    Verdict::Ignored(why, place)
 }
 
 /// `None`: the file is not meant to be a completion mark.
@@ -349,7 +349,7 @@ fn judge_mark(path: &str) -> Option<Verdict> {
         return None;
     }
     let why = if marks::parse(name).is_some() { Why::MarkFolder } else { Why::MarkName };
-    Some(Verdict::NotTaken(why, unit.and_then(|unit| marks::name_of(&unit))))
+    Some(Verdict::Ignored(why, unit.and_then(|unit| marks::name_of(&unit))))
 }
 
 /// Whether somebody may still be writing a part of a download, or the uploader's next download goes on with it: that one

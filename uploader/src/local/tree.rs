@@ -13,10 +13,10 @@ use common::unit::{Period, Token, Unit};
 use common::unit_filter::UnitFilter;
 use tokio_util::sync::CancellationToken;
 
-use crate::local::arrivals::Told;
-use crate::local::complete::Wanted;
+use crate::local::arrivals::FileEvents;
+use crate::local::complete::CompletenessRule;
 use crate::local::events::Folders;
-use crate::local::scan::{Fingerprint, list_folder, look_at};
+use crate::local::scan::{Fingerprint, fingerprint, list_folder};
 use crate::local::seen::Seen;
 use crate::local::{layout, signs, staged_delete};
 
@@ -39,9 +39,9 @@ pub(crate) struct Found {
 /// How to walk.
 pub(crate) struct Walk<'a> {
     pub(crate) data_dir: &'a Path,
-    pub(crate) wanted: &'a Wanted,
+    pub(crate) rule: &'a CompletenessRule,
     /// What events told of single archives.
-    pub(crate) told: &'a Told,
+    pub(crate) events: &'a FileEvents,
     /// Told of every folder before that is read, so that nothing new is missed.
     pub(crate) folders: Option<&'a Folders>,
     /// Whether archives that a cleanup was about to remove when it died get their names back.
@@ -60,21 +60,21 @@ impl Walk<'_> {
         let mut branches = branches_of(units);
         let mut unreadable = Vec::new();
         for (market, folder) in layout::MARKETS {
-            if !self.wanted.takes_market(market) || !filter.takes_market(market) {
+            if !self.rule.allows_market(market) || !filter.allows_market(market) {
                 continue;
             }
             for monthly in [false, true] {
                 let folder = format!("data/{folder}/{}", layout::span(monthly));
                 self.chain(&folder);
                 let datasets = match list_folder(&self.data_dir.join(&folder)) {
-                    Ok(entries) => names(&folder, entries, |why| keep(&mut unreadable, why)),
+                    Ok(entries) => names(&folder, entries, |why| push_bounded(&mut unreadable, why)),
                     Err(error) => {
-                        keep(&mut unreadable, format!("{folder} cannot be read: {error}"));
+                        push_bounded(&mut unreadable, format!("{folder} cannot be read: {error}"));
                         continue;
                     }
                 };
                 for dataset in datasets.iter().filter_map(|name| name.parse::<Token>().ok()) {
-                    if self.wanted.takes_dataset(dataset.as_str()) && filter.takes_dataset(dataset.as_str()) {
+                    if self.rule.allows_dataset(dataset.as_str()) && filter.allows_dataset(dataset.as_str()) {
                         let folder = format!("{folder}/{dataset}");
                         let branch = branches.entry(folder).or_insert_with(|| Branch::new(market, dataset, monthly));
                         branch.any = true;
@@ -102,7 +102,7 @@ impl Walk<'_> {
     fn symbols(&self, folder: &str, branch: &mut Branch, filter: &UnitFilter, problems: &mut Vec<String>) {
         let entries = match list_folder(&self.data_dir.join(folder)) {
             Ok(entries) => entries.into_iter().flatten(),
-            Err(error) => return note(&mut branch.unreadable, format!("{folder} cannot be read: {error}")),
+            Err(error) => return record(&mut branch.unreadable, format!("{folder} cannot be read: {error}")),
         };
         for entry in entries {
             if self.stop.is_cancelled() {
@@ -111,7 +111,7 @@ impl Walk<'_> {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {
-                    return note(&mut branch.unreadable, format!("{folder} cannot be read to its end: {error}"));
+                    return record(&mut branch.unreadable, format!("{folder} cannot be read to its end: {error}"));
                 }
             };
             let name = entry.file_name();
@@ -119,7 +119,7 @@ impl Walk<'_> {
             match name.to_str().filter(|name| layout::is_symbol(name)) {
                 Some(symbol) => self.symbol(&path, symbol, &entry, branch, filter, problems),
                 None if !path.contains("/.") && entry.path().is_dir() => {
-                    keep(problems, format!("{} is left out: no symbol has such a name", shorten(&path)));
+                    push_bounded(problems, format!("{} is left out: no symbol has such a name", shorten(&path)));
                 }
                 None => {}
             }
@@ -140,24 +140,24 @@ impl Walk<'_> {
         if branch.any {
             match list_folder(&self.data_dir.join(path)) {
                 Ok(Some(entries)) => {
-                    let names = names(path, Some(entries), |why| note(&mut branch.unreadable, why));
+                    let names = names(path, Some(entries), |why| record(&mut branch.unreadable, why));
                     for interval in names.iter().filter_map(|name| name.parse::<Token>().ok()) {
-                        if self.wanted.takes_interval(interval.as_str()) && filter.takes_interval(interval.as_str()) {
+                        if self.rule.allows_interval(interval.as_str()) && filter.allows_interval(interval.as_str()) {
                             branch.intervals.entry(interval).or_default().any = true;
                         }
                     }
                 }
                 Ok(None) if entry.file_type().is_ok_and(|kind| kind.is_symlink()) => {
-                    keep(problems, format!("{} is a link that leads nowhere", shorten(path)));
+                    push_bounded(problems, format!("{} is a link that leads nowhere", shorten(path)));
                 }
                 Ok(None) => {}
-                Err(error) => note(&mut branch.unreadable, format!("{path} cannot be read: {error}")),
+                Err(error) => record(&mut branch.unreadable, format!("{path} cannot be read: {error}")),
             }
         }
         for (interval, leaf) in &mut branch.intervals {
             let path = format!("{path}/{interval}");
             self.watch(&path);
-            let (monthly, listed) = (branch.monthly, self.wanted.lists(symbol));
+            let (monthly, listed) = (branch.monthly, self.rule.lists(symbol));
             let at = Leaf { path: &path, symbol, interval: interval.as_str(), monthly, listed };
             if leaf.any || leaf.periods.len() > PERIODS_BY_NAME_MAX {
                 self.by_listing(&at, leaf, filter);
@@ -172,15 +172,15 @@ impl Walk<'_> {
         for (period, seen) in &mut interval.periods {
             let name = format!("{}-{}-{period}.zip", at.symbol, at.interval);
             let file = folder.join(&name);
-            let mut found = look_at(&file);
-            if matches!(found, Ok(None)) && self.puts_back && staged_delete::is_aside(&file) {
+            let mut found = fingerprint(&file);
+            if matches!(found, Ok(None)) && self.puts_back && staged_delete::is_staged(&file) {
                 put_back(&file);
-                found = look_at(&file);
+                found = fingerprint(&file);
             }
             match found {
-                Ok(Some(fingerprint)) => self.take(at, &name, fingerprint, seen),
+                Ok(Some(fingerprint)) => self.add(at, &name, fingerprint, seen),
                 Ok(None) => {}
-                Err(why) => note(&mut seen.unreadable, format!("{}/{name} {why}", at.path)),
+                Err(why) => record(&mut seen.unreadable, format!("{}/{name} {why}", at.path)),
             }
         }
     }
@@ -188,15 +188,15 @@ impl Walk<'_> {
     fn by_listing(&self, at: &Leaf<'_>, interval: &mut Interval, filter: &UnitFilter) {
         let entries = match list_folder(&self.data_dir.join(at.path)) {
             Ok(entries) => entries.into_iter().flatten(),
-            Err(error) => return note(&mut interval.unreadable, format!("{} cannot be read: {error}", at.path)),
+            Err(error) => return record(&mut interval.unreadable, format!("{} cannot be read: {error}", at.path)),
         };
-        let mut left_aside = Vec::new();
+        let mut left_staged = Vec::new();
         for entry in entries {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {
                     let why = format!("{} cannot be read to its end: {error}", at.path);
-                    return note(&mut interval.unreadable, why);
+                    return record(&mut interval.unreadable, why);
                 }
             };
             let name = entry.file_name();
@@ -204,14 +204,14 @@ impl Walk<'_> {
             if let Some(name) = name.strip_suffix(staged_delete::ENDING)
                 && layout::period_of(name, at.symbol, at.interval).is_some()
             {
-                left_aside.push(entry.path().with_file_name(name));
+                left_staged.push(entry.path().with_file_name(name));
             }
             let Some(period) = layout::period_of(name, at.symbol, at.interval) else { continue };
             if period.is_month() != at.monthly {
                 continue;
             }
-            let looked_for = interval.any && filter.takes_period(period);
-            if !looked_for && !interval.periods.contains_key(&period) {
+            let searched = interval.any && filter.allows_period(period);
+            if !searched && !interval.periods.contains_key(&period) {
                 continue;
             }
             // Only a link needs a second look, to where it leads.
@@ -222,27 +222,27 @@ impl Walk<'_> {
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
                     Err(error) => Err(format!("cannot be read: {error}")),
                 },
-                _ => look_at(&entry.path()),
+                _ => fingerprint(&entry.path()),
             };
             match fingerprint {
                 Ok(Some(fingerprint)) => {
-                    self.take(at, name, fingerprint, interval.periods.entry(period).or_default());
+                    self.add(at, name, fingerprint, interval.periods.entry(period).or_default());
                 }
                 Ok(None) => {}
                 Err(why) => {
                     let seen = interval.periods.entry(period).or_default();
-                    note(&mut seen.unreadable, format!("{}/{name} {why}", at.path));
+                    record(&mut seen.unreadable, format!("{}/{name} {why}", at.path));
                 }
             }
         }
         // Not before the end: a name that comes while a folder is listed may be among those listed, or not. The next walk
         // has it.
         if self.puts_back {
-            left_aside.iter().for_each(|file| put_back(file));
+            left_staged.iter().for_each(|file| put_back(file));
         }
     }
 
-    fn take(&self, at: &Leaf<'_>, name: &str, fingerprint: Fingerprint, seen: &mut Seen) {
+    fn add(&self, at: &Leaf<'_>, name: &str, fingerprint: Fingerprint, seen: &mut Seen) {
         signs::bump();
         seen.archives += 1;
         seen.bytes += fingerprint.size;
@@ -251,12 +251,12 @@ impl Walk<'_> {
         let first = if seen.archives == 1 { i64::MAX } else { seen.first_arrived_ns };
         seen.first_arrived_ns = first.min(fingerprint.ctime_ns);
         seen.arrived_ns = seen.arrived_ns.max(fingerprint.ctime_ns);
-        let told = self.told;
-        let path = if told.is_empty() { None } else { Some(format!("{}/{name}", at.path)) };
-        if path.as_ref().is_none_or(|path| !told.whole.contains(path)) {
+        let events = self.events;
+        let path = if events.is_empty() { None } else { Some(format!("{}/{name}", at.path)) };
+        if path.as_ref().is_none_or(|path| !events.whole.contains(path)) {
             seen.written_ns = seen.written_ns.max(fingerprint.mtime_ns);
         }
-        if let Some(path) = path.filter(|path| told.written.contains(path)) {
+        if let Some(path) = path.filter(|path| events.written.contains(path)) {
             seen.open = Some(path.into());
         }
     }
@@ -345,13 +345,13 @@ fn branches_of(units: Vec<Unit>) -> BTreeMap<String, Branch> {
 }
 
 /// The names in a folder; `told` gets why they may not be all.
-fn names(folder: &str, entries: Option<ReadDir>, mut told: impl FnMut(String)) -> Vec<String> {
+fn names(folder: &str, entries: Option<ReadDir>, mut events: impl FnMut(String)) -> Vec<String> {
     let mut names = Vec::new();
     for entry in entries.into_iter().flatten() {
         match entry {
             Ok(entry) => names.extend(entry.file_name().into_string().ok()),
             Err(error) => {
-                told(format!("{folder} cannot be read to its end: {error}"));
+                events(format!("{folder} cannot be read to its end: {error}"));
                 break;
             }
         }
@@ -367,13 +367,13 @@ fn put_back(file: &Path) {
     }
 }
 
-fn note(unreadable: &mut Vec<Arc<str>>, why: String) {
+fn record(unreadable: &mut Vec<Arc<str>>, why: String) {
     if unreadable.len() < PROBLEMS_MAX {
         unreadable.push(why.into());
     }
 }
 
-fn keep(problems: &mut Vec<String>, problem: String) {
+fn push_bounded(problems: &mut Vec<String>, problem: String) {
     if problems.len() < PROBLEMS_MAX {
         problems.push(problem);
     }

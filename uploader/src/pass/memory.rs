@@ -50,7 +50,7 @@ pub(crate) struct Known {
 
 pub(crate) enum State {
     /// `removable_at`: when its archives may leave the disk, if they are to.
-    Settled {
+    Processed {
         objects: Option<usize>,
         removable_at: Option<Timestamp>,
     },
@@ -75,13 +75,20 @@ impl Memory {
     /// What came of the unit when it was looked at last, if looking again would show the same.
     ///
     /// `asking`: the stream is to be asked of every unit. `away`: there is no stream to announce to.
-    pub(crate) fn same(&self, unit: &Unit, marked: bool, seen: &Seen, asking: bool, away: bool) -> Option<Outcome> {
+    pub(crate) fn unchanged(
+        &self,
+        unit: &Unit,
+        marked: bool,
+        seen: &Seen,
+        asking: bool,
+        away: bool,
+    ) -> Option<Outcome> {
         let known = self.units.get(unit)?;
         if known.archives != Some(seen.digest) || known.marked != marked {
             return None;
         }
         match &known.state {
-            State::Settled { objects, removable_at }
+            State::Processed { objects, removable_at }
                 if !asking && seen.unreadable.is_empty() && !is_past(*removable_at, common::clock::now()) =>
             {
                 Some(Outcome::Unchanged { objects: *objects })
@@ -90,12 +97,14 @@ impl Memory {
                 Some(Outcome::HeldBack(reasons.clone()))
             }
             State::Unannounced { why } if away => Some(Outcome::Unannounced { why: why.clone() }),
-            State::Settled { .. } | State::HeldBack { .. } | State::Unannounced { .. } | State::Waiting { .. } => None,
+            State::Processed { .. } | State::HeldBack { .. } | State::Unannounced { .. } | State::Waiting { .. } => {
+                None
+            }
         }
     }
 
     /// Notes what came of a unit; says whether that is new and worth a line in the log.
-    pub(crate) fn note(
+    pub(crate) fn record(
         &mut self,
         unit: &Unit,
         marked: bool,
@@ -107,34 +116,34 @@ impl Memory {
         let was_published = before.is_some_and(|known| known.published);
         let (state, published, news) = match outcome {
             Outcome::Published { objects, .. } => {
-                (State::Settled { objects: Some(*objects), removable_at }, true, true)
+                (State::Processed { objects: Some(*objects), removable_at }, true, true)
             }
-            Outcome::Unchanged { objects } => (State::Settled { objects: *objects, removable_at }, true, false),
+            Outcome::Unchanged { objects } => (State::Processed { objects: *objects, removable_at }, true, false),
             Outcome::HeldBack(reasons) => {
-                let (tries, same) = match before.map(|known| &known.state) {
+                let (tries, unchanged) = match before.map(|known| &known.state) {
                     Some(State::HeldBack { reasons: before, tries, .. }) => (*tries, before == reasons),
                     _ => (0, false),
                 };
-                let tries = if same { tries + 1 } else { 1 };
+                let tries = if unchanged { tries + 1 } else { 1 };
                 let again = Instant::now() + HELD_BACK.delay(tries);
-                (State::HeldBack { reasons: reasons.clone(), tries, again }, was_published, !same)
+                (State::HeldBack { reasons: reasons.clone(), tries, again }, was_published, !unchanged)
             }
             Outcome::Unannounced { why } => {
-                let same = matches!(before.map(|known| &known.state), Some(State::Unannounced { .. }));
-                (State::Unannounced { why: why.clone() }, was_published, !same)
+                let unchanged = matches!(before.map(|known| &known.state), Some(State::Unannounced { .. }));
+                (State::Unannounced { why: why.clone() }, was_published, !unchanged)
             }
             Outcome::Waiting { wait, .. } => {
                 let open = |wait: &Wait| matches!(wait.reason, Reason::Open(_));
-                let same = match before.map(|known| &known.state) {
+                let unchanged = match before.map(|known| &known.state) {
                     Some(State::Waiting { wait: before }) => open(before) || !open(wait),
                     _ => false,
                 };
-                (State::Waiting { wait: wait.clone() }, was_published, !same)
+                (State::Waiting { wait: wait.clone() }, was_published, !unchanged)
             }
             Outcome::Planned { .. } => return true,
         };
-        let same = before.filter(|known| known.archives.is_some() && known.archives == archives);
-        let since = same.map_or_else(common::clock::now, |known| known.since);
+        let unchanged = before.filter(|known| known.archives.is_some() && known.archives == archives);
+        let since = unchanged.map_or_else(common::clock::now, |known| known.since);
         self.units.insert(unit.clone(), Known { archives, since, marked, published, state });
         news
     }
@@ -181,7 +190,7 @@ impl Memory {
         let due = |known: &Known| match &known.state {
             State::Waiting { wait } => wait.until <= clock,
             State::HeldBack { again, .. } => *again <= now,
-            State::Settled { removable_at, .. } => is_past(*removable_at, clock),
+            State::Processed { removable_at, .. } => is_past(*removable_at, clock),
             State::Unannounced { .. } => false,
         };
         self.units.iter().filter(|(_, known)| due(known)).map(|(unit, _)| unit.clone()).collect()
@@ -193,7 +202,7 @@ impl Memory {
         let left = |known: &Known| match &known.state {
             State::Waiting { wait } => Some(until(wait.until)),
             State::HeldBack { again, .. } => Some(again.saturating_duration_since(now)),
-            State::Settled { removable_at, .. } => removable_at.map(until),
+            State::Processed { removable_at, .. } => removable_at.map(until),
             State::Unannounced { .. } => None,
         };
         self.units.values().filter_map(left).min()
@@ -208,7 +217,7 @@ impl Memory {
         let mut counts = UnitCounts::default();
         for known in self.units.values() {
             match known.state {
-                State::Settled { .. } => {}
+                State::Processed { .. } => {}
                 State::HeldBack { .. } => counts.held_back += 1,
                 State::Unannounced { .. } => counts.unannounced += 1,
                 State::Waiting { .. } => counts.waiting += 1,
@@ -230,17 +239,17 @@ mod tests {
     fn what_is_held_back_is_said_once_and_tried_later() {
         let unit: Unit = "binance/um/klines/1h/2026-02-14".parse().expect("a unit");
         let (mut memory, seen) = (Memory::default(), Seen::default());
-        let same = |memory: &Memory, asking| memory.same(&unit, true, &seen, asking, false);
-        let held = Outcome::HeldBack(vec!["damaged".into()]);
-        assert!(memory.note(&unit, true, Some(seen.digest), &held, None));
-        assert!(!memory.note(&unit, true, Some(seen.digest), &held, None));
-        assert!(matches!(same(&memory, true), Some(Outcome::HeldBack(_))));
+        let unchanged = |memory: &Memory, asking| memory.unchanged(&unit, true, &seen, asking, false);
+        let held_back = Outcome::HeldBack(vec!["damaged".into()]);
+        assert!(memory.record(&unit, true, Some(seen.digest), &held_back, None));
+        assert!(!memory.record(&unit, true, Some(seen.digest), &held_back, None));
+        assert!(matches!(unchanged(&memory, true), Some(Outcome::HeldBack(_))));
         assert!(memory.next_due(Instant::now(), Timestamp::now()).is_some_and(|left| left > Duration::from_secs(20)));
         memory.doubt(&unit);
-        assert!(same(&memory, false).is_none());
-        memory.note(&unit, true, Some(seen.digest), &Outcome::Unchanged { objects: Some(1) }, None);
-        assert!(same(&memory, false).is_some() && same(&memory, true).is_none());
-        assert!(memory.same(&unit, false, &seen, false, false).is_none(), "its mark was taken away");
+        assert!(unchanged(&memory, false).is_none());
+        memory.record(&unit, true, Some(seen.digest), &Outcome::Unchanged { objects: Some(1) }, None);
+        assert!(unchanged(&memory, false).is_some() && unchanged(&memory, true).is_none());
+        assert!(memory.unchanged(&unit, false, &seen, false, false).is_none(), "its mark was taken away");
         assert_eq!(memory.counts().held_back, 0);
     }
 }

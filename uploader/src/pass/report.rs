@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 use crate::contents::unit_plan::OlderArchive;
 use crate::local::strays::Strays;
 use crate::local::{marks, strays};
-use crate::unit::process::{Outcome, Settled};
+use crate::unit::process::{Outcome, Processed};
 
 /// What a pass did, or would do.
 #[derive(Debug, Default, Serialize)]
@@ -33,7 +33,7 @@ pub(crate) struct Report {
     /// Units of which `data_dir` has archives that are older than the announced ones.
     pub(crate) older: Vec<OlderUnit>,
     /// Files that look like archives or marks and are not taken.
-    pub(crate) not_taken: Vec<Strays>,
+    pub(crate) ignored: Vec<Strays>,
     /// Whether no archive lies where it belongs.
     #[serde(skip)]
     nothing_in_place: bool,
@@ -156,26 +156,26 @@ impl Report {
         Self { dry_run, by_archives, ..Self::default() }
     }
 
-    pub(crate) fn add(&mut self, settled: Settled) {
-        self.archives.uploaded += settled.transferred.uploaded;
-        self.archives.already_there += settled.transferred.present;
-        self.bytes_uploaded += settled.transferred.bytes;
-        self.archives.removed += settled.removed.archives;
-        self.archives.not_removed.extend(settled.removed.problems);
-        if !settled.older.is_empty() {
-            let older = OlderUnit::of(&settled.unit, &settled.older);
+    pub(crate) fn add(&mut self, processed: Processed) {
+        self.archives.uploaded += processed.transferred.uploaded;
+        self.archives.already_there += processed.transferred.present;
+        self.bytes_uploaded += processed.transferred.bytes;
+        self.archives.removed += processed.removed.archives;
+        self.archives.not_removed.extend(processed.removed.problems);
+        if !processed.older.is_empty() {
+            let older = OlderUnit::of(&processed.unit, &processed.older);
             self.findings.push(older.finding());
             self.older.push(older);
         }
-        let finding = |state, text: String| Finding::of_unit(&settled.unit, state, text);
-        let unit = settled.unit.to_string();
-        match settled.outcome {
+        let finding = |state, text: String| Finding::of_unit(&processed.unit, state, text);
+        let unit = processed.unit.to_string();
+        match processed.outcome {
             Outcome::Published { subject, revision, objects } => {
                 self.units.published += 1;
-                self.units.incomplete += usize::from(settled.incomplete.is_some());
+                self.units.incomplete += usize::from(processed.incomplete.is_some());
                 self.archives.published += objects;
-                let incomplete = settled.incomplete;
-                if let (Some(missing), false) = (&incomplete, settled.incomplete_before) {
+                let incomplete = processed.incomplete;
+                if let (Some(missing), false) = (&incomplete, processed.incomplete_before) {
                     self.findings.push(finding("incomplete", format!("published without {missing}")).sign("*"));
                 }
                 self.published.push(PublishedUnit { unit, subject, revision, objects, incomplete });
@@ -211,7 +211,7 @@ impl Report {
                 archives,
                 archives_to_upload: missing.archives,
                 bytes_to_upload: missing.bytes,
-                incomplete: settled.incomplete,
+                incomplete: processed.incomplete,
             }),
         }
     }
@@ -244,15 +244,15 @@ impl Report {
         Some(Failure::failed(text.join("; ")))
     }
 
-    pub(crate) fn take_strays(&mut self, found: strays::Found) {
+    pub(crate) fn add_strays(&mut self, found: strays::Found) {
         self.nothing_in_place = found.in_place == 0;
         self.findings.extend(
-            found.strays.iter().map(|strays| Finding::new("not_taken", strays.to_string()).class(strays.class())),
+            found.strays.iter().map(|strays| Finding::new("ignored", strays.to_string()).class(strays.class())),
         );
-        self.not_taken = found.strays;
+        self.ignored = found.strays;
     }
 
-    pub(crate) fn take_unreadable(&mut self, unreadable: Vec<String>) {
+    pub(crate) fn add_unreadable(&mut self, unreadable: Vec<String>) {
         self.findings.extend(unreadable.iter().map(|why| Finding::new("unreadable", why)));
         self.unreadable = unreadable;
     }
@@ -264,13 +264,13 @@ impl Report {
 
     /// A tree of archives none of which is where it belongs is a mistake, and not a tree with nothing to do.
     fn archives_are_misplaced(&self) -> bool {
-        let mut archives = self.not_taken.iter().filter(|strays| !strays.is_remark() && !strays.are_marks());
+        let mut archives = self.ignored.iter().filter(|strays| !strays.is_remark() && !strays.are_marks());
         self.units.total == 0 && self.nothing_in_place && archives.next().is_some()
     }
 
     /// The same of completion marks.
     fn marks_are_misplaced(&self) -> bool {
-        self.units.total == 0 && self.not_taken.iter().any(|strays| strays.are_marks() && !strays.is_remark())
+        self.units.total == 0 && self.ignored.iter().any(|strays| strays.are_marks() && !strays.is_remark())
     }
 
     /// The pass ended early.
@@ -278,8 +278,8 @@ impl Report {
         self.error = Some(failure);
     }
 
-    pub(crate) fn end(&mut self, took: Duration) {
-        self.seconds = took.as_millis() as f64 / 1000.0;
+    pub(crate) fn end(&mut self, elapsed: Duration) {
+        self.seconds = elapsed.as_millis() as f64 / 1000.0;
         let units = &self.units;
         let ended = units.published + units.unchanged + units.held_back + units.unannounced + units.waiting;
         self.units.left = units.total.saturating_sub(ended + self.planned.len());
@@ -320,12 +320,12 @@ impl Report {
                     count(archives.published, "archive")
                 )
             };
-            let not_taken = match self.not_taken.iter().map(Strays::count).sum::<usize>() {
+            let ignored = match self.ignored.iter().map(Strays::count).sum::<usize>() {
                 0 => String::new(),
                 1 => "; 1 file is not taken, see above".to_owned(),
                 files => format!("; {files} files are not taken, see above"),
             };
-            lines.push(nothing + &not_taken);
+            lines.push(nothing + &ignored);
             return lines.join("\n");
         }
         if self.error.is_some() && units.total == units.left {

@@ -19,28 +19,28 @@ use tokio_util::sync::CancellationToken;
 use crate::bucket::multipart;
 use crate::bucket::upload::Transferred;
 use crate::error::PassError;
-use crate::local::arrivals::Told;
+use crate::local::arrivals::FileEvents;
 use crate::local::complete::{Reason, Wait};
 use crate::local::events::Folders;
 use crate::local::seen::Seen;
 use crate::local::strays::Strays;
 use crate::local::tree::{Found, Walk};
 use crate::local::{marks, strays};
+use crate::pass::candidate;
+use crate::pass::candidate::{Candidate, Handled};
 use crate::pass::memory::Memory;
 use crate::pass::report::{OlderUnit, Report};
-use crate::pass::turn;
-use crate::pass::turn::{Candidate, Handled};
 use crate::site::context::{Site, UNITS_MAX, blocking};
 use crate::site::metrics::UnitOutcome;
 use crate::site::queue::QueueError;
-use crate::unit::process::{Mode, Outcome, Settled};
+use crate::unit::process::{Mode, Outcome, Processed};
 
 /// Units that are only looked at, at once: each waits for two answers of the queue.
-const LOOKS_MAX: usize = 32;
+const CHECKS_MAX: usize = 32;
 /// Up to this many units are asked of the stream one by one; more are asked for all at once.
 const ASKED_SINGLY_MAX: usize = 16;
 
-/// What is in hand when the time to drain is over ends a little later.
+/// What is in flight when the time to drain is over ends a little later.
 const STOP_SLACK: Duration = Duration::from_secs(2);
 
 /// Archives that should have left the disk and are still there are looked at again after this time.
@@ -59,7 +59,7 @@ pub(crate) struct Watching {
     /// Where to listen for events.
     pub(crate) folders: Option<Arc<Folders>>,
     /// What events told of single archives.
-    pub(crate) told: Told,
+    pub(crate) events: FileEvents,
     /// Cancelled when something more urgent has come: no more units are begun then.
     pub(crate) interrupt: CancellationToken,
 }
@@ -68,7 +68,7 @@ pub(crate) struct Watching {
 pub(crate) async fn run(site: &Site, scope: &Scope, mode: Mode, memory: &mut Memory, watching: &Watching) -> Report {
     let started = Instant::now();
     let read_before = site.metrics.archives_read();
-    let mut pass = Pass { site, mode, memory, report: Report::new(mode.dry_run, site.wanted.by_archives()) };
+    let mut pass = Pass { site, mode, memory, report: Report::new(mode.dry_run, site.completeness.by_archives()) };
     // Told to stop, it ends by itself, or else here: whatever it waits for then.
     let overdue = async {
         shutdown::overdue(site.shutdown.clone()).await;
@@ -109,7 +109,7 @@ struct Pass<'s> {
 /// A unit that is in the bucket and not yet on the stream.
 struct Unannounced {
     marked: bool,
-    settled: Settled,
+    processed: Processed,
 }
 
 impl Pass<'_> {
@@ -152,8 +152,8 @@ impl Pass<'_> {
 
         let mut candidates = Vec::new();
         for (unit, seen, marked) in found {
-            match self.memory.same(&unit, marked, &seen, asking, away.is_some()) {
-                Some(outcome) => self.count(Settled::new(unit, outcome)),
+            match self.memory.unchanged(&unit, marked, &seen, asking, away.is_some()) {
+                Some(outcome) => self.count(Processed::new(unit, outcome)),
                 None => {
                     let known = self.memory.get(&unit);
                     let published = known.is_some_and(|known| known.published);
@@ -178,7 +178,7 @@ impl Pass<'_> {
         } else {
             None
         };
-        let unannounced = self.settle_all(candidates, stamps.as_ref(), interrupt).await?;
+        let unannounced = self.process_all(candidates, stamps.as_ref(), interrupt).await?;
         if let Scope::Everything(filter) = scope
             && filter.is_empty()
             && !units.is_empty()
@@ -208,19 +208,19 @@ impl Pass<'_> {
     /// The units that lie on disk or have a mark, and whether they do.
     async fn find(&mut self, scope: &Scope, watching: &Watching) -> Result<Vec<(Unit, Seen, bool)>, PassError> {
         let site = self.site;
-        let (data_dir, wanted, stop) = (site.data_dir.clone(), Arc::clone(&site.wanted), site.shutdown.clone());
-        let (told, folders, puts_back) = (watching.told.clone(), watching.folders.clone(), !self.mode.dry_run);
+        let (data_dir, rule, stop) = (site.data_dir.clone(), Arc::clone(&site.completeness), site.shutdown.clone());
+        let (events, folders, puts_back) = (watching.events.clone(), watching.folders.clone(), !self.mode.dry_run);
         let filter = match scope {
             Scope::Everything(filter) => filter.clone(),
             Scope::Units(_) => UnitFilter::default(),
         };
         let is_everything = matches!(scope, Scope::Everything(filter) if filter.is_empty());
         let scope = scope.clone();
-        let look = move || -> io::Result<(Found, HashSet<Unit>, Vec<String>)> {
+        let walking = move || -> io::Result<(Found, HashSet<Unit>, Vec<String>)> {
             let mut walk = Walk {
                 data_dir: &data_dir,
-                wanted: &wanted,
-                told: &told,
+                rule: &rule,
+                events: &events,
                 folders: folders.as_deref(),
                 puts_back,
                 stop: &stop,
@@ -231,12 +231,12 @@ impl Pass<'_> {
                         folders.watch(&data_dir, "");
                     }
                     let mut marks = marks::read(&data_dir)?;
-                    if !wanted.marks() {
+                    if !rule.marks() {
                         marks = marks::Marks::default();
                     }
                     marks.units.retain(|unit| filter.matches(unit));
                     let marked = marks.units.iter().cloned().collect();
-                    let found = if wanted.by_archives() {
+                    let found = if rule.by_archives() {
                         walk.everything(marks.units, &filter)
                     } else {
                         walk.units(marks.units)
@@ -246,21 +246,21 @@ impl Pass<'_> {
                 Scope::Units(mut units) => {
                     // Told of events, which lead where a walk has been.
                     walk.folders = None;
-                    let is_marked = |unit: &&Unit| wanted.marks() && marks::is_marked(&data_dir, unit);
+                    let is_marked = |unit: &&Unit| rule.marks() && marks::is_marked(&data_dir, unit);
                     let marked: HashSet<Unit> = units.iter().filter(is_marked).cloned().collect();
-                    units.retain(|unit| marked.contains(unit) || wanted.by_archives() && wanted.takes(unit));
+                    units.retain(|unit| marked.contains(unit) || rule.by_archives() && rule.allows(unit));
                     Ok((walk.units(units), marked, Vec::new()))
                 }
             }
         };
         let walk = Arc::clone(&site.walks).acquire_owned();
         let Some(walk) = site.shutdown.run_until_cancelled(walk).await else { return Err(PassError::Stopped) };
-        let look = move || {
+        let walking = move || {
             let _walk = walk;
-            look()
+            walking()
         };
         let (found, marked, bad) =
-            blocking(look).await.map_err(|error| PassError::data_dir(site.data_dir.clone(), &error))?;
+            blocking(walking).await.map_err(|error| PassError::data_dir(site.data_dir.clone(), &error))?;
         if site.shutdown.is_cancelled() {
             return Err(PassError::Stopped);
         }
@@ -292,26 +292,26 @@ impl Pass<'_> {
             }
         }
         if is_everything {
-            self.look_for_strays().await?;
+            self.find_strays().await?;
         }
         self.report.problems = found.problems;
-        self.report.take_unreadable(unreadable);
+        self.report.add_unreadable(unreadable);
         Ok(units)
     }
 
     /// Finds files that look like archives or marks and are not taken; a service does so once.
-    async fn look_for_strays(&mut self) -> Result<(), PassError> {
+    async fn find_strays(&mut self) -> Result<(), PassError> {
         let site = self.site;
         if self.mode.service && self.memory.strays_reported {
             return Ok(());
         }
-        let (data_dir, wanted, stop) = (site.data_dir.clone(), Arc::clone(&site.wanted), site.shutdown.clone());
+        let (data_dir, rule, stop) = (site.data_dir.clone(), Arc::clone(&site.completeness), site.shutdown.clone());
         let walk = Arc::clone(&site.walks).acquire_owned();
         let Some(walk) = site.shutdown.run_until_cancelled(walk).await else { return Err(PassError::Stopped) };
         hang("uploader.strays").await;
         let search = move || {
             let _walk = walk;
-            strays::find(&data_dir, &wanted, &stop)
+            strays::find(&data_dir, &rule, &stop)
         };
         let found = blocking(search).await.map_err(|error| PassError::data_dir(site.data_dir.clone(), &error))?;
         if site.shutdown.is_cancelled() {
@@ -320,7 +320,7 @@ impl Pass<'_> {
         // Not before: a pass that was given up has reported nothing.
         self.memory.strays_reported = true;
         found.strays.iter().for_each(Strays::log);
-        self.report.take_strays(found);
+        self.report.add_strays(found);
         Ok(())
     }
 
@@ -342,7 +342,7 @@ impl Pass<'_> {
     }
 
     /// Settles every unit; returns those that the queue could not be told about.
-    async fn settle_all(
+    async fn process_all(
         &mut self,
         candidates: Vec<Candidate>,
         stamps: Option<&HashMap<Unit, Stamp>>,
@@ -357,21 +357,21 @@ impl Pass<'_> {
             .take_until(interrupt.cancelled())
             .map(async |candidate| {
                 let bytes = candidate.seen.bytes;
-                let handled = turn::take(site, candidate, stamps, mode, interrupt).await;
-                let sends = |handled: &Handled| matches!(handled.settled.outcome, Outcome::Published { .. });
+                let handled = candidate::handle(site, candidate, stamps, mode, interrupt).await;
+                let sends = |handled: &Handled| matches!(handled.processed.outcome, Outcome::Published { .. });
                 if !matches!(&handled, Ok(Some(handled)) if sends(handled)) {
                     site.progress.present(bytes);
                 }
                 handled
             })
-            .buffer_unordered(LOOKS_MAX)
+            .buffer_unordered(CHECKS_MAX)
             .take_until(shutdown::overdue(site.shutdown.clone()));
         let mut handled = std::pin::pin!(handled);
         while let Some(handled) = handled.next().await {
             let Some(handled) = handled? else { continue };
-            if matches!(handled.settled.outcome, Outcome::Unannounced { .. }) && !mode.service {
-                tracing::info!(unit = %handled.settled.unit, "stored, not announced yet");
-                unannounced.push(Unannounced { marked: handled.marked, settled: handled.settled });
+            if matches!(handled.processed.outcome, Outcome::Unannounced { .. }) && !mode.service {
+                tracing::info!(unit = %handled.processed.unit, "stored, not announced yet");
+                unannounced.push(Unannounced { marked: handled.marked, processed: handled.processed });
             } else {
                 self.done(handled);
             }
@@ -406,37 +406,37 @@ impl Pass<'_> {
             let again = std::mem::take(&mut unannounced);
             let results = stream::iter(again)
                 .map(async |unit| {
-                    let handled = turn::again(site, unit.settled.unit.clone(), unit.marked, mode).await?;
+                    let handled = candidate::process_anew(site, unit.processed.unit.clone(), unit.marked, mode).await?;
                     Ok::<_, PassError>((unit, handled))
                 })
                 .buffer_unordered(UNITS_MAX);
             let mut results = std::pin::pin!(results);
             while let Some(result) = results.next().await {
-                let (Unannounced { marked, mut settled }, handled) = result?;
-                settled.carry_on(handled.settled);
-                match settled.outcome {
-                    Outcome::Unannounced { .. } => unannounced.push(Unannounced { marked, settled }),
-                    _ => self.done(Handled { settled, ..handled }),
+                let (Unannounced { marked, mut processed }, handled) = result?;
+                processed.carry_on(handled.processed);
+                match processed.outcome {
+                    Outcome::Unannounced { .. } => unannounced.push(Unannounced { marked, processed }),
+                    _ => self.done(Handled { processed, ..handled }),
                 }
             }
         }
-        for Unannounced { marked, settled } in unannounced {
-            self.done(Handled { settled, marked, archives: None });
+        for Unannounced { marked, processed } in unannounced {
+            self.done(Handled { processed, marked, archives: None });
         }
         outcome
     }
 
     /// Remembers, logs, counts and reports what came of a unit.
     fn done(&mut self, handled: Handled) {
-        let Handled { settled, marked, archives } = handled;
-        let unit = &settled.unit;
-        let removable_at = self.removable_at(&settled, archives.is_some());
-        let news = self.memory.note(unit, marked, archives, &settled.outcome, removable_at);
-        match &settled.outcome {
+        let Handled { processed, marked, archives } = handled;
+        let unit = &processed.unit;
+        let removable_at = self.removable_at(&processed, archives.is_some());
+        let news = self.memory.record(unit, marked, archives, &processed.outcome, removable_at);
+        match &processed.outcome {
             Outcome::Published { subject, objects, .. } => {
-                let Transferred { uploaded, bytes, .. } = settled.transferred;
+                let Transferred { uploaded, bytes, .. } = processed.transferred;
                 tracing::info!(%unit, subject, objects, uploaded, bytes, "published");
-                if let Some(incomplete) = settled.incomplete.as_ref().filter(|_| !settled.incomplete_before) {
+                if let Some(incomplete) = processed.incomplete.as_ref().filter(|_| !processed.incomplete_before) {
                     tracing::warn!(%unit, "published without {incomplete}");
                 }
             }
@@ -463,29 +463,29 @@ impl Pass<'_> {
             | Outcome::Unchanged { .. }
             | Outcome::Planned { .. } => {}
         }
-        if !settled.older.is_empty() {
-            let note = OlderUnit::of(unit, &settled.older).to_string();
-            if self.memory.is_news(&note) {
-                tracing::warn!("{note}");
+        if !processed.older.is_empty() {
+            let remark = OlderUnit::of(unit, &processed.older).to_string();
+            if self.memory.is_news(&remark) {
+                tracing::warn!("{remark}");
             }
         }
-        for problem in &settled.removed.problems {
+        for problem in &processed.removed.problems {
             tracing::warn!(%unit, problem, "not removed from disk");
         }
         self.site.progress.unit_done();
-        self.count(settled);
+        self.count(processed);
     }
 
     /// When to look at the unit again because its archives may leave the disk.
-    fn removable_at(&self, settled: &Settled, sure: bool) -> Option<Timestamp> {
-        let at = self.mode.cleanup.removable_at(&settled.unit, settled.published_at?)?;
+    fn removable_at(&self, processed: &Processed, sure: bool) -> Option<Timestamp> {
+        let at = self.mode.cleanup.removable_at(&processed.unit, processed.published_at?)?;
         let now = common::clock::now();
         // What could not be removed now is not tried again at once.
         if sure && at > now { Some(at) } else { now.checked_add(CLEANUP_AGAIN).ok() }
     }
 
-    fn count(&mut self, settled: Settled) {
-        let outcome = match &settled.outcome {
+    fn count(&mut self, processed: Processed) {
+        let outcome = match &processed.outcome {
             Outcome::Published { .. } => Some(UnitOutcome::Published),
             Outcome::Unchanged { .. } => Some(UnitOutcome::Unchanged),
             Outcome::HeldBack(_) => Some(UnitOutcome::HeldBack),
@@ -496,6 +496,6 @@ impl Pass<'_> {
         if let Some(outcome) = outcome {
             self.site.metrics.unit(outcome);
         }
-        self.report.add(settled);
+        self.report.add(processed);
     }
 }

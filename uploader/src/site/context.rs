@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::PassError;
 use crate::local::check::{Fault, STREAM_BYTES};
-use crate::local::complete::Wanted;
+use crate::local::complete::CompletenessRule;
 use crate::local::signs;
 use crate::site::metrics::Metrics;
 use crate::site::progress::Progress;
@@ -60,7 +60,7 @@ pub(crate) struct Site {
     pub(crate) queue: Queue,
     pub(crate) publish: Publish,
     pub(crate) accepted: Accepted,
-    pub(crate) wanted: Arc<Wanted>,
+    pub(crate) completeness: Arc<CompletenessRule>,
     /// An archive written to a shorter time ago is left for later by a service.
     pub(crate) min_age: Duration,
     pub(crate) cache: Arc<Cache>,
@@ -103,7 +103,7 @@ impl Site {
             queue: Queue::new(config.nats.clone(), format!("uploader-{host}-{}", std::process::id())),
             publish: config.publish.clone(),
             accepted: Accepted::default(),
-            wanted: Arc::new(Wanted::new(config)),
+            completeness: Arc::new(CompletenessRule::new(config)),
             min_age: config.watch.min_age,
             cache: Arc::new(Cache::open(config.local.state_dir.as_deref(), &data_dir)),
             pending: Pending::open(config.local.state_dir.as_deref(), &config.storage),
@@ -139,7 +139,7 @@ impl Site {
     /// Makes sure once, before anything is read from the bucket or put there, that it exists: the answer to a HEAD does
     /// not tell a missing bucket from a missing object, and some servers make a bucket of whatever name they are sent.
     pub(crate) async fn bucket_is_there(&self) -> Result<(), PassError> {
-        let look = async || {
+        let probe = async || {
             match self.store.probe(&self.prefix.to_string()).await {
                 Ok(()) => {}
                 // A token that may not list is fine, where what is absent is said to be absent all the same.
@@ -155,7 +155,7 @@ impl Site {
                 Ok(()) | Err(_) => Ok(()),
             }
         };
-        self.bucket_is_there.get_or_try_init(look).await.copied()
+        self.bucket_is_there.get_or_try_init(probe).await.copied()
     }
 
     /// Whether to look for uploads left behind; true once in [`CLEAR_EVERY`].

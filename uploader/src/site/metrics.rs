@@ -155,9 +155,9 @@ impl Metrics {
     }
 
     /// A pass came to its end, and this is how all units stand.
-    pub(crate) fn pass(&self, took: Duration, counts: UnitCounts) {
+    pub(crate) fn pass(&self, elapsed: Duration, counts: UnitCounts) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.pass_duration.observe(took.as_secs_f64());
+        self.pass_duration.observe(elapsed.as_secs_f64());
         self.last_pass.set(common::clock::now().as_second());
         self.units_held_back.set(gauge(counts.held_back));
         self.units_unannounced.set(gauge(counts.unannounced));

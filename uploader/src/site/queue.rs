@@ -31,7 +31,7 @@ pub(crate) struct Queue {
     link: Mutex<Link>,
     unanswered: std::sync::Mutex<Option<(BusError, Instant)>>,
     /// For a dry run: nothing is made at the server.
-    pub(crate) only_looks: bool,
+    pub(crate) read_only: bool,
     /// Whether a dry run found that there is no stream yet, which a run would make: nothing is announced.
     is_to_be_made: AtomicBool,
 }
@@ -82,7 +82,7 @@ impl Queue {
             name,
             link: Mutex::new(Link::Untried),
             unanswered: std::sync::Mutex::default(),
-            only_looks: false,
+            read_only: false,
             is_to_be_made: AtomicBool::new(false),
         }
     }
@@ -120,11 +120,11 @@ impl Queue {
     async fn connect(&self) -> Result<Bus, BusError> {
         let connecting = async {
             let bus = Bus::connect(&self.config, &self.name).await?;
-            if self.config.manage && self.only_looks && !bus.has_stream().await? {
+            if self.config.manage && self.read_only && !bus.has_stream().await? {
                 self.is_to_be_made.store(true, Ordering::Relaxed);
                 return Ok(bus);
             }
-            if self.config.manage && !self.only_looks {
+            if self.config.manage && !self.read_only {
                 bus.create_streams().await?;
             }
             // What is announced on a stream that drops it would be lost without a word.

@@ -43,7 +43,7 @@ pub(crate) struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) first_seen: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) settled: Option<SettledAs>,
+    pub(crate) processed: Option<ProcessedAs>,
     /// Whether an older publication of one of its archives was at hand when it was last settled.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) older: bool,
@@ -51,7 +51,7 @@ pub(crate) struct Record {
 
 /// A set of archives that a message of the stream was found to say all of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SettledAs {
+pub(crate) struct ProcessedAs {
     pub(crate) archives: SetDigest,
     pub(crate) message: Stamp,
     /// Bucket and prefix, which are part of the answer.
@@ -144,7 +144,7 @@ impl Cache {
     }
 
     /// Notes when a unit was first seen; says whether that is kept. Blocks.
-    pub(crate) fn note_first_seen(&self, unit: &Unit, at: Timestamp) -> bool {
+    pub(crate) fn record_first_seen(&self, unit: &Unit, at: Timestamp) -> bool {
         self.load(unit);
         let entry = self.units().remove(unit);
         entry.is_some_and(|mut entry| {
@@ -174,7 +174,7 @@ impl Cache {
 
     /// Remembers an archive of a loaded unit.
     pub(crate) fn insert(&self, unit: &Unit, symbol: &str, fingerprint: Fingerprint, checked: Checked) {
-        if !fingerprint.has_settled() {
+        if !fingerprint.is_stable() {
             return;
         }
         let mut units = self.units();
@@ -188,7 +188,12 @@ impl Cache {
 
     /// Notes which message of the stream says all of a loaded unit, and whether `older` publications are at hand, where that is
     /// known, and forgets archives it no longer has. Whether the note holds: not while an archive was written to so lately that another change could not be told.
-    pub(crate) fn settle(&self, local: &LocalUnit, settled: Option<SettledAs>, older: Option<bool>) -> bool {
+    pub(crate) fn record_processed(
+        &self,
+        local: &LocalUnit,
+        processed: Option<ProcessedAs>,
+        older: Option<bool>,
+    ) -> bool {
         let mut units = self.units();
         let Some(entry) = units.get_mut(&local.unit) else { return false };
         let here: HashMap<&str, Fingerprint> =
@@ -200,8 +205,8 @@ impl Cache {
         let older = older.unwrap_or(entry.record.older);
         entry.changed |= entry.archives.len() != before || entry.record.older != older;
         entry.record.older = older;
-        if all && settled.is_some() && entry.record.settled != settled {
-            entry.record.settled = settled;
+        if all && processed.is_some() && entry.record.processed != processed {
+            entry.record.processed = processed;
             entry.changed = true;
         }
         all
@@ -222,8 +227,8 @@ impl Cache {
 
     /// Forgets the units that are not among these. Blocks.
     pub(crate) fn retain(&self, units: &HashSet<Unit>) {
-        let kept: HashSet<PathBuf> = units.iter().filter_map(|unit| self.file(unit)).collect();
-        for file in self.files().into_iter().filter(|file| !kept.contains(file)) {
+        let retained: HashSet<PathBuf> = units.iter().filter_map(|unit| self.file(unit)).collect();
+        for file in self.files().into_iter().filter(|file| !retained.contains(file)) {
             if let Err(error) = fs::remove_file(&file) {
                 tracing::debug!(path = %file.display(), %error, "what is no longer needed stays");
             }
@@ -340,8 +345,8 @@ mod tests {
         LocalUnit { unit: unit(), marked: true, archives, unreadable: vec![] }
     }
 
-    fn settled() -> SettledAs {
-        SettledAs {
+    fn processed() -> ProcessedAs {
+        ProcessedAs {
             archives: local(&["A", "B"]).digest(),
             message: Stamp { sequence: 7, revision: Sha256Sum::of(b"x") },
             place: "bucket/download".into(),
@@ -356,7 +361,7 @@ mod tests {
         cache.load(&unit());
         cache.insert(&unit(), "A", FINGERPRINT, known("a"));
         cache.insert(&unit(), "B", FINGERPRINT, known("b"));
-        assert!(cache.settle(&local(&["A", "B"]), Some(settled()), Some(false)));
+        assert!(cache.record_processed(&local(&["A", "B"]), Some(processed()), Some(false)));
         cache.close(&unit());
         cache
     }
@@ -366,12 +371,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         filled(dir.path());
         let cache = Cache::open(Some(&dir.path().join("state")), dir.path());
-        assert_eq!(cache.record(&unit()).settled, Some(settled()));
+        assert_eq!(cache.record(&unit()).processed, Some(processed()));
         cache.load(&unit());
         assert_eq!(cache.get(&unit(), "A", FINGERPRINT), Some(known("a")));
         assert_eq!(cache.get(&unit(), "A", Fingerprint { ctime_ns: 3, ..FINGERPRINT }), None);
         assert_eq!(cache.with_older(), []);
-        assert!(!cache.settle(&local(&["A", "C"]), None, Some(true)), "C was never checked");
+        assert!(!cache.record_processed(&local(&["A", "C"]), None, Some(true)), "C was never checked");
         cache.close(&unit());
         assert_eq!(cache.with_older(), [unit()]);
         cache.load(&unit());
@@ -410,6 +415,6 @@ mod tests {
         cache.insert(&unit(), "A", fingerprint, known("a"));
         assert_eq!(cache.get(&unit(), "A", fingerprint), None);
         let archives = vec![LocalArchive { symbol: "A".into(), fingerprint }];
-        assert!(!cache.settle(&LocalUnit { archives, ..local(&[]) }, Some(settled()), None));
+        assert!(!cache.record_processed(&LocalUnit { archives, ..local(&[]) }, Some(processed()), None));
     }
 }

@@ -53,12 +53,12 @@ impl Policy {
     pub(crate) fn removable_at(self, unit: &Unit, published_at: Timestamp) -> Option<Timestamp> {
         let after = self.after?;
         let later = |at: Timestamp, by: SignedDuration| at.checked_add(by).unwrap_or(Timestamp::MAX);
-        let kept_until = later(unit.period.end(), SignedDuration::from_hours(24 * i64::from(self.keep_days)));
+        let retained_until = later(unit.period.end(), SignedDuration::from_hours(24 * i64::from(self.keep_days)));
         if after.is_zero() {
             // With `--cleanup` a clock that was ahead when the marker was published must not matter.
-            return Some(kept_until);
+            return Some(retained_until);
         }
-        Some(kept_until.max(later(published_at, SignedDuration::try_from(after).unwrap_or(SignedDuration::MAX))))
+        Some(retained_until.max(later(published_at, SignedDuration::try_from(after).unwrap_or(SignedDuration::MAX))))
     }
 }
 
@@ -135,7 +135,7 @@ async fn remove_one(site: &Site, archive: &Digested, object: &Object) -> Result<
     }
     let failed = |error: io::Error| format!("cannot be removed: {error}");
     let to_leave = file.clone();
-    if let Err(error) = blocking(move || staged_delete::set_aside(&to_leave, fingerprint)).await {
+    if let Err(error) = blocking(move || staged_delete::stage(&to_leave, fingerprint)).await {
         return Ok(Err(failed(error)));
     }
     let still_stored = site.store.exists(&object.key).await;

@@ -133,14 +133,14 @@ pub(crate) enum Known {
 /// # Errors
 /// The unit is held back where that cannot be known: its next revision could have less than the one before.
 pub(crate) async fn read(site: &Site, unit: &Unit, latest: Option<&Latest>) -> Result<Previous, UnitError> {
-    match look(site, unit, latest).await? {
+    match read_published(site, unit, latest).await? {
         Known::All(previous) => Ok(previous),
         Known::ListLost { why, .. } => Err(UnitError::held_back(why)),
     }
 }
 
 /// Reads what is published, as far as it can be read.
-pub(crate) async fn look(site: &Site, unit: &Unit, latest: Option<&Latest>) -> Result<Known, UnitError> {
+pub(crate) async fn read_published(site: &Site, unit: &Unit, latest: Option<&Latest>) -> Result<Known, UnitError> {
     let marker = latest.and_then(|latest| latest.marker.as_ref());
     let on_stream = match marker {
         Some(marker) => List::announced(site, unit, marker).await?,
@@ -155,7 +155,7 @@ pub(crate) async fn look(site: &Site, unit: &Unit, latest: Option<&Latest>) -> R
             List::None
         }
         Some(current) => {
-            List::stored(site, unit, &current.revision).await?.dated(&current.dates).since(current.published_at)
+            List::stored(site, unit, &current.revision).await?.dated(&current.dates).returned_at(current.published_at)
         }
         None => List::None,
     };
@@ -228,7 +228,7 @@ impl List {
             },
             Content::Manifest(reference) => {
                 let stored = Self::stored(site, unit, &marker.revision).await?;
-                Ok(stored.dated(&reference.dates).since(Some(marker.published_at)))
+                Ok(stored.dated(&reference.dates).returned_at(Some(marker.published_at)))
             }
         }
     }
@@ -245,7 +245,7 @@ impl List {
     }
 
     /// The same, published at another time, where that is known.
-    fn since(self, published_at: Option<Timestamp>) -> Self {
+    fn returned_at(self, published_at: Option<Timestamp>) -> Self {
         match (self, published_at) {
             (Self::Objects(_, objects), Some(at)) => Self::Objects(at, objects),
             (Self::Lost(_, key), Some(at)) => Self::Lost(at, key),

@@ -32,7 +32,7 @@ const REFUSED: &str = "NATS: the stream refused the marker each time: another up
 
 /// What came of a unit.
 #[derive(Debug)]
-pub(crate) struct Settled {
+pub(crate) struct Processed {
     pub(crate) unit: Unit,
     pub(crate) outcome: Outcome,
     pub(crate) transferred: Transferred,
@@ -80,7 +80,7 @@ pub(crate) enum Outcome {
     },
 }
 
-impl Settled {
+impl Processed {
     pub(crate) fn new(unit: Unit, outcome: Outcome) -> Self {
         Self {
             unit,
@@ -121,16 +121,16 @@ pub(crate) struct Mode {
 }
 
 /// A unit after a first look, which reads neither archives nor the bucket.
-pub(crate) enum Look {
-    Done(LocalUnit, Box<Settled>),
+pub(crate) enum LocalCheck {
+    Done(LocalUnit, Box<Processed>),
     NeedsWork(LocalUnit),
 }
 
 /// Tells units that need nothing from those that do. Cheap, so that a run with nothing to do is.
-pub(crate) async fn look(site: &Site, local: LocalUnit, mode: Mode) -> Look {
-    let Some(archives) = digest::known(site, &local) else { return Look::NeedsWork(local) };
+pub(crate) async fn check_local(site: &Site, local: LocalUnit, mode: Mode) -> LocalCheck {
+    let Some(archives) = digest::known(site, &local) else { return LocalCheck::NeedsWork(local) };
     // While the queue is away, the bucket says what is left to do.
-    let Ok(latest) = site.queue.latest(&local.unit).await else { return Look::NeedsWork(local) };
+    let Ok(latest) = site.queue.latest(&local.unit).await else { return LocalCheck::NeedsWork(local) };
     let covered = previous::covers(site, &latest, &archives);
     let removable = |at| !mode.dry_run && mode.cleanup.allows(&local.unit, at, common::clock::now());
     let removable = !archives.is_empty() && latest.marker.as_ref().is_some_and(|marker| removable(marker.published_at));
@@ -138,28 +138,28 @@ pub(crate) async fn look(site: &Site, local: LocalUnit, mode: Mode) -> Look {
         // Where older archives are at hand, a roll-back may be stored and not announced: the bucket says.
         Some(covered) if !removable && covered.older.is_empty() => {
             let objects = covered.objects.map(|objects| objects.len());
-            let settled = Settled::new(local.unit.clone(), Outcome::Unchanged { objects });
+            let processed = Processed::new(local.unit.clone(), Outcome::Unchanged { objects });
             let published_at = latest.marker.as_ref().map(|marker| marker.published_at);
-            Look::Done(local, Box::new(Settled { message: latest.stamp(), published_at, ..settled }))
+            LocalCheck::Done(local, Box::new(Processed { message: latest.stamp(), published_at, ..processed }))
         }
-        Some(_) | None => Look::NeedsWork(local),
+        Some(_) | None => LocalCheck::NeedsWork(local),
     }
 }
 
 /// Does all that a unit needs.
-pub(crate) async fn settle(site: &Site, local: &LocalUnit, mode: Mode) -> Result<Settled, UnitError> {
+pub(crate) async fn process(site: &Site, local: &LocalUnit, mode: Mode) -> Result<Processed, UnitError> {
     let archives = digest::digest(site, local).await?;
-    settle_with(site, &local.unit, local.marked, &archives, mode).await
+    process_with(site, &local.unit, local.marked, &archives, mode).await
 }
 
 /// The same for archives that are checked already; `marked`: somebody says that they are all there will be.
-pub(crate) async fn settle_with(
+pub(crate) async fn process_with(
     site: &Site,
     unit: &Unit,
     marked: bool,
     archives: &[Digested],
     mode: Mode,
-) -> Result<Settled, UnitError> {
+) -> Result<Processed, UnitError> {
     if let Some(why) = layout::is_no_series(unit) {
         return Err(UnitError::held_back(why));
     }
@@ -188,23 +188,23 @@ pub(crate) async fn settle_with(
             (Outcome::Published { .. }, _) => Some(now),
             _ => None,
         };
-        let mut settled = Settled {
+        let mut processed = Processed {
             transferred,
             message,
             incomplete,
             incomplete_before,
             published_at,
             older,
-            ..Settled::new(unit.clone(), outcome)
+            ..Processed::new(unit.clone(), outcome)
         };
         if !mode.dry_run
             && !announced.is_empty()
             && published_at.is_some_and(|published_at| mode.cleanup.allows(unit, published_at, now))
         {
-            settled.removed = cleanup::remove(site, unit, &announced, archives).await?;
-            site.metrics.removed(settled.removed.archives);
+            processed.removed = cleanup::remove(site, unit, &announced, archives).await?;
+            site.metrics.removed(processed.removed.archives);
         }
-        return Ok(settled);
+        return Ok(processed);
     }
     Err(UnitError::held_back(attempt.overtaken.unwrap_or_default()))
 }
@@ -289,7 +289,7 @@ impl Attempt<'_> {
                 "it is marked complete, but no archive of it is in data_dir and none was published",
             ));
         }
-        let incomplete = site.wanted.incomplete(marked, &objects);
+        let incomplete = site.completeness.incomplete(marked, &objects);
         let marker = publish::marker(site, unit, objects.clone(), incomplete.clone(), previous.published_at)?;
         let on_stream =
             published.filter(|published| published.bucket == marker.bucket).map(|published| published.revision);

@@ -28,24 +28,24 @@ const NAMES_AND_TYPES: [(&str, &str); COLUMNS] = [
 struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
-    fn take(&mut self, bytes: usize) -> &[u8] {
+    fn next_bytes(&mut self, bytes: usize) -> &[u8] {
         let (taken, rest) = self.0.split_at(bytes);
         self.0 = rest;
         taken
     }
 
     fn word(&mut self) -> u64 {
-        u64::from_le_bytes(self.take(8).try_into().expect("eight bytes"))
+        u64::from_le_bytes(self.next_bytes(8).try_into().expect("eight bytes"))
     }
 
     fn varint(&mut self) -> usize {
-        let byte = usize::from(self.take(1)[0]);
+        let byte = usize::from(self.next_bytes(1)[0]);
         if byte < 0x80 { byte } else { byte - 0x80 + (self.varint() << 7) }
     }
 
     fn string(&mut self) -> String {
         let bytes = self.varint();
-        String::from_utf8(self.take(bytes).to_vec()).expect("UTF-8")
+        String::from_utf8(self.next_bytes(bytes).to_vec()).expect("UTF-8")
     }
 
     fn low_cardinality(&mut self, rows: usize) -> Vec<String> {
@@ -56,17 +56,17 @@ impl Reader<'_> {
         assert_eq!(self.word(), rows as u64);
         let index_bytes = 1 << (flags & 0xff);
         let index = |bytes: &[u8]| bytes.iter().rev().fold(0, |index, &byte| index << 8 | usize::from(byte));
-        (0..rows).map(|_| keys[index(self.take(index_bytes))].clone()).collect()
+        (0..rows).map(|_| keys[index(self.next_bytes(index_bytes))].clone()).collect()
     }
 
     fn integers(&mut self, rows: usize, column_type: &str) -> Vec<String> {
         let narrow = |bytes: &[u8]| i64::from_le_bytes(bytes.try_into().expect("eight bytes"));
         let wide = |bytes: &[u8]| i128::from_le_bytes(bytes.try_into().expect("sixteen bytes"));
         let integer = |_| match column_type {
-            "UInt8" => self.take(1)[0].to_string(),
+            "UInt8" => self.next_bytes(1)[0].to_string(),
             "UInt64" => self.word().to_string(),
-            WIDE => wide(self.take(16)).to_string(),
-            _ => narrow(self.take(8)).to_string(),
+            WIDE => wide(self.next_bytes(16)).to_string(),
+            _ => narrow(self.next_bytes(8)).to_string(),
         };
         (0..rows).map(integer).collect()
     }

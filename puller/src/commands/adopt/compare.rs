@@ -30,7 +30,7 @@ use archive::Spec;
 /// Symbols one query names at most, so that it stays below the server's limit for a query's text.
 const QUERY_SYMBOLS_MAX: usize = 1_000;
 /// Archives of one unit that are fetched and compared at once.
-const LOOKS_MAX: usize = 8;
+const CHECKS_MAX: usize = 8;
 /// A candle of a month may have begun before the period of its archive.
 const LONGEST_CANDLE: SignedDuration = SignedDuration::from_hours(31 * 24);
 
@@ -56,7 +56,7 @@ pub(super) async fn compare(loader: &Loader, job: &Job, dry_run: bool) -> Result
     let mut verdicts = Vec::with_capacity(job.objects.len());
     for part in job.objects.chunks(QUERY_SYMBOLS_MAX) {
         let hopeful = with_rows_of_their_version(loader, job, part).await?;
-        let looks: Vec<_> = part
+        let checks: Vec<_> = part
             .iter()
             .map(async |object| match ledger.get(&object.key) {
                 Some(entry) if entry.covers(object, job.unit.period) => Ok((Verdict::Recorded, None)),
@@ -68,13 +68,13 @@ pub(super) async fn compare(loader: &Loader, job: &Job, dry_run: bool) -> Result
                 None if !hopeful.contains(object.symbol.as_str()) => {
                     Ok((Verdict::Differs("no row has its version".into()), None))
                 }
-                None => look(loader, job, object, &spec).await,
+                None => compare_archive(loader, job, object, &spec).await,
             })
             .collect();
-        let mut looks = stream::iter(looks).buffered(LOOKS_MAX);
+        let mut checks = stream::iter(checks).buffered(CHECKS_MAX);
         let mut there = Vec::new();
         for object in part {
-            let Some(looked) = looks.next().await else { break };
+            let Some(looked) = checks.next().await else { break };
             let (verdict, facts): (Verdict, Option<ArchiveFacts>) = looked?;
             verdicts.push(verdict);
             there.extend(facts.map(|facts| (object, facts)));
@@ -103,7 +103,7 @@ async fn with_rows_of_their_version<'j>(
 }
 
 /// Fetches, verifies and decodes the archive, and compares; with what the ledger is to say of it if all is there.
-async fn look(
+async fn compare_archive(
     loader: &Loader,
     job: &Job,
     object: &Object,

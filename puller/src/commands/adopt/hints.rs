@@ -17,7 +17,7 @@ const OURS: &str = ".ferry";
 
 /// What a hint is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum HintedUnits {
     Whole,
     Symbols(BTreeSet<String>),
 }
@@ -25,7 +25,7 @@ pub(super) enum Wanted {
 #[derive(Debug, Default)]
 pub(super) struct Hints {
     pub(super) files: u64,
-    pub(super) units: BTreeMap<Unit, Wanted>,
+    pub(super) units: BTreeMap<Unit, HintedUnits>,
     /// Archives whose name does not say of which market they are: the units they may be of.
     pub(super) flat: Vec<Flat>,
     /// Shortened.
@@ -59,18 +59,18 @@ fn walk(folder: &Path, above: &str, depth: usize, hints: &mut Hints) -> io::Resu
         if kind.is_dir() && depth < DEPTH_MAX {
             walk(&entry.path(), &format!("{path}/"), depth + 1, hints)?;
         } else {
-            hints.take(&path);
+            hints.read_name(&path);
         }
     }
     Ok(())
 }
 
 impl Hints {
-    fn take(&mut self, path: &str) {
+    fn read_name(&mut self, path: &str) {
         self.files += 1;
         let name = path.rsplit('/').next().unwrap_or(path);
         if let Some(unit) = mark(name) {
-            self.units.insert(unit, Wanted::Whole);
+            self.units.insert(unit, HintedUnits::Whole);
             return;
         }
         let name = name.strip_suffix(".CHECKSUM").unwrap_or(name);
@@ -112,7 +112,9 @@ impl Hints {
 
     /// One archive more of a unit.
     pub(super) fn add(&mut self, unit: Unit, symbol: &str) {
-        if let Wanted::Symbols(symbols) = self.units.entry(unit).or_insert_with(|| Wanted::Symbols(BTreeSet::new())) {
+        if let HintedUnits::Symbols(symbols) =
+            self.units.entry(unit).or_insert_with(|| HintedUnits::Symbols(BTreeSet::new()))
+        {
             symbols.insert(symbol.to_owned());
         }
     }
@@ -169,16 +171,16 @@ mod tests {
         }
         let hints = read(dir.path()).expect("reads");
         assert_eq!(hints.files, 10);
-        let some = |symbol: &str| Wanted::Symbols([symbol.to_owned()].into());
-        let units: Vec<(String, Wanted)> = hints.units.iter().map(|(u, w)| (u.to_string(), w.clone())).collect();
+        let some = |symbol: &str| HintedUnits::Symbols([symbol.to_owned()].into());
+        let units: Vec<(String, HintedUnits)> = hints.units.iter().map(|(u, w)| (u.to_string(), w.clone())).collect();
         assert_eq!(
             units,
             [
-                ("binance/cm/markPriceKlines/1d/2026-02".into(), Wanted::Whole),
+                ("binance/cm/markPriceKlines/1d/2026-02".into(), HintedUnits::Whole),
                 ("binance/spot/klines/1h/2026-02-13".into(), some("币安人生USDT")),
                 ("binance/spot/klines/1h/2026-02".into(), some("ETHUSDT")),
                 ("binance/um/klines/1h/2026-02-13".into(), some("BTCUSDT")),
-                ("binance/um/klines/1h/2026-02-14".into(), Wanted::Whole),
+                ("binance/um/klines/1h/2026-02-14".into(), HintedUnits::Whole),
             ]
         );
         let [flat] = hints.flat.as_slice() else { panic!("{:?}", hints.flat) };

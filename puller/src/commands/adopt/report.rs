@@ -117,7 +117,7 @@ impl Report {
     }
 
     /// What was found, for the answer.
-    pub(super) fn take_findings(&mut self) -> Vec<Finding> {
+    pub(super) fn drain_findings(&mut self) -> Vec<Finding> {
         std::mem::take(&mut self.findings)
     }
 

@@ -58,14 +58,14 @@ impl Filter {
     }
 
     pub(super) fn matches(&self, letter: &Letter) -> bool {
-        self.takes_unit(&letter.unit_tokens)
+        self.matches_unit(&letter.unit_tokens)
             && self.class.is_none_or(|class| class.as_str() == letter.class)
             && self.older_than.is_none_or(|time| letter.at < time)
             && self.newer_than.is_none_or(|time| letter.at > time)
     }
 
     /// A letter whose subject names no unit has a prefix all the same.
-    pub(super) fn takes_unit(&self, tokens: &str) -> bool {
+    pub(super) fn matches_unit(&self, tokens: &str) -> bool {
         match Unit::from_subject_tokens(tokens) {
             Ok(unit) => self.units.matches(&unit),
             Err(_) => {
@@ -79,12 +79,12 @@ impl Filter {
     pub(super) async fn list(&self, bus: &Bus, config: &Config) -> Result<Vec<Summary>, Failure> {
         let mut found = Vec::new();
         let tokens = self.units.unit.as_ref().map(UnitPrefix::exact).unwrap_or_default();
-        let keep = |letter: Letter| {
+        let collect = |letter: Letter| {
             if self.matches(&letter) {
                 found.push(Summary::of(&letter));
             }
         };
-        bus.each_letter(self.destination.as_deref(), &tokens, keep).await?;
+        bus.each_letter(self.destination.as_deref(), &tokens, collect).await?;
         if found.is_empty() && !self.is_empty() {
             // One that is configured no more may have left letters.
             self.destination.as_deref().map_or(Ok(()), |name| check_name(config, name))?;
@@ -151,7 +151,7 @@ impl Summary {
     pub(crate) fn finding(&self) -> Finding {
         Finding::named(&self.unit, "dead", &self.error)
             .class(&self.class)
-            .since(self.at)
+            .in_state_since(self.at)
             .destination(&self.destination)
             .field("sequence", &self.sequence)
             .field("attempt", &self.attempt)

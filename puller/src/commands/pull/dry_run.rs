@@ -12,7 +12,7 @@ use crate::clickhouse::client::Warehouse;
 use crate::clickhouse::lost_stream;
 use crate::clickhouse::lost_stream::LostUnits;
 use crate::error::clickhouse::WarehouseErrorKind;
-use crate::job::wanted::Beginning;
+use crate::job::beginning::Beginning;
 use common::output::Failure;
 
 /// Most pending markers that are listed.
@@ -38,8 +38,8 @@ impl Pending {
             Content::Objects(objects) => Some(objects),
             Content::Manifest(_) => None,
         });
-        let is_wanted = match (beginning, MarkerSubject::parse(&subject)) {
-            (Some(beginning), Ok(parsed)) => beginning.wants_delivery(&parsed, stored_at, &payload),
+        let is_accepted = match (beginning, MarkerSubject::parse(&subject)) {
+            (Some(beginning), Ok(parsed)) => beginning.accepts_delivery(&parsed, stored_at, &payload),
             _ => true,
         };
         Self {
@@ -48,7 +48,7 @@ impl Pending {
             unit: marker.as_ref().map(|marker| marker.unit.to_string()),
             archives: objects.map(Vec::len),
             bytes: objects.map(|objects| objects.iter().map(|object| object.size).sum()),
-            is_too_old: !is_wanted,
+            is_too_old: !is_accepted,
         }
     }
 
@@ -157,7 +157,7 @@ async fn waiting_for(
 async fn beginning(shared: &Shared, destination: &Destination) -> Result<Beginning, Failure> {
     let tables_since = match &destination.kind {
         DestinationKind::ClickHouse(server) if destination.initial_days.is_some() => {
-            match Warehouse::to_look(server).await?.served_since().await {
+            match Warehouse::read_only(server).await?.served_since().await {
                 Ok(since) => since,
                 // A pull makes them.
                 Err(error) if error.kind == WarehouseErrorKind::MissingSchema => None,

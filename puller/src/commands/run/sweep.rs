@@ -8,7 +8,7 @@ use nats::{BusError, BusErrorKind, MarkerSubject, Sweeper, Swept, within};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::context::Shared;
-use crate::clickhouse::journal::{Journal, Note};
+use crate::clickhouse::audit_log::{AuditEntry, AuditLog};
 use crate::error::work::{ErrorClass, WorkError};
 use crate::worker::runner::OPEN_MAX;
 
@@ -65,7 +65,7 @@ async fn serve(shared: &Shared, sweeper: &Sweeper, failures: &mut u32) -> BusErr
             Ok(Some(Swept::Stored { destination, subject, stream_sequence, deliveries })) => {
                 tracing::error!(destination, subject, stream_sequence, deliveries, class, "dead letter");
                 let text = explain(deliveries);
-                let note = Note {
+                let entry = AuditEntry {
                     destination: &destination,
                     unit: MarkerSubject::parse(&subject).map(|subject| subject.unit).ok(),
                     payload: &[],
@@ -75,7 +75,7 @@ async fn serve(shared: &Shared, sweeper: &Sweeper, failures: &mut u32) -> BusErr
                     class,
                     text: &text,
                 };
-                record(shared, &note).await;
+                record(shared, &entry).await;
             }
             Ok(Some(Swept::Gone { destination, stream_sequence })) => {
                 tracing::warn!(
@@ -92,10 +92,10 @@ async fn serve(shared: &Shared, sweeper: &Sweeper, failures: &mut u32) -> BusErr
 }
 
 /// Not being able to write it down loses nothing: the letter says the same.
-async fn record(shared: &Shared, note: &Note<'_>) {
-    let mut journal = Journal::new(&shared.config, &shared.worker_name);
-    let recorded = match journal.open(note.destination).await {
-        Ok(()) => journal.record(note).await,
+async fn record(shared: &Shared, entry: &AuditEntry<'_>) {
+    let mut audit_log = AuditLog::new(&shared.config, &shared.worker_name);
+    let recorded = match audit_log.open(entry.destination).await {
+        Ok(()) => audit_log.record(entry).await,
         Err(failure) => Err(failure),
     };
     if let Err(failure) = recorded {

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use nats::{Bus, ReplaysState, Task, TaskState, TaskUnit};
 use serde::Serialize;
 
-use crate::cli::context::ROSTER_WAIT;
+use crate::cli::context::PRESENCE_WAIT;
 use common::output::{count, short_duration};
 use indicatif::HumanCount;
 use std::time::Duration;
@@ -183,8 +183,8 @@ pub(super) async fn units(bus: &Bus, task: &Task) -> Result<Vec<TaskUnit>, Failu
         }
     }
     if units.iter().any(|unit| unit.state == TaskState::Running) {
-        let roster = bus.roster(&task.destination, ROSTER_WAIT).await?;
-        let alive: BTreeSet<String> = roster.workers.into_iter().map(|worker| worker.worker).collect();
+        let presence = bus.presence(&task.destination, PRESENCE_WAIT).await?;
+        let alive: BTreeSet<String> = presence.workers.into_iter().map(|worker| worker.worker).collect();
         for unit in units.iter_mut().filter(|unit| unit.state == TaskState::Running) {
             if !alive.contains(&unit.worker) {
                 unit.state = TaskState::Reassigning;

@@ -20,7 +20,7 @@ const QUERY_ROWS_MAX: u64 = 5_000_000;
 /// Symbols one query names at most, so that it stays below the server's limit for a query's text.
 const QUERY_SYMBOLS_MAX: usize = 1_000;
 /// Archives of one unit that are fetched for a closer look at once.
-const LOOKS_MAX: usize = 8;
+const CHECKS_MAX: usize = 8;
 
 /// What was found of one archive.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,8 +30,8 @@ pub(super) enum Verdict {
     /// What is to be said of that.
     RolledBack(String),
     NotLoaded,
-    /// Not loaded, and rightly: see [`crate::job::wanted`].
-    NotWanted,
+    /// Not loaded, and rightly: see [`crate::job::beginning`].
+    TooOld,
     /// Rows that are not shown as the archive has them.
     Wrong {
         missing: u64,
@@ -65,11 +65,13 @@ pub(super) async fn check(loader: &Loader, job: &Job) -> Result<Vec<Verdict>, Wo
         .collect();
     for part in parts(&loaded) {
         let doubtful = by_hash(loader, job, part, &mut verdicts).await?;
-        let looks = stream::iter(doubtful)
-            .map(async |(index, object, entry)| Ok::<_, WorkError>((index, look(loader, job, object, entry).await?)))
-            .buffer_unordered(LOOKS_MAX);
-        let mut looks = std::pin::pin!(looks);
-        while let Some(looked) = looks.next().await {
+        let checks = stream::iter(doubtful)
+            .map(async |(index, object, entry)| {
+                Ok::<_, WorkError>((index, compare_rows(loader, job, object, entry).await?))
+            })
+            .buffer_unordered(CHECKS_MAX);
+        let mut checks = std::pin::pin!(checks);
+        while let Some(looked) = checks.next().await {
             let (index, verdict) = looked?;
             if verdict != Verdict::Right {
                 verdicts[index] = verdict;
@@ -179,7 +181,7 @@ async fn by_hash<'a>(
 }
 
 /// Fetches the archive and compares row by row: other archives may have replaced some of its rows, rightly.
-async fn look(loader: &Loader, job: &Job, object: &Object, entry: &Entry) -> Result<Verdict, WorkError> {
+async fn compare_rows(loader: &Loader, job: &Job, object: &Object, entry: &Entry) -> Result<Verdict, WorkError> {
     if entry.outranks(object, job.unit.period) {
         return Ok(Verdict::Unchecked(format!(
             "{}: its rows differ from what was loaded, and only bytes that were generated earlier can be fetched",

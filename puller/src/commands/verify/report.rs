@@ -12,7 +12,7 @@ struct Archives {
     verified: u64,
     not_loaded: u64,
     /// Not loaded, and older than `initial_days` when the destination was made.
-    not_wanted: u64,
+    too_old: u64,
     wrong: u64,
     /// With rows of a former revision.
     former_revision: u64,
@@ -72,7 +72,7 @@ impl DestinationReport {
     pub(super) fn add(&mut self, unit: &Unit, verdicts: Vec<(String, Verdict)>, verbose: bool) -> Bad {
         self.units += 1;
         let (before, archives) = (self.findings.len(), verdicts.len());
-        let (mut bad, mut not_wanted) = (Bad::default(), 0);
+        let (mut bad, mut too_old) = (Bad::default(), 0);
         let none_loaded = archives > 1 && verdicts.iter().all(|(_, verdict)| *verdict == Verdict::NotLoaded);
         if none_loaded {
             self.find("-", unit, None, format!("none of its {archives} archives is loaded"));
@@ -87,9 +87,9 @@ impl DestinationReport {
                     }
                     bad.not_loaded.push(symbol);
                 }
-                Verdict::NotWanted => {
-                    self.archives.not_wanted += 1;
-                    not_wanted += 1;
+                Verdict::TooOld => {
+                    self.archives.too_old += 1;
+                    too_old += 1;
                 }
                 Verdict::RolledBack(what) => {
                     self.archives.verified += 1;
@@ -117,9 +117,9 @@ impl DestinationReport {
         }
         if verbose && self.findings.len() == before {
             let what = count(archives as u64, "archive");
-            match not_wanted {
+            match too_old {
                 0 => self.find("=", unit, None, what),
-                _ => self.find(".", unit, None, format!("{not_wanted} of {what} not wanted (initial_days)")),
+                _ => self.find(".", unit, None, format!("{too_old} of {what} not wanted (initial_days)")),
             }
         }
         bad
@@ -147,7 +147,7 @@ impl DestinationReport {
             "=" => "verified",
             "-" => "not_loaded",
             "*" => "wrong",
-            "." => "not_wanted",
+            "." => "too_old",
             _ => "not_checked",
         };
         let symbol = symbol.map(str::to_owned);
@@ -155,7 +155,7 @@ impl DestinationReport {
     }
 
     /// What was found, for the answer.
-    pub(super) fn take_findings(&mut self) -> Vec<Finding> {
+    pub(super) fn drain_findings(&mut self) -> Vec<Finding> {
         std::mem::take(&mut self.findings)
     }
 
@@ -186,14 +186,14 @@ impl DestinationReport {
             // Nothing was looked at, so there is nothing to sum up.
             return;
         }
-        let Archives { verified, not_loaded, not_wanted, wrong, former_revision, not_checked } = self.archives;
-        let not_wanted = match not_wanted {
+        let Archives { verified, not_loaded, too_old, wrong, former_revision, not_checked } = self.archives;
+        let too_old = match too_old {
             0 => String::new(),
             archives => format!(", {archives} not wanted (initial_days)"),
         };
         lines.push(format!(
             "{name}: {}, {} verified, {not_loaded} not loaded, {wrong} with wrong rows, {former_revision} with rows of a \
-             former revision, {not_checked} not checked{not_wanted}",
+             former revision, {not_checked} not checked{too_old}",
             count(self.units, "unit"),
             count(verified, "archive")
         ));
@@ -239,9 +239,9 @@ mod tests {
             report.findings.iter().map(|finding| (finding.state.as_str(), finding.text.as_str())).collect();
         assert_eq!(found, [("wrong", "3 rows missing, 1 with other values: B: the row"), ("not_loaded", "not loaded")]);
         let former = Verdict::FormerRevision { superseded: 2, hidden: 0, first: "D: the row".into() };
-        report.add(&unit, vec![("D".into(), former), ("E".into(), Verdict::NotWanted)], false);
+        report.add(&unit, vec![("D".into(), former), ("E".into(), Verdict::TooOld)], false);
         assert_eq!(report.findings.last().map(|finding| finding.state.as_str()), Some(FORMER_REVISION));
-        assert_eq!((report.archives.not_wanted, report.to_repair()), (1, 3));
+        assert_eq!((report.archives.too_old, report.to_repair()), (1, 3));
         report.unchecked(&unit, "gone".into());
         assert_eq!(report.exit_code(true), exit::SOME_FAILED);
     }

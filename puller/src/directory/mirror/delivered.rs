@@ -25,8 +25,8 @@ fn line(path: &str, sha256: Sha256Sum) -> String {
     format!("{sha256}  {path}")
 }
 
-/// Notes that these objects of a unit were delivered, unless that is noted.
-pub(super) async fn note(root: &Path, unit: &Unit, objects: &[Object], prefix: &Prefix) -> io::Result<()> {
+/// Records that these objects of a unit were delivered, unless that is recorded.
+pub(super) async fn record_objects(root: &Path, unit: &Unit, objects: &[Object], prefix: &Prefix) -> io::Result<()> {
     let record = folder(root, unit).join(revision(objects).to_string());
     if tokio::fs::try_exists(&record).await? {
         return Ok(());
@@ -76,7 +76,7 @@ mod tests {
         };
         for text in ["one", "two", "two"] {
             let objects = [object("download/a", text), object("elsewhere/b", text)];
-            note(dir.path(), &unit, &objects, &prefix).await.expect("noted");
+            record_objects(dir.path(), &unit, &objects, &prefix).await.expect("noted");
         }
         let delivered = Delivered::read(dir.path(), &unit).await.expect("read");
         let has = |path: &str, text: &str| delivered.has(path, Sha256Sum::of(text.as_bytes()));

@@ -19,8 +19,8 @@ pub(super) struct Seen {
     pub sha256: Option<Sha256Sum>,
 }
 
-/// Looks at what lies at a path, whatever its size.
-pub(super) async fn look(path: &Path) -> io::Result<Option<Seen>> {
+/// Reads what lies at a path, whatever its size.
+pub(super) async fn read_entry(path: &Path) -> io::Result<Option<Seen>> {
     let path = path.to_owned();
     unblocked(move || {
         let metadata = match std::fs::symlink_metadata(&path) {
@@ -183,30 +183,30 @@ mod tests {
         let path = dir.path().join("data/spot/a.zip");
         let put = async |seen: Option<Seen>| replace_seen(&path, b"new", seen).await.expect("tried");
         let text = || std::fs::read_to_string(&path).unwrap_or_default();
-        let nothing = look(&path).await.expect("looked");
+        let nothing = read_entry(&path).await.expect("looked");
         assert!(nothing.is_none());
         assert!(put(None).await);
         assert_eq!(text(), "new");
         // It came since.
         std::fs::write(&path, "another").expect("written");
         assert!(!put(nothing).await);
-        let seen = look(&path).await.expect("looked");
+        let seen = read_entry(&path).await.expect("looked");
         assert!(matches!(&seen, Some(seen) if seen.sha256 == Some(Sha256Sum::of(b"another"))));
         // Somebody's download took its place since.
         std::fs::write(dir.path().join("other"), "another").expect("written");
         std::fs::rename(dir.path().join("other"), &path).expect("renamed");
         assert!(!put(seen).await);
         assert_eq!(text(), "another");
-        assert!(put(look(&path).await.expect("looked")).await);
+        assert!(put(read_entry(&path).await.expect("looked")).await);
         assert_eq!(text(), "new");
         // It went since.
-        let seen = look(&path).await.expect("looked");
+        let seen = read_entry(&path).await.expect("looked");
         std::fs::remove_file(&path).expect("removed");
         assert!(put(seen).await);
         // A link that leads nowhere is something, too.
         std::fs::remove_file(&path).expect("removed");
         std::os::unix::fs::symlink("nowhere", &path).expect("linked");
-        let link = look(&path).await.expect("looked");
+        let link = read_entry(&path).await.expect("looked");
         assert!(matches!(&link, Some(seen) if seen.sha256.is_none()));
         let left = std::fs::read_dir(path.parent().expect("a folder")).expect("read").count();
         assert_eq!(left, 1, "no temporary file stays");

@@ -26,7 +26,7 @@ use archive::{CHUNK_ROWS, Kline, Klines, ROW_BYTES};
 /// open_times that are looked at in one query, and so held at most.
 const OPEN_TIMES_MAX: u64 = 100_000;
 /// What a row takes that is kept for its open_time: doubled while a table grows.
-const KEPT_ROW_BYTES: u64 = 2 * size_of::<(i64, Kline)>() as u64;
+const STORED_ROW_BYTES: u64 = 2 * size_of::<(i64, Kline)>() as u64;
 /// Archives fetched and decoded at once.
 const ARCHIVES_AT_ONCE: usize = 8;
 /// An open_time that is not shown as the archives say, and what is to outrank what is stored of it.
@@ -183,15 +183,15 @@ impl<'l> Derivation<'l> {
 
     /// Whether an open_time shows what it should, as far as that can be told without the archives.
     fn is_proven(&self, key: &StoredKey, candidates: &[&RecordedArchive], recorded: u64) -> bool {
-        let is_brought_by = |archive: &&RecordedArchive| archive.version == own_version(key.top);
+        let is_loaded_from = |archive: &&RecordedArchive| archive.version == own_version(key.top);
         if key.deleted == 1 {
             if candidates.is_empty() {
                 return true;
             }
-        } else if candidates.first().is_some_and(is_brought_by) {
+        } else if candidates.first().is_some_and(is_loaded_from) {
             // Nothing that is recorded wins over it.
             return true;
-        } else if key.top < RANKED && (key.top > recorded || candidates.iter().any(is_brought_by)) {
+        } else if key.top < RANKED && (key.top > recorded || candidates.iter().any(is_loaded_from)) {
             // Of a revision that somebody is about to record, or of the neighbour's archive.
             return true;
         }
@@ -213,7 +213,7 @@ impl<'l> Derivation<'l> {
         if needed.is_empty() {
             return Ok((RowsByKey::new(), None));
         }
-        // At once: see `MemoryBudget::take`.
+        // At once: see `MemoryBudget::acquire`.
         let rows: u64 = open.iter().map(|(_, candidates)| 1 + candidates.len() as u64).sum();
         let mut archives = Vec::with_capacity(needed.len());
         for (archive, _) in needed.values() {
@@ -221,8 +221,8 @@ impl<'l> Derivation<'l> {
             archives.push(archive.object.size + rows_max * ROW_BYTES as u64);
         }
         archives.sort_unstable_by_key(|bytes| Reverse(*bytes));
-        let bytes = rows * KEPT_ROW_BYTES + archives.iter().take(ARCHIVES_AT_ONCE).sum::<u64>();
-        let memory = self.activity.while_waiting(self.loader.memory.take(bytes)).await;
+        let bytes = rows * STORED_ROW_BYTES + archives.iter().take(ARCHIVES_AT_ONCE).sum::<u64>();
+        let memory = self.activity.while_waiting(self.loader.memory.acquire(bytes)).await;
         let fetches: Vec<_> = needed.into_values().map(|(archive, times)| self.rows_of(archive, times)).collect();
         let rows = stream::iter(fetches).buffer_unordered(ARCHIVES_AT_ONCE).try_collect().await?;
         Ok((rows, Some(memory)))
@@ -259,12 +259,12 @@ impl Loader {
         let name = archive.object.key.rsplit('/').next().unwrap_or_default().to_owned();
         let decoding = tokio::task::spawn_blocking(move || {
             let mut rows = RowsOfArchive::new();
-            let keep = |klines: Klines| {
-                let wanted = klines.iter().filter(|row| times.contains(&row.open_time));
-                rows.extend(wanted.map(|row| (row.open_time, row)));
+            let collect = |klines: Klines| {
+                let matching = klines.iter().filter(|row| times.contains(&row.open_time));
+                rows.extend(matching.map(|row| (row.open_time, row)));
             };
             // These bytes were decoded as a whole before they were loaded.
-            archive::chunks(&name, &bytes, &spec, keep).map(|()| rows)
+            archive::chunks(&name, &bytes, &spec, collect).map(|()| rows)
         });
         let decoded = decoding.await.map_err(|error| WorkError::Panicked(error.to_string()))?;
         activity.bump();

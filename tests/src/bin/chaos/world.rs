@@ -184,7 +184,7 @@ impl World {
         self.project.wait_until("an empty queue", DRAIN, || {
             let status = self.project.puller(&["status", "--json"])?.expect_code(0)?.json()?;
             dead = status["destinations"][0]["dead"].as_u64().unwrap_or_default();
-            Ok(["pending", "in_hand", "parked"].iter().all(|key| status["destinations"][0][key] == 0))
+            Ok(["pending", "in_flight", "retries_scheduled"].iter().all(|key| status["destinations"][0][key] == 0))
         })?;
         for mut worker in self.workers.drain(..) {
             worker.sigterm()?;

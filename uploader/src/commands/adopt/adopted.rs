@@ -1,10 +1,10 @@
 //! What came of a unit.
 
-use crate::unit::process::Settled;
+use crate::unit::process::Processed;
 
 /// What came of a unit, and what it took.
 pub(super) struct Adopted {
-    pub(super) settled: Settled,
+    pub(super) processed: Processed,
     /// Archives of the unit that the bucket has.
     pub(super) archives: usize,
     /// Archives that no manifest named: fetched, or to be fetched.

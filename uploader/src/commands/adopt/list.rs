@@ -57,7 +57,7 @@ pub(super) async fn list(site: &Site, filter: &UnitFilter) -> Result<Listed, Pas
         let page = site.store.list(&prefix, next).await.map_err(PassError::Bucket)?;
         let own = |key: &str| key.starts_with(&manifests) || site.prefix.is_probe(key);
         for key in page.keys.iter().filter(|key| !own(key)) {
-            collector.take(key, site.prefix.archive_path(key).ok(), filter);
+            collector.add(key, site.prefix.archive_path(key).ok(), filter);
         }
         next = page.next;
         if next.is_none() {
@@ -80,7 +80,7 @@ struct Collector {
 
 impl Collector {
     /// Takes the next key; `path` is the one below the prefix, if it is a sound one.
-    fn take(&mut self, key: &str, path: Option<&str>, filter: &UnitFilter) {
+    fn add(&mut self, key: &str, path: Option<&str>, filter: &UnitFilter) {
         let archive = path.map(|path| path.strip_suffix(CHECKSUM).unwrap_or(path)).and_then(layout::parse);
         match archive {
             Some((unit, _)) if !filter.matches(&unit) => drop(self.left_out.insert(unit)),
@@ -139,7 +139,7 @@ mod tests {
             "data/spot/daily/klines/ETHUSDT/1h/ETHUSDT-1h-2026-02-15.zip.CHECKSUM",
             "data/spot/monthly/klines/BTCUSDT/1h/BTCUSDT-1h-2026-02.zip",
         ] {
-            collector.take(path, Some(path), &filter);
+            collector.add(path, Some(path), &filter);
         }
         let listed = collector.finish();
         let units: Vec<String> = listed.units.iter().map(|(unit, _)| unit.to_string()).collect();

@@ -37,7 +37,7 @@ pub(super) struct Adopter<'s> {
 }
 
 /// What is to be fetched of an archive.
-struct Wanted<'w> {
+struct FetchTask<'w> {
     key: &'w str,
     /// Below the prefix.
     path: &'w str,
@@ -47,7 +47,7 @@ struct Wanted<'w> {
 }
 
 /// What is known of an object now.
-pub(super) enum Looked {
+pub(super) enum CheckedObject {
     /// A manifest names it, and the bucket still has it so.
     AsPublished,
     /// No manifest names what it holds. `None` in a dry run, which does not fetch.
@@ -57,15 +57,15 @@ pub(super) enum Looked {
 }
 
 impl Adopter<'_> {
-    pub(super) async fn look(
+    pub(super) async fn check_object(
         &self,
         unit: &Unit,
         found: &Found,
         published: &HashMap<&str, &Object>,
-    ) -> Result<Looked, UnitError> {
+    ) -> Result<CheckedObject, UnitError> {
         let path = layout::archive_path(unit, &found.symbol);
         let key = self.site.prefix.archive_key(&path);
-        let faulty = |why: String| Ok(Looked::Faulty(format!("bucket: {key} {why}")));
+        let faulty = |why: String| Ok(CheckedObject::Faulty(format!("bucket: {key} {why}")));
         let place = self.site.transfer().await?;
         let Some(details) = self.site.store.details(&key).await? else {
             return faulty("was there a moment ago and is gone; run this again".into());
@@ -75,18 +75,18 @@ impl Adopter<'_> {
             && stored.size == object.size
             && stored.sha256 == Some(object.sha256)
         {
-            return Ok(Looked::AsPublished);
+            return Ok(CheckedObject::AsPublished);
         }
         let bytes = stored.size;
         if bytes > OBJECT_BYTES_MAX {
             return faulty(format!("has {bytes} bytes: that is no archive of candles"));
         }
         if self.dry_run {
-            return Ok(Looked::New { bytes, archive: None });
+            return Ok(CheckedObject::New { bytes, archive: None });
         }
         let folder = self.folder()?;
-        let wanted = Wanted { key: &key, path: &path, details: &details, checksum: found.checksum };
-        let file = self.fetch(&wanted, &folder).await?;
+        let task = FetchTask { key: &key, path: &path, details: &details, checksum: found.checksum };
+        let file = self.fetch(&task, &folder).await?;
         drop(place);
         let file = match file {
             Ok(file) => file,
@@ -103,17 +103,17 @@ impl Adopter<'_> {
         match self.give_metadata(&key, &details, &checked, &file).await? {
             Ok(()) => {
                 let archive = Some(Digested { symbol: found.symbol.to_string(), path, fingerprint, checked });
-                Ok(Looked::New { bytes, archive })
+                Ok(CheckedObject::New { bytes, archive })
             }
             Err(why) => faulty(why),
         }
     }
 
     fn folder(&self) -> Result<TempDir, UnitError> {
-        tempfile::tempdir_in(self.scratch).map_err(|error| self.no_room(&error))
+        tempfile::tempdir_in(self.scratch).map_err(|error| self.no_space(&error))
     }
 
-    fn no_room(&self, error: &io::Error) -> UnitError {
+    fn no_space(&self, error: &io::Error) -> UnitError {
         UnitError::held_back(format!(
             "{}: an archive cannot be kept there while it is checked: {error}; free some space, or set local.state_dir to \
              a folder with some",
@@ -123,11 +123,11 @@ impl Adopter<'_> {
 
     /// Fetches an object, again while the bucket or the way to it is at fault: what else is under way need not be fetched
     /// again because one body was cut.
-    async fn fetch(&self, wanted: &Wanted<'_>, folder: &TempDir) -> Result<Result<PathBuf, String>, UnitError> {
+    async fn fetch(&self, task: &FetchTask<'_>, folder: &TempDir) -> Result<Result<PathBuf, String>, UnitError> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let error = match self.fetch_once(wanted, folder.path()).await {
+            let error = match self.fetch_once(task, folder.path()).await {
                 Err(UnitError::Pass(PassError::Bucket(error)))
                     if error.kind == StoreErrorKind::Unavailable && attempt < ATTEMPTS =>
                 {
@@ -145,11 +145,11 @@ impl Adopter<'_> {
     }
 
     /// Fetches the object, and its `.CHECKSUM` if it has one, into a folder of its own.
-    async fn fetch_once(&self, wanted: &Wanted<'_>, folder: &Path) -> Result<Result<PathBuf, String>, UnitError> {
-        let &Wanted { key, path, details, checksum } = wanted;
+    async fn fetch_once(&self, task: &FetchTask<'_>, folder: &Path) -> Result<Result<PathBuf, String>, UnitError> {
+        let &FetchTask { key, path, details, checksum } = task;
         let name = path.rsplit('/').next().unwrap_or(path);
         let file = folder.join(name);
-        let mut writer = File::create(&file).await.map_err(|error| self.no_room(&error))?;
+        let mut writer = File::create(&file).await.map_err(|error| self.no_space(&error))?;
         let mut download = self.site.store.get(key, details.stored.size).await?;
         let mut bytes = 0;
         while let Some(chunk) = download.chunk().await? {
@@ -157,7 +157,7 @@ impl Adopter<'_> {
             if bytes > details.stored.size {
                 break;
             }
-            writer.write_all(&chunk).await.map_err(|error| self.no_room(&error))?;
+            writer.write_all(&chunk).await.map_err(|error| self.no_space(&error))?;
         }
         if bytes != details.stored.size {
             return Ok(Err(format!(
@@ -167,13 +167,13 @@ impl Adopter<'_> {
         }
         // What an archive without a sound time of its own is dated by.
         let modified = details.modified.map_or(SystemTime::UNIX_EPOCH, SystemTime::from);
-        writer.flush().await.map_err(|error| self.no_room(&error))?;
-        writer.into_std().await.set_modified(modified).map_err(|error| self.no_room(&error))?;
+        writer.flush().await.map_err(|error| self.no_space(&error))?;
+        writer.into_std().await.set_modified(modified).map_err(|error| self.no_space(&error))?;
         if checksum
             && let Some(line) = self.site.store.get_small(&format!("{key}.CHECKSUM"), CHECKSUM_BYTES_MAX).await?
         {
             let file = folder.join(format!("{name}.CHECKSUM"));
-            tokio::fs::write(file, line).await.map_err(|error| self.no_room(&error))?;
+            tokio::fs::write(file, line).await.map_err(|error| self.no_space(&error))?;
         }
         Ok(Ok(file))
     }
@@ -211,7 +211,7 @@ impl Adopter<'_> {
                     ));
                 }
                 let _memory = self.site.memory(stored.size).await?;
-                let bytes = tokio::fs::read(file).await.map_err(|error| self.no_room(&error))?;
+                let bytes = tokio::fs::read(file).await.map_err(|error| self.no_space(&error))?;
                 match self.site.store.put_over(key, Bytes::from(bytes), checked.sha256, Over::This(stored)).await? {
                     Put::Done => Ok(Ok(())),
                     Put::Changed | Put::OtherBytes => {

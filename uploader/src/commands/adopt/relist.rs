@@ -13,19 +13,19 @@ use crate::error::UnitError;
 use crate::site::context::Site;
 use crate::site::queue::QueueError;
 use crate::unit::previous::Previous;
-use crate::unit::process::{Outcome, Settled};
+use crate::unit::process::{Outcome, Processed};
 use crate::unit::publish;
 
 /// Stores the list, and announces it where it is not the very one that was announced.
 ///
 /// `left` is what can still be read of what is published, `archives` are those of the bucket that it does not name.
-pub(super) async fn settle(
+pub(super) async fn store_list(
     site: &Site,
     unit: &Unit,
     left: Previous,
     archives: &[Digested],
     latest: Result<Latest, QueueError>,
-) -> Result<Settled, UnitError> {
+) -> Result<Processed, UnitError> {
     let here = archives.iter().map(|archive| archive.local_object(site)).collect();
     let objects = plan(&left.objects, here, site.rollback_at(unit)).objects;
     // Rule 1, also of a list that was announced before.
@@ -41,7 +41,7 @@ pub(super) async fn settle(
     let stored = publish::store(site, marker, &left).await?;
     if is_announced {
         tracing::info!(%unit, "the list that was announced is in the bucket again");
-        return Ok(Settled::new(unit.clone(), Outcome::Unchanged { objects: Some(objects.len()) }));
+        return Ok(Processed::new(unit.clone(), Outcome::Unchanged { objects: Some(objects.len()) }));
     }
     tracing::warn!(%unit, "the bucket's archives are not known to be those that were announced: announcing what there is");
     let announced = match &latest {
@@ -60,7 +60,7 @@ pub(super) async fn settle(
         }
         Err(error @ (QueueError::Away(_) | QueueError::Lost)) => Outcome::Unannounced { why: error.to_string() },
     };
-    Ok(Settled::new(unit.clone(), outcome))
+    Ok(Processed::new(unit.clone(), outcome))
 }
 
 /// The marker on the stream with its list, if these objects are that to the byte: workers compare its hash.

@@ -90,11 +90,11 @@ impl Report {
 
     pub(super) fn add(&mut self, adopted: Adopted) {
         self.is_begun = true;
-        let unit = adopted.settled.unit.to_string();
-        let finding = |state, text: String| Finding::of_unit(&adopted.settled.unit, state, text);
+        let unit = adopted.processed.unit.to_string();
+        let finding = |state, text: String| Finding::of_unit(&adopted.processed.unit, state, text);
         self.archives.new += adopted.new;
         self.archives.bytes += adopted.bytes;
-        match adopted.settled.outcome {
+        match adopted.processed.outcome {
             Outcome::Published { .. } => {
                 self.units.published += 1;
                 self.published.push(unit);
@@ -124,8 +124,8 @@ impl Report {
         self.error = Some(failure);
     }
 
-    pub(super) fn end(&mut self, took: Duration) {
-        self.seconds = took.as_millis() as f64 / 1000.0;
+    pub(super) fn end(&mut self, elapsed: Duration) {
+        self.seconds = elapsed.as_millis() as f64 / 1000.0;
         if self.dry_run && self.error.is_none() {
             // What is said then is what the bucket says.
             self.error = self.queue.clone();

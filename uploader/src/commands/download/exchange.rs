@@ -99,7 +99,7 @@ impl Body {
             }
         }
         // What is not handed on is not read on either, so the server slows down too.
-        let granted = self.bandwidth.take(Direction::Down, self.arrived.len()).await;
+        let granted = self.bandwidth.acquire(Direction::Down, self.arrived.len()).await;
         Ok(Some(self.arrived.split_to(granted)))
     }
 }
@@ -155,7 +155,7 @@ impl Exchange {
             match self.send(self.client.head(self.url(path))).await {
                 Ok(answer) if answer.status() == StatusCode::NOT_FOUND => return Ok(None),
                 Ok(answer) => return Ok(Some(Version::of(answer.headers()))),
-                Err(fault) => tries.again(fault, &self.shutdown).await?,
+                Err(fault) => tries.retry(fault, &self.shutdown).await?,
             }
         }
     }
@@ -203,7 +203,7 @@ impl Exchange {
         loop {
             match self.whole_once(url, bytes_max).await {
                 Ok(bytes) => return Ok(bytes),
-                Err(fault) => tries.again(fault, &self.shutdown).await?,
+                Err(fault) => tries.retry(fault, &self.shutdown).await?,
             }
         }
     }
@@ -262,7 +262,7 @@ impl Tries {
     ///
     /// # Errors
     /// The fault, if it does not pass or has been met often enough.
-    pub(crate) async fn again(&mut self, fault: Fault, shutdown: &CancellationToken) -> Result<(), Fault> {
+    pub(crate) async fn retry(&mut self, fault: Fault, shutdown: &CancellationToken) -> Result<(), Fault> {
         let asked = match &fault {
             Fault::Busy { retry_after, .. } => *retry_after,
             Fault::Unreachable(_) | Fault::Cut(_) => None,

@@ -34,7 +34,7 @@ pub(crate) enum Fault {
     )]
     Mismatch { actual: Sha256Sum, stated: Sha256Sum },
     #[error("another process is fetching it")]
-    Held,
+    Locked,
     #[error("cannot be written, the disk of local.data_dir is full: {0}; make room and run it again")]
     DiskFull(io::Error),
     #[error("cannot be written or read below local.data_dir: {0}")]

@@ -36,7 +36,7 @@ pub(crate) enum Absent {
 /// What follows from what is here and what is known.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    Keep,
+    Nothing,
     /// Ask whether there is another publication than the known one.
     AskVersion,
     /// Ask for the `.CHECKSUM` and hash the archive.
@@ -57,21 +57,21 @@ pub(crate) struct Fetcher {
 }
 
 impl Fetcher {
-    /// Brings an archive here, if there is anything to bring.
+    /// Fetches an archive, if there is anything to fetch.
     pub(crate) async fn archive(&self, unit: &Unit, path: &str) -> Result<Outcome, Fault> {
         tokio::select! {
             biased;
             () = self.shutdown.cancelled() => Err(Fault::Stopped),
-            outcome = self.bring(unit, path) => outcome,
+            outcome = self.fetch_archive(unit, path) => outcome,
         }
     }
 
-    async fn bring(&self, unit: &Unit, path: &str) -> Result<Outcome, Fault> {
+    async fn fetch_archive(&self, unit: &Unit, path: &str) -> Result<Outcome, Fault> {
         let place = Place::new(&self.data_dir, path);
-        let here = on_disk(&place, Place::look).await?;
+        let here = on_disk(&place, Place::read).await?;
         let known = self.memory.get(path);
         match self.step(unit, &here, known.as_ref()) {
-            Step::Keep => Ok(Outcome::Unchanged),
+            Step::Nothing => Ok(Outcome::Unchanged),
             Step::AskVersion => {
                 let now = self.exchange.version(path).await?;
                 // What was withdrawn stays: it was verified when it came.
@@ -93,8 +93,8 @@ impl Fetcher {
     /// What would be done about an archive, without asking the exchange: whether it would be asked.
     pub(crate) async fn would_ask(&self, unit: &Unit, path: &str) -> Result<bool, Fault> {
         let place = Place::new(&self.data_dir, path);
-        let here = on_disk(&place, Place::look).await?;
-        Ok(self.step(unit, &here, self.memory.get(path).as_ref()) != Step::Keep)
+        let here = on_disk(&place, Place::read).await?;
+        Ok(self.step(unit, &here, self.memory.get(path).as_ref()) != Step::Nothing)
     }
 
     fn step(&self, unit: &Unit, here: &Here, known: Option<&Known>) -> Step {
@@ -177,7 +177,7 @@ impl Fetcher {
                         furthest = reached;
                         tries.got_on();
                     }
-                    tries.again(fault, &self.shutdown).await?;
+                    tries.retry(fault, &self.shutdown).await?;
                 }
             }
         }
@@ -269,14 +269,14 @@ fn next_step(here: &Here, known: Option<&Known>, may_change: bool, absent: Absen
     let known = known.filter(|known| known.version.is_known());
     let Some(archive) = here.archive else {
         return match (absent, known) {
-            (Absent::StaysAway, _) if remembered && !may_change => Step::Keep,
+            (Absent::StaysAway, _) if remembered && !may_change => Step::Nothing,
             (Absent::StaysAway, Some(_)) => Step::AskVersion,
             _ => Step::Fetch,
         };
     };
     let same = |known: &Known| known.fingerprint == archive && Some(known.sha256) == here.stated;
     match here.stated {
-        Some(_) if !may_change => Step::Keep,
+        Some(_) if !may_change => Step::Nothing,
         Some(_) if known.is_some_and(same) => Step::AskVersion,
         _ => Step::CompareChecksum,
     }
@@ -320,11 +320,11 @@ mod tests {
         check(&nothing, Some(&versioned), true, Absent::Fetch, Step::Fetch);
         check(&nothing, None, false, Absent::StaysAway, Step::Fetch);
         check(&nothing, Some(&versioned), true, Absent::StaysAway, Step::AskVersion);
-        check(&nothing, Some(&versioned), false, Absent::StaysAway, Step::Keep);
+        check(&nothing, Some(&versioned), false, Absent::StaysAway, Step::Nothing);
         check(&nothing, Some(&nameless), true, Absent::StaysAway, Step::Fetch);
-        check(&nothing, Some(&nameless), false, Absent::StaysAway, Step::Keep);
+        check(&nothing, Some(&nameless), false, Absent::StaysAway, Step::Nothing);
         check(&pair, Some(&versioned), true, Absent::Fetch, Step::AskVersion);
-        check(&pair, Some(&versioned), false, Absent::Fetch, Step::Keep);
+        check(&pair, Some(&versioned), false, Absent::Fetch, Step::Nothing);
         check(&pair, Some(&nameless), true, Absent::Fetch, Step::CompareChecksum);
         check(&pair, None, true, Absent::Fetch, Step::CompareChecksum);
         check(&touched, Some(&versioned), true, Absent::Fetch, Step::CompareChecksum);

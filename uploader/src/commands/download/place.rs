@@ -78,7 +78,7 @@ impl Place {
         self.beside(".part.of")
     }
 
-    pub(crate) fn look(&self) -> io::Result<Here> {
+    pub(crate) fn read(&self) -> io::Result<Here> {
         let archive = match fs::metadata(self.archive()) {
             Ok(metadata) if metadata.is_file() => Some(Fingerprint::of(&metadata)),
             Ok(_) => return Err(io::Error::other("something that is no file lies in its place")),
@@ -119,7 +119,7 @@ impl Place {
     pub(crate) fn begin(&self, origin: Origin) -> Result<Part, Fault> {
         fs::create_dir_all(&self.folder)?;
         let Some(file) = self.open_part(OpenOptions::new().read(true).append(true).create(true))? else {
-            return Err(Fault::Held);
+            return Err(Fault::Locked);
         };
         // Emptied before it is said what it is of: in between it is a part of nothing.
         file.set_len(0)?;
@@ -135,7 +135,7 @@ impl Place {
         };
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Fault::Held),
+            Err(TryLockError::WouldBlock) => return Err(Fault::Locked),
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }
         // Whoever had it may have given it the archive's name in between.
@@ -143,7 +143,7 @@ impl Place {
         if named.is_ok_and(|named| file.metadata().is_ok_and(|opened| named.ino() == opened.ino())) {
             Ok(Some(file))
         } else {
-            Err(Fault::Held)
+            Err(Fault::Locked)
         }
     }
 
@@ -259,7 +259,7 @@ mod tests {
         assert!(place.resume().expect("looks").is_none());
         let mut part = place.begin(origin(3)).expect("begins");
         part.file.write_all(b"ab").expect("written");
-        assert!(matches!(place.resume(), Err(Fault::Held)));
+        assert!(matches!(place.resume(), Err(Fault::Locked)));
         drop(part);
         let part = place.resume().expect("looks").expect("a part");
         assert_eq!((part.bytes, &part.origin), (2, &origin(3)));
@@ -281,7 +281,7 @@ mod tests {
             part.file.write_all(content.as_bytes()).expect("written");
             let line = format!("{}  A-1h-2026-03-01.zip", Sha256Sum::of(content.as_bytes()));
             place.land(part, line.as_bytes()).expect("lands");
-            let here = place.look().expect("looks");
+            let here = place.read().expect("looks");
             assert_eq!(here.stated, Some(Sha256Sum::of(content.as_bytes())));
             let (sha256, fingerprint) = place.hash().expect("reads");
             assert_eq!((Some(sha256), Some(fingerprint)), (here.stated, here.archive));

@@ -126,7 +126,7 @@ mod tests {
 
     const TODAY: Date = date(2026, 3, 2);
 
-    fn wanted(markets: &[&str], datasets: &[&str], intervals: &[&str]) -> Download {
+    fn settings(markets: &[&str], datasets: &[&str], intervals: &[&str]) -> Download {
         let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
         Download {
             symbols: Symbols::All,
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn nothing_said_means_yesterday_or_the_last_whole_month() {
-        let hourly = wanted(&["um"], &["klines"], &["1h"]);
+        let hourly = settings(&["um"], &["klines"], &["1h"]);
         let check = |from, to, span, expected: &[&str]| {
             assert_eq!(names(&units(&hourly, span, range(from, to, span), TODAY)), expected, "{from} to {to}");
         };
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_cannot_exist_is_not_asked_for() {
-        let all = wanted(&["spot", "um"], &["klines", "markPriceKlines"], &["1s", "1h", "1w"]);
+        let all = settings(&["spot", "um"], &["klines", "markPriceKlines"], &["1s", "1h", "1w"]);
         let days = units(&all, Span::Days, range("", "", Span::Days), TODAY);
         let expected = ["spot/klines/1s", "spot/klines/1h", "um/klines/1h", "um/markPriceKlines/1h"];
         assert_eq!(names(&days), expected.map(|unit| format!("{unit}/2026-03-01")));
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_service_looks_at_the_last_days_and_by_month_at_what_has_no_days() {
-        let both = wanted(&["um"], &["klines"], &["1h", "1w"]);
+        let both = settings(&["um"], &["klines"], &["1h", "1w"]);
         let expected = [
             "um/klines/1h/2026-03-01",
             "um/klines/1h/2026-02-28",

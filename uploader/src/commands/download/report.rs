@@ -119,8 +119,8 @@ impl Report {
     }
 
     /// Sums up. A server that is away counts more than what it kept from being fetched.
-    pub(crate) fn end(&mut self, outcome: Result<(), RunFault>, took: Duration) {
-        self.seconds = took.as_millis() as f64 / 1000.0;
+    pub(crate) fn end(&mut self, outcome: Result<(), RunFault>, elapsed: Duration) {
+        self.seconds = elapsed.as_millis() as f64 / 1000.0;
         let sum = |part: fn(&UnitReport) -> usize| self.units.iter().map(part).sum();
         self.archives = Archives {
             downloaded: sum(|unit| unit.downloaded),

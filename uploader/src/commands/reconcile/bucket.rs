@@ -65,14 +65,14 @@ pub(super) struct Lost {
 }
 
 /// An object of a marker, and what HEAD shows under its key.
-pub(super) struct Looked<'o> {
+pub(super) struct ObjectCheck<'o> {
     pub(super) object: &'o Object,
     pub(super) stored: Option<Stored>,
     /// Why that is not as the marker says.
     pub(super) fault: Option<String>,
 }
 
-impl Looked<'_> {
+impl ObjectCheck<'_> {
     pub(super) fn lost(self, why: String) -> Lost {
         Lost { object: self.object.clone(), why, stored: self.stored }
     }
@@ -188,12 +188,12 @@ pub(super) async fn current_revision(site: &Site, unit: &Unit) -> Result<Option<
 
 /// The objects that the bucket does not have as the marker says, by its own metadata.
 pub(super) async fn faulty_objects(site: &Site, objects: &[Object]) -> Result<Vec<Lost>, UnitError> {
-    let faulty = |mut looked: Looked<'_>| looked.fault.take().map(|why| looked.lost(why));
-    Ok(look_at(site, objects).await?.into_iter().filter_map(faulty).collect())
+    let faulty = |mut checked: ObjectCheck<'_>| checked.fault.take().map(|why| checked.lost(why));
+    Ok(check_objects(site, objects).await?.into_iter().filter_map(faulty).collect())
 }
 
 /// Asks for every object, in the order given.
-pub(super) async fn look_at<'o>(site: &Site, objects: &'o [Object]) -> Result<Vec<Looked<'o>>, UnitError> {
+pub(super) async fn check_objects<'o>(site: &Site, objects: &'o [Object]) -> Result<Vec<ObjectCheck<'o>>, UnitError> {
     let mut all = Vec::with_capacity(objects.len());
     let mut heads = stream::iter(objects)
         .map(async |object| {
@@ -203,11 +203,11 @@ pub(super) async fn look_at<'o>(site: &Site, objects: &'o [Object]) -> Result<Ve
                 None => Some("it is not in the bucket".to_owned()),
                 Some(stored) => difference(stored, object, None),
             };
-            Ok::<_, UnitError>(Looked { object, stored, fault })
+            Ok::<_, UnitError>(ObjectCheck { object, stored, fault })
         })
         .buffered(site.transfers_max);
-    while let Some(looked) = heads.next().await {
-        all.push(looked?);
+    while let Some(checked) = heads.next().await {
+        all.push(checked?);
     }
     Ok(all)
 }

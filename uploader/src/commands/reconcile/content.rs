@@ -8,7 +8,7 @@ use common::marker::Object;
 use futures::{StreamExt, stream};
 use store::StoreErrorKind;
 
-use super::bucket::{Looked, Lost};
+use super::bucket::{Lost, ObjectCheck};
 use crate::error::{PassError, UnitError};
 use crate::site::context::Site;
 
@@ -16,7 +16,7 @@ use crate::site::context::Site;
 const ATTEMPTS: u32 = 6;
 
 /// The objects that are not what the marker says, by what HEAD showed or else by their content, in the order given.
-pub(super) async fn different(site: &Site, objects: Vec<Looked<'_>>) -> Result<Vec<Lost>, UnitError> {
+pub(super) async fn different(site: &Site, objects: Vec<ObjectCheck<'_>>) -> Result<Vec<Lost>, UnitError> {
     let mut lost = Vec::new();
     let mut reads = stream::iter(objects)
         .map(async |mut looked| {

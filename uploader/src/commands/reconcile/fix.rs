@@ -254,7 +254,7 @@ impl Fixer<'_> {
             return Ok(Err(format!("is lost, and no local.data_dir is set: {advice}")));
         }
         let sums = {
-            let _turn = self.site.check(object.size).await.map_err(Failure::from)?;
+            let _permit = self.site.check(object.size).await.map_err(Failure::from)?;
             let file = self.site.data_dir.join(path);
             blocking(move || check::sum_file(&file)).await
         };
@@ -273,7 +273,7 @@ impl Fixer<'_> {
         }
         let one = std::slice::from_ref(object);
         let still = if self.content {
-            content::different(self.site, bucket::look_at(self.site, one).await?).await?
+            content::different(self.site, bucket::check_objects(self.site, one).await?).await?
         } else {
             bucket::faulty_objects(self.site, one).await?
         };

@@ -112,7 +112,7 @@ impl Counts {
         self.bucket_only + self.stream_only + self.differ + self.faulty
     }
 
-    fn looked_at(&self) -> usize {
+    fn checked_units(&self) -> usize {
         self.same + self.differences()
     }
 }
@@ -200,7 +200,7 @@ impl Report {
     fn to_text(&self, findings: &[output::Finding], all: bool) -> String {
         let mut lines = output::list(findings, all);
         let units = &self.units;
-        if self.error.is_some() && units.looked_at() == 0 {
+        if self.error.is_some() && units.checked_units() == 0 {
             // There is nothing to sum up.
             return lines.join("\n");
         }

@@ -7,7 +7,7 @@ fn every_folder_that_is_read_shows_that_the_pass_gets_on() {
         fs::create_dir_all(dir.path().join(format!("data/spot/daily/klines/S{symbol}/1h"))).expect("made");
     }
     let before = signs::count();
-    find(dir.path(), &Wanted::default(), &CancellationToken::new()).expect("read");
+    find(dir.path(), &CompletenessRule::default(), &CancellationToken::new()).expect("read");
     // Other tests of the process may count too.
     assert!(signs::count() - before >= 400);
 }
@@ -19,15 +19,16 @@ fn folders_of_the_tree_that_cannot_be_read_are_told() {
     let unreadable = Path::new("data/spot/daily/klines/BTCUSDT/1h");
     // root may read every folder, and so may a test; nobody follows such a name.
     std::os::unix::fs::symlink("x".repeat(300), dir.path().join(unreadable)).expect("linked");
-    let found = find(dir.path(), &Wanted::default(), &CancellationToken::new()).expect("read");
+    let found = find(dir.path(), &CompletenessRule::default(), &CancellationToken::new()).expect("read");
     assert_eq!(found.unreadable.len(), 1, "{found:?}");
 }
 
 #[test]
 fn files_that_are_not_taken_are_judged_by_name_and_folder() {
-    let check = |path: &str, expected: Verdict| assert_eq!(judge(path, &Wanted::default()), expected, "{path}");
-    let at = |why: Why, place: &str| Verdict::NotTaken(why, Some(place.to_owned()));
-    let nowhere = |why: Why| Verdict::NotTaken(why, None);
+    let check =
+        |path: &str, expected: Verdict| assert_eq!(judge(path, &CompletenessRule::default()), expected, "{path}");
+    let at = |why: Why, place: &str| Verdict::Ignored(why, Some(place.to_owned()));
+    let nowhere = |why: Why| Verdict::Ignored(why, None);
     let folder = "data/spot/daily/klines/BTCUSDT/1h";
     let day = "data/spot/daily/klines/BTCUSDT/1h/BTCUSDT-1h-2026-02-14.zip";
     let month = "data/futures/um/monthly/klines/BTCUSDT/1h/BTCUSDT-1h-2020-08.zip";
@@ -83,12 +84,12 @@ fn files_that_are_not_taken_are_judged_by_name_and_folder() {
 
 #[test]
 fn marks_that_publish_nothing_are_judged_where_marks_count() {
-    let wanted = Wanted::marked();
+    let rule = CompletenessRule::marked();
     let right = "_SUCCESS__2026-02-14__um__1h";
     let check = |path: &str, expected: Option<(Why, Option<&str>)>| {
-        let verdict = expected.map_or(Verdict::Other, |(why, place)| Verdict::NotTaken(why, place.map(str::to_owned)));
-        assert_eq!(judge(path, &wanted), verdict, "{path}");
-        assert_eq!(judge(path, &Wanted::default()), Verdict::Other, "{path}");
+        let verdict = expected.map_or(Verdict::Other, |(why, place)| Verdict::Ignored(why, place.map(str::to_owned)));
+        assert_eq!(judge(path, &rule), verdict, "{path}");
+        assert_eq!(judge(path, &CompletenessRule::default()), Verdict::Other, "{path}");
     };
     for path in ["data/_SUCCESS__2026-02-14__um__1h", "marks/_SUCCESS__2026-02-14__um__1h"] {
         check(path, Some((Why::MarkFolder, Some(right))));
@@ -116,7 +117,7 @@ fn files_are_counted_by_kind_and_the_first_are_named() {
     {
         write(name);
     }
-    let found = find(dir.path(), &Wanted::default(), &CancellationToken::new()).expect("read");
+    let found = find(dir.path(), &CompletenessRule::default(), &CancellationToken::new()).expect("read");
     assert_eq!(found.in_place, 1);
     let counts: Vec<_> = found.strays.iter().map(|strays| (strays.class(), strays.count())).collect();
     assert_eq!(counts, [("name", 28), ("date", 1)]);
@@ -137,7 +138,7 @@ fn a_part_is_reported_when_nobody_has_written_to_it_for_an_hour() {
         file.set_modified(SystemTime::now() - age).expect("dated");
     };
     let count = || {
-        let found = find(dir.path(), &Wanted::default(), &CancellationToken::new()).expect("read");
+        let found = find(dir.path(), &CompletenessRule::default(), &CancellationToken::new()).expect("read");
         found.strays.iter().map(Strays::count).sum::<usize>()
     };
     write("BTCUSDT-1h-2026-02-01.zip.part", Duration::ZERO);
@@ -155,8 +156,8 @@ fn a_mark_whose_unit_is_marked_in_the_root_too_is_no_loss() {
     let mark = "_SUCCESS__2026-02-14__um__1h";
     fs::create_dir_all(dir.path().join("data")).expect("made");
     fs::write(dir.path().join("data").join(mark), "").expect("written");
-    let wanted = Wanted::marked();
-    let count = || find(dir.path(), &wanted, &CancellationToken::new()).expect("read").strays.len();
+    let rule = CompletenessRule::marked();
+    let count = || find(dir.path(), &rule, &CancellationToken::new()).expect("read").strays.len();
     assert_eq!(count(), 1);
     fs::write(dir.path().join(mark), "").expect("written");
     assert_eq!(count(), 0);
@@ -168,7 +169,8 @@ fn what_was_unpacked_beside_its_archive_is_no_loss() {
     let folder = dir.path().join("data/spot/daily/klines/BTCUSDT/1h");
     fs::create_dir_all(&folder).expect("made");
     fs::write(folder.join("BTCUSDT-1h-2026-02-14.csv"), "").expect("written");
-    let count = || find(dir.path(), &Wanted::default(), &CancellationToken::new()).expect("read").strays.len();
+    let count =
+        || find(dir.path(), &CompletenessRule::default(), &CancellationToken::new()).expect("read").strays.len();
     assert_eq!(count(), 1);
     fs::write(folder.join("BTCUSDT-1h-2026-02-14.zip"), "").expect("written");
     assert_eq!(count(), 0);
@@ -177,7 +179,7 @@ fn what_was_unpacked_beside_its_archive_is_no_loss() {
 #[test]
 fn marks_that_somebody_put_away_are_a_remark() {
     let dir = tempfile::tempdir().expect("a folder");
-    let find = || find(dir.path(), &Wanted::marked(), &CancellationToken::new()).expect("read").strays;
+    let find = || find(dir.path(), &CompletenessRule::marked(), &CancellationToken::new()).expect("read").strays;
     for (folder, is_remark) in [("done", true), ("data", false)] {
         fs::create_dir_all(dir.path().join(folder)).expect("made");
         fs::write(dir.path().join(folder).join("_SUCCESS__2026-02-14__um__1h"), "").expect("written");

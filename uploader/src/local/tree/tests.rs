@@ -34,8 +34,8 @@ fn archives_are_found_whether_asked_by_name_listed_or_looked_for() {
     std::os::unix::fs::symlink("loop", dir.path().join("data/spot/daily/klines/loop")).expect("linked");
     std::os::unix::fs::symlink("..", dir.path().join("data/spot/daily/klines/UP")).expect("linked");
 
-    let (wanted, told, stop) = (Wanted::default(), Told::default(), CancellationToken::new());
-    let walk = Walk { data_dir: dir.path(), wanted: &wanted, told: &told, folders: None, puts_back: true, stop: &stop };
+    let (rule, events, stop) = (CompletenessRule::default(), FileEvents::default(), CancellationToken::new());
+    let walk = Walk { data_dir: dir.path(), rule: &rule, events: &events, folders: None, puts_back: true, stop: &stop };
     let days = |n: i64| (0..n).map(|n| unit(&format!("binance/spot/klines/1h/{}", day(n)))).collect::<Vec<_>>();
     let everything = walk.everything(vec![], &UnitFilter::default());
     assert_eq!(everything.problems.len(), 2, "{:?}", everything.problems);
@@ -62,23 +62,23 @@ fn archives_are_found_whether_asked_by_name_listed_or_looked_for() {
 
 #[test]
 fn what_a_cleanup_left_aside_gets_its_name_back() {
-    let (wanted, told, stop) = (Wanted::default(), Told::default(), CancellationToken::new());
+    let (rule, events, stop) = (CompletenessRule::default(), FileEvents::default(), CancellationToken::new());
     let day = unit("binance/spot/klines/1h/2026-01-01");
     let archive = "data/spot/daily/klines/A/1h/A-1h-2026-01-01.zip";
     for by_name in [true, false] {
         let dir = tempfile::tempdir().expect("a folder");
         write(dir.path(), &format!("{archive}{}", staged_delete::ENDING));
-        let look = |puts_back| {
+        let walk_again = |puts_back| {
             let walk =
-                Walk { data_dir: dir.path(), wanted: &wanted, told: &told, folders: None, puts_back, stop: &stop };
+                Walk { data_dir: dir.path(), rule: &rule, events: &events, folders: None, puts_back, stop: &stop };
             let found =
                 if by_name { walk.units(vec![day.clone()]) } else { walk.everything(vec![], &UnitFilter::default()) };
             found.units.iter().map(|(_, seen)| seen.archives).sum::<usize>()
         };
-        assert_eq!(look(false), 0);
+        assert_eq!(walk_again(false), 0);
         assert!(!dir.path().join(archive).exists(), "a dry run changes nothing");
-        look(true);
-        assert_eq!(look(true), 1, "by name: {by_name}");
+        walk_again(true);
+        assert_eq!(walk_again(true), 1, "by name: {by_name}");
     }
 }
 
@@ -88,8 +88,8 @@ fn a_link_to_nowhere_is_told_of_its_unit() {
     let folder = dir.path().join("data/spot/daily/klines/BTCUSDT/1h");
     fs::create_dir_all(&folder).expect("made");
     std::os::unix::fs::symlink("gone", folder.join("BTCUSDT-1h-2026-01-01.zip")).expect("linked");
-    let (wanted, told, stop) = (Wanted::default(), Told::default(), CancellationToken::new());
-    let walk = Walk { data_dir: dir.path(), wanted: &wanted, told: &told, folders: None, puts_back: true, stop: &stop };
+    let (rule, events, stop) = (CompletenessRule::default(), FileEvents::default(), CancellationToken::new());
+    let walk = Walk { data_dir: dir.path(), rule: &rule, events: &events, folders: None, puts_back: true, stop: &stop };
     for found in
         [walk.units(vec![unit("binance/spot/klines/1h/2026-01-01")]), walk.everything(vec![], &UnitFilter::default())]
     {

@@ -15,11 +15,11 @@ use crate::local::scan;
 use crate::local::scan::{LocalUnit, SetDigest};
 use crate::local::seen::Seen;
 use crate::site::context::{Site, blocking};
-use crate::state::cache::{Record, SettledAs};
+use crate::state::cache::{ProcessedAs, Record};
 use crate::unit::process;
-use crate::unit::process::{Look, Mode, Outcome, Settled};
+use crate::unit::process::{LocalCheck, Mode, Outcome, Processed};
 
-/// When to look again at an archive that somebody writes; that it is closed is told by an event, which comes first.
+/// When to interruptible again at an archive that somebody writes; that it is closed is told by an event, which comes first.
 const OPEN_AGAIN: SignedDuration = SignedDuration::from_mins(1);
 
 /// A unit of which something may have changed.
@@ -33,16 +33,16 @@ pub(crate) struct Candidate {
     pub(crate) published: bool,
 }
 
-/// What came of its turn.
+/// What came of it.
 pub(crate) struct Handled {
-    pub(crate) settled: Settled,
+    pub(crate) processed: Processed,
     pub(crate) marked: bool,
     /// The archives it is about; `None` where one of them was written to so lately that it must be looked at again.
     pub(crate) archives: Option<SetDigest>,
 }
 
 /// Does what a unit needs. `stamps`: what the stream has, if that was asked for. `None`: interrupted before it began.
-pub(crate) async fn take(
+pub(crate) async fn handle(
     site: &Site,
     candidate: Candidate,
     stamps: Option<&HashMap<Unit, Stamp>>,
@@ -53,17 +53,17 @@ pub(crate) async fn take(
     if mode.service {
         seen.not_later_than(same_since);
     }
-    let done = |settled| Ok(Some(Handled { settled, marked, archives: Some(seen.digest) }));
+    let done = |processed| Ok(Some(Handled { processed, marked, archives: Some(seen.digest) }));
     if mode.service
         && let Some(wait) = still_written(&seen, site.min_age, common::clock::now())
     {
-        return done(Settled::new(unit, Outcome::Waiting { wait, missing: Vec::new() }));
+        return done(Processed::new(unit, Outcome::Waiting { wait, missing: Vec::new() }));
     }
     // One short line of a small file. Not sent to another thread: the units would come back in another order.
     let record = site.cache.record(&unit);
     let on_stream = stamps.and_then(|stamps| stamps.get(&unit));
-    let mut published = published || on_stream.is_some() || record.settled.is_some();
-    if stamps.is_none() && site.wanted.misses_symbols(&seen, marked, published) {
+    let mut published = published || on_stream.is_some() || record.processed.is_some();
+    if stamps.is_none() && site.completeness.misses_symbols(&seen, marked, published) {
         // What has left the disk is forgotten here. Its unit is out all the same, and waits for nothing.
         published = is_announced(site, &unit).await;
     }
@@ -72,33 +72,36 @@ pub(crate) async fn take(
             Reason::Symbols(_) => missing(site, &unit).await,
             Reason::Open(_) | Reason::Written | Reason::Quiet => Vec::new(),
         };
-        return done(Settled::new(unit, Outcome::Waiting { wait, missing }));
+        return done(Processed::new(unit, Outcome::Waiting { wait, missing }));
     }
     let removable = |published_at: Option<Timestamp>| {
         let now = common::clock::now();
         published_at.is_none_or(|at| mode.cleanup.allows(&unit, at, now)) && mode.cleanup.removes()
     };
-    if let Some(settled) = record.settled
-        && on_stream == Some(&settled.message)
-        && settled.archives == seen.digest
-        && settled.place == site.place()
+    if let Some(processed) = record.processed
+        && on_stream == Some(&processed.message)
+        && processed.archives == seen.digest
+        && processed.place == site.place()
         && seen.unreadable.is_empty()
-        && (mode.dry_run || seen.archives == 0 || !removable(settled.published_at))
+        && (mode.dry_run || seen.archives == 0 || !removable(processed.published_at))
     {
-        let published_at = settled.published_at;
-        return done(Settled { published_at, ..Settled::new(unit, Outcome::Unchanged { objects: settled.objects }) });
+        let published_at = processed.published_at;
+        return done(Processed {
+            published_at,
+            ..Processed::new(unit, Outcome::Unchanged { objects: processed.objects })
+        });
     }
-    // What was never announced needs more than a look; turns are given in the order they are asked for, newest first.
+    // What was never announced needs more than a comparison; permits are given in the order they are asked for, newest first.
     let early = if published { None } else { Some(site.unit().await?) };
     if interrupt.is_cancelled() {
         return Ok(None);
     }
-    let look = if early.is_none() { Some(interrupt) } else { None };
-    work(site, unit, marked, &seen, mode, look).await
+    let interruptible = if early.is_none() { Some(interrupt) } else { None };
+    work(site, unit, marked, &seen, mode, interruptible).await
 }
 
 /// Another try on a unit that could not be announced.
-pub(crate) async fn again(site: &Site, unit: Unit, marked: bool, mode: Mode) -> Result<Handled, PassError> {
+pub(crate) async fn process_anew(site: &Site, unit: Unit, marked: bool, mode: Mode) -> Result<Handled, PassError> {
     let handled = work(site, unit, marked, &Seen::default(), mode, None).await?;
     Ok(handled.expect("only an interrupt leaves a unit for later"))
 }
@@ -119,16 +122,16 @@ async fn judge(
         return None;
     }
     // One in the future is of a clock that has been set right since, and would be waited for until then.
-    let noted = record.first_seen.filter(|at| *at <= now);
-    let mut first_seen = noted.unwrap_or(now);
-    if noted.is_none() && !mode.dry_run && site.wanted.misses_symbols(seen, marked, published) {
+    let recorded = record.first_seen.filter(|at| *at <= now);
+    let mut first_seen = recorded.unwrap_or(now);
+    if recorded.is_none() && !mode.dry_run && site.completeness.misses_symbols(seen, marked, published) {
         let (cache, unit) = (Arc::clone(&site.cache), unit.clone());
-        if !blocking(move || cache.note_first_seen(&unit, now)).await {
-            // The next look would begin to wait anew, and so for ever. How long the first archive lies here is on disk.
+        if !blocking(move || cache.record_first_seen(&unit, now)).await {
+            // The next pass would begin to wait anew, and so for ever. How long the first archive lies here is on disk.
             first_seen = first_arrived(seen).map_or(now, |arrived| arrived.min(now));
         }
     }
-    site.wanted.judge(&Situation { seen, marked, published, first_seen, now })
+    site.completeness.judge(&Situation { seen, marked, published, first_seen, now })
 }
 
 /// Whether the stream has a marker of the unit; no, while it cannot be asked.
@@ -152,11 +155,11 @@ fn still_written(seen: &Seen, min_age: Duration, now: Timestamp) -> Option<Wait>
 }
 
 async fn missing(site: &Site, unit: &Unit) -> Vec<String> {
-    let (data_dir, wanted, unit) = (site.data_dir.clone(), Arc::clone(&site.wanted), unit.clone());
+    let (data_dir, wanted, unit) = (site.data_dir.clone(), Arc::clone(&site.completeness), unit.clone());
     blocking(move || wanted.missing_here(&scan::list(&data_dir, unit, false))).await
 }
 
-/// Lists a unit and settles it; with an `interrupt`, after a look whether it needs that and a wait for its turn.
+/// Lists a unit and settles it; with an `interrupt`, after a interruptible whether it needs that and a wait for its turn.
 async fn work(
     site: &Site,
     unit: Unit,
@@ -175,10 +178,10 @@ async fn work(
         local.unreadable = seen.unreadable.iter().map(ToString::to_string).collect();
     }
     let worked = match interrupt {
-        Some(interrupt) => look_and_settle(site, local, mode, interrupt).await,
-        None => settle(site, local, mode).await.map(Some),
+        Some(interrupt) => check_and_process(site, local, mode, interrupt).await,
+        None => process(site, local, mode).await.map(Some),
     };
-    let (local, settled) = match worked {
+    let (local, processed) = match worked {
         Ok(Some(done)) => done,
         ended => {
             let cache = Arc::clone(&site.cache);
@@ -187,20 +190,20 @@ async fn work(
         }
     };
     let archives = local.digest();
-    let objects = match &settled.outcome {
+    let objects = match &processed.outcome {
         Outcome::Published { objects, .. } => Some(*objects),
         Outcome::Unchanged { objects } => *objects,
         _ => None,
     };
-    let published_at = settled.published_at;
+    let published_at = processed.published_at;
     // Older publications are named each time the unit is looked at.
-    let older = !settled.older.is_empty();
-    let message = settled.message.filter(|_| !older);
-    let record = message.map(|message| SettledAs { archives, message, place: site.place(), objects, published_at });
-    let announced = matches!(settled.outcome, Outcome::Published { .. } | Outcome::Unchanged { .. });
+    let older = !processed.older.is_empty();
+    let message = processed.message.filter(|_| !older);
+    let record = message.map(|message| ProcessedAs { archives, message, place: site.place(), objects, published_at });
+    let announced = matches!(processed.outcome, Outcome::Published { .. } | Outcome::Unchanged { .. });
     let (cache, dry_run) = (Arc::clone(&site.cache), mode.dry_run);
     let sure = blocking(move || {
-        let sure = cache.settle(&local, record, announced.then_some(older));
+        let sure = cache.record_processed(&local, record, announced.then_some(older));
         if dry_run {
             cache.abandon(&unit);
         } else {
@@ -209,36 +212,36 @@ async fn work(
         sure
     })
     .await;
-    Ok(Some(Handled { settled, marked, archives: (sure || !announced).then_some(archives) }))
+    Ok(Some(Handled { processed, marked, archives: (sure || !announced).then_some(archives) }))
 }
 
 /// Looks at a unit, and waits for its turn if it needs work.
-async fn look_and_settle(
+async fn check_and_process(
     site: &Site,
     local: LocalUnit,
     mode: Mode,
     interrupt: &CancellationToken,
-) -> Result<Option<(LocalUnit, Settled)>, PassError> {
-    match process::look(site, local, mode).await {
-        Look::Done(local, settled) => Ok(Some((local, *settled))),
-        Look::NeedsWork(local) => {
-            let _turn = site.unit().await?;
+) -> Result<Option<(LocalUnit, Processed)>, PassError> {
+    match process::check_local(site, local, mode).await {
+        LocalCheck::Done(local, processed) => Ok(Some((local, *processed))),
+        LocalCheck::NeedsWork(local) => {
+            let _permit = site.unit().await?;
             if interrupt.is_cancelled() {
                 return Ok(None);
             }
-            settle(site, local, mode).await.map(Some)
+            process(site, local, mode).await.map(Some)
         }
     }
 }
 
-/// Settles a unit; one that is held back is settled too.
-async fn settle(site: &Site, local: LocalUnit, mode: Mode) -> Result<(LocalUnit, Settled), PassError> {
+/// Processes a unit; one that is held back counts as processed, too.
+async fn process(site: &Site, local: LocalUnit, mode: Mode) -> Result<(LocalUnit, Processed), PassError> {
     site.progress.doing(local.unit.to_string());
-    let settled = match process::settle(site, &local, mode).await {
-        Ok(settled) => settled,
-        Err(error) => Settled::new(local.unit.clone(), Outcome::HeldBack(error.into_reasons()?)),
+    let processed = match process::process(site, &local, mode).await {
+        Ok(processed) => processed,
+        Err(error) => Processed::new(local.unit.clone(), Outcome::HeldBack(error.into_reasons()?)),
     };
-    Ok((local, settled))
+    Ok((local, processed))
 }
 
 #[cfg(test)]

@@ -18,9 +18,9 @@ pub struct WorkerState {
     pub worker: String,
     pub started_at: Timestamp,
     /// Units this worker holds under a lease.
-    pub in_hand: Vec<String>,
+    pub in_flight: Vec<String>,
     /// Units this worker handed back, to be delivered again later.
-    pub parked: u64,
+    pub retries_scheduled: u64,
     /// Why it is not pulling, if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
@@ -28,13 +28,13 @@ pub struct WorkerState {
 
 /// The workers that answered.
 #[derive(Debug, Clone, Default)]
-pub struct Roster {
+pub struct Presence {
     pub workers: Vec<WorkerState>,
 }
 
 impl Bus {
     /// Answers for this worker until `stop`.
-    pub async fn answer_roster(
+    pub async fn answer_presence(
         &self,
         destination: &str,
         state: impl Fn() -> WorkerState + Send + 'static,
@@ -53,7 +53,7 @@ impl Bus {
                 let Some(reply) = question.reply else { continue };
                 let answer = serde_json::to_vec(&state()).expect("strings and numbers always serialise");
                 if let Err(error) = client.publish(reply, answer.into()).await {
-                    tracing::debug!(%error, "answering for the roster");
+                    tracing::debug!(%error, "answering a question for presence");
                 }
             }
         }));
@@ -61,7 +61,7 @@ impl Bus {
     }
 
     /// Asks every worker of a destination and waits this long for answers.
-    pub async fn roster(&self, destination: &str, wait: Duration) -> Result<Roster, BusError> {
+    pub async fn presence(&self, destination: &str, wait: Duration) -> Result<Presence, BusError> {
         const DOING: &str = "asking the workers";
         let unavailable = |error: &dyn std::error::Error| BusError::unavailable(DOING, error);
         let asking = async {
@@ -71,7 +71,7 @@ impl Bus {
             asked.map(|()| answers).map_err(|error| unavailable(&error))
         };
         let mut answers = within(HAND_OVER_MAX, DOING, asking).await?;
-        let mut roster = Roster::default();
+        let mut presence = Presence::default();
         let collecting = async {
             while let Some(answer) = answers.next().await {
                 // No worker at all: the server says so at once.
@@ -79,8 +79,8 @@ impl Bus {
                     break;
                 }
                 match serde_json::from_slice(&answer.payload) {
-                    Ok(state) => roster.workers.push(state),
-                    Err(error) => tracing::debug!(%error, "an answer for the roster is not understood"),
+                    Ok(state) => presence.workers.push(state),
+                    Err(error) => tracing::debug!(%error, "an answer to a question for presence is not understood"),
                 }
             }
         };
@@ -88,8 +88,8 @@ impl Bus {
         if tokio::time::timeout(wait, collecting).await.is_err() {
             tracing::trace!(destination, "no more answers");
         }
-        roster.workers.sort_by(|a, b| a.worker.cmp(&b.worker));
-        Ok(roster)
+        presence.workers.sort_by(|a, b| a.worker.cmp(&b.worker));
+        Ok(presence)
     }
 }
 

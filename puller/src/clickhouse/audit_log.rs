@@ -11,7 +11,7 @@ use crate::clickhouse::ledger::Attempt;
 use common::output::Failure;
 
 /// What was decided about a marker outside of a worker's attempt.
-pub(crate) struct Note<'a> {
+pub(crate) struct AuditEntry<'a> {
     pub destination: &'a str,
     pub unit: Option<Unit>,
     /// The marker, or nothing.
@@ -24,13 +24,13 @@ pub(crate) struct Note<'a> {
 }
 
 /// Writes such decisions to the `ingest_log` of the destination, where it has one.
-pub(crate) struct Journal<'a> {
+pub(crate) struct AuditLog<'a> {
     config: &'a Config,
     name: &'a str,
     warehouses: HashMap<String, Warehouse>,
 }
 
-impl<'a> Journal<'a> {
+impl<'a> AuditLog<'a> {
     pub(crate) fn new(config: &'a Config, name: &'a str) -> Self {
         Self { config, name, warehouses: HashMap::new() }
     }
@@ -50,23 +50,25 @@ impl<'a> Journal<'a> {
     }
 
     /// A message that is no unit's is in the log only: the table's rows are of units.
-    pub(crate) async fn record(&self, note: &Note<'_>) -> Result<(), Failure> {
-        let (Some(warehouse), Some(unit)) = (self.warehouses.get(note.destination), &note.unit) else { return Ok(()) };
-        let marker = Marker::parse(note.payload).ok();
+    pub(crate) async fn record(&self, entry: &AuditEntry<'_>) -> Result<(), Failure> {
+        let (Some(warehouse), Some(unit)) = (self.warehouses.get(entry.destination), &entry.unit) else {
+            return Ok(());
+        };
+        let marker = Marker::parse(entry.payload).ok();
         let now = common::clock::now();
         let attempt = Attempt {
             finished_at: now,
             started_at: now,
-            destination: note.destination,
+            destination: entry.destination,
             unit,
             revision: marker.as_ref().map(|marker| marker.revision.to_string()).unwrap_or_default(),
             marker_id: marker.as_ref().map(|marker| marker.id.as_str()).unwrap_or_default(),
-            stream_sequence: note.stream_sequence,
-            attempt: note.attempt,
+            stream_sequence: entry.stream_sequence,
+            attempt: entry.attempt,
             worker: self.name,
-            outcome: note.outcome,
-            error_class: note.class,
-            error: note.text,
+            outcome: entry.outcome,
+            error_class: entry.class,
+            error: entry.text,
             archives: 0,
             archives_loaded: 0,
             archives_skipped: 0,

@@ -17,7 +17,7 @@ pub enum Standing {
     Pending,
     /// Delivered, and not known to be settled: the server tells no more of a single message.
     Delivered,
-    Settled,
+    Acknowledged,
 }
 
 /// The newest message on one of a unit's subjects.
@@ -42,7 +42,7 @@ impl Bus {
             let standing = if sequence > info.delivered.stream_sequence {
                 Standing::Pending
             } else if sequence <= info.ack_floor.stream_sequence || info.num_ack_pending == 0 {
-                Standing::Settled
+                Standing::Acknowledged
             } else {
                 Standing::Delivered
             };
@@ -51,7 +51,7 @@ impl Bus {
         Ok(found)
     }
 
-    /// Stops deliveries of a destination, until a time or until resumed. What is in hand is finished.
+    /// Stops deliveries of a destination, until a time or until resumed. What is in flight is finished.
     pub async fn pause(&self, destination: &str, until: Option<Timestamp>) -> Result<(), BusError> {
         // The server knows no pause without an end.
         let endless = || common::clock::now().checked_add((100 * 365 * 24).hours()).unwrap_or(Timestamp::MAX);

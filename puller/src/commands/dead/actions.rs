@@ -8,7 +8,7 @@ use nats::{Bus, Letter, ReplayOptions};
 use serde::Serialize;
 
 use super::letters::{Chosen, not_there, unit_name};
-use crate::clickhouse::journal::{Journal, Note};
+use crate::clickhouse::audit_log::{AuditEntry, AuditLog};
 use common::output::Failure;
 
 #[derive(Debug, Clone, Copy)]
@@ -63,15 +63,15 @@ impl Handled {
 }
 
 /// Works through the chosen letters one by one.
-pub(super) struct Clerk<'a> {
+pub(super) struct LetterActions<'a> {
     pub(super) bus: &'a Bus,
     pub(super) config: &'a Config,
-    pub(super) journal: Journal<'a>,
+    pub(super) audit_log: AuditLog<'a>,
     pub(super) act: Act,
     pub(super) reason: &'a str,
 }
 
-impl Clerk<'_> {
+impl LetterActions<'_> {
     pub(super) async fn work(mut self, chosen: &Chosen) -> Result<Reply, Failure> {
         let sequences = self.choose(chosen).await?;
         // Without it none of them can be read.
@@ -106,7 +106,7 @@ impl Clerk<'_> {
         let failed = letters.iter().filter(|handled| handled.error.is_some());
         let findings: Vec<Finding> = failed.clone().map(Handled::finding).collect();
         let first = failed.clone().find_map(|handled| handled.error.clone());
-        let is_told = |handled: &Handled| handled.error.as_ref().is_some_and(is_answer);
+        let is_recorded = |handled: &Handled| handled.error.as_ref().is_some_and(is_answer);
         let letters_of = |number: usize| count(number as u64, "dead letter");
         let failure = ended.or_else(|| match first {
             Some(first) if is_answer(&first) => Some(first),
@@ -115,9 +115,9 @@ impl Clerk<'_> {
         });
         // Of many only those that failed: the others are as they were asked for.
         let is_shown =
-            |handled: &&Handled| !is_told(handled) && (letters.len() <= LINES_MAX || handled.error.is_some());
+            |handled: &&Handled| !is_recorded(handled) && (letters.len() <= LINES_MAX || handled.error.is_some());
         let mut lines: Vec<String> = letters.iter().filter(is_shown).map(|one| one.to_line(self.act)).collect();
-        if !letters.iter().all(is_told) || letters.is_empty() {
+        if !letters.iter().all(is_recorded) || letters.is_empty() {
             lines.push(format!("{done} of {} {}", letters_of(sequences.len()), self.act.done()));
         }
         Ok(Reply::default()
@@ -148,11 +148,11 @@ impl Clerk<'_> {
         handled.destination = Some(letter.destination.clone());
         handled.unit = Some(unit_name(&letter));
         // Before anything is sent, so that what is done can also be recorded.
-        self.journal.open(&letter.destination).await?;
+        self.audit_log.open(&letter.destination).await?;
         if let Act::Retry { accept_shrink, force } = self.act {
             self.send_again(&letter, accept_shrink, force).await?;
         }
-        let note = Note {
+        let entry = AuditEntry {
             destination: &letter.destination,
             unit: Unit::from_subject_tokens(&letter.unit_tokens).ok(),
             payload: &letter.payload,
@@ -162,7 +162,7 @@ impl Clerk<'_> {
             class: &letter.class,
             text: self.reason,
         };
-        self.journal.record(&note).await?;
+        self.audit_log.record(&entry).await?;
         self.bus.delete_letter(sequence).await?;
         tracing::info!(
             sequence,

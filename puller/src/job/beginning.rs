@@ -50,12 +50,12 @@ impl Beginning {
     }
 
     /// Whether workers load the unit whose newest marker this is.
-    pub(crate) fn wants(&self, StreamMarker { subject, stored_at, payload, .. }: &StreamMarker) -> bool {
-        self.wants_delivery(subject, *stored_at, payload)
+    pub(crate) fn needs_delivery(&self, StreamMarker { subject, stored_at, payload, .. }: &StreamMarker) -> bool {
+        self.accepts_delivery(subject, *stored_at, payload)
     }
 
     /// Whether workers load what this message announces, when it is delivered.
-    pub(crate) fn wants_delivery(&self, subject: &MarkerSubject, stored_at: Timestamp, payload: &[u8]) -> bool {
+    pub(crate) fn accepts_delivery(&self, subject: &MarkerSubject, stored_at: Timestamp, payload: &[u8]) -> bool {
         let announced_at = || announced_at(payload, stored_at);
         !is_too_old(self.initial_days, &subject.unit, subject.lane, announced_at, self.since)
     }
