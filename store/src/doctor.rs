@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use common::config::{Bucket, Place, Rsync, Storage};
-use common::service::doctor::Report;
+use common::service::doctor::DoctorReport;
 use common::text::shorten;
 
 use crate::interface::End;
@@ -19,7 +19,7 @@ const BUCKET: &str = "bucket";
 const NOT_SET: &str = "set it in the configuration or the environment";
 
 /// What the configuration says, for `doctor --config-only`: it was read without a problem, and nothing was asked.
-pub fn describe_storage(report: &mut Report, storage: &Storage) {
+pub fn describe_storage(report: &mut DoctorReport, storage: &Storage) {
     let (prefix, place) = (&storage.prefix, &storage.place);
     let found = match place {
         Place::S3(bucket) => format!("bucket {} at {}, prefix {prefix}", bucket.bucket, bucket.endpoint),
@@ -55,7 +55,7 @@ impl Announced {
 
 /// Whether the store can be reached as configured from this end; part of both binaries' `doctor`. Writes nothing below the
 /// prefix.
-pub async fn check_storage(report: &mut Report, storage: &Storage, end: End) {
+pub async fn check_storage(report: &mut DoctorReport, storage: &Storage, end: End) {
     match &storage.place {
         Place::S3(bucket) => check_bucket(report, storage, bucket, end).await,
         Place::Folder { path } => check_folder(report, storage, path, end).await,
@@ -63,7 +63,7 @@ pub async fn check_storage(report: &mut Report, storage: &Storage, end: End) {
     }
 }
 
-async fn check_bucket(report: &mut Report, storage: &Storage, bucket: &Bucket, end: End) {
+async fn check_bucket(report: &mut DoctorReport, storage: &Storage, bucket: &Bucket, end: End) {
     const NAME: &str = BUCKET;
     let (name, endpoint) = (&bucket.bucket, &bucket.endpoint);
     for (value, key) in [(name, "storage.r2.bucket"), (endpoint, "storage.r2.endpoint")] {
@@ -87,7 +87,7 @@ async fn check_bucket(report: &mut Report, storage: &Storage, bucket: &Bucket, e
 
 /// Whether a bucket answers each kind of request that the work makes. The uploader's write an object, so they are made only
 /// where no unit is known to be announced from elsewhere. Says nothing where [`check_storage`] found fault.
-pub async fn check_requests(report: &mut Report, storage: &Storage, end: End, announced: &Announced) {
+pub async fn check_requests(report: &mut DoctorReport, storage: &Storage, end: End, announced: &Announced) {
     const NAME: &str = "bucket requests";
     let Place::S3(_) = &storage.place else { return };
     if report.checks.iter().any(|check| check.name == BUCKET && !check.ok) {
@@ -112,7 +112,7 @@ pub async fn check_requests(report: &mut Report, storage: &Storage, end: End, an
     }
 }
 
-async fn check_folder(report: &mut Report, storage: &Storage, path: &Path, end: End) {
+async fn check_folder(report: &mut DoctorReport, storage: &Storage, path: &Path, end: End) {
     const NAME: &str = "shared folder";
     if path.as_os_str().is_empty() {
         return report.bad(NAME, "storage.fs.path is not set", NOT_SET);
@@ -136,7 +136,7 @@ async fn check_folder(report: &mut Report, storage: &Storage, path: &Path, end: 
     }
 }
 
-async fn check_rsync(report: &mut Report, storage: &Storage, rsync: &Rsync, end: End) {
+async fn check_rsync(report: &mut DoctorReport, storage: &Storage, rsync: &Rsync, end: End) {
     // At the uploader it is what the puller's ssh starts.
     check_program(report, "rsync", "--version").await;
     let store = ObjectStore::new(storage, end);
@@ -161,7 +161,7 @@ async fn check_rsync(report: &mut Report, storage: &Storage, rsync: &Rsync, end:
     }
 }
 
-async fn check_program(report: &mut Report, name: &str, version: &str) {
+async fn check_program(report: &mut DoctorReport, name: &str, version: &str) {
     let mut command = tokio::process::Command::new(name);
     let output = command.arg(version).stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(PROGRAM_TIMEOUT, output).await;

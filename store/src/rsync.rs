@@ -22,7 +22,7 @@ use command::{Ended, Remote, Running};
 use common::config;
 use common::object_key::Prefix;
 use shares::{Share, Shares};
-use staging::{Part, Staging};
+use staging::{StagedPart, Staging};
 
 const STORE: StoreType = StoreType::Rsync;
 /// How often it is looked whether bytes arrive.
@@ -135,7 +135,7 @@ pub(crate) struct RsyncDownload {
     seen: u64,
     /// Ended before the part is let go of: dropping it kills the process.
     running: Option<Running>,
-    part: Part,
+    part: StagedPart,
     share: Option<Share>,
     slot: Option<OwnedSemaphorePermit>,
     file: Option<FileDownload>,

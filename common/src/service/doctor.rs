@@ -29,11 +29,11 @@ pub struct Check {
 
 /// Checks in the order they were made.
 #[derive(Debug, Default, Serialize)]
-pub struct Report {
+pub struct DoctorReport {
     pub checks: Vec<Check>,
 }
 
-impl Report {
+impl DoctorReport {
     pub fn good(&mut self, name: &str, found: impl Into<String>) {
         let (name, found) = (name.to_owned(), found.into());
         self.checks.push(Check { name, ok: true, found, warning: false, advice: None, paths: Vec::new() });
@@ -92,7 +92,7 @@ fn indented(mark: &str, text: &str) -> Vec<String> {
 }
 
 /// What the configuration says of `http.listen`, for `doctor --config-only`.
-pub fn describe_http(report: &mut Report, listen: Option<SocketAddr>) {
+pub fn describe_http(report: &mut DoctorReport, listen: Option<SocketAddr>) {
     report.good("http", listen.map_or_else(|| "not served".to_owned(), |listen| listen.to_string()));
 }
 
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn one_bad_check_makes_the_exit_code() {
-        let mut report = Report::default();
+        let mut report = DoctorReport::default();
         report.good("a", "fine");
         report.warn("c", "nearly full");
         assert_eq!(report.exit_code(), exit::DONE);

@@ -14,11 +14,11 @@ use crate::error::clickhouse::WarehouseError;
 use archive::{Interval, Outline};
 
 /// The archives of one unit that are loaded, by object key.
-pub(crate) type Ledger = HashMap<String, Entry>;
+pub(crate) type Ledger = HashMap<String, LedgerEntry>;
 
 /// What the ledger holds of one archive of a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct LedgerEntry {
     pub sha256: String,
     /// ms
     pub generated_at: i64,
@@ -30,7 +30,7 @@ pub(crate) struct Entry {
     pub rows_hash: u64,
 }
 
-impl Entry {
+impl LedgerEntry {
     /// The version its rows carry.
     pub(crate) fn version(&self, period: Period) -> u64 {
         version(Timestamp::from_millisecond(self.generated_at).unwrap_or_default(), period)
@@ -182,7 +182,7 @@ impl Warehouse {
         for (unit, object_key, sha256, generated_at, rows, first_open_time, last_open_time, rows_hash) in
             self.select::<(String, String, String, i64, u64, i64, i64, u64)>(&sql).await?
         {
-            let entry = Entry { sha256, generated_at, rows, first_open_time, last_open_time, rows_hash };
+            let entry = LedgerEntry { sha256, generated_at, rows, first_open_time, last_open_time, rows_hash };
             ledgers.entry(unit).or_default().insert(object_key, entry);
         }
         Ok(units.iter().map(|unit| ledgers.get(&unit.to_string()).cloned().unwrap_or_default()).collect())

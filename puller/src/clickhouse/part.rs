@@ -12,9 +12,9 @@ use crate::clickhouse::shrink_limit::Candidate;
 use crate::job::resolve::Job;
 
 /// Decoded archives of one unit that are loaded together.
-pub(crate) struct Part {
+pub(crate) struct InsertPart {
     pub job: Arc<Job>,
-    pub archives: Vec<Ready>,
+    pub archives: Vec<DecodedArchive>,
     pub activity: Activity,
     /// Lives as long as somebody waits for what is done with the part.
     awaited: Weak<()>,
@@ -23,18 +23,18 @@ pub(crate) struct Part {
 }
 
 /// An archive that is decoded and not loaded yet.
-pub(crate) struct Ready {
+pub(crate) struct DecodedArchive {
     pub object: Object,
     pub version: u64,
     pub decoded: Decoded,
     pub rows_hash: u64,
 }
 
-impl Part {
+impl InsertPart {
     /// `awaited`: dropped by whoever waits for the part.
     pub(crate) fn new(
         job: Arc<Job>,
-        archives: Vec<Ready>,
+        archives: Vec<DecodedArchive>,
         activity: Activity,
         awaited: &Arc<()>,
         memory: OwnedSemaphorePermit,
@@ -53,7 +53,7 @@ impl Part {
     }
 }
 
-impl Ready {
+impl DecodedArchive {
     pub(crate) fn candidate(&self) -> Candidate<'_> {
         Candidate { object: &self.object, open_times: &self.decoded.klines.open_time }
     }

@@ -95,7 +95,7 @@ pub(crate) type Answers = Vec<Result<(), String>>;
 
 /// What was found of one unit.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Found {
+pub(crate) struct ReadBack {
     pub answers: Answers,
     /// Whether there may be rows of another revision of one of the archives, or rows that outrank what is loaded: see
     /// [`crate::clickhouse::unproven::unproven_symbols`].
@@ -125,7 +125,7 @@ pub(crate) struct Comparison {
 }
 
 #[derive(Debug, Row, Deserialize)]
-struct Stored {
+struct StoredRow {
     name: String,
     at: i64,
     newest: u64,
@@ -151,8 +151,8 @@ impl Warehouse {
         &self,
         sought: &[Sought<'_>],
         progress: &(impl Fn() + Sync),
-    ) -> Result<Vec<Found>, WarehouseError> {
-        let mut found = vec![Found::default(); sought.len()];
+    ) -> Result<Vec<ReadBack>, WarehouseError> {
+        let mut found = vec![ReadBack::default(); sought.len()];
         for series in by_series(sought, |sought| sought.unit) {
             let stored = self.stored(&series).await?;
             progress();
@@ -168,7 +168,7 @@ impl Warehouse {
                 };
                 let mut answers = answers.into_iter();
                 let answer = |archive| if stored.is(archive) { Some(Ok(())) } else { answers.next() };
-                found[index] = Found {
+                found[index] = ReadBack {
                     other_versions: stored.has_other_versions(sought),
                     at: stored.at,
                     answers: sought.archives.iter().map_while(answer).collect(),
@@ -280,7 +280,7 @@ impl Warehouse {
                 None => Vec::new(),
             };
             progress();
-            let mut by_symbol: HashMap<&str, HashMap<i64, &Stored>> = HashMap::new();
+            let mut by_symbol: HashMap<&str, HashMap<i64, &StoredRow>> = HashMap::new();
             for row in &stored {
                 by_symbol.entry(row.name.as_str()).or_default().insert(row.at, row);
             }
@@ -297,7 +297,7 @@ impl Warehouse {
         unit: &Unit,
         archives: &[&Expected<'_>],
         (first, last): (i64, i64),
-    ) -> Result<Vec<Stored>, WarehouseError> {
+    ) -> Result<Vec<StoredRow>, WarehouseError> {
         let symbols = archives.iter().map(|archive| quoted(archive.symbol)).collect::<Vec<_>>().join(", ");
         let versions = archives.iter().map(|archive| archive.version.to_string()).collect::<Vec<_>>().join(", ");
         // Several rows may share the highest version, where two archives were generated in the same two seconds.
@@ -425,7 +425,7 @@ fn compared_at_once(rows: impl Iterator<Item = usize>) -> usize {
 }
 
 /// Compares an archive with the rows of its symbol, by open_time.
-fn compare(expected: &Expected<'_>, stored: &HashMap<i64, &Stored>) -> Comparison {
+fn compare(expected: &Expected<'_>, stored: &HashMap<i64, &StoredRow>) -> Comparison {
     let mut comparison = Comparison::default();
     for (index, open_time) in expected.rows.open_times().iter().enumerate() {
         let (count, wrong) = match stored.get(open_time) {

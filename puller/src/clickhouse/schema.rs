@@ -9,7 +9,7 @@ mod inspect;
 mod scripts;
 
 use expected::{statements, view_name};
-pub(crate) use inspect::{Defect, Found, describe};
+pub(crate) use inspect::{Defect, FoundSchema, describe};
 use scripts::{SCHEMA_MIGRATIONS_TABLE, SCRIPTS};
 
 use crate::clickhouse::client::Warehouse;
@@ -111,7 +111,7 @@ impl Warehouse {
         Ok(found.versions_missing() == 0 && found.defects.iter().all(|defect| matches!(defect, Defect::NoView(_))))
     }
 
-    fn leave_newer_schema(&self, found: Found) -> Result<Migrated, WarehouseError> {
+    fn leave_newer_schema(&self, found: FoundSchema) -> Result<Migrated, WarehouseError> {
         let missing: Vec<Defect> = found.defects.into_iter().filter(Defect::is_mendable).collect();
         if missing.is_empty() {
             return Ok(Migrated::default());
@@ -172,7 +172,7 @@ impl Migrated {
     }
 }
 
-impl Found {
+impl FoundSchema {
     /// Whether a later version of this program has changed the tables.
     pub(crate) fn is_newer(&self) -> bool {
         self.version > SCRIPTS.len()

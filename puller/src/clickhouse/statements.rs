@@ -12,8 +12,8 @@ use crate::clickhouse::client::Warehouse;
 use crate::clickhouse::insert;
 use crate::clickhouse::ledger::{ARCHIVES, LOG, Ledger};
 use crate::clickhouse::native::{ROW_BYTES_ON_WIRE, Rows, Slice};
-use crate::clickhouse::part::Part;
-use crate::clickhouse::read_back::{Depth, Found, Sought};
+use crate::clickhouse::part::InsertPart;
+use crate::clickhouse::read_back::{Depth, ReadBack, Sought};
 use crate::clickhouse::unproven::{Recorded, unproven_symbols};
 use crate::error::clickhouse::{WarehouseError, WarehouseErrorKind};
 
@@ -30,8 +30,8 @@ const LINES_BYTES_MAX: u64 = 4 << 20;
 
 pub(crate) struct Statements {
     ledgers: Batcher<Unit, Ledger>,
-    inserts: Batcher<Arc<Part>, ()>,
-    read_backs: Batcher<(Arc<Part>, Depth), Found>,
+    inserts: Batcher<Arc<InsertPart>, ()>,
+    read_backs: Batcher<(Arc<InsertPart>, Depth), ReadBack>,
     archives: Batcher<Vec<u8>, i64>,
     unproven: Batcher<Arc<Recorded>, BTreeSet<String>>,
     attempts: Batcher<Vec<u8>, ()>,
@@ -54,14 +54,14 @@ impl Statements {
             }),
             inserts: Batcher::start(limits("insert", rows, INSERTS), in_flight.clone(), {
                 let warehouse = warehouse.clone();
-                move |parts: Vec<Arc<Part>>| {
+                move |parts: Vec<Arc<InsertPart>>| {
                     let warehouse = warehouse.clone();
                     async move { insert(&warehouse, &parts).await }
                 }
             }),
             read_backs: Batcher::start(limits("read back", rows, INSERTS), in_flight.clone(), {
                 let warehouse = warehouse.clone();
-                move |parts: Vec<(Arc<Part>, Depth)>| {
+                move |parts: Vec<(Arc<InsertPart>, Depth)>| {
                     let warehouse = warehouse.clone();
                     async move { read_back(&warehouse, &parts).await }
                 }
@@ -98,12 +98,12 @@ impl Statements {
         self.ledgers.ask(unit.clone(), 1, activity).await
     }
 
-    pub(crate) async fn insert(&self, part: &Arc<Part>) -> Result<(), WarehouseError> {
+    pub(crate) async fn insert(&self, part: &Arc<InsertPart>) -> Result<(), WarehouseError> {
         self.inserts.ask(Arc::clone(part), part.rows(), &part.activity).await
     }
 
     /// With one answer for each of the part's archives.
-    pub(crate) async fn read_back(&self, part: &Arc<Part>, depth: Depth) -> Result<Found, WarehouseError> {
+    pub(crate) async fn read_back(&self, part: &Arc<InsertPart>, depth: Depth) -> Result<ReadBack, WarehouseError> {
         self.read_backs.ask((Arc::clone(part), depth), part.rows(), &part.activity).await
     }
 
@@ -147,23 +147,23 @@ fn lines(
 }
 
 /// Inserts the rows of several parts, at once unless they are of too many months.
-async fn insert(warehouse: &Warehouse, parts: &[Arc<Part>]) -> Result<Vec<()>, WarehouseError> {
-    let month = |part: &Arc<Part>| part.job.unit.period.first_day().first_of_month();
+async fn insert(warehouse: &Warehouse, parts: &[Arc<InsertPart>]) -> Result<Vec<()>, WarehouseError> {
+    let month = |part: &Arc<InsertPart>| part.job.unit.period.first_day().first_of_month();
     let mut months: Vec<_> = parts.iter().map(month).collect();
     months.sort_unstable();
     months.dedup();
     for months in months.chunks(MONTHS_MAX) {
-        let parts: Vec<&Arc<Part>> = parts.iter().filter(|part| months.contains(&month(part))).collect();
+        let parts: Vec<&Arc<InsertPart>> = parts.iter().filter(|part| months.contains(&month(part))).collect();
         insert_at_once(warehouse, &parts).await?;
     }
     Ok(vec![(); parts.len()])
 }
 
 /// An archive's rows, and the part that they are of.
-type PartSlice<'p> = (&'p Part, Slice<'p>);
+type PartSlice<'p> = (&'p InsertPart, Slice<'p>);
 
 /// In the order of the table's key, as far as archives are not of the same time: the server sorts what is in order sooner.
-async fn insert_at_once(warehouse: &Warehouse, parts: &[&Arc<Part>]) -> Result<(), WarehouseError> {
+async fn insert_at_once(warehouse: &Warehouse, parts: &[&Arc<InsertPart>]) -> Result<(), WarehouseError> {
     let mut slices: Vec<(i64, PartSlice<'_>)> = Vec::new();
     for part in parts {
         let unit = insert::columns(&part.job.unit);
@@ -208,7 +208,7 @@ fn is_too_much(error: &WarehouseError) -> bool {
     error.kind == WarehouseErrorKind::TooHeavy && !error.unanswered
 }
 
-async fn read_back(warehouse: &Warehouse, parts: &[(Arc<Part>, Depth)]) -> Result<Vec<Found>, WarehouseError> {
+async fn read_back(warehouse: &Warehouse, parts: &[(Arc<InsertPart>, Depth)]) -> Result<Vec<ReadBack>, WarehouseError> {
     let sought: Vec<Sought<'_>> = parts
         .iter()
         .map(|(part, depth)| Sought {
@@ -238,13 +238,13 @@ async fn read_back_in_halves(
     whole: &Sought<'_>,
     too_much: WarehouseError,
     progress: &(impl Fn() + Send + Sync),
-) -> Result<Found, WarehouseError> {
+) -> Result<ReadBack, WarehouseError> {
     if whole.archives.len() < 2 {
         return Err(too_much);
     }
     let (first, second) = whole.archives.split_at(whole.archives.len() / 2);
     let Sought { unit, depth, .. } = *whole;
-    let mut whole = Found::default();
+    let mut whole = ReadBack::default();
     for half in [first, second] {
         let sought = Sought { unit, archives: half.to_vec(), depth };
         let found = match warehouse.read_back(std::slice::from_ref(&sought), progress).await {

@@ -33,7 +33,7 @@ use clap::Args;
 use common::output::ListArgs;
 use compare::Verdict;
 use hints::{HintedUnits, Hints};
-use report::Report;
+use report::AdoptReport;
 
 pub(super) const ADOPT_EXAMPLES: &str = "\
 Lines:
@@ -91,7 +91,7 @@ pub(crate) async fn run(
     place::check(&shared).await?;
     let (mut reports, mut failures) = (Vec::new(), Vec::new());
     for destination in &destinations {
-        let mut report = Report::new(&destination.name, args.dry_run, &hints);
+        let mut report = AdoptReport::new(&destination.name, args.dry_run, &hints);
         let adopted = adopt(&shared, destination, &hints, &announced, (args.dry_run, verbose), &stop, &mut report);
         if let Err(failure) = adopted.await {
             report.error = Some(failure.clone());
@@ -103,10 +103,10 @@ pub(crate) async fn run(
         }
     }
     shared.bus.close().await;
-    let findings: Vec<Finding> = reports.iter_mut().flat_map(Report::drain_findings).collect();
+    let findings: Vec<Finding> = reports.iter_mut().flat_map(AdoptReport::drain_findings).collect();
     let mut lines = list(&findings, args.list.all);
     reports.iter().for_each(|report| report.lines(args.list.all, &mut lines));
-    let code = exit::worst(reports.iter().map(Report::exit_code));
+    let code = exit::worst(reports.iter().map(AdoptReport::exit_code));
     let (gravest, others) = Failure::gravest(failures);
     lines.extend(others.iter().map(ToString::to_string));
     Ok(Reply::new(code).destinations(&reports).findings(findings).text(lines.join("\n")).failed(gravest))
@@ -119,7 +119,7 @@ async fn adopt(
     announced: &HashSet<Unit>,
     (dry_run, verbose): (bool, bool),
     stop: &CancellationToken,
-    report: &mut Report,
+    report: &mut AdoptReport,
 ) -> Result<(), Failure> {
     let missing = if dry_run { MissingTables::Refuse } else { MissingTables::Make };
     let runner = shared.open(destination, missing).await?;

@@ -14,7 +14,7 @@ use nats::Bus;
 use serde_json::Value;
 
 use actions::{Act, LetterActions};
-use letters::{Chosen, Filter, Summary, not_there};
+use letters::{ChosenLetters, LetterFilter, LetterSummary, not_there};
 
 use crate::cli::context::worker_name;
 use crate::clickhouse::audit_log::AuditLog;
@@ -29,7 +29,7 @@ pub enum Dead {
     )]
     Ls {
         #[command(flatten)]
-        filter: Filter,
+        filter: LetterFilter,
 
         #[command(flatten)]
         list: ListArgs,
@@ -51,7 +51,7 @@ pub enum Dead {
                             puller dead retry 14 --accept-shrink --reason 'the exchange took these rows back'")]
     Retry {
         #[command(flatten)]
-        chosen: Chosen,
+        chosen: ChosenLetters,
 
         /// Why, for ingest_log and the log
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
@@ -71,7 +71,7 @@ pub enum Dead {
                             puller dead discard --all --unit binance/spot/klines/1s --reason 'not wanted'")]
     Discard {
         #[command(flatten)]
-        chosen: Chosen,
+        chosen: ChosenLetters,
 
         /// Why, for ingest_log and the log
         #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
@@ -80,7 +80,7 @@ pub enum Dead {
 }
 
 impl Dead {
-    fn filter(&self) -> Option<&Filter> {
+    fn filter(&self) -> Option<&LetterFilter> {
         match self {
             Self::Ls { filter, .. } => Some(filter),
             Self::Show { .. } => None,
@@ -109,15 +109,15 @@ pub(crate) async fn run(command: &Dead, config: &Config) -> Result<Reply, Failur
     reply
 }
 
-async fn ls(bus: &Bus, config: &Config, filter: &Filter, all: bool) -> Result<Reply, Failure> {
+async fn ls(bus: &Bus, config: &Config, filter: &LetterFilter, all: bool) -> Result<Reply, Failure> {
     let letters = filter.list(bus, config).await?;
-    let findings = letters.iter().map(Summary::finding).collect();
+    let findings = letters.iter().map(LetterSummary::finding).collect();
     let text = if letters.is_empty() { "no dead letters".to_owned() } else { letters_table(&letters, all) };
     Ok(Reply::default().findings(findings).text(text))
 }
 
 /// A line a letter, the newest at the end, where one looks first; of many the newest.
-fn letters_table(letters: &[Summary], all: bool) -> String {
+fn letters_table(letters: &[LetterSummary], all: bool) -> String {
     let left = if all { 0 } else { letters.len().saturating_sub(LINES_MAX) };
     let several = letters.iter().any(|letter| letter.destination != letters[0].destination);
     let rows = letters.iter().skip(left).map(|letter| {
@@ -143,7 +143,7 @@ async fn show(bus: &Bus, sequence: u64) -> Result<Reply, Failure> {
     let marker: Option<Value> = serde_json::from_slice(&letter.payload).ok();
     // As text, when it is no JSON.
     let payload = marker.is_none().then(|| String::from_utf8_lossy(&letter.payload).into_owned());
-    let summary = Summary::of(&letter);
+    let summary = LetterSummary::of(&letter);
     let mut lines = vec![
         printable(&format!("Dead letter {sequence} of {}, stored {:.0}", summary.destination, summary.at)),
         format!("unit    {}", printable(&summary.unit)),

@@ -9,7 +9,7 @@ use std::path::Path;
 use common::config::{Config, DestinationKind};
 use common::output::Reply;
 use common::service::doctor::machine::{ARCHIVES_BYTES, FILES_BYTES};
-use common::service::doctor::{Report, describe_http, machine};
+use common::service::doctor::{DoctorReport, describe_http, machine};
 use nats::{Bus, ConsumerSettings, StaleConsumer, StreamUsage};
 use store::doctor::{Announced, check_requests, check_storage, describe_storage};
 use store::{End, ObjectStore};
@@ -25,8 +25,8 @@ pub(crate) async fn run(config: &Config, config_only: bool) -> Reply {
 }
 
 /// What is configured. Whatever is wrong with it was said before, and nothing else is looked at.
-fn configuration(config: &Config) -> Report {
-    let mut report = Report::default();
+fn configuration(config: &Config) -> DoctorReport {
+    let mut report = DoctorReport::default();
     describe_storage(&mut report, &config.storage);
     report.good("nats", nats::public_urls(&config.nats));
     for destination in served(config) {
@@ -42,8 +42,8 @@ fn configuration(config: &Config) -> Report {
     report
 }
 
-async fn examine(config: &Config) -> Report {
-    let mut report = Report::default();
+async fn examine(config: &Config) -> DoctorReport {
+    let mut report = DoctorReport::default();
     check_storage(&mut report, &config.storage, End::Puller).await;
     machine::check_store_clock(&mut report, &config.storage).await;
     let (announced, backlog) = check_queue(&mut report, config).await;
@@ -72,7 +72,7 @@ async fn examine(config: &Config) -> Report {
 }
 
 /// Also returns what directory destinations are still to get.
-async fn check_queue(report: &mut Report, config: &Config) -> (Announced, HashMap<String, u64>) {
+async fn check_queue(report: &mut DoctorReport, config: &Config) -> (Announced, HashMap<String, u64>) {
     let bus = match Bus::connect(&config.nats, &worker_name()).await {
         Ok(bus) => bus,
         Err(error) => {
@@ -139,7 +139,7 @@ fn names_of(stale: &[StaleConsumer]) -> String {
 }
 
 /// Whether what was announced last lies where this configuration looks for it.
-async fn check_place(report: &mut Report, config: &Config, bus: &Bus) -> Announced {
+async fn check_place(report: &mut DoctorReport, config: &Config, bus: &Bus) -> Announced {
     let found = match bus.has_stream().await {
         Ok(true) => bus.newest_announcement().await,
         Ok(false) => Ok(None),
@@ -170,7 +170,7 @@ async fn check_place(report: &mut Report, config: &Config, bus: &Bus) -> Announc
 }
 
 /// `to_come`: bytes that are known to be needed there.
-async fn check_directory(report: &mut Report, name: &str, path: &Path, to_come: u64) {
+async fn check_directory(report: &mut DoctorReport, name: &str, path: &Path, to_come: u64) {
     // A real write: mode bits do not tell of read-only mounts or of other users' folders.
     let folder = path.to_owned();
     let written = move || tempfile::Builder::new().prefix(".ferry-doctor-").tempfile_in(folder).map(drop);

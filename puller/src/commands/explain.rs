@@ -17,7 +17,7 @@ use crate::cli::context::{PRESENCE_WAIT, connect_to_stream, served};
 use crate::clickhouse::attempts::PastAttempt;
 use crate::clickhouse::client::Warehouse;
 use crate::clickhouse::ledger::unit_condition;
-use crate::commands::dead::letters::Summary;
+use crate::commands::dead::letters::LetterSummary;
 use crate::directory::mirror::holds;
 use crate::job::beginning::Beginning;
 use common::output::Failure;
@@ -38,7 +38,7 @@ pub struct Explain {
 /// How a unit stands at a destination; the first that applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum State {
+enum UnitState {
     /// All that the newest marker names is there: as files with these bytes, or in the ledger, which names what was read back.
     Loaded,
     InFlight,
@@ -70,7 +70,7 @@ struct MarkerFacts {
 #[derive(Debug, Serialize)]
 struct AtDestination {
     destination: String,
-    state: State,
+    state: UnitState,
     /// Archives of the newest marker.
     #[serde(skip)]
     archives: usize,
@@ -100,7 +100,7 @@ struct Queue {
     paused: bool,
     messages: Vec<Sent>,
     in_flight_of: Vec<String>,
-    dead_letters: Vec<Summary>,
+    dead_letters: Vec<LetterSummary>,
     #[serde(skip)]
     is_accepted: bool,
 }
@@ -125,7 +125,7 @@ pub(crate) async fn run(args: &Explain, config: &Config) -> Result<Reply, Failur
     let failures =
         destinations.iter().filter_map(|at| Some(at.error.clone()?.of_destination(&at.destination))).collect();
     let (failure, others) = Failure::gravest(failures);
-    if failure.is_none() && newest.is_none() && destinations.iter().all(|at| at.state == State::Unknown) {
+    if failure.is_none() && newest.is_none() && destinations.iter().all(|at| at.state == UnitState::Unknown) {
         // Nobody knows it: is it a unit at all?
         UnitPrefix::from(&args.unit).check_words().map_err(Failure::usage)?;
     }
@@ -133,7 +133,7 @@ pub(crate) async fn run(args: &Explain, config: &Config) -> Result<Reply, Failur
     let marker = newest.map(Newest::facts);
     let mut text = to_text(&args.unit, &sentence, marker.as_ref(), &destinations, args.list.all);
     others.iter().for_each(|other| text.push_str(&format!("\n{other}")));
-    let right = destinations.iter().all(|at| matches!(at.state, State::Loaded | State::TooOld));
+    let right = destinations.iter().all(|at| matches!(at.state, UnitState::Loaded | UnitState::TooOld));
     let findings = destinations.iter().flat_map(|at| at.findings(&args.unit)).collect();
     Ok(Reply::new(if right { exit::DONE } else { exit::DIFFERENCES })
         .field("unit", &args.unit.to_string())
@@ -230,15 +230,15 @@ async fn at(
     });
     let any = |standing| queue.messages.iter().any(|message| message.standing == standing);
     let state = match (newest, &lacks) {
-        (None, _) if queue.dead_letters.is_empty() => State::Unknown,
-        (Some(_), Some(lacks)) if lacks.missing.is_empty() => State::Loaded,
-        _ if !queue.in_flight_of.is_empty() => State::InFlight,
-        _ if any(Standing::Pending) => State::Pending,
-        _ if any(Standing::Delivered) => State::RetryScheduled,
-        _ if !queue.dead_letters.is_empty() => State::Dead,
-        _ if !failures.is_empty() => State::Unknown,
-        _ if !queue.is_accepted => State::TooOld,
-        _ => State::NotLoaded,
+        (None, _) if queue.dead_letters.is_empty() => UnitState::Unknown,
+        (Some(_), Some(lacks)) if lacks.missing.is_empty() => UnitState::Loaded,
+        _ if !queue.in_flight_of.is_empty() => UnitState::InFlight,
+        _ if any(Standing::Pending) => UnitState::Pending,
+        _ if any(Standing::Delivered) => UnitState::RetryScheduled,
+        _ if !queue.dead_letters.is_empty() => UnitState::Dead,
+        _ if !failures.is_empty() => UnitState::Unknown,
+        _ if !queue.is_accepted => UnitState::TooOld,
+        _ => UnitState::NotLoaded,
     };
     let loaded = lacks.as_ref().map(|lacks| objects.len() - lacks.missing.len());
     let Lacks { missing, stored } = lacks.unwrap_or_default();
@@ -303,7 +303,7 @@ impl Queue {
         let filter = UnitPrefix::from(unit);
         let collect = |letter: nats::Letter| {
             if filter.matches(&letter.unit_tokens) {
-                dead_letters.push(Summary::of(&letter));
+                dead_letters.push(LetterSummary::of(&letter));
             }
         };
         bus.each_letter(Some(name), &filter.exact(), collect).await?;
@@ -376,7 +376,7 @@ async fn missing_files(
 /// The state in plain words.
 fn sentence(newest: Option<&Newest>, destinations: &[AtDestination]) -> String {
     let Some(newest) = newest else {
-        return match destinations.iter().find(|at| at.state != State::Unknown) {
+        return match destinations.iter().find(|at| at.state != UnitState::Unknown) {
             Some(at) => format!("What was announced of it is no marker: {}.", at.clause()),
             None => "It was never announced: neither the stream nor the bucket knows it.".to_owned(),
         };
@@ -395,27 +395,27 @@ impl AtDestination {
         };
         let paused = if self.queue.paused { format!(", and {name} is paused") } else { String::new() };
         match self.state {
-            State::Loaded if self.archives == 1 => format!("{name} has its only archive, {}", self.verified),
-            State::Loaded => format!("{name} has all {} archives, {}", self.archives, self.verified),
-            State::InFlight => format!("{} is loading it into {name}", self.queue.in_flight_of.join(" and ")),
-            State::Pending => format!("{has} and the marker waits to be delivered{paused}"),
-            State::RetryScheduled => {
+            UnitState::Loaded if self.archives == 1 => format!("{name} has its only archive, {}", self.verified),
+            UnitState::Loaded => format!("{name} has all {} archives, {}", self.archives, self.verified),
+            UnitState::InFlight => format!("{} is loading it into {name}", self.queue.in_flight_of.join(" and ")),
+            UnitState::Pending => format!("{has} and the marker waits to be delivered{paused}"),
+            UnitState::RetryScheduled => {
                 format!(
                     "{has} and the marker waits for another delivery, after a failure or a worker that died{paused}"
                 )
             }
-            State::Dead => {
+            UnitState::Dead => {
                 let last = self.queue.dead_letters.last();
                 let (sequence, class) = last.map_or((0, ""), |letter| (letter.sequence, letter.class.as_str()));
                 format!("{has} and the rest was given up: see `puller dead show {sequence}` ({class})")
             }
-            State::TooOld => format!(
+            UnitState::TooOld => format!(
                 "{has} and does not want the rest: the unit is older than initial_days allowed when {name} was made \
                  (`puller replay --destination {name} --unit` and its name loads it)"
             ),
-            State::NotLoaded => format!("{has} and nobody is going to load the rest: its marker was settled"),
-            State::Unknown if self.error.is_some() => format!("{name} cannot be asked"),
-            State::Unknown => format!("{name} knows nothing of it"),
+            UnitState::NotLoaded => format!("{has} and nobody is going to load the rest: its marker was settled"),
+            UnitState::Unknown if self.error.is_some() => format!("{name} cannot be asked"),
+            UnitState::Unknown => format!("{name} knows nothing of it"),
         }
     }
 }

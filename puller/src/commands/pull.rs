@@ -59,7 +59,7 @@ const GIVE_UP: Duration = Duration::from_secs(60);
 
 /// What a run did for one destination.
 #[derive(Debug, Default, Serialize)]
-struct Summary {
+struct PullSummary {
     destination: String,
     units: u64,
     archives: u64,
@@ -139,7 +139,7 @@ async fn drain_all(
 
 /// What came of a destination.
 struct Drained {
-    summary: Summary,
+    summary: PullSummary,
     ended: Ended,
     /// The dead letters of this run.
     dead: Vec<Finding>,
@@ -147,7 +147,7 @@ struct Drained {
 
 impl Ended {
     /// Why the run is not all that was asked for.
-    fn failure(&self, summary: &Summary) -> Option<Failure> {
+    fn failure(&self, summary: &PullSummary) -> Option<Failure> {
         let (name, left) = (&summary.destination, count(summary.left, "marker"));
         let is_left = if summary.left == 1 { "is" } else { "are" };
         match self {
@@ -216,7 +216,7 @@ async fn drain(
         (runner.worker.stats.totals(), ended?)
     };
     let after = shared.bus.destination_progress(&destination.name).await?;
-    let summary = Summary {
+    let summary = PullSummary {
         destination: destination.name.clone(),
         units: totals.units,
         archives: totals.archives,
@@ -234,7 +234,7 @@ async fn drain(
     if totals.dead > 0 {
         let collect = |letter: nats::Letter| {
             if letter.at >= started_at {
-                dead.push(letters::Summary::of(&letter).finding());
+                dead.push(letters::LetterSummary::of(&letter).finding());
             }
         };
         shared.bus.each_letter(Some(&destination.name), &[], collect).await?;
@@ -296,13 +296,13 @@ async fn watch(
     }
 }
 
-impl Summary {
+impl PullSummary {
     fn lost(&self) -> LostUnits {
         LostUnits { units: self.lost, in_bucket: self.lost_in_bucket, no_stream: false }
     }
 }
 
-impl std::fmt::Display for Summary {
+impl std::fmt::Display for PullSummary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let name = &self.destination;
         if self.units == 0 && self.left == 0 && self.lost == 0 {
@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn giving_up_has_the_exit_code_of_the_reason() {
-        let summary = Summary { destination: "primary".into(), left: 3, ..Summary::default() };
+        let summary = PullSummary { destination: "primary".into(), left: 3, ..PullSummary::default() };
         let check = |reason: Failure, code, advice: Option<&str>| {
             let failure = Ended::GaveUp(reason).failure(&summary).expect("it gave up");
             assert_eq!((failure.exit_code(), failure.advice.as_deref()), (code, advice), "{failure}");

@@ -102,7 +102,7 @@ const ESTIMATE_WAIT: Duration = Duration::from_secs(3);
 const CANCEL_POLL: Duration = Duration::from_secs(1);
 
 /// A unit that is to be sent again.
-struct Chosen {
+struct ChosenMarker {
     unit: Unit,
     sequence: u64,
     stored_at: Timestamp,
@@ -166,7 +166,7 @@ pub(crate) async fn run(args: &Replay, config: &Config, stop: CancellationToken)
     let mut findings = Vec::new();
     let mut lines: Vec<String> = plans.iter().map(ToString::to_string).collect();
     if args.dry_run {
-        findings = chosen.iter().map(Chosen::finding).collect();
+        findings = chosen.iter().map(ChosenMarker::finding).collect();
         lines.extend(list(&findings, args.list.all));
     }
     if args.wait {
@@ -189,7 +189,7 @@ pub(crate) async fn run(args: &Replay, config: &Config, stop: CancellationToken)
     Ok(Reply::default().destinations(&plans).findings(findings).text(lines.join("\n")).failed(gravest))
 }
 
-impl Chosen {
+impl ChosenMarker {
     fn finding(&self) -> Finding {
         let text = if self.archives == 0 { String::new() } else { count(self.archives, "archive") };
         Finding::of_unit(&self.unit, "queued", text)
@@ -201,10 +201,10 @@ impl Chosen {
 }
 
 /// The current markers that the arguments select, and how many there are.
-async fn choose(bus: &Bus, args: &Replay) -> Result<(Vec<Chosen>, u64), Failure> {
+async fn choose(bus: &Bus, args: &Replay) -> Result<(Vec<ChosenMarker>, u64), Failure> {
     let symbols: BTreeSet<&str> = args.symbols.symbol.iter().map(String::as_str).collect();
     // A unit may have a marker on each of two subjects; the later one counts.
-    let mut newest: BTreeMap<Unit, Chosen> = BTreeMap::new();
+    let mut newest: BTreeMap<Unit, ChosenMarker> = BTreeMap::new();
     bus.survey(|marker| {
         let objects = match Marker::parse(&marker.payload) {
             Ok(Marker { content: Content::Objects(objects), .. }) => Some(objects),
@@ -215,7 +215,7 @@ async fn choose(bus: &Bus, args: &Replay) -> Result<(Vec<Chosen>, u64), Failure>
             requested.fold((0, 0), |(count, bytes), object| (count + 1, bytes + object.size))
         });
         let (archives, bytes) = requested.unwrap_or_default();
-        let chosen = Chosen {
+        let chosen = ChosenMarker {
             // A list that is in the manifest only may hold the symbols; the worker will see.
             holds_symbols: requested.is_none() || archives > 0,
             sequence: marker.sequence,
@@ -236,7 +236,7 @@ async fn choose(bus: &Bus, args: &Replay) -> Result<(Vec<Chosen>, u64), Failure>
 }
 
 impl Replay {
-    fn selects(&self, chosen: &Chosen) -> bool {
+    fn selects(&self, chosen: &ChosenMarker) -> bool {
         self.filter.matches(&chosen.unit) && self.since.is_none_or(|since| chosen.stored_at >= since)
     }
 
@@ -289,7 +289,13 @@ fn task(args: &Replay, destination: &str, plan: &Plan) -> Task {
 }
 
 /// Sends the units of a task; until somebody cancels it.
-async fn publish(bus: &Bus, config: &Config, task: &mut Task, args: &Replay, chosen: &[Chosen]) -> Result<(), Failure> {
+async fn publish(
+    bus: &Bus,
+    config: &Config,
+    task: &mut Task,
+    args: &Replay,
+    chosen: &[ChosenMarker],
+) -> Result<(), Failure> {
     if config.nats.manage {
         bus.create_streams().await?;
     }
@@ -363,7 +369,7 @@ async fn cancelled(bus: &Bus, task: &str) {
 async fn publish_one(
     bus: &Bus,
     destination: &str,
-    chosen: &Chosen,
+    chosen: &ChosenMarker,
     options: &ReplayOptions,
     task: &str,
 ) -> Result<u64, Failure> {

@@ -11,8 +11,8 @@ use nats::Activity;
 use tokio::sync::Semaphore;
 
 use crate::clickhouse::ledger::{ArchiveFacts, Ledger};
-use crate::clickhouse::part::{Part, Ready};
-use crate::clickhouse::read_back::{Depth, Found};
+use crate::clickhouse::part::{DecodedArchive, InsertPart};
+use crate::clickhouse::read_back::{Depth, ReadBack};
 use crate::clickhouse::version::version;
 use crate::error::work::{FaultyObject, ObjectFault, WorkError};
 use crate::job::resolve::Job;
@@ -62,7 +62,7 @@ impl Loader {
                     work.times.fetch += times.fetch;
                     work.times.decode += times.decode;
                     let version = version(object.generated_at, job.unit.period);
-                    archives.push(Ready { object: object.clone(), version, rows_hash, decoded });
+                    archives.push(DecodedArchive { object: object.clone(), version, rows_hash, decoded });
                 }
                 Err(fault) => work.faults.push(FaultyObject { key: object.key.clone(), fault }),
             }
@@ -70,7 +70,7 @@ impl Loader {
         drop(decoding);
         drop(permit);
         let recorded_before = archives.iter().filter(|archive| ledger.contains_key(&archive.object.key));
-        let mut exceeding = self.exceeding_limit(job, recorded_before.map(Ready::candidate), ledger).await?;
+        let mut exceeding = self.exceeding_limit(job, recorded_before.map(DecodedArchive::candidate), ledger).await?;
         archives.retain(|archive| match exceeding.remove(&archive.object.key) {
             Some(fault) => {
                 work.faults.push(FaultyObject { key: archive.object.key.clone(), fault });
@@ -80,7 +80,7 @@ impl Loader {
         });
         if !archives.is_empty() {
             let awaited = Arc::new(());
-            let part = Part::new(Arc::clone(job), archives, activity.clone(), &awaited, memory);
+            let part = InsertPart::new(Arc::clone(job), archives, activity.clone(), &awaited, memory);
             self.insert_and_read_back(&Arc::new(part), ledger, early_check, &mut work).await?;
             drop(awaited);
         }
@@ -127,12 +127,12 @@ impl Loader {
 
     async fn insert_and_read_back(
         &self,
-        part: &Arc<Part>,
+        part: &Arc<InsertPart>,
         ledger: &Ledger,
         early_check: &EarlyCheck,
         work: &mut Work,
     ) -> Result<(), WorkError> {
-        let Found { answers, other_versions, at } = match self.inserted_before(part, early_check, work).await? {
+        let ReadBack { answers, other_versions, at } = match self.inserted_before(part, early_check, work).await? {
             Some(found) => found,
             None => {
                 self.insert(part, work).await?;
@@ -145,7 +145,7 @@ impl Loader {
         let mut exceeding = HashMap::new();
         if other_versions {
             let not_recorded = part.archives.iter().filter(|archive| !ledger.contains_key(&archive.object.key));
-            exceeding = self.exceeding_limit(&part.job, not_recorded.map(Ready::candidate), ledger).await?;
+            exceeding = self.exceeding_limit(&part.job, not_recorded.map(DecodedArchive::candidate), ledger).await?;
         }
         let mut verified = Vec::with_capacity(part.archives.len());
         for (archive, answer) in part.archives.iter().zip(answers) {
@@ -183,10 +183,10 @@ impl Loader {
     /// would take longer, and find nothing of a unit that was interrupted before its insert.
     async fn inserted_before(
         &self,
-        part: &Arc<Part>,
+        part: &Arc<InsertPart>,
         early_check: &EarlyCheck,
         work: &mut Work,
-    ) -> Result<Option<Found>, WorkError> {
+    ) -> Result<Option<ReadBack>, WorkError> {
         if !part.job.tried_before || part.job.options.force {
             return Ok(None);
         }
@@ -196,11 +196,11 @@ impl Loader {
 
     async fn read_back(
         &self,
-        part: &Arc<Part>,
+        part: &Arc<InsertPart>,
         depth: Depth,
         early_check: &EarlyCheck,
         work: &mut Work,
-    ) -> Result<Found, WorkError> {
+    ) -> Result<ReadBack, WorkError> {
         let started = Instant::now();
         early_check.begins();
         let found = self.statements.read_back(part, depth).await?;
@@ -208,7 +208,7 @@ impl Loader {
         Ok(found)
     }
 
-    async fn insert(&self, part: &Arc<Part>, work: &mut Work) -> Result<(), WorkError> {
+    async fn insert(&self, part: &Arc<InsertPart>, work: &mut Work) -> Result<(), WorkError> {
         let started = Instant::now();
         failpoint("puller.decoded");
         let write = part.job.writes.begin(Written::Archives);

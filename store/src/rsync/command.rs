@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
-use super::staging::Part;
+use super::staging::StagedPart;
 use crate::error::StoreErrorKind;
 use crate::folder::Fault;
 use common::config;
@@ -65,7 +65,7 @@ impl Remote {
         path: &str,
         bytes_max: u64,
         rate_kib: Option<u64>,
-        part: &Part,
+        part: &StagedPart,
     ) -> Result<Running, Fault> {
         let mut command = self.command();
         command.args(rate_kib.map(|rate| format!("--bwlimit={rate}")));

@@ -39,17 +39,17 @@ impl Staging {
     }
 
     /// The file for an object, and what an earlier try left in it. A second one if the first is being written.
-    pub(super) fn claim(&self, key: &str) -> io::Result<Part> {
+    pub(super) fn claim(&self, key: &str) -> io::Result<StagedPart> {
         self.sweep_sometimes();
         let name = Sha256Sum::of(key.as_bytes()).to_string();
         let shared = self.folder.join(&name);
         if let Some(file) = claim(&shared)? {
-            return Ok(Part { path: shared, file, is_retained: true });
+            return Ok(StagedPart { path: shared, file, is_retained: true });
         }
         let path = self.folder.join(format!("{name}-{:016x}", rand::random::<u64>()));
         let file = claim(&path)?.ok_or_else(|| io::Error::other("a file of a random name is locked"))?;
         // Nobody would look for it under this name.
-        Ok(Part { path, file, is_retained: false })
+        Ok(StagedPart { path, file, is_retained: false })
     }
 
     fn sweep_sometimes(&self) {
@@ -94,13 +94,13 @@ fn sweep(folder: &Path, now: SystemTime) -> io::Result<()> {
 }
 
 /// A file that is ours alone until it is dropped.
-pub(super) struct Part {
+pub(super) struct StagedPart {
     path: PathBuf,
     file: File,
     is_retained: bool,
 }
 
-impl Part {
+impl StagedPart {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -126,7 +126,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for StagedPart {
     fn drop(&mut self) {
         if self.is_retained && self.bytes() > 0 {
             return;

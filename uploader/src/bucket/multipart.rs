@@ -24,7 +24,7 @@ use store::{Over, Put, StoreError, StoreErrorKind};
 use crate::error::{PassError, UnitError};
 use crate::local::scan::Fingerprint;
 use crate::site::context::{Site, blocking};
-use crate::state::pending::Entry;
+use crate::state::pending::PendingUpload;
 
 /// Parts that nobody has added to for so long are taken out of the bucket.
 const STALE_AFTER: SignedDuration = SignedDuration::from_hours(48);
@@ -134,7 +134,7 @@ impl Sending<'_> {
     }
 
     /// The upload of these very bytes that an earlier run began. One of other bytes is aborted.
-    async fn earlier(&self) -> Result<Option<Entry>, UnitError> {
+    async fn earlier(&self) -> Result<Option<PendingUpload>, UnitError> {
         let (site, object) = (self.site, self.object);
         let (pending, key) = (site.pending.clone(), object.key.clone());
         let Some(entry) = blocking(move || pending.find(&key)).await else { return Ok(None) };
@@ -146,13 +146,13 @@ impl Sending<'_> {
         Ok(None)
     }
 
-    async fn begin(&self) -> Result<Entry, UnitError> {
+    async fn begin(&self) -> Result<PendingUpload, UnitError> {
         let (site, object) = (self.site, self.object);
         let upload = {
             let _place = site.transfer().await?;
             site.store.begin_parts(&object.key, object.sha256).await?
         };
-        let entry = Entry {
+        let entry = PendingUpload {
             key: upload.key,
             upload_id: upload.id,
             sha256: object.sha256,
@@ -165,7 +165,7 @@ impl Sending<'_> {
         Ok(entry)
     }
 
-    async fn go_on(&mut self, entry: Entry) -> Result<(), Failed> {
+    async fn go_on(&mut self, entry: PendingUpload) -> Result<(), Failed> {
         let listed = {
             let _place = self.site.transfer().await?;
             self.site.store.stored_parts(&entry.upload()).await
@@ -186,7 +186,7 @@ impl Sending<'_> {
     }
 
     /// Sends the parts that are not stored, and has the bucket put all of them together.
-    async fn all_parts(&mut self, mut entry: Entry, stored: &HashMap<u32, PartStored>) -> Result<(), Failed> {
+    async fn all_parts(&mut self, mut entry: PendingUpload, stored: &HashMap<u32, PartStored>) -> Result<(), Failed> {
         let (site, object) = (self.site, self.object);
         let upload = entry.upload();
         let mut done: Vec<Option<(Md5Sum, String)>> = vec![None; usize::try_from(self.parts()).unwrap_or_default()];
@@ -197,7 +197,7 @@ impl Sending<'_> {
             .buffer_unordered(site.transfers_max);
         let mut sent = 0;
         while let Some(part) = parts.next().await {
-            let Part { number, md5, etag, bytes_sent } = match part {
+            let UploadPart { number, md5, etag, bytes_sent } = match part {
                 Ok(part) => part,
                 Err(failed) => {
                     drop(parts);
@@ -244,7 +244,7 @@ impl Sending<'_> {
     }
 
     /// Stores a part, unless it is there.
-    async fn part(&self, upload: &UploadId, number: u32, stored: Option<&PartStored>) -> Result<Part, Failed> {
+    async fn part(&self, upload: &UploadId, number: u32, stored: Option<&PartStored>) -> Result<UploadPart, Failed> {
         let site = self.site;
         let offset = u64::from(number - 1) * self.part_bytes();
         let size = self.part_bytes().min(self.object.size - offset);
@@ -255,7 +255,7 @@ impl Sending<'_> {
             if stored.md5.is_none_or(|stored| stored == md5) {
                 site.progress.present(size);
                 let etag = etag_or_md5(&stored.etag, md5);
-                return Ok(Part { number, md5, etag, bytes_sent: 0 });
+                return Ok(UploadPart { number, md5, etag, bytes_sent: 0 });
             }
         }
         // First the place, then the memory, as everywhere: the other order could leave each waiting for the other.
@@ -264,7 +264,7 @@ impl Sending<'_> {
         let (bytes, md5) = self.read(offset, size).await?;
         let etag = etag_or_md5(&site.store.put_part(upload, number, bytes).await?, md5);
         site.progress.sent(size);
-        Ok(Part { number, md5, etag, bytes_sent: size })
+        Ok(UploadPart { number, md5, etag, bytes_sent: size })
     }
 
     async fn read(&self, offset: u64, size: u64) -> Result<(Bytes, Md5Sum), Failed> {
@@ -296,7 +296,7 @@ impl Sending<'_> {
 }
 
 /// A part that is in the bucket.
-struct Part {
+struct UploadPart {
     /// From 1.
     number: u32,
     md5: Md5Sum,
@@ -310,7 +310,7 @@ fn etag_or_md5(etag: &str, md5: Md5Sum) -> String {
     if etag.is_empty() { format!("\"{md5}\"") } else { etag.to_owned() }
 }
 
-async fn remember(site: &Site, entry: &Entry) {
+async fn remember(site: &Site, entry: &PendingUpload) {
     let (pending, entry) = (site.pending.clone(), entry.clone());
     blocking(move || pending.remember(&entry)).await;
 }

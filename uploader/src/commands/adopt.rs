@@ -32,7 +32,7 @@ use crate::local::marks;
 use crate::site::context::{Site, UNITS_MAX, blocking};
 use crate::site::queue::QueueError;
 use crate::unit::cleanup::Policy;
-use crate::unit::previous::Known;
+use crate::unit::previous::PublishedUnit;
 use crate::unit::process::{Mode, Outcome, Processed};
 use crate::unit::{previous, process};
 
@@ -43,9 +43,9 @@ use clap::Args;
 use common::bwlimit::BwLimit;
 use common::output::{Failure, ListArgs};
 use common::unit_filter::UnitFilter;
-use list::Found;
+use list::ListedArchive;
 use object::{Adopter, CheckedObject};
-pub(crate) use report::Report;
+pub(crate) use report::AdoptReport;
 
 pub(super) const ADOPT_EXAMPLES: &str = "\
 Examples:
@@ -95,9 +95,9 @@ const SCRATCH: &str = "marketferry-adopt-";
 const RETENTION: Duration = Duration::from_secs(24 * 3600);
 
 /// Adopts what is there, and says how it went.
-pub(crate) async fn run(site: &Site, config: &Config, args: &Adopt) -> Report {
+pub(crate) async fn run(site: &Site, config: &Config, args: &Adopt) -> AdoptReport {
     let started = Instant::now();
-    let mut report = Report::new(args.dry_run);
+    let mut report = AdoptReport::new(args.dry_run);
     if let Err(error) = every_unit(site, config, args, &mut report).await {
         report.fail(error.into());
     }
@@ -106,7 +106,7 @@ pub(crate) async fn run(site: &Site, config: &Config, args: &Adopt) -> Report {
     report
 }
 
-async fn every_unit(site: &Site, config: &Config, args: &Adopt, report: &mut Report) -> Result<(), PassError> {
+async fn every_unit(site: &Site, config: &Config, args: &Adopt, report: &mut AdoptReport) -> Result<(), PassError> {
     site.bucket_is_there().await?;
     match site.queue.bus().await {
         Ok(_) => {}
@@ -177,7 +177,7 @@ fn scratch(state_dir: Option<&Path>) -> io::Result<TempDir> {
 }
 
 /// Removes the folders that runs left behind which were killed. One in use gets a folder for each archive, and so is
-/// younger than [`KEPT_FOR`].
+/// younger than [`RETENTION`].
 fn sweep(folder: &Path, now: SystemTime) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -189,7 +189,7 @@ fn sweep(folder: &Path, now: SystemTime) -> io::Result<()> {
     Ok(())
 }
 
-async fn one(adopter: &Adopter<'_>, unit: &Unit, found: &[Found]) -> Result<Adopted, PassError> {
+async fn one(adopter: &Adopter<'_>, unit: &Unit, found: &[ListedArchive]) -> Result<Adopted, PassError> {
     adopter.site.progress.doing(unit.to_string());
     let mut adopted = Adopted {
         processed: Processed::new(unit.clone(), Outcome::HeldBack(vec![])),
@@ -214,14 +214,14 @@ async fn one(adopter: &Adopter<'_>, unit: &Unit, found: &[Found]) -> Result<Adop
 async fn check_and_process(
     adopter: &Adopter<'_>,
     unit: &Unit,
-    found: &[Found],
+    found: &[ListedArchive],
     adopted: &mut Adopted,
 ) -> Result<Processed, UnitError> {
     let site = adopter.site;
     let latest = process::latest(site, unit).await?;
     let (previous, list_lost) = match previous::read_published(site, unit, latest.as_ref().ok()).await? {
-        Known::All(previous) => (previous, false),
-        Known::ListLost { left, .. } => (left, true),
+        PublishedUnit::All(previous) => (previous, false),
+        PublishedUnit::ListLost { left, .. } => (left, true),
     };
     let published: HashMap<&str, _> = previous.objects.iter().map(|object| (object.key.as_str(), object)).collect();
     let mut checks =

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use common::config::{Config, Place, When};
 use common::output::{Failure, count};
 use common::service::doctor::machine::{ARCHIVES_BYTES, FILES_BYTES};
-use common::service::doctor::{Report, describe_http, machine};
+use common::service::doctor::{DoctorReport, describe_http, machine};
 use nats::{Bus, StreamUsage};
 use prometheus_client::registry::Registry;
 use store::doctor::{Announced, check_requests, check_storage, describe_storage};
@@ -36,8 +36,8 @@ const WALK_MAX: Duration = Duration::from_secs(8);
 const OLDER_MAX: usize = 10;
 
 /// What is configured. Whatever is wrong with it was said before, and nothing else is looked at.
-pub(crate) fn configuration(config: &Config) -> Report {
-    let mut report = Report::default();
+pub(crate) fn configuration(config: &Config) -> DoctorReport {
+    let mut report = DoctorReport::default();
     if let Some(data_dir) = &config.local.data_dir {
         report.good("data_dir", data_dir.display().to_string());
     }
@@ -48,8 +48,8 @@ pub(crate) fn configuration(config: &Config) -> Report {
 }
 
 /// Looks at everything. Changes nothing, but for one object in a bucket, which it removes again where it may.
-pub(crate) async fn examine(config: &Config, stop: &CancellationToken) -> Report {
-    let mut report = Report::default();
+pub(crate) async fn examine(config: &Config, stop: &CancellationToken) -> DoctorReport {
+    let mut report = DoctorReport::default();
     match &config.local.data_dir {
         Some(data_dir) => {
             if check_data_dir(&mut report, data_dir, config.publish.when).await {
@@ -68,7 +68,7 @@ pub(crate) async fn examine(config: &Config, stop: &CancellationToken) -> Report
 }
 
 /// Where something is written: archives that are downloaded, objects of a shared folder, and what is remembered.
-async fn check_machine(report: &mut Report, config: &Config) {
+async fn check_machine(report: &mut DoctorReport, config: &Config) {
     if let Some(data_dir) = config.local.data_dir.as_deref().filter(|_| config.download.every.is_some()) {
         machine::check_space(report, "data_dir, space", data_dir, ARCHIVES_BYTES).await;
     }
@@ -118,7 +118,7 @@ pub(crate) fn open_files_needed(config: &Config) -> u64 {
 }
 
 /// Whether it can be read.
-async fn check_data_dir(report: &mut Report, data_dir: &Path, when: When) -> bool {
+async fn check_data_dir(report: &mut DoctorReport, data_dir: &Path, when: When) -> bool {
     let (folder, tree) = (data_dir.to_owned(), data_dir.join("data"));
     let shown = data_dir.display();
     match machine::on_disk(move || marks::read(&folder)).await {
@@ -161,7 +161,7 @@ fn marked(units: usize) -> String {
 }
 
 /// How many archives lie where they belong, and what looks like one and does not.
-async fn check_archives(report: &mut Report, data_dir: &Path, config: &Config, stop: CancellationToken) {
+async fn check_archives(report: &mut DoctorReport, data_dir: &Path, config: &Config, stop: CancellationToken) {
     const NAME: &str = "archives";
     let (folder, rule) = (data_dir.to_owned(), CompletenessRule::new(config));
     // That the folder itself cannot be read was told before.
@@ -183,7 +183,7 @@ async fn check_archives(report: &mut Report, data_dir: &Path, config: &Config, s
     }
 }
 
-async fn check_queue(report: &mut Report, config: &Config) -> Announced {
+async fn check_queue(report: &mut DoctorReport, config: &Config) -> Announced {
     let bus = match Bus::connect(&config.nats, "uploader-doctor").await {
         Ok(bus) => {
             report.good("nats", "a server answers and accepts the credentials");
@@ -221,7 +221,7 @@ async fn check_queue(report: &mut Report, config: &Config) -> Announced {
 }
 
 /// Whether the stream's units are announced from the configured bucket and prefix, and not in the future.
-async fn check_place(report: &mut Report, config: &Config, bus: &Bus) -> Announced {
+async fn check_place(report: &mut DoctorReport, config: &Config, bus: &Bus) -> Announced {
     const NAME: &str = "place";
     let here = standing::Place::new(&ObjectStore::new(&config.storage, End::Uploader), &config.storage.prefix);
     let found = match bus.has_stream().await {
@@ -254,7 +254,7 @@ async fn check_place(report: &mut Report, config: &Config, bus: &Bus) -> Announc
 }
 
 /// Older publications that came back. That the announced ones stay is right, so nothing here is a fault.
-async fn check_older(report: &mut Report, config: &Config, bus: &Bus) {
+async fn check_older(report: &mut DoctorReport, config: &Config, bus: &Bus) {
     const NAME: &str = "older publications";
     let Some(data_dir) = &config.local.data_dir else { return };
     let (metrics, stop) = (Metrics::new(&mut Registry::default()), CancellationToken::new());

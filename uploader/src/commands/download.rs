@@ -41,13 +41,13 @@ use common::catalogue::{DATASETS, INTERVALS, MARKETS};
 use common::output::ListArgs;
 use common::unit::Period;
 use exchange::Exchange;
-use fault::{Fault, RunFault};
+use fault::{DownloadFault, RunFault};
 use fetch::{Absent, Fetcher};
-use memory::Memory;
-use metrics::Metrics;
-use outcome::Outcome;
-use plan::{Range, Span};
-use report::{Report, UnitReport};
+use memory::VersionMemory;
+use metrics::DownloadMetrics;
+use outcome::DownloadOutcome;
+use plan::{DayRange, Span};
+use report::{DownloadReport, UnitReport};
 
 pub(super) const DOWNLOAD_EXAMPLES: &str = "\
 Examples:
@@ -145,7 +145,7 @@ pub(crate) async fn run(
     args: &Download,
     progress: Progress,
     shutdown: CancellationToken,
-) -> Result<Report, String> {
+) -> Result<DownloadReport, String> {
     let mut download = config.download.clone();
     args.apply(&mut download)?;
     let missing: Vec<String> = download.missing().iter().map(ToString::to_string).collect();
@@ -153,18 +153,18 @@ pub(crate) async fn run(
         return Err(missing.join("\n"));
     }
     let span = if args.monthly { Span::Months } else { Span::Days };
-    let range = Range::new(args.from, args.to, span, today());
+    let range = DayRange::new(args.from, args.to, span, today());
     let units = plan::units(&download, span, range, today());
     if units.is_empty() {
         return Err(nothing(span, range));
     }
-    let metrics = Metrics::new(&mut Registry::default());
+    let metrics = DownloadMetrics::new(&mut Registry::default());
     let bandwidth = Bandwidth::new(config.storage.bwlimit.clone());
-    let run = Run::new(config, download, metrics, progress, bandwidth, shutdown, Absent::Fetch)?;
+    let run = DownloadRun::new(config, download, metrics, progress, bandwidth, shutdown, Absent::Fetch)?;
     Ok(run.fetch_all(units, args.dry_run).await)
 }
 
-fn nothing(span: Span, Range { from, to }: Range) -> String {
+fn nothing(span: Span, DayRange { from, to }: DayRange) -> String {
     match span {
         Span::Days => format!(
             "there is nothing to fetch from {from} to {to}: no day of it has ended, or what is asked for exists only by \
@@ -180,7 +180,7 @@ fn nothing(span: Span, Range { from, to }: Range) -> String {
 /// far back as `download.catch_up_days`: what never existed costs one request a day each.
 pub(crate) struct Schedule {
     every: Duration,
-    run: Run,
+    run: DownloadRun,
     /// The day on which it was last looked that far back, to the end.
     caught_up: Option<Date>,
 }
@@ -197,9 +197,9 @@ pub(crate) fn schedule(
     shutdown: CancellationToken,
 ) -> Result<Option<Schedule>, String> {
     let Some(every) = config.download.every else { return Ok(None) };
-    let metrics = Metrics::new(registry);
+    let metrics = DownloadMetrics::new(registry);
     let (download, progress) = (config.download.clone(), Progress::hidden());
-    let run = Run::new(config, download, metrics, progress, bandwidth, shutdown, Absent::StaysAway)?;
+    let run = DownloadRun::new(config, download, metrics, progress, bandwidth, shutdown, Absent::StaysAway)?;
     Ok(Some(Schedule { every, run, caught_up: None }))
 }
 
@@ -234,7 +234,7 @@ impl Schedule {
 }
 
 /// Part of `uploader doctor`: whether the exchange answers, where something is to be fetched from it.
-pub(crate) async fn check_exchange(report: &mut doctor::Report, config: &Config) {
+pub(crate) async fn check_exchange(report: &mut doctor::DoctorReport, config: &Config) {
     const NAME: &str = "exchange";
     if !config.download.symbols.is_set() {
         return;
@@ -274,16 +274,16 @@ fn recheck_since(download: &config::Download) -> Date {
 }
 
 /// What runs have in common.
-struct Run {
+struct DownloadRun {
     download: config::Download,
     fetcher: Fetcher,
 }
 
-impl Run {
+impl DownloadRun {
     fn new(
         config: &Config,
         download: config::Download,
-        metrics: Metrics,
+        metrics: DownloadMetrics,
         progress: Progress,
         bandwidth: Bandwidth,
         shutdown: CancellationToken,
@@ -299,7 +299,7 @@ impl Run {
             config.local.data_dir.clone().ok_or("local.data_dir is not set (the folder with the archives)")?;
         let fetcher = Fetcher {
             exchange: Exchange::new(&download, bandwidth, shutdown.clone())?,
-            memory: Arc::new(Memory::open(config.local.state_dir.as_deref(), &data_dir)),
+            memory: Arc::new(VersionMemory::open(config.local.state_dir.as_deref(), &data_dir)),
             data_dir,
             metrics,
             progress,
@@ -311,9 +311,9 @@ impl Run {
     }
 
     /// Does all there is to do now.
-    async fn fetch_all(&self, units: Vec<Unit>, dry_run: bool) -> Report {
+    async fn fetch_all(&self, units: Vec<Unit>, dry_run: bool) -> DownloadReport {
         let started = Instant::now();
-        let mut report = Report::new(dry_run);
+        let mut report = DownloadReport::new(dry_run);
         let outcome = self.every_unit(&units, dry_run, &mut report).await;
         self.fetcher.progress.end();
         if let Err(error) = &outcome {
@@ -328,7 +328,7 @@ impl Run {
         report
     }
 
-    async fn every_unit(&self, units: &[Unit], dry_run: bool, report: &mut Report) -> Result<(), RunFault> {
+    async fn every_unit(&self, units: &[Unit], dry_run: bool, report: &mut DownloadReport) -> Result<(), RunFault> {
         let fetcher = &self.fetcher;
         if !dry_run {
             let data_dir = fetcher.data_dir.clone();
@@ -368,7 +368,7 @@ impl Run {
                     continue;
                 }
                 Ok(ExchangeCheck::Done(outcome)) => Ok(outcome),
-                Err(Fault::Stopped) => continue,
+                Err(DownloadFault::Stopped) => continue,
                 Err(fault) => Err(fault),
             };
             report.units[index].add(&path, &outcome);
@@ -407,7 +407,7 @@ impl Run {
                         names
                     }
                     Ok(names) => names,
-                    Err(Fault::Stopped) => return Err(RunFault::Stopped),
+                    Err(DownloadFault::Stopped) => return Err(RunFault::Stopped),
                     Err(fault) => return Err(RunFault::List { folder, fault }),
                 },
             };
@@ -426,5 +426,5 @@ impl Run {
 /// What was found out about an archive.
 enum ExchangeCheck {
     WouldAsk(bool),
-    Done(Outcome),
+    Done(DownloadOutcome),
 }

@@ -33,8 +33,8 @@ use common::bwlimit::BwLimit;
 use common::output::ListArgs;
 use common::unit_filter::UnitFilter;
 use fix::{Fixer, Repair};
-pub(crate) use report::Report;
-use report::{Finding, Sign};
+pub(crate) use report::ReconcileReport;
+use report::{Sign, UnitFinding};
 use trouble::Trouble;
 
 pub(super) const RECONCILE_EXAMPLES: &str = "\
@@ -97,8 +97,8 @@ impl OnStream {
 }
 
 /// Compares, and with `--fix` repairs; says how it went.
-pub(crate) async fn run(site: &Site, config: &Config, args: &Reconcile, verbose: bool) -> Report {
-    let mut report = Report::new(args.fix, args.content);
+pub(crate) async fn run(site: &Site, config: &Config, args: &Reconcile, verbose: bool) -> ReconcileReport {
+    let mut report = ReconcileReport::new(args.fix, args.content);
     if let Err(failure) = compare_all(site, config, args, verbose, &mut report).await {
         report.fail(failure);
     }
@@ -112,7 +112,7 @@ async fn compare_all(
     config: &Config,
     args: &Reconcile,
     verbose: bool,
-    report: &mut Report,
+    report: &mut ReconcileReport,
 ) -> Result<(), Failure> {
     site.bucket_is_there().await?;
     // Not `site.queue`: that makes streams that are not there, and comparing must change nothing.
@@ -155,7 +155,7 @@ async fn compare_all(
     }
     site.progress.begin(units.len(), 0);
     let data_dir = config.local.data_dir.is_some();
-    let run = Run {
+    let run = ReconcileRun {
         site,
         bus: &bus,
         args,
@@ -175,7 +175,7 @@ async fn compare_all(
     if site.shutdown.is_cancelled() { Err(PassError::Stopped.into()) } else { Ok(()) }
 }
 
-struct Run<'s> {
+struct ReconcileRun<'s> {
     site: &'s Site,
     bus: &'s Bus,
     args: &'s Reconcile,
@@ -184,14 +184,14 @@ struct Run<'s> {
     fixer: Fixer<'s>,
 }
 
-impl Run<'_> {
+impl ReconcileRun<'_> {
     /// One unit, compared and repaired.
     async fn unit(
         &self,
         unit: &Unit,
         listed: Option<&Listed>,
         announced: Option<OnStream>,
-    ) -> Result<Finding, Failure> {
+    ) -> Result<UnitFinding, Failure> {
         self.site.progress.doing(unit.to_string());
         let result = async {
             let mut compared = self.compare(unit, listed, announced).await?;
@@ -222,7 +222,7 @@ impl Run<'_> {
         match result.await {
             Ok(finding) => Ok(finding),
             Err(Trouble::Unit(reasons)) => {
-                let mut finding = Finding::new(unit, Sign::Faulty, "could not be looked at");
+                let mut finding = UnitFinding::new(unit, Sign::Faulty, "could not be looked at");
                 finding.details.extend(reasons);
                 if self.args.fix {
                     finding.fixed = Some(false);
@@ -234,7 +234,7 @@ impl Run<'_> {
     }
 }
 
-impl Run<'_> {
+impl ReconcileRun<'_> {
     /// Compares the two sides of a unit, and the bucket's objects with what its manifest says.
     async fn compare(
         &self,
@@ -297,15 +297,15 @@ struct Compared {
     bucket: InBucket,
     /// The marker it was compared with.
     announced: Option<OnStream>,
-    finding: Finding,
+    finding: UnitFinding,
     repair: Repair,
     /// Objects that are not as the manifest says.
     lost: Vec<Lost>,
 }
 
 /// What the two sides together mean, and what would bring them together.
-fn judge(unit: &Unit, bucket: &InBucket, stream: Option<OnStream>) -> (Finding, Repair) {
-    let finding = |sign, what: &str| Finding::new(unit, sign, what);
+fn judge(unit: &Unit, bucket: &InBucket, stream: Option<OnStream>) -> (UnitFinding, Repair) {
+    let finding = |sign, what: &str| UnitFinding::new(unit, sign, what);
     match (bucket, stream) {
         (InBucket::Absent, None) => (finding(Sign::Same, "gone on both sides"), Repair::Nothing),
         (InBucket::Absent, Some(_)) => {

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::context::{check_words, site};
-use crate::pass::memory::Memory;
+use crate::pass::memory::UnitMemory;
 use crate::pass::run as pass;
 use crate::pass::run::{Scope, Watching};
 use crate::site::context::Accepted;
@@ -100,7 +100,7 @@ pub(super) async fn run(
     let mut site = site(config, &mut Registry::default(), progress, shutdown)?;
     site.accepted = upload.accepted();
     site.queue.read_only = mode.dry_run;
-    let report = pass::run(&site, &upload.scope(), mode, &mut Memory::default(), &Watching::default()).await;
+    let report = pass::run(&site, &upload.scope(), mode, &mut UnitMemory::default(), &Watching::default()).await;
     site.queue.close().await;
     Ok(report.into_reply(upload.list.all))
 }

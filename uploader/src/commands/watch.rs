@@ -17,8 +17,8 @@ use crate::commands::download;
 use crate::local::arrivals::{Arrivals, FileEvents};
 use crate::local::events::{Events, Hint};
 use crate::local::signs;
-use crate::pass::memory::Memory;
-use crate::pass::report::Report;
+use crate::pass::memory::UnitMemory;
+use crate::pass::report::PassReport;
 use crate::pass::run as pass;
 use crate::pass::run::{Scope, Watching};
 use crate::site::context::Site;
@@ -121,7 +121,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// help.
 pub(crate) async fn run(site: &Site, rescan: Duration, readiness: &Readiness) -> Result<(), Failure> {
     let mode = Mode { dry_run: false, cleanup: Policy::of(&site.publish, false, None), service: true };
-    let mut memory = Memory::default();
+    let mut memory = UnitMemory::default();
     let (mut events, folders) = Events::open().unzip();
     let mut schedule = Schedule::new(rescan);
     loop {
@@ -158,7 +158,12 @@ pub(crate) fn starting(readiness: &Readiness) {
 }
 
 /// Waits until there is something to look at; `None`: told to stop.
-async fn next(site: &Site, schedule: &mut Schedule, memory: &mut Memory, events: &mut Option<Events>) -> Option<Scope> {
+async fn next(
+    site: &Site,
+    schedule: &mut Schedule,
+    memory: &mut UnitMemory,
+    events: &mut Option<Events>,
+) -> Option<Scope> {
     loop {
         if let Some(scope) = schedule.ready(memory) {
             return Some(scope);
@@ -193,12 +198,12 @@ async fn hint(events: &mut Option<Events>) -> Hint {
 /// what is said of it is the error.
 async fn listen_meanwhile(
     site: &Site,
-    pass: impl Future<Output = Report>,
+    pass: impl Future<Output = PassReport>,
     schedule: &mut Schedule,
     events: &mut Option<Events>,
     interrupt: &CancellationToken,
     readiness: &Readiness,
-) -> Result<Report, Report> {
+) -> Result<PassReport, PassReport> {
     let signs = || signs::count() + site.store.bandwidth().grants();
     let (mut seen, mut seen_at) = (signs(), Instant::now());
     let silence_shown = bound(SILENCE_SHOWN, "FERRY_SILENCE_SHOWN_S");
@@ -235,7 +240,7 @@ async fn listen_meanwhile(
                     if silent >= silence_max {
                         tracing::error!(reason, "beginning it anew");
                         site.metrics.pass_restarted();
-                        let mut report = Report::new(false, false);
+                        let mut report = PassReport::new(false, false);
                         report.fail(Failure::unreachable(reason));
                         return Err(report);
                     }
@@ -286,7 +291,7 @@ impl Schedule {
     }
 
     /// What is to be looked at now.
-    fn ready(&mut self, memory: &mut Memory) -> Option<Scope> {
+    fn ready(&mut self, memory: &mut UnitMemory) -> Option<Scope> {
         let now = Instant::now();
         let everything = now >= self.everything_at();
         let hinted = self.hints_at().is_some_and(|at| now >= at);
@@ -305,7 +310,7 @@ impl Schedule {
     }
 
     /// When there will be something to look at, as far as is known now.
-    fn wake(&self, memory: &Memory) -> Instant {
+    fn wake(&self, memory: &UnitMemory) -> Instant {
         let now = Instant::now();
         let due = memory.next_due(now, common::clock::now()).filter(|_| self.failures == 0);
         // A clock of many steps: what is due in no time would be asked for again and again.
@@ -370,7 +375,7 @@ impl Schedule {
         self.next_attempt_at = Some(Instant::now() + ATTEMPT_PAUSE.delay(self.attempts));
     }
 
-    fn ended(&mut self, scope: &Scope, report: &Report, started: Instant, interrupted: bool, counts: UnitCounts) {
+    fn ended(&mut self, scope: &Scope, report: &PassReport, started: Instant, interrupted: bool, counts: UnitCounts) {
         let now = Instant::now();
         if report.error.is_some() {
             self.failures += 1;
@@ -395,7 +400,7 @@ impl Schedule {
     }
 }
 
-fn show(report: &Report, counts: UnitCounts, readiness: &Readiness) {
+fn show(report: &PassReport, counts: UnitCounts, readiness: &Readiness) {
     match &report.error {
         Some(error) => readiness.not_ready(PASS, error.to_string()),
         None => readiness.ready(PASS),
@@ -429,14 +434,14 @@ mod tests {
     }
 
     fn quiet(schedule: &mut Schedule) {
-        let report = Report::new(false, false);
+        let report = PassReport::new(false, false);
         let started = Instant::now();
         schedule.ended(&Scope::Everything(UnitFilter::default()), &report, started, false, UnitCounts::default());
     }
 
     #[test]
     fn a_burst_of_events_is_one_look() {
-        let (mut schedule, mut memory) = (Schedule::new(Duration::from_secs(3600)), Memory::default());
+        let (mut schedule, mut memory) = (Schedule::new(Duration::from_secs(3600)), UnitMemory::default());
         assert!(matches!(schedule.ready(&mut memory), Some(Scope::Everything(_))), "the first thing to do");
         quiet(&mut schedule);
         for day in [1, 2, 1] {
@@ -452,7 +457,7 @@ mod tests {
 
     #[test]
     fn many_hints_are_a_hint_to_look_at_everything() {
-        let (mut schedule, mut memory) = (Schedule::new(Duration::from_secs(3600)), Memory::default());
+        let (mut schedule, mut memory) = (Schedule::new(Duration::from_secs(3600)), UnitMemory::default());
         quiet(&mut schedule);
         schedule.everything_from = Instant::now();
         for n in 0..=HINTS_MAX {
@@ -464,7 +469,7 @@ mod tests {
 
     #[test]
     fn what_is_being_written_is_looked_at_when_it_is_closed() {
-        let (mut schedule, mut memory) = (Schedule::new(Duration::from_secs(3600)), Memory::default());
+        let (mut schedule, mut memory) = (Schedule::new(Duration::from_secs(3600)), UnitMemory::default());
         quiet(&mut schedule);
         schedule.add(Hint::Written { path: "a".into() });
         assert!(schedule.events().written.contains("a") && schedule.hints_at().is_none());

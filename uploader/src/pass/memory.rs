@@ -28,8 +28,8 @@ const HELD_BACK: Backoff = Backoff {
 const SAID_MAX: usize = 1000;
 
 #[derive(Default)]
-pub(crate) struct Memory {
-    units: HashMap<Unit, Known>,
+pub(crate) struct UnitMemory {
+    units: HashMap<Unit, KnownUnit>,
     /// When all units were last compared with the stream, and how often the queue had been connected to by then.
     asked: Option<(Instant, u64)>,
     said: HashSet<String>,
@@ -37,7 +37,7 @@ pub(crate) struct Memory {
     pub(crate) strays_reported: bool,
 }
 
-pub(crate) struct Known {
+pub(crate) struct KnownUnit {
     /// Of the archives that `state` is about; `None`: not to be relied on.
     pub(crate) archives: Option<SetDigest>,
     /// Since when they are these, as far as was seen here.
@@ -45,10 +45,10 @@ pub(crate) struct Known {
     pub(crate) marked: bool,
     /// Whether some revision is known to be announced.
     pub(crate) published: bool,
-    pub(crate) state: State,
+    pub(crate) state: UnitState,
 }
 
-pub(crate) enum State {
+pub(crate) enum UnitState {
     /// `removable_at`: when its archives may leave the disk, if they are to.
     Processed {
         objects: Option<usize>,
@@ -67,8 +67,8 @@ pub(crate) enum State {
     },
 }
 
-impl Memory {
-    pub(crate) fn get(&self, unit: &Unit) -> Option<&Known> {
+impl UnitMemory {
+    pub(crate) fn get(&self, unit: &Unit) -> Option<&KnownUnit> {
         self.units.get(unit)
     }
 
@@ -88,18 +88,19 @@ impl Memory {
             return None;
         }
         match &known.state {
-            State::Processed { objects, removable_at }
+            UnitState::Processed { objects, removable_at }
                 if !asking && seen.unreadable.is_empty() && !is_past(*removable_at, common::clock::now()) =>
             {
                 Some(Outcome::Unchanged { objects: *objects })
             }
-            State::HeldBack { reasons, again, .. } if Instant::now() < *again => {
+            UnitState::HeldBack { reasons, again, .. } if Instant::now() < *again => {
                 Some(Outcome::HeldBack(reasons.clone()))
             }
-            State::Unannounced { why } if away => Some(Outcome::Unannounced { why: why.clone() }),
-            State::Processed { .. } | State::HeldBack { .. } | State::Unannounced { .. } | State::Waiting { .. } => {
-                None
-            }
+            UnitState::Unannounced { why } if away => Some(Outcome::Unannounced { why: why.clone() }),
+            UnitState::Processed { .. }
+            | UnitState::HeldBack { .. }
+            | UnitState::Unannounced { .. }
+            | UnitState::Waiting { .. } => None,
         }
     }
 
@@ -116,35 +117,35 @@ impl Memory {
         let was_published = before.is_some_and(|known| known.published);
         let (state, published, news) = match outcome {
             Outcome::Published { objects, .. } => {
-                (State::Processed { objects: Some(*objects), removable_at }, true, true)
+                (UnitState::Processed { objects: Some(*objects), removable_at }, true, true)
             }
-            Outcome::Unchanged { objects } => (State::Processed { objects: *objects, removable_at }, true, false),
+            Outcome::Unchanged { objects } => (UnitState::Processed { objects: *objects, removable_at }, true, false),
             Outcome::HeldBack(reasons) => {
                 let (tries, unchanged) = match before.map(|known| &known.state) {
-                    Some(State::HeldBack { reasons: before, tries, .. }) => (*tries, before == reasons),
+                    Some(UnitState::HeldBack { reasons: before, tries, .. }) => (*tries, before == reasons),
                     _ => (0, false),
                 };
                 let tries = if unchanged { tries + 1 } else { 1 };
                 let again = Instant::now() + HELD_BACK.delay(tries);
-                (State::HeldBack { reasons: reasons.clone(), tries, again }, was_published, !unchanged)
+                (UnitState::HeldBack { reasons: reasons.clone(), tries, again }, was_published, !unchanged)
             }
             Outcome::Unannounced { why } => {
-                let unchanged = matches!(before.map(|known| &known.state), Some(State::Unannounced { .. }));
-                (State::Unannounced { why: why.clone() }, was_published, !unchanged)
+                let unchanged = matches!(before.map(|known| &known.state), Some(UnitState::Unannounced { .. }));
+                (UnitState::Unannounced { why: why.clone() }, was_published, !unchanged)
             }
             Outcome::Waiting { wait, .. } => {
                 let open = |wait: &Wait| matches!(wait.reason, Reason::Open(_));
                 let unchanged = match before.map(|known| &known.state) {
-                    Some(State::Waiting { wait: before }) => open(before) || !open(wait),
+                    Some(UnitState::Waiting { wait: before }) => open(before) || !open(wait),
                     _ => false,
                 };
-                (State::Waiting { wait: wait.clone() }, was_published, !unchanged)
+                (UnitState::Waiting { wait: wait.clone() }, was_published, !unchanged)
             }
             Outcome::Planned { .. } => return true,
         };
         let unchanged = before.filter(|known| known.archives.is_some() && known.archives == archives);
         let since = unchanged.map_or_else(common::clock::now, |known| known.since);
-        self.units.insert(unit.clone(), Known { archives, since, marked, published, state });
+        self.units.insert(unit.clone(), KnownUnit { archives, since, marked, published, state });
         news
     }
 
@@ -174,7 +175,7 @@ impl Memory {
     /// Something happened to a unit: if it is held back, it is tried again at the next opportunity.
     pub(crate) fn doubt(&mut self, unit: &Unit) {
         if let Some(known) = self.units.get_mut(unit)
-            && matches!(known.state, State::HeldBack { .. })
+            && matches!(known.state, UnitState::HeldBack { .. })
         {
             known.archives = None;
         }
@@ -187,11 +188,11 @@ impl Memory {
 
     /// The units whose time has come.
     pub(crate) fn due(&self, now: Instant, clock: Timestamp) -> Vec<Unit> {
-        let due = |known: &Known| match &known.state {
-            State::Waiting { wait } => wait.until <= clock,
-            State::HeldBack { again, .. } => *again <= now,
-            State::Processed { removable_at, .. } => is_past(*removable_at, clock),
-            State::Unannounced { .. } => false,
+        let due = |known: &KnownUnit| match &known.state {
+            UnitState::Waiting { wait } => wait.until <= clock,
+            UnitState::HeldBack { again, .. } => *again <= now,
+            UnitState::Processed { removable_at, .. } => is_past(*removable_at, clock),
+            UnitState::Unannounced { .. } => false,
         };
         self.units.iter().filter(|(_, known)| due(known)).map(|(unit, _)| unit.clone()).collect()
     }
@@ -199,17 +200,17 @@ impl Memory {
     /// How long until the next unit's time has come.
     pub(crate) fn next_due(&self, now: Instant, clock: Timestamp) -> Option<Duration> {
         let until = |at: Timestamp| Duration::try_from(at.duration_since(clock)).unwrap_or_default();
-        let left = |known: &Known| match &known.state {
-            State::Waiting { wait } => Some(until(wait.until)),
-            State::HeldBack { again, .. } => Some(again.saturating_duration_since(now)),
-            State::Processed { removable_at, .. } => removable_at.map(until),
-            State::Unannounced { .. } => None,
+        let left = |known: &KnownUnit| match &known.state {
+            UnitState::Waiting { wait } => Some(until(wait.until)),
+            UnitState::HeldBack { again, .. } => Some(again.saturating_duration_since(now)),
+            UnitState::Processed { removable_at, .. } => removable_at.map(until),
+            UnitState::Unannounced { .. } => None,
         };
         self.units.values().filter_map(left).min()
     }
 
     pub(crate) fn unannounced(&self) -> Vec<Unit> {
-        let waits = |known: &Known| matches!(known.state, State::Unannounced { .. });
+        let waits = |known: &KnownUnit| matches!(known.state, UnitState::Unannounced { .. });
         self.units.iter().filter(|(_, known)| waits(known)).map(|(unit, _)| unit.clone()).collect()
     }
 
@@ -217,10 +218,10 @@ impl Memory {
         let mut counts = UnitCounts::default();
         for known in self.units.values() {
             match known.state {
-                State::Processed { .. } => {}
-                State::HeldBack { .. } => counts.held_back += 1,
-                State::Unannounced { .. } => counts.unannounced += 1,
-                State::Waiting { .. } => counts.waiting += 1,
+                UnitState::Processed { .. } => {}
+                UnitState::HeldBack { .. } => counts.held_back += 1,
+                UnitState::Unannounced { .. } => counts.unannounced += 1,
+                UnitState::Waiting { .. } => counts.waiting += 1,
             }
         }
         counts
@@ -238,8 +239,8 @@ mod tests {
     #[test]
     fn what_is_held_back_is_said_once_and_tried_later() {
         let unit: Unit = "binance/um/klines/1h/2026-02-14".parse().expect("a unit");
-        let (mut memory, seen) = (Memory::default(), Seen::default());
-        let unchanged = |memory: &Memory, asking| memory.unchanged(&unit, true, &seen, asking, false);
+        let (mut memory, seen) = (UnitMemory::default(), Seen::default());
+        let unchanged = |memory: &UnitMemory, asking| memory.unchanged(&unit, true, &seen, asking, false);
         let held_back = Outcome::HeldBack(vec!["damaged".into()]);
         assert!(memory.record(&unit, true, Some(seen.digest), &held_back, None));
         assert!(!memory.record(&unit, true, Some(seen.digest), &held_back, None));

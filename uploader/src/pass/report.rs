@@ -16,7 +16,7 @@ use crate::unit::process::{Outcome, Processed};
 
 /// What a pass did, or would do.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct PassReport {
     pub(crate) dry_run: bool,
     pub(crate) units: Units,
     pub(crate) archives: Archives,
@@ -151,7 +151,7 @@ impl fmt::Display for OlderUnit {
     }
 }
 
-impl Report {
+impl PassReport {
     pub(crate) fn new(dry_run: bool, by_archives: bool) -> Self {
         Self { dry_run, by_archives, ..Self::default() }
     }

@@ -28,8 +28,8 @@ use crate::local::tree::{Found, Walk};
 use crate::local::{marks, strays};
 use crate::pass::candidate;
 use crate::pass::candidate::{Candidate, Handled};
-use crate::pass::memory::Memory;
-use crate::pass::report::{OlderUnit, Report};
+use crate::pass::memory::UnitMemory;
+use crate::pass::report::{OlderUnit, PassReport};
 use crate::site::context::{Site, UNITS_MAX, blocking};
 use crate::site::metrics::UnitOutcome;
 use crate::site::queue::QueueError;
@@ -65,10 +65,16 @@ pub(crate) struct Watching {
 }
 
 /// Does all there is to do now.
-pub(crate) async fn run(site: &Site, scope: &Scope, mode: Mode, memory: &mut Memory, watching: &Watching) -> Report {
+pub(crate) async fn run(
+    site: &Site,
+    scope: &Scope,
+    mode: Mode,
+    memory: &mut UnitMemory,
+    watching: &Watching,
+) -> PassReport {
     let started = Instant::now();
     let read_before = site.metrics.archives_read();
-    let mut pass = Pass { site, mode, memory, report: Report::new(mode.dry_run, site.completeness.by_archives()) };
+    let mut pass = Pass { site, mode, memory, report: PassReport::new(mode.dry_run, site.completeness.by_archives()) };
     // Told to stop, it ends by itself, or else here: whatever it waits for then.
     let overdue = async {
         shutdown::overdue(site.shutdown.clone()).await;
@@ -102,8 +108,8 @@ pub(crate) async fn run(site: &Site, scope: &Scope, mode: Mode, memory: &mut Mem
 struct Pass<'s> {
     site: &'s Site,
     mode: Mode,
-    memory: &'s mut Memory,
-    report: Report,
+    memory: &'s mut UnitMemory,
+    report: PassReport,
 }
 
 /// A unit that is in the bucket and not yet on the stream.

@@ -31,7 +31,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(30);
 pub(crate) struct Cache {
     /// `None`: nowhere to keep it.
     root: Option<PathBuf>,
-    open: Mutex<HashMap<Unit, Entry>>,
+    open: Mutex<HashMap<Unit, CachedArchive>>,
     /// Whether the last attempt to write failed, and that was said.
     failed: AtomicBool,
 }
@@ -64,15 +64,15 @@ pub(crate) struct ProcessedAs {
 }
 
 /// A unit that is being worked on.
-struct Entry {
+struct CachedArchive {
     record: Record,
-    archives: HashMap<String, Known>,
+    archives: HashMap<String, CachedUnit>,
     changed: bool,
     saved: Instant,
 }
 
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
-struct Known {
+struct CachedUnit {
     fingerprint: Fingerprint,
     checked: Checked,
 }
@@ -93,7 +93,7 @@ const FORMAT: u32 = 3;
 #[derive(Serialize, Deserialize)]
 struct Line {
     symbol: String,
-    known: Known,
+    known: CachedUnit,
 }
 
 impl Cache {
@@ -104,7 +104,7 @@ impl Cache {
         Self { root, open: Mutex::default(), failed: AtomicBool::new(false) }
     }
 
-    fn units(&self) -> MutexGuard<'_, HashMap<Unit, Entry>> {
+    fn units(&self) -> MutexGuard<'_, HashMap<Unit, CachedArchive>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -161,7 +161,7 @@ impl Cache {
             return;
         }
         let (record, archives) = self.file(unit).and_then(|file| read(&file)).unwrap_or_default();
-        let entry = Entry { record, archives, changed: false, saved: Instant::now() };
+        let entry = CachedArchive { record, archives, changed: false, saved: Instant::now() };
         self.units().insert(unit.clone(), entry);
     }
 
@@ -179,7 +179,7 @@ impl Cache {
         }
         let mut units = self.units();
         let Some(entry) = units.get_mut(unit) else { return };
-        entry.archives.insert(symbol.to_owned(), Known { fingerprint, checked });
+        entry.archives.insert(symbol.to_owned(), CachedUnit { fingerprint, checked });
         entry.changed = true;
         if entry.saved.elapsed() > SAVE_EVERY {
             self.save(unit, entry);
@@ -198,7 +198,7 @@ impl Cache {
         let Some(entry) = units.get_mut(&local.unit) else { return false };
         let here: HashMap<&str, Fingerprint> =
             local.archives.iter().map(|archive| (archive.symbol.as_str(), archive.fingerprint)).collect();
-        let known = |symbol: &str, known: &Known| here.get(symbol) == Some(&known.fingerprint);
+        let known = |symbol: &str, known: &CachedUnit| here.get(symbol) == Some(&known.fingerprint);
         let all = entry.archives.iter().filter(|(symbol, archive)| known(symbol, archive)).count() == here.len();
         let before = entry.archives.len();
         entry.archives.retain(|symbol, _| here.contains_key(symbol.as_str()));
@@ -235,7 +235,7 @@ impl Cache {
         }
     }
 
-    fn save(&self, unit: &Unit, entry: &mut Entry) {
+    fn save(&self, unit: &Unit, entry: &mut CachedArchive) {
         let Some(file) = self.file(unit).filter(|_| entry.changed) else { return };
         entry.saved = Instant::now();
         match write(&file, entry) {
@@ -287,7 +287,7 @@ fn read_head(reader: &mut impl BufRead) -> Option<Head> {
 }
 
 /// A file, if it is there and whole.
-fn read(file: &Path) -> Option<(Record, HashMap<String, Known>)> {
+fn read(file: &Path) -> Option<(Record, HashMap<String, CachedUnit>)> {
     let mut reader = BufReader::new(File::open(file).ok()?);
     let head = read_head(&mut reader)?;
     let mut lines = Vec::new();
@@ -300,7 +300,7 @@ fn read(file: &Path) -> Option<(Record, HashMap<String, Known>)> {
     Some((head.record, archives.collect()))
 }
 
-fn write(file: &Path, entry: &Entry) -> io::Result<()> {
+fn write(file: &Path, entry: &CachedArchive) -> io::Result<()> {
     let mut lines = Vec::new();
     for (symbol, known) in &entry.archives {
         serde_json::to_writer(&mut lines, &Line { symbol: symbol.clone(), known: known.clone() })?;

@@ -26,7 +26,7 @@ pub(crate) struct Pending {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Entry {
+pub(crate) struct PendingUpload {
     pub(crate) key: String,
     pub(crate) upload_id: String,
     /// Of the whole archive, whose parts these are.
@@ -39,7 +39,7 @@ pub(crate) struct Entry {
     pub(crate) touched_at: Timestamp,
 }
 
-impl Entry {
+impl PendingUpload {
     pub(crate) fn upload(&self) -> UploadId {
         UploadId { key: self.key.clone(), id: self.upload_id.clone() }
     }
@@ -53,12 +53,12 @@ impl Pending {
         Self { folder: cache::folder(state_dir).map(|folder| folder.join(format!("uploads-{}", &name[..16]))) }
     }
 
-    pub(crate) fn find(&self, key: &str) -> Option<Entry> {
+    pub(crate) fn find(&self, key: &str) -> Option<PendingUpload> {
         read(&self.file(key)?).filter(|entry| entry.key == key)
     }
 
     /// Remembers an upload, in the place of a former one of the same key.
-    pub(crate) fn remember(&self, entry: &Entry) {
+    pub(crate) fn remember(&self, entry: &PendingUpload) {
         let (Some(folder), Some(file)) = (&self.folder, self.file(&entry.key)) else { return };
         if let Err(error) = write(folder, &file, entry) {
             let path = file.display();
@@ -76,7 +76,7 @@ impl Pending {
         }
     }
 
-    pub(crate) fn all(&self) -> Vec<Entry> {
+    pub(crate) fn all(&self) -> Vec<PendingUpload> {
         let files = self.folder.as_ref().and_then(|folder| fs::read_dir(folder).ok());
         files.into_iter().flatten().filter_map(|file| read(&file.ok()?.path())).collect()
     }
@@ -88,14 +88,14 @@ impl Pending {
 }
 
 /// What cannot be read is as good as not there.
-fn read(file: &Path) -> Option<Entry> {
+fn read(file: &Path) -> Option<PendingUpload> {
     if fs::metadata(file).ok()?.len() > FILE_BYTES_MAX {
         return None;
     }
     serde_json::from_slice(&fs::read(file).ok()?).ok()
 }
 
-fn write(folder: &Path, file: &Path, entry: &Entry) -> io::Result<()> {
+fn write(folder: &Path, file: &Path, entry: &PendingUpload) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
     temporary.write_all(&serde_json::to_vec(entry)?)?;
@@ -111,7 +111,7 @@ mod tests {
     fn an_upload_is_known_until_it_is_forgotten() {
         let dir = tempfile::tempdir().expect("a folder");
         let pending = Pending { folder: Some(dir.path().join("uploads")) };
-        let mut entry = Entry {
+        let mut entry = PendingUpload {
             key: "download/a b.zip".into(),
             upload_id: "id".into(),
             sha256: Sha256Sum::of(b"abc"),

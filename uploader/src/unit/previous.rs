@@ -118,7 +118,7 @@ fn list_left_behind(site: &Site, marker: &Marker, previous: &Previous, here: &[D
 }
 
 /// What is known of what is published.
-pub(crate) enum Known {
+pub(crate) enum PublishedUnit {
     All(Previous),
     /// A list of objects that was in the bucket only is gone from there. Nobody knows what it named: what is left may be
     /// less, and so may be what is on disk.
@@ -134,13 +134,17 @@ pub(crate) enum Known {
 /// The unit is held back where that cannot be known: its next revision could have less than the one before.
 pub(crate) async fn read(site: &Site, unit: &Unit, latest: Option<&Latest>) -> Result<Previous, UnitError> {
     match read_published(site, unit, latest).await? {
-        Known::All(previous) => Ok(previous),
-        Known::ListLost { why, .. } => Err(UnitError::held_back(why)),
+        PublishedUnit::All(previous) => Ok(previous),
+        PublishedUnit::ListLost { why, .. } => Err(UnitError::held_back(why)),
     }
 }
 
 /// Reads what is published, as far as it can be read.
-pub(crate) async fn read_published(site: &Site, unit: &Unit, latest: Option<&Latest>) -> Result<Known, UnitError> {
+pub(crate) async fn read_published(
+    site: &Site,
+    unit: &Unit,
+    latest: Option<&Latest>,
+) -> Result<PublishedUnit, UnitError> {
     let marker = latest.and_then(|latest| latest.marker.as_ref());
     let on_stream = match marker {
         Some(marker) => List::announced(site, unit, marker).await?,
@@ -168,7 +172,7 @@ pub(crate) async fn read_published(site: &Site, unit: &Unit, latest: Option<&Lat
         (List::None, List::None) => Vec::new(),
         // The stream was restored from an older copy.
         (List::Objects(stream_at, objects), List::Lost(bucket_at, key)) if bucket_at > stream_at => {
-            return Ok(Known::lost(unit, &key, previous(objects)));
+            return Ok(PublishedUnit::lost(unit, &key, previous(objects)));
         }
         (List::Objects(_, objects), List::None | List::Lost(..)) | (List::None, List::Objects(_, objects)) => objects,
         (List::Objects(stream_at, stream), List::Objects(bucket_at, bucket)) => {
@@ -179,17 +183,17 @@ pub(crate) async fn read_published(site: &Site, unit: &Unit, latest: Option<&Lat
             }
         }
         (List::Lost(stream_at, _), List::Objects(bucket_at, bucket)) if bucket_at > stream_at => bucket,
-        (List::Lost(_, key), in_bucket) => return Ok(Known::lost(unit, &key, previous(in_bucket.objects()))),
-        (List::None, List::Lost(_, key)) => return Ok(Known::lost(unit, &key, previous(Vec::new()))),
+        (List::Lost(_, key), in_bucket) => return Ok(PublishedUnit::lost(unit, &key, previous(in_bucket.objects()))),
+        (List::None, List::Lost(_, key)) => return Ok(PublishedUnit::lost(unit, &key, previous(Vec::new()))),
     };
     let objects = match latest.map(|latest| other_lane(site, latest)) {
         Some(others) if !names_all_of(&objects, others) => merged(others, &objects),
         _ => objects,
     };
-    Ok(Known::All(previous(objects)))
+    Ok(PublishedUnit::All(previous(objects)))
 }
 
-impl Known {
+impl PublishedUnit {
     fn lost(unit: &Unit, key: &str, left: Previous) -> Self {
         let Unit { market, interval, period, .. } = unit;
         let why = format!(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use jiff::{SignedDuration, Timestamp};
 
-use super::Report;
+use super::DoctorReport;
 use crate::clock;
 use crate::config::{Place, Storage};
 use crate::service::open_files;
@@ -23,13 +23,13 @@ const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(30);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Compares this machine's clock with a server's; says nothing where the server does not tell its own.
-pub async fn check_clock(report: &mut Report, name: &str, ask: impl AsyncFnOnce() -> Option<Timestamp>) {
+pub async fn check_clock(report: &mut DoctorReport, name: &str, ask: impl AsyncFnOnce() -> Option<Timestamp>) {
     let before = clock::now();
     let Ok(Some(theirs)) = tokio::time::timeout(TIMEOUT, ask()).await else { return };
     compare(report, name, theirs, before, clock::now());
 }
 
-fn compare(report: &mut Report, name: &str, theirs: Timestamp, before: Timestamp, after: Timestamp) {
+fn compare(report: &mut DoctorReport, name: &str, theirs: Timestamp, before: Timestamp, after: Timestamp) {
     let behind = theirs.duration_since(after).max(SignedDuration::ZERO);
     // Some tell whole seconds only.
     let ahead = before.duration_since(theirs) - SignedDuration::from_secs(1);
@@ -42,7 +42,7 @@ fn compare(report: &mut Report, name: &str, theirs: Timestamp, before: Timestamp
 }
 
 /// The same with a bucket, which every answer of its server tells, also a refusal.
-pub async fn check_store_clock(report: &mut Report, storage: &Storage) {
+pub async fn check_store_clock(report: &mut DoctorReport, storage: &Storage) {
     let Place::S3(bucket) = &storage.place else { return };
     check_clock(report, "bucket, clock", async || date_of(&bucket.endpoint).await).await;
 }
@@ -57,7 +57,7 @@ async fn date_of(endpoint: &str) -> Option<Timestamp> {
 }
 
 /// Free space of the file system that a folder is on, against what is needed there at least.
-pub async fn check_space(report: &mut Report, name: &str, path: &Path, needed_bytes: u64) {
+pub async fn check_space(report: &mut DoctorReport, name: &str, path: &Path, needed_bytes: u64) {
     let folder = path.to_owned();
     match on_disk(move || rustix::fs::statvfs(&folder).map_err(Into::into)).await {
         Ok(found) => say_space(report, name, found.f_bavail.saturating_mul(found.f_frsize), needed_bytes),
@@ -75,7 +75,7 @@ pub async fn on_disk<T: Send + 'static>(ask: impl FnOnce() -> io::Result<T> + Se
 }
 
 /// The same where somebody else has found out how much is free.
-pub fn say_space(report: &mut Report, name: &str, free_bytes: u64, needed_bytes: u64) {
+pub fn say_space(report: &mut DoctorReport, name: &str, free_bytes: u64, needed_bytes: u64) {
     let (free, needed) = (ByteSize::b(free_bytes), ByteSize::b(needed_bytes));
     if free_bytes >= needed_bytes {
         report.good(name, format!("{free} free"));
@@ -85,7 +85,7 @@ pub fn say_space(report: &mut Report, name: &str, free_bytes: u64, needed_bytes:
 }
 
 /// The limit on open files, which a process raises as far as it may when it starts.
-pub fn check_open_files(report: &mut Report, needed: u64) {
+pub fn check_open_files(report: &mut DoctorReport, needed: u64) {
     const NAME: &str = "open files";
     match too_few_open_files(needed) {
         None => report.good(NAME, format!("{} may be open, {needed} are needed at most", open_files::limit())),
@@ -110,7 +110,7 @@ mod tests {
     fn a_clock_that_is_off_is_named_with_its_direction() {
         let at = |second: i64| Timestamp::from_second(1_700_000_000 + second).expect("a time");
         let check = |theirs: i64, expected: Option<&str>| {
-            let mut report = Report::default();
+            let mut report = DoctorReport::default();
             compare(&mut report, "server", at(theirs), at(0), at(2));
             match expected {
                 None => assert!(report.checks[0].ok, "{report:?}"),
@@ -126,7 +126,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_disk_without_room_is_named() {
-        let mut report = Report::default();
+        let mut report = DoctorReport::default();
         let dir = tempfile::tempdir().expect("a folder");
         check_space(&mut report, "here", dir.path(), 1).await;
         check_space(&mut report, "here", dir.path(), u64::MAX).await;

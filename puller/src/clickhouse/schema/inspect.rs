@@ -72,7 +72,7 @@ impl Defect {
 
 /// The schema as it was found.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct FoundSchema {
     /// The newest version applied; 0 when none is, or nobody knows.
     pub version: usize,
     pub defects: Vec<Defect>,
@@ -83,7 +83,7 @@ pub(crate) struct Found {
     pub unsynced: Vec<String>,
 }
 
-impl Found {
+impl FoundSchema {
     /// Whether none of the tables is there.
     pub(super) fn is_empty(&self) -> bool {
         self.engines.is_empty()
@@ -124,7 +124,7 @@ struct FoundColumn {
 }
 
 impl Warehouse {
-    pub(crate) async fn inspect(&self) -> Result<Found, WarehouseError> {
+    pub(crate) async fn inspect(&self) -> Result<FoundSchema, WarehouseError> {
         let database = quoted(self.database());
         let found: Vec<FoundTable> = self
             .select(&format!(
@@ -172,7 +172,7 @@ impl Warehouse {
         {
             defects.push(Defect::NoTable(SCHEMA_MIGRATIONS));
         }
-        Ok(Found { version, defects, engines, rows, unsynced })
+        Ok(FoundSchema { version, defects, engines, rows, unsynced })
     }
 
     async fn applied_version(&self) -> Result<usize, WarehouseError> {

@@ -28,7 +28,7 @@ struct Archives {
 
 /// What was found at one destination.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct AdoptReport {
     destination: String,
     dry_run: bool,
     files: u64,
@@ -41,7 +41,7 @@ pub(super) struct Report {
     pub(super) error: Option<Failure>,
 }
 
-impl Report {
+impl AdoptReport {
     pub(super) fn new(destination: &str, dry_run: bool, hints: &Hints) -> Self {
         Self {
             destination: destination.to_owned(),

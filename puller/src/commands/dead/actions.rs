@@ -7,7 +7,7 @@ use common::unit::Unit;
 use nats::{Bus, Letter, ReplayOptions};
 use serde::Serialize;
 
-use super::letters::{Chosen, not_there, unit_name};
+use super::letters::{ChosenLetters, not_there, unit_name};
 use crate::clickhouse::audit_log::{AuditEntry, AuditLog};
 use common::output::Failure;
 
@@ -72,7 +72,7 @@ pub(super) struct LetterActions<'a> {
 }
 
 impl LetterActions<'_> {
-    pub(super) async fn work(mut self, chosen: &Chosen) -> Result<Reply, Failure> {
+    pub(super) async fn work(mut self, chosen: &ChosenLetters) -> Result<Reply, Failure> {
         let sequences = self.choose(chosen).await?;
         // Without it none of them can be read.
         self.bus.expect_letters().await?;
@@ -129,7 +129,7 @@ impl LetterActions<'_> {
             .failed(failure))
     }
 
-    async fn choose(&self, chosen: &Chosen) -> Result<Vec<u64>, Failure> {
+    async fn choose(&self, chosen: &ChosenLetters) -> Result<Vec<u64>, Failure> {
         if chosen.all {
             let letters = chosen.filter.list(self.bus, self.config).await?;
             return Ok(letters.into_iter().map(|letter| letter.sequence).collect());

@@ -16,7 +16,7 @@ use common::text::printable;
 
 /// Which dead letters.
 #[derive(Debug, Args)]
-pub struct Filter {
+pub struct LetterFilter {
     /// Only of this destination
     #[arg(long, value_name = "NAME")]
     pub(super) destination: Option<String>,
@@ -38,7 +38,7 @@ pub struct Filter {
 }
 
 #[derive(Debug, Args)]
-pub struct Chosen {
+pub struct ChosenLetters {
     /// Sequences, as `puller dead ls` lists them
     #[arg(value_name = "SEQ", required_unless_present = "all", conflicts_with = "all")]
     pub(crate) sequences: Vec<u64>,
@@ -48,10 +48,10 @@ pub struct Chosen {
     pub(super) all: bool,
 
     #[command(flatten)]
-    pub(super) filter: Filter,
+    pub(super) filter: LetterFilter,
 }
 
-impl Filter {
+impl LetterFilter {
     pub(super) fn is_empty(&self) -> bool {
         let Self { destination, units, class, older_than, newer_than } = self;
         destination.is_none() && units.is_empty() && class.is_none() && older_than.is_none() && newer_than.is_none()
@@ -76,12 +76,12 @@ impl Filter {
     }
 
     /// The letters as they are now. Those that a retry brings back are not among them.
-    pub(super) async fn list(&self, bus: &Bus, config: &Config) -> Result<Vec<Summary>, Failure> {
+    pub(super) async fn list(&self, bus: &Bus, config: &Config) -> Result<Vec<LetterSummary>, Failure> {
         let mut found = Vec::new();
         let tokens = self.units.unit.as_ref().map(UnitPrefix::exact).unwrap_or_default();
         let collect = |letter: Letter| {
             if self.matches(&letter) {
-                found.push(Summary::of(&letter));
+                found.push(LetterSummary::of(&letter));
             }
         };
         bus.each_letter(self.destination.as_deref(), &tokens, collect).await?;
@@ -109,7 +109,7 @@ impl Filter {
 
 /// A dead letter without its marker.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Summary {
+pub(crate) struct LetterSummary {
     pub(crate) sequence: u64,
     pub(crate) at: Timestamp,
     pub(crate) destination: String,
@@ -124,7 +124,7 @@ pub(crate) struct Summary {
     pub(crate) count: u32,
 }
 
-impl Summary {
+impl LetterSummary {
     pub(crate) fn of(letter: &Letter) -> Self {
         Self {
             sequence: letter.sequence,

@@ -1,7 +1,7 @@
 //! A ClickHouse destination: whether what the work asks of it would be answered.
 
 use common::config::ClickHouse;
-use common::service::doctor::Report;
+use common::service::doctor::DoctorReport;
 use common::service::doctor::machine::{check_clock, say_space};
 use common::unit::Unit;
 use jiff::Timestamp;
@@ -19,7 +19,7 @@ const SPACE_BYTES_MIN: u64 = 1 << 30;
 /// How much of a quota may be used up before it is worth a word.
 const QUOTA_SHARE_MAX: f64 = 0.9;
 
-pub(super) async fn check(report: &mut Report, name: &str, server: &ClickHouse) {
+pub(super) async fn check(report: &mut DoctorReport, name: &str, server: &ClickHouse) {
     let mut warehouse = Warehouse::new(server);
     match warehouse.connect().await {
         Ok(version) => report.good(name, format!("ClickHouse {version} is reachable and hashes rows as expected")),
@@ -42,7 +42,7 @@ pub(super) async fn check(report: &mut Report, name: &str, server: &ClickHouse) 
 }
 
 /// Whether the tables can be asked.
-async fn check_tables(report: &mut Report, name: &str, warehouse: &Warehouse) -> bool {
+async fn check_tables(report: &mut DoctorReport, name: &str, warehouse: &Warehouse) -> bool {
     let tables = format!("{name}, tables");
     let mut found = match warehouse.inspect().await {
         Ok(found) => found,
@@ -92,7 +92,7 @@ async fn check_tables(report: &mut Report, name: &str, warehouse: &Warehouse) ->
 }
 
 /// What the account's profile and quota leave for the work.
-async fn check_limits(report: &mut Report, name: &str, warehouse: &Warehouse) {
+async fn check_limits(report: &mut DoctorReport, name: &str, warehouse: &Warehouse) {
     match warehouse.low_limits().await {
         Ok(low) if low.is_empty() => report.good(name, "this account's profile leaves room for every statement"),
         Ok(low) => {
@@ -118,7 +118,7 @@ async fn check_limits(report: &mut Report, name: &str, warehouse: &Warehouse) {
 }
 
 /// A merge takes as much again as the parts that it merges: the largest month must fit once more.
-async fn check_space(report: &mut Report, name: &str, warehouse: &Warehouse) {
+async fn check_space(report: &mut DoctorReport, name: &str, warehouse: &Warehouse) {
     let disks = match warehouse.disks().await {
         Ok(disks) => disks,
         // Not granted to most accounts.
@@ -134,7 +134,7 @@ async fn check_space(report: &mut Report, name: &str, warehouse: &Warehouse) {
 }
 
 /// Every kind of statement, on a range without rows and a symbol that nobody has.
-async fn check_statements(report: &mut Report, name: &str, warehouse: &Warehouse) {
+async fn check_statements(report: &mut DoctorReport, name: &str, warehouse: &Warehouse) {
     match try_statements(warehouse).await {
         Ok(()) => report.good(name, "look-ups, read-backs and inserts are allowed"),
         Err(error) => report.bad(name, error.to_string(), error.advice()),

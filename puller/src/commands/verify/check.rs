@@ -6,7 +6,7 @@ use common::marker::Object;
 use common::unit::Unit;
 use futures::{StreamExt, stream};
 
-use crate::clickhouse::ledger::{Entry, Ledger};
+use crate::clickhouse::ledger::{Ledger, LedgerEntry};
 use crate::clickhouse::read_back::{Expected, ExpectedRows};
 use crate::clickhouse::version::version;
 use crate::error::work::WorkError;
@@ -56,7 +56,7 @@ pub(super) async fn check(loader: &Loader, job: &Job) -> Result<Vec<Verdict>, Wo
     spec(job)?;
     let ledger = loader.warehouse.ledger(&job.unit).await?;
     let mut verdicts: Vec<Verdict> = job.objects.iter().map(|object| by_ledger(object, &ledger, &job.unit)).collect();
-    let loaded: Vec<(usize, &Object, &Entry)> = job
+    let loaded: Vec<(usize, &Object, &LedgerEntry)> = job
         .objects
         .iter()
         .enumerate()
@@ -87,7 +87,7 @@ pub(super) async fn check(loader: &Loader, job: &Job) -> Result<Vec<Verdict>, Wo
 async fn of_former_revisions(
     loader: &Loader,
     job: &Job,
-    loaded: &[(usize, &Object, &Entry)],
+    loaded: &[(usize, &Object, &LedgerEntry)],
     verdicts: &mut [Verdict],
 ) -> Result<(), WorkError> {
     let period = job.unit.period;
@@ -122,7 +122,9 @@ fn by_ledger(object: &Object, ledger: &Ledger, unit: &Unit) -> Verdict {
     }
 }
 
-fn parts<'p, 'a>(loaded: &'p [(usize, &'a Object, &'a Entry)]) -> Vec<&'p [(usize, &'a Object, &'a Entry)]> {
+fn parts<'p, 'a>(
+    loaded: &'p [(usize, &'a Object, &'a LedgerEntry)],
+) -> Vec<&'p [(usize, &'a Object, &'a LedgerEntry)]> {
     let mut parts = Vec::new();
     let (mut start, mut rows) = (0, 0);
     for (index, (_, _, entry)) in loaded.iter().enumerate() {
@@ -142,16 +144,16 @@ fn parts<'p, 'a>(loaded: &'p [(usize, &'a Object, &'a Entry)]) -> Vec<&'p [(usiz
 async fn by_hash<'a>(
     loader: &Loader,
     job: &Job,
-    part: &[(usize, &'a Object, &'a Entry)],
+    part: &[(usize, &'a Object, &'a LedgerEntry)],
     verdicts: &mut [Verdict],
-) -> Result<Vec<(usize, &'a Object, &'a Entry)>, WorkError> {
+) -> Result<Vec<(usize, &'a Object, &'a LedgerEntry)>, WorkError> {
     let first = part.iter().map(|(_, _, entry)| entry.first_open_time).min();
     let last = part.iter().map(|(_, _, entry)| entry.last_open_time).max();
     let (Some(first), Some(last)) = (first, last) else { return Ok(Vec::new()) };
     let symbols = part.iter().map(|(_, object, _)| object.symbol.as_str());
     let groups = loader.warehouse.groups(&job.unit, symbols, (first, last)).await?;
     let shown: HashSet<&str> = groups.iter().map(|group| group.symbol.as_str()).collect();
-    let same = |object: &Object, entry: &Entry| {
+    let same = |object: &Object, entry: &LedgerEntry| {
         groups.iter().any(|group| {
             group.symbol == object.symbol
                 && group.version == entry.version(job.unit.period)
@@ -181,7 +183,7 @@ async fn by_hash<'a>(
 }
 
 /// Fetches the archive and compares row by row: other archives may have replaced some of its rows, rightly.
-async fn compare_rows(loader: &Loader, job: &Job, object: &Object, entry: &Entry) -> Result<Verdict, WorkError> {
+async fn compare_rows(loader: &Loader, job: &Job, object: &Object, entry: &LedgerEntry) -> Result<Verdict, WorkError> {
     if entry.outranks(object, job.unit.period) {
         return Ok(Verdict::Unchecked(format!(
             "{}: its rows differ from what was loaded, and only bytes that were generated earlier can be fetched",

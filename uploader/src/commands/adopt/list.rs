@@ -18,7 +18,7 @@ const EXAMPLES_MAX: usize = 10;
 
 /// An archive of a unit. Its key follows from the unit, so that a million of them fit into memory.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct ListedArchive {
     pub(super) symbol: Arc<str>,
     /// Whether a `.CHECKSUM` object lies beside it.
     pub(super) checksum: bool,
@@ -27,7 +27,7 @@ pub(super) struct Found {
 #[derive(Debug, Default)]
 pub(super) struct Listed {
     /// Those of the newest period first; the archives of each sorted by symbol.
-    pub(super) units: Vec<(Unit, Vec<Found>)>,
+    pub(super) units: Vec<(Unit, Vec<ListedArchive>)>,
     /// Units that the filters do not take.
     pub(super) left_out: HashSet<Unit>,
     pub(super) others: Others,
@@ -71,7 +71,7 @@ pub(super) async fn list(site: &Site, filter: &UnitFilter) -> Result<Listed, Pas
 
 #[derive(Default)]
 struct Collector {
-    units: HashMap<Unit, Vec<Found>>,
+    units: HashMap<Unit, Vec<ListedArchive>>,
     left_out: HashSet<Unit>,
     /// Keys come sorted, so a symbol's come one after another and share its name.
     symbol: Option<Arc<str>>,
@@ -89,7 +89,7 @@ impl Collector {
                     Some(last) if **last == *symbol => Arc::clone(last),
                     _ => Arc::clone(self.symbol.insert(symbol.into())),
                 };
-                self.units.entry(unit).or_default().push(Found { symbol: shared, checksum: false });
+                self.units.entry(unit).or_default().push(ListedArchive { symbol: shared, checksum: false });
             }
             // Its archive's key is shorter, and came right before it.
             Some((unit, symbol)) => {
@@ -152,7 +152,7 @@ mod tests {
             ]
         );
         let (_, found) = &listed.units[2];
-        let archive = |symbol: &str, checksum| Found { symbol: symbol.into(), checksum };
+        let archive = |symbol: &str, checksum| ListedArchive { symbol: symbol.into(), checksum };
         assert_eq!(*found, [archive("BTCUSDT", true), archive("ETHUSDT", false)]);
         // The mark, another dataset, a month among days, and another symbol's archive.
         assert_eq!((listed.others.count, listed.others.checksums), (4, 2));

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 
-use super::list::Found;
+use super::list::ListedArchive;
 use crate::contents::digest::Digested;
 use crate::error::{PassError, UnitError};
 use crate::local::check::Checked;
@@ -60,7 +60,7 @@ impl Adopter<'_> {
     pub(super) async fn check_object(
         &self,
         unit: &Unit,
-        found: &Found,
+        found: &ListedArchive,
         published: &HashMap<&str, &Object>,
     ) -> Result<CheckedObject, UnitError> {
         let path = layout::archive_path(unit, &found.symbol);

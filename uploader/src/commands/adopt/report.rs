@@ -11,7 +11,7 @@ use crate::pass::report::{unannounced, why_unannounced};
 use crate::unit::process::Outcome;
 
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct AdoptReport {
     dry_run: bool,
     pub(super) units: Units,
     archives: Archives,
@@ -75,7 +75,7 @@ struct Planned {
     bytes_to_fetch: u64,
 }
 
-impl Report {
+impl AdoptReport {
     pub(super) fn new(dry_run: bool) -> Self {
         Self { dry_run, ..Self::default() }
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use store::bandwidth::{Bandwidth, Direction};
 use tokio_util::sync::CancellationToken;
 
-use super::fault::Fault;
+use super::fault::DownloadFault;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const REDIRECTS_MAX: usize = 5;
@@ -91,9 +91,9 @@ pub(crate) struct Body {
 
 impl Body {
     /// The next bytes; `None` at the end.
-    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, DownloadFault> {
         if self.arrived.is_empty() {
-            match self.answer.chunk().await.map_err(Fault::from_transfer)? {
+            match self.answer.chunk().await.map_err(DownloadFault::from_transfer)? {
                 Some(chunk) => self.arrived = chunk,
                 None => return Ok(None),
             }
@@ -136,20 +136,20 @@ impl Exchange {
     }
 
     /// One page of a listing.
-    pub(crate) async fn list(&self, query: &[(&str, &str)], bytes_max: u64) -> Result<Vec<u8>, Fault> {
+    pub(crate) async fn list(&self, query: &[(&str, &str)], bytes_max: u64) -> Result<Vec<u8>, DownloadFault> {
         let mut url = self.list.clone();
         url.query_pairs_mut().extend_pairs(query);
         let page = self.whole(&url, bytes_max).await?;
-        page.ok_or(Fault::Refused { status: StatusCode::NOT_FOUND })
+        page.ok_or(DownloadFault::Refused { status: StatusCode::NOT_FOUND })
     }
 
     /// A small file; `None`: there is none.
-    pub(crate) async fn small(&self, path: &str, bytes_max: u64) -> Result<Option<Vec<u8>>, Fault> {
+    pub(crate) async fn small(&self, path: &str, bytes_max: u64) -> Result<Option<Vec<u8>>, DownloadFault> {
         self.whole(&self.url(path), bytes_max).await
     }
 
     /// What is published now; `None`: nothing.
-    pub(crate) async fn version(&self, path: &str) -> Result<Option<Version>, Fault> {
+    pub(crate) async fn version(&self, path: &str) -> Result<Option<Version>, DownloadFault> {
         let mut tries = Tries::default();
         loop {
             match self.send(self.client.head(self.url(path))).await {
@@ -161,16 +161,20 @@ impl Exchange {
     }
 
     /// Whether anything answers at all; one attempt.
-    pub(crate) async fn probe(&self) -> Result<(), Fault> {
+    pub(crate) async fn probe(&self) -> Result<(), DownloadFault> {
         match self.send(self.client.head(self.base.clone())).await {
             // A bucket behind a site may refuse to show its root.
-            Ok(_) | Err(Fault::Refused { .. }) => Ok(()),
+            Ok(_) | Err(DownloadFault::Refused { .. }) => Ok(()),
             Err(fault) => Err(fault),
         }
     }
 
     /// Asks for an archive, or what is missing of it; one attempt. `None`: there is none.
-    pub(crate) async fn open(&self, path: &str, have: Option<(u64, &Version)>) -> Result<Option<Opened>, Fault> {
+    pub(crate) async fn open(
+        &self,
+        path: &str,
+        have: Option<(u64, &Version)>,
+    ) -> Result<Option<Opened>, DownloadFault> {
         let mut request = self.client.get(self.url(path));
         if let Some((bytes, version)) = have
             && let Some(validator) = version.for_range()
@@ -183,7 +187,7 @@ impl Exchange {
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::PARTIAL_CONTENT => {
                 let Some((offset, size)) = content_range(answer.headers()) else {
-                    return Err(Fault::Cut("it answered with a part and does not say which".to_owned()));
+                    return Err(DownloadFault::Cut("it answered with a part and does not say which".to_owned()));
                 };
                 Ok(Some(Opened { version, size, offset, body: self.body(answer) }))
             }
@@ -198,7 +202,7 @@ impl Exchange {
         Body { answer, arrived: Bytes::new(), bandwidth: self.bandwidth.clone() }
     }
 
-    async fn whole(&self, url: &Url, bytes_max: u64) -> Result<Option<Vec<u8>>, Fault> {
+    async fn whole(&self, url: &Url, bytes_max: u64) -> Result<Option<Vec<u8>>, DownloadFault> {
         let mut tries = Tries::default();
         loop {
             match self.whole_once(url, bytes_max).await {
@@ -208,7 +212,7 @@ impl Exchange {
         }
     }
 
-    async fn whole_once(&self, url: &Url, bytes_max: u64) -> Result<Option<Vec<u8>>, Fault> {
+    async fn whole_once(&self, url: &Url, bytes_max: u64) -> Result<Option<Vec<u8>>, DownloadFault> {
         let answer = self.send(self.client.get(url.clone())).await?;
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(None);
@@ -218,21 +222,23 @@ impl Exchange {
         while let Some(chunk) = body.chunk().await? {
             bytes.extend_from_slice(&chunk);
             if bytes.len() as u64 > bytes_max {
-                return Err(Fault::TooLarge { what: "an answer", bytes_max });
+                return Err(DownloadFault::TooLarge { what: "an answer", bytes_max });
             }
         }
         Ok(Some(bytes))
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, Fault> {
-        let answer = request.send().await.map_err(Fault::from_transfer)?;
+    async fn send(&self, request: RequestBuilder) -> Result<Response, DownloadFault> {
+        let answer = request.send().await.map_err(DownloadFault::from_transfer)?;
         let status = answer.status();
         match status {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_FOUND => Ok(answer),
-            StatusCode::RANGE_NOT_SATISFIABLE => Err(Fault::Cut("it has nothing beyond what is here".to_owned())),
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                Err(DownloadFault::Cut("it has nothing beyond what is here".to_owned()))
+            }
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(busy(&answer)),
             _ if status.is_server_error() => Err(busy(&answer)),
-            _ => Err(Fault::Refused { status }),
+            _ => Err(DownloadFault::Refused { status }),
         }
     }
 
@@ -262,10 +268,14 @@ impl Tries {
     ///
     /// # Errors
     /// The fault, if it does not pass or has been met often enough.
-    pub(crate) async fn retry(&mut self, fault: Fault, shutdown: &CancellationToken) -> Result<(), Fault> {
+    pub(crate) async fn retry(
+        &mut self,
+        fault: DownloadFault,
+        shutdown: &CancellationToken,
+    ) -> Result<(), DownloadFault> {
         let asked = match &fault {
-            Fault::Busy { retry_after, .. } => *retry_after,
-            Fault::Unreachable(_) | Fault::Cut(_) => None,
+            DownloadFault::Busy { retry_after, .. } => *retry_after,
+            DownloadFault::Unreachable(_) | DownloadFault::Cut(_) => None,
             _ => return Err(fault),
         };
         self.failed += 1;
@@ -276,7 +286,7 @@ impl Tries {
         tracing::debug!(%fault, attempt = self.failed, delay_ms = delay.as_millis(), "trying again");
         tokio::select! {
             biased;
-            () = shutdown.cancelled() => Err(Fault::Stopped),
+            () = shutdown.cancelled() => Err(DownloadFault::Stopped),
             () = tokio::time::sleep(delay) => Ok(()),
         }
     }
@@ -303,9 +313,9 @@ fn redirects() -> Policy {
     })
 }
 
-fn busy(answer: &Response) -> Fault {
+fn busy(answer: &Response) -> DownloadFault {
     let asked = header(answer.headers(), &RETRY_AFTER).and_then(|text| retry_after(text, common::clock::now()));
-    Fault::Busy { status: answer.status(), retry_after: asked }
+    DownloadFault::Busy { status: answer.status(), retry_after: asked }
 }
 
 fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {

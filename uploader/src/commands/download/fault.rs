@@ -10,7 +10,7 @@ use common::text::chain;
 use reqwest::StatusCode;
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Fault {
+pub(crate) enum DownloadFault {
     #[error("the exchange cannot be reached: {0}")]
     Unreachable(String),
     #[error("the exchange's certificate is not accepted, or it speaks no TLS: {0}")]
@@ -47,7 +47,7 @@ fn asks(retry_after: Option<&Duration>) -> String {
     retry_after.map(|after| format!(" and asks to come back in {} s", after.as_secs())).unwrap_or_default()
 }
 
-impl From<io::Error> for Fault {
+impl From<io::Error> for DownloadFault {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             // A limit on the size of files is as full as a disk can be.
@@ -57,7 +57,7 @@ impl From<io::Error> for Fault {
     }
 }
 
-impl Fault {
+impl DownloadFault {
     pub(crate) fn from_transfer(error: reqwest::Error) -> Self {
         // The address is known from the line this ends up in.
         let error = error.without_url();
@@ -99,9 +99,9 @@ pub(crate) enum RunFault {
     #[error("local.data_dir: {} cannot be written: {why}; check the mount and that this user may write there", dir.display())]
     DataDir { dir: PathBuf, why: io::Error },
     #[error("{base}: {fault}; check download.base_url and the network")]
-    Exchange { base: String, fault: Fault },
+    Exchange { base: String, fault: DownloadFault },
     #[error("the symbols of {folder} cannot be listed: {fault}; check download.list_url, or name the symbols")]
-    List { folder: String, fault: Fault },
+    List { folder: String, fault: DownloadFault },
     #[error("stopped by a signal")]
     Stopped,
 }

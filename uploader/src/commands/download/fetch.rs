@@ -10,11 +10,11 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
 use super::exchange::{Body, Exchange, Opened, Tries};
-use super::fault::Fault;
-use super::memory::{Known, Memory};
-use super::metrics::Metrics;
-use super::outcome::Outcome;
-use super::place::{Here, Origin, Part, Place};
+use super::fault::DownloadFault;
+use super::memory::{KnownVersion, VersionMemory};
+use super::metrics::DownloadMetrics;
+use super::outcome::DownloadOutcome;
+use super::place::{ArchivePlace, LocalArchive, Origin, PartialArchive};
 use crate::local::check::CHECKSUM_BYTES_MAX;
 use crate::site::context::blocking;
 use crate::site::progress::Progress;
@@ -47,8 +47,8 @@ enum Step {
 pub(crate) struct Fetcher {
     pub(crate) exchange: Exchange,
     pub(crate) data_dir: PathBuf,
-    pub(crate) memory: Arc<Memory>,
-    pub(crate) metrics: Metrics,
+    pub(crate) memory: Arc<VersionMemory>,
+    pub(crate) metrics: DownloadMetrics,
     pub(crate) progress: Progress,
     pub(crate) shutdown: CancellationToken,
     /// Archives of periods that ended before are not asked for again.
@@ -58,31 +58,31 @@ pub(crate) struct Fetcher {
 
 impl Fetcher {
     /// Fetches an archive, if there is anything to fetch.
-    pub(crate) async fn archive(&self, unit: &Unit, path: &str) -> Result<Outcome, Fault> {
+    pub(crate) async fn archive(&self, unit: &Unit, path: &str) -> Result<DownloadOutcome, DownloadFault> {
         tokio::select! {
             biased;
-            () = self.shutdown.cancelled() => Err(Fault::Stopped),
+            () = self.shutdown.cancelled() => Err(DownloadFault::Stopped),
             outcome = self.fetch_archive(unit, path) => outcome,
         }
     }
 
-    async fn fetch_archive(&self, unit: &Unit, path: &str) -> Result<Outcome, Fault> {
-        let place = Place::new(&self.data_dir, path);
-        let here = on_disk(&place, Place::read).await?;
+    async fn fetch_archive(&self, unit: &Unit, path: &str) -> Result<DownloadOutcome, DownloadFault> {
+        let place = ArchivePlace::new(&self.data_dir, path);
+        let here = on_disk(&place, ArchivePlace::read).await?;
         let known = self.memory.get(path);
         match self.step(unit, &here, known.as_ref()) {
-            Step::Nothing => Ok(Outcome::Unchanged),
+            Step::Nothing => Ok(DownloadOutcome::Unchanged),
             Step::AskVersion => {
                 let now = self.exchange.version(path).await?;
                 // What was withdrawn stays: it was verified when it came.
                 if now.is_none_or(|now| known.is_some_and(|known| known.version.is_same(&now))) {
-                    return Ok(Outcome::Unchanged);
+                    return Ok(DownloadOutcome::Unchanged);
                 }
                 self.fetch(unit, path, &place).await
             }
             Step::CompareChecksum => {
                 if self.is_as_stated(unit, path, &place, here).await? {
-                    return Ok(Outcome::Unchanged);
+                    return Ok(DownloadOutcome::Unchanged);
                 }
                 self.fetch(unit, path, &place).await
             }
@@ -91,25 +91,31 @@ impl Fetcher {
     }
 
     /// What would be done about an archive, without asking the exchange: whether it would be asked.
-    pub(crate) async fn would_ask(&self, unit: &Unit, path: &str) -> Result<bool, Fault> {
-        let place = Place::new(&self.data_dir, path);
-        let here = on_disk(&place, Place::read).await?;
+    pub(crate) async fn would_ask(&self, unit: &Unit, path: &str) -> Result<bool, DownloadFault> {
+        let place = ArchivePlace::new(&self.data_dir, path);
+        let here = on_disk(&place, ArchivePlace::read).await?;
         Ok(self.step(unit, &here, self.memory.get(path).as_ref()) != Step::Nothing)
     }
 
-    fn step(&self, unit: &Unit, here: &Here, known: Option<&Known>) -> Step {
+    fn step(&self, unit: &Unit, here: &LocalArchive, known: Option<&KnownVersion>) -> Step {
         let may_change = unit.period.last_day() >= self.recheck_since;
         next_step(here, known, may_change, self.absent)
     }
 
     /// Whether the archive here is what the exchange's `.CHECKSUM` says; writes that, if it is not here.
-    async fn is_as_stated(&self, unit: &Unit, path: &str, place: &Place, here: Here) -> Result<bool, Fault> {
+    async fn is_as_stated(
+        &self,
+        unit: &Unit,
+        path: &str,
+        place: &ArchivePlace,
+        here: LocalArchive,
+    ) -> Result<bool, DownloadFault> {
         let (sha256, fingerprint) = match self.memory.get(path) {
             Some(known) if Some(known.fingerprint) == here.archive => (known.sha256, known.fingerprint),
-            _ => on_disk(place, Place::hash).await?,
+            _ => on_disk(place, ArchivePlace::hash).await?,
         };
         let Some((line, stated)) = self.checksum(path, place).await? else {
-            return if here.stated.is_some() { Ok(true) } else { Err(Fault::NoChecksum) };
+            return if here.stated.is_some() { Ok(true) } else { Err(DownloadFault::NoChecksum) };
         };
         if stated != sha256 {
             return Ok(false);
@@ -119,58 +125,58 @@ impl Fetcher {
         }
         // Of which publication it is nobody said: that is known only of what was fetched.
         let version = self.memory.get(path).filter(|known| known.sha256 == sha256).map(|known| known.version);
-        let known = Known { fingerprint, sha256, version: version.unwrap_or_default(), period: unit.period };
+        let known = KnownVersion { fingerprint, sha256, version: version.unwrap_or_default(), period: unit.period };
         self.memory.insert(path.to_owned(), known);
         Ok(true)
     }
 
-    async fn checksum(&self, path: &str, place: &Place) -> Result<Option<(Vec<u8>, Sha256Sum)>, Fault> {
+    async fn checksum(&self, path: &str, place: &ArchivePlace) -> Result<Option<(Vec<u8>, Sha256Sum)>, DownloadFault> {
         let line = self.exchange.small(&format!("{path}.CHECKSUM"), CHECKSUM_BYTES_MAX).await?;
         let Some(line) = line else { return Ok(None) };
-        let stated = place.stated(&line).map_err(|fault| Fault::BadChecksum(fault.to_string()))?;
+        let stated = place.stated(&line).map_err(|fault| DownloadFault::BadChecksum(fault.to_string()))?;
         Ok(Some((line, stated)))
     }
 
-    async fn fetch(&self, unit: &Unit, path: &str, place: &Place) -> Result<Outcome, Fault> {
+    async fn fetch(&self, unit: &Unit, path: &str, place: &ArchivePlace) -> Result<DownloadOutcome, DownloadFault> {
         let mut resumed_before = false;
         loop {
-            let Some((part, resumed)) = self.part(path, place).await? else { return Ok(Outcome::NotPublished) };
+            let Some((part, resumed)) = self.part(path, place).await? else { return Ok(DownloadOutcome::NotPublished) };
             // Asked for after the archive: of the two it is published later. What came stays for the next run.
-            let Some((line, stated)) = self.checksum(path, place).await? else { return Err(Fault::NoChecksum) };
-            let actual = on_disk(place, Place::hash_part).await?;
+            let Some((line, stated)) = self.checksum(path, place).await? else { return Err(DownloadFault::NoChecksum) };
+            let actual = on_disk(place, ArchivePlace::hash_part).await?;
             if actual == stated {
                 let (version, bytes) = (part.origin.version.clone(), part.bytes);
                 let fingerprint = on_disk(place, move |place| place.land(part, &line)).await?;
-                let known = Known { fingerprint, sha256: actual, version, period: unit.period };
+                let known = KnownVersion { fingerprint, sha256: actual, version, period: unit.period };
                 self.memory.insert(path.to_owned(), known);
-                return Ok(Outcome::Downloaded { bytes });
+                return Ok(DownloadOutcome::Downloaded { bytes });
             }
             drop(part);
-            on_disk(place, Place::discard_part).await?;
+            on_disk(place, ArchivePlace::discard_part).await?;
             // What was put together of two runs may be spoilt by what happened in between; a whole one speaks for itself.
             if !resumed || resumed_before {
-                return Err(Fault::Mismatch { actual, stated });
+                return Err(DownloadFault::Mismatch { actual, stated });
             }
             resumed_before = true;
         }
     }
 
     /// Brings the archive as a part, whole, and tells whether it was begun by an earlier run. `None`: there is none.
-    async fn part(&self, path: &str, place: &Place) -> Result<Option<(Part, bool)>, Fault> {
+    async fn part(&self, path: &str, place: &ArchivePlace) -> Result<Option<(PartialArchive, bool)>, DownloadFault> {
         let mut tries = Tries::default();
         let mut resumed = false;
         let mut furthest = 0;
         loop {
-            let part = on_disk(place, Place::resume).await?;
+            let part = on_disk(place, ArchivePlace::resume).await?;
             resumed |= part.is_some();
             let mut reached = 0;
             let outcome = self.part_once(path, place, part, &mut reached).await;
             match outcome {
                 Ok(part) => return Ok(part.map(|part| (part, resumed))),
                 Err(fault) => {
-                    if matches!(fault, Fault::DiskFull(_)) {
+                    if matches!(fault, DownloadFault::DiskFull(_)) {
                         // Room for smaller ones.
-                        on_disk(place, Place::discard_part).await?;
+                        on_disk(place, ArchivePlace::discard_part).await?;
                     }
                     // Further than ever, so that this ends also where each attempt has to begin anew.
                     if reached >= furthest + PROGRESS_BYTES_MIN {
@@ -186,10 +192,10 @@ impl Fetcher {
     async fn part_once(
         &self,
         path: &str,
-        place: &Place,
-        part: Option<Part>,
+        place: &ArchivePlace,
+        part: Option<PartialArchive>,
         reached: &mut u64,
-    ) -> Result<Option<Part>, Fault> {
+    ) -> Result<Option<PartialArchive>, DownloadFault> {
         let part = match part {
             // Whole, and its `.CHECKSUM` was not there.
             Some(part) if part.origin.size == Some(part.bytes) => {
@@ -206,21 +212,21 @@ impl Fetcher {
             Some(opened) => opened,
             None => {
                 drop(part);
-                on_disk(place, Place::discard_part).await?;
+                on_disk(place, ArchivePlace::discard_part).await?;
                 return Ok(None);
             }
         };
         let Opened { version, size, offset, body } = opened;
         if size.is_some_and(|size| size > ARCHIVE_BYTES_MAX) {
-            return Err(Fault::TooLarge { what: "it", bytes_max: ARCHIVE_BYTES_MAX });
+            return Err(DownloadFault::TooLarge { what: "it", bytes_max: ARCHIVE_BYTES_MAX });
         }
-        let goes_on = |part: &Part| offset == part.bytes && version.is_same(&part.origin.version);
+        let goes_on = |part: &PartialArchive| offset == part.bytes && version.is_same(&part.origin.version);
         let part = match part {
             Some(part) if offset > 0 && goes_on(&part) => part,
             part if offset > 0 => {
                 drop(part);
-                on_disk(place, Place::discard_part).await?;
-                return Err(Fault::Cut("it answered with another part than was asked for".to_owned()));
+                on_disk(place, ArchivePlace::discard_part).await?;
+                return Err(DownloadFault::Cut("it answered with another part than was asked for".to_owned()));
             }
             part => {
                 // The lock goes with it: beginning anew takes its own.
@@ -233,8 +239,14 @@ impl Fetcher {
     }
 
     /// Writes the body to the part's end.
-    async fn receive(&self, part: Part, mut body: Body, size: Option<u64>, reached: &mut u64) -> Result<Part, Fault> {
-        let Part { file, mut bytes, origin } = part;
+    async fn receive(
+        &self,
+        part: PartialArchive,
+        mut body: Body,
+        size: Option<u64>,
+        reached: &mut u64,
+    ) -> Result<PartialArchive, DownloadFault> {
+        let PartialArchive { file, mut bytes, origin } = part;
         let mut file = tokio::fs::File::from_std(file);
         let outcome = loop {
             let chunk = match body.chunk().await {
@@ -244,7 +256,7 @@ impl Fetcher {
             };
             let more = chunk.len() as u64;
             if bytes + more > size.unwrap_or(ARCHIVE_BYTES_MAX) {
-                break Err(Fault::TooLarge { what: "it", bytes_max: size.unwrap_or(ARCHIVE_BYTES_MAX) });
+                break Err(DownloadFault::TooLarge { what: "it", bytes_max: size.unwrap_or(ARCHIVE_BYTES_MAX) });
             }
             if let Err(error) = file.write_all(&chunk).await {
                 break Err(error.into());
@@ -258,13 +270,13 @@ impl Fetcher {
         file.flush().await?;
         outcome?;
         match size {
-            Some(size) if bytes < size => Err(Fault::Cut(format!("{bytes} of {size} bytes came"))),
-            _ => Ok(Part { file: file.into_std().await, bytes, origin }),
+            Some(size) if bytes < size => Err(DownloadFault::Cut(format!("{bytes} of {size} bytes came"))),
+            _ => Ok(PartialArchive { file: file.into_std().await, bytes, origin }),
         }
     }
 }
 
-fn next_step(here: &Here, known: Option<&Known>, may_change: bool, absent: Absent) -> Step {
+fn next_step(here: &LocalArchive, known: Option<&KnownVersion>, may_change: bool, absent: Absent) -> Step {
     let remembered = known.is_some();
     let known = known.filter(|known| known.version.is_known());
     let Some(archive) = here.archive else {
@@ -274,7 +286,7 @@ fn next_step(here: &Here, known: Option<&Known>, may_change: bool, absent: Absen
             _ => Step::Fetch,
         };
     };
-    let same = |known: &Known| known.fingerprint == archive && Some(known.sha256) == here.stated;
+    let same = |known: &KnownVersion| known.fingerprint == archive && Some(known.sha256) == here.stated;
     match here.stated {
         Some(_) if !may_change => Step::Nothing,
         Some(_) if known.is_some_and(same) => Step::AskVersion,
@@ -283,10 +295,13 @@ fn next_step(here: &Here, known: Option<&Known>, may_change: bool, absent: Absen
 }
 
 /// Works with the disk on a thread that may block.
-async fn on_disk<T, E>(place: &Place, work: impl FnOnce(&Place) -> Result<T, E> + Send + 'static) -> Result<T, Fault>
+async fn on_disk<T, E>(
+    place: &ArchivePlace,
+    work: impl FnOnce(&ArchivePlace) -> Result<T, E> + Send + 'static,
+) -> Result<T, DownloadFault>
 where
     T: Send + 'static,
-    E: Into<Fault> + Send + 'static,
+    E: Into<DownloadFault> + Send + 'static,
 {
     let place = place.clone();
     blocking(move || work(&place)).await.map_err(Into::into)
@@ -301,19 +316,19 @@ mod tests {
     fn only_what_may_have_changed_is_asked_for() {
         let fingerprint = Fingerprint { size: 1, mtime_ns: 2, ctime_ns: 3, inode: 4 };
         let (sum, other) = (Sha256Sum::of(b"a"), Sha256Sum::of(b"b"));
-        let known = |version: &str, sha256| Known {
+        let known = |version: &str, sha256| KnownVersion {
             fingerprint,
             sha256,
             version: serde_json::from_str(version).expect("a version"),
             period: "2026-03-01".parse().expect("a day"),
         };
         let (versioned, nameless) = (known(r#"{"etag": "x"}"#, sum), known("{}", sum));
-        let nothing = Here::default();
-        let pair = Here { archive: Some(fingerprint), stated: Some(sum) };
-        let touched = Here { archive: Some(Fingerprint { ctime_ns: 9, ..fingerprint }), stated: Some(sum) };
-        let bare = Here { archive: Some(fingerprint), stated: None };
-        let spoilt = Here { archive: Some(fingerprint), stated: Some(other) };
-        let check = |here: &Here, known: Option<&Known>, may_change, absent, step| {
+        let nothing = LocalArchive::default();
+        let pair = LocalArchive { archive: Some(fingerprint), stated: Some(sum) };
+        let touched = LocalArchive { archive: Some(Fingerprint { ctime_ns: 9, ..fingerprint }), stated: Some(sum) };
+        let bare = LocalArchive { archive: Some(fingerprint), stated: None };
+        let spoilt = LocalArchive { archive: Some(fingerprint), stated: Some(other) };
+        let check = |here: &LocalArchive, known: Option<&KnownVersion>, may_change, absent, step| {
             assert_eq!(next_step(here, known, may_change, absent), step, "{here:?} {known:?} {may_change}");
         };
         check(&nothing, None, true, Absent::Fetch, Step::Fetch);

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::exchange::Exchange;
-use super::fault::Fault;
+use super::fault::DownloadFault;
 use crate::local::layout;
 
 /// A page has at most 1000 folders.
@@ -30,7 +30,7 @@ struct CommonPrefix {
 }
 
 /// Lists the symbols that have a folder below this one, e.g. `data/spot/daily/klines`; sorted.
-pub(crate) async fn symbols(exchange: &Exchange, folder: &str) -> Result<Vec<String>, Fault> {
+pub(crate) async fn symbols(exchange: &Exchange, folder: &str) -> Result<Vec<String>, DownloadFault> {
     let prefix = format!("{folder}/");
     let mut symbols = Vec::new();
     let mut token: Option<String> = None;
@@ -42,11 +42,13 @@ pub(crate) async fn symbols(exchange: &Exchange, folder: &str) -> Result<Vec<Str
         let page = parse(&exchange.list(&query, PAGE_BYTES_MAX).await?)?;
         symbols.extend(page.common_prefixes.iter().filter_map(|folder| symbol(&folder.prefix, &prefix)));
         if symbols.len() > SYMBOLS_MAX {
-            return Err(Fault::Odd(format!("it lists more than {SYMBOLS_MAX} symbols")));
+            return Err(DownloadFault::Odd(format!("it lists more than {SYMBOLS_MAX} symbols")));
         }
         match page.next_continuation_token {
             Some(next) if page.is_truncated => token = Some(next),
-            None if page.is_truncated => return Err(Fault::Odd("a listing that is cut and has no token".to_owned())),
+            None if page.is_truncated => {
+                return Err(DownloadFault::Odd("a listing that is cut and has no token".to_owned()));
+            }
             _ => {
                 symbols.sort_unstable();
                 symbols.dedup();
@@ -54,15 +56,15 @@ pub(crate) async fn symbols(exchange: &Exchange, folder: &str) -> Result<Vec<Str
             }
         }
     }
-    Err(Fault::Odd(format!("its listing has more than {PAGES_MAX} pages")))
+    Err(DownloadFault::Odd(format!("its listing has more than {PAGES_MAX} pages")))
 }
 
-fn parse(page: &[u8]) -> Result<ListBucketResult, Fault> {
-    let text = std::str::from_utf8(page).map_err(|_| Fault::Odd("a listing that is not UTF-8".to_owned()))?;
+fn parse(page: &[u8]) -> Result<ListBucketResult, DownloadFault> {
+    let text = std::str::from_utf8(page).map_err(|_| DownloadFault::Odd("a listing that is not UTF-8".to_owned()))?;
     if !text.contains("<ListBucketResult") {
-        return Err(Fault::Odd("it does not answer as an S3 bucket does".to_owned()));
+        return Err(DownloadFault::Odd("it does not answer as an S3 bucket does".to_owned()));
     }
-    quick_xml::de::from_str(text).map_err(|error| Fault::Odd(format!("a listing that cannot be read: {error}")))
+    quick_xml::de::from_str(text).map_err(|error| DownloadFault::Odd(format!("a listing that cannot be read: {error}")))
 }
 
 fn symbol(listed: &str, prefix: &str) -> Option<String> {

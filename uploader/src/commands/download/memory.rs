@@ -25,7 +25,7 @@ const ARCHIVES_MAX: usize = 500_000;
 
 /// What is known of an archive that lay here once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Known {
+pub(crate) struct KnownVersion {
     #[serde(flatten)]
     pub(crate) fingerprint: Fingerprint,
     pub(crate) sha256: Sha256Sum,
@@ -35,7 +35,7 @@ pub(crate) struct Known {
 }
 
 /// Archives by their path below `data_dir`.
-pub(crate) struct Memory {
+pub(crate) struct VersionMemory {
     /// `None`: nowhere to keep it.
     file: Option<PathBuf>,
     state: Mutex<State>,
@@ -43,7 +43,7 @@ pub(crate) struct Memory {
 
 #[derive(Default)]
 struct State {
-    archives: HashMap<String, Known>,
+    archives: HashMap<String, KnownVersion>,
     changed: bool,
 }
 
@@ -51,10 +51,10 @@ struct State {
 struct Line {
     path: String,
     #[serde(flatten)]
-    known: Known,
+    known: KnownVersion,
 }
 
-impl Memory {
+impl VersionMemory {
     pub(crate) fn open(state_dir: Option<&Path>, data_dir: &Path) -> Self {
         let file = state_file("downloads", state_dir, data_dir);
         let archives = file.as_deref().map(load).unwrap_or_default();
@@ -65,11 +65,11 @@ impl Memory {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn get(&self, path: &str) -> Option<Known> {
+    pub(crate) fn get(&self, path: &str) -> Option<KnownVersion> {
         self.state().archives.get(path).cloned()
     }
 
-    pub(crate) fn insert(&self, path: String, known: Known) {
+    pub(crate) fn insert(&self, path: String, known: KnownVersion) {
         let mut state = self.state();
         if state.archives.len() < ARCHIVES_MAX || state.archives.contains_key(&path) {
             state.archives.insert(path, known);
@@ -106,7 +106,7 @@ impl Memory {
     }
 }
 
-fn load(file: &Path) -> HashMap<String, Known> {
+fn load(file: &Path) -> HashMap<String, KnownVersion> {
     let reader = match File::open(file) {
         Ok(reader) => BufReader::new(reader),
         Err(error) => {
@@ -123,7 +123,7 @@ fn load(file: &Path) -> HashMap<String, Known> {
     lines.take(ARCHIVES_MAX).map(|line| (line.path, line.known)).collect()
 }
 
-fn write(file: &Path, archives: &HashMap<String, Known>) -> io::Result<()> {
+fn write(file: &Path, archives: &HashMap<String, KnownVersion>) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
@@ -145,13 +145,13 @@ mod tests {
     #[test]
     fn the_next_run_knows_what_may_still_change() {
         let dir = tempfile::tempdir().expect("a folder");
-        let known = |period: &str| Known {
+        let known = |period: &str| KnownVersion {
             fingerprint: Fingerprint { size: 3, mtime_ns: 1, ctime_ns: 2, inode: 4 },
             sha256: Sha256Sum::of(b"abc"),
             version: serde_json::from_str(r#"{"etag": "\"a\"", "last_modified": "Mon"}"#).expect("a version"),
             period: period.parse().expect(period),
         };
-        let open = || Memory::open(Some(&dir.path().join("state")), dir.path());
+        let open = || VersionMemory::open(Some(&dir.path().join("state")), dir.path());
         let memory = open();
         memory.insert("old.zip".into(), known("2026-02-26"));
         memory.insert("new.zip".into(), known("2026-02-27"));

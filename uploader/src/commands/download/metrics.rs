@@ -5,18 +5,18 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::fault::Fault;
-use super::outcome::Outcome;
+use super::fault::DownloadFault;
+use super::outcome::DownloadOutcome;
 
 /// The counters, shared by cloning.
 #[derive(Clone, Default)]
-pub(crate) struct Metrics {
+pub(crate) struct DownloadMetrics {
     archives: Family<[(&'static str, &'static str); 1], Counter>,
     bytes: Counter,
     last_run: Gauge,
 }
 
-impl Metrics {
+impl DownloadMetrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let r = registry.sub_registry_with_prefix("marketferry_uploader_download");
@@ -30,12 +30,12 @@ impl Metrics {
         metrics
     }
 
-    pub(crate) fn archive(&self, outcome: &Result<Outcome, Fault>) {
+    pub(crate) fn archive(&self, outcome: &Result<DownloadOutcome, DownloadFault>) {
         let outcome = match outcome {
-            Ok(Outcome::Downloaded { .. }) => "downloaded",
-            Ok(Outcome::Unchanged) => "unchanged",
-            Ok(Outcome::NotPublished) => "not_published",
-            Err(Fault::Stopped) => return,
+            Ok(DownloadOutcome::Downloaded { .. }) => "downloaded",
+            Ok(DownloadOutcome::Unchanged) => "unchanged",
+            Ok(DownloadOutcome::NotPublished) => "not_published",
+            Err(DownloadFault::Stopped) => return,
             Err(_) => "failed",
         };
         self.archives.get_or_create(&[("outcome", outcome)]).inc();

@@ -2,7 +2,7 @@
 
 /// What came of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum DownloadOutcome {
     /// It is here now; the bytes are those of the whole archive.
     Downloaded {
         bytes: u64,

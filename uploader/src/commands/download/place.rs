@@ -15,14 +15,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::exchange::Version;
-use super::fault::Fault;
+use super::fault::DownloadFault;
 use crate::local::check;
 use crate::local::check::CHECKSUM_BYTES_MAX;
 use crate::local::scan::Fingerprint;
 
 /// The paths of one archive. All that is done with them blocks.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct ArchivePlace {
     folder: PathBuf,
     /// The archive's file name.
     name: String,
@@ -30,7 +30,7 @@ pub(crate) struct Place {
 
 /// What lies there.
 #[derive(Debug, Default)]
-pub(crate) struct Here {
+pub(crate) struct LocalArchive {
     pub(crate) archive: Option<Fingerprint>,
     /// What its `.CHECKSUM` says, if that can be read.
     pub(crate) stated: Option<Sha256Sum>,
@@ -45,13 +45,13 @@ pub(crate) struct Origin {
 }
 
 /// An archive as far as it came. No other process has it.
-pub(crate) struct Part {
+pub(crate) struct PartialArchive {
     pub(crate) file: File,
     pub(crate) bytes: u64,
     pub(crate) origin: Origin,
 }
 
-impl Place {
+impl ArchivePlace {
     /// `path` is that of the archive below `data_dir`, with `/`.
     pub(crate) fn new(data_dir: &Path, path: &str) -> Self {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -78,7 +78,7 @@ impl Place {
         self.beside(".part.of")
     }
 
-    pub(crate) fn read(&self) -> io::Result<Here> {
+    pub(crate) fn read(&self) -> io::Result<LocalArchive> {
         let archive = match fs::metadata(self.archive()) {
             Ok(metadata) if metadata.is_file() => Some(Fingerprint::of(&metadata)),
             Ok(_) => return Err(io::Error::other("something that is no file lies in its place")),
@@ -89,7 +89,7 @@ impl Place {
             Some(_) => read_small(&self.checksum(), CHECKSUM_BYTES_MAX)?.and_then(|line| self.stated(&line).ok()),
             None => None,
         };
-        Ok(Here { archive, stated })
+        Ok(LocalArchive { archive, stated })
     }
 
     /// What a `.CHECKSUM` says of this archive.
@@ -103,31 +103,31 @@ impl Place {
     }
 
     /// What came of the archive when it was last asked for; `None`: nothing that could be gone on with.
-    pub(crate) fn resume(&self) -> Result<Option<Part>, Fault> {
+    pub(crate) fn resume(&self) -> Result<Option<PartialArchive>, DownloadFault> {
         let Some(file) = self.open_part(OpenOptions::new().read(true).append(true))? else { return Ok(None) };
         let origin = read_small(&self.origin(), CHECKSUM_BYTES_MAX)?;
         let origin = origin.and_then(|text| serde_json::from_slice::<Origin>(&text).ok());
         let bytes = file.metadata()?.len();
-        let part = origin.map(|origin| Part { file, bytes, origin });
-        let fits = |part: &Part| {
+        let part = origin.map(|origin| PartialArchive { file, bytes, origin });
+        let fits = |part: &PartialArchive| {
             part.bytes > 0 && part.origin.version.is_known() && part.origin.size.is_none_or(|size| part.bytes <= size)
         };
         Ok(part.filter(fits))
     }
 
     /// Begins anew.
-    pub(crate) fn begin(&self, origin: Origin) -> Result<Part, Fault> {
+    pub(crate) fn begin(&self, origin: Origin) -> Result<PartialArchive, DownloadFault> {
         fs::create_dir_all(&self.folder)?;
         let Some(file) = self.open_part(OpenOptions::new().read(true).append(true).create(true))? else {
-            return Err(Fault::Locked);
+            return Err(DownloadFault::Locked);
         };
         // Emptied before it is said what it is of: in between it is a part of nothing.
         file.set_len(0)?;
         fs::write(self.origin(), serde_json::to_vec(&origin).expect("texts and numbers always serialise"))?;
-        Ok(Part { file, bytes: 0, origin })
+        Ok(PartialArchive { file, bytes: 0, origin })
     }
 
-    fn open_part(&self, how: &OpenOptions) -> Result<Option<File>, Fault> {
+    fn open_part(&self, how: &OpenOptions) -> Result<Option<File>, DownloadFault> {
         let file = match how.open(self.part()) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -135,7 +135,7 @@ impl Place {
         };
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Fault::Locked),
+            Err(TryLockError::WouldBlock) => return Err(DownloadFault::Locked),
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }
         // Whoever had it may have given it the archive's name in between.
@@ -143,7 +143,7 @@ impl Place {
         if named.is_ok_and(|named| file.metadata().is_ok_and(|opened| named.ino() == opened.ino())) {
             Ok(Some(file))
         } else {
-            Err(Fault::Locked)
+            Err(DownloadFault::Locked)
         }
     }
 
@@ -161,7 +161,7 @@ impl Place {
     ///
     /// At no moment, and after no crash, does an archive lie beside a `.CHECKSUM` that is not its own: first the former
     /// one goes, then the archive changes, then the new one comes. An archive without one is what the next run looks for.
-    pub(crate) fn land(&self, part: Part, line: &[u8]) -> Result<Fingerprint, Fault> {
+    pub(crate) fn land(&self, part: PartialArchive, line: &[u8]) -> Result<Fingerprint, DownloadFault> {
         part.file.sync_all()?;
         let checksum = self.beside(".CHECKSUM.part");
         write_synced(&checksum, line)?;
@@ -243,8 +243,8 @@ mod tests {
 
     use super::*;
 
-    fn place(dir: &Path) -> Place {
-        Place::new(dir, "data/spot/daily/klines/A/1h/A-1h-2026-03-01.zip")
+    fn place(dir: &Path) -> ArchivePlace {
+        ArchivePlace::new(dir, "data/spot/daily/klines/A/1h/A-1h-2026-03-01.zip")
     }
 
     fn origin(size: u64) -> Origin {
@@ -259,7 +259,7 @@ mod tests {
         assert!(place.resume().expect("looks").is_none());
         let mut part = place.begin(origin(3)).expect("begins");
         part.file.write_all(b"ab").expect("written");
-        assert!(matches!(place.resume(), Err(Fault::Locked)));
+        assert!(matches!(place.resume(), Err(DownloadFault::Locked)));
         drop(part);
         let part = place.resume().expect("looks").expect("a part");
         assert_eq!((part.bytes, &part.origin), (2, &origin(3)));

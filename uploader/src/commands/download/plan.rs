@@ -14,7 +14,7 @@ const MONTHLY_ONLY: [&str; 3] = ["3d", "1w", "1mo"];
 
 /// Days, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Range {
+pub(crate) struct DayRange {
     pub(crate) from: Date,
     pub(crate) to: Date,
 }
@@ -26,7 +26,7 @@ pub(crate) enum Span {
     Months,
 }
 
-impl Range {
+impl DayRange {
     /// What was asked for; what was not: yesterday, or for months the last whole one.
     pub(crate) fn new(from: Option<Period>, to: Option<Period>, span: Span, today: Date) -> Self {
         let yesterday = today.saturating_sub(1.day());
@@ -44,9 +44,9 @@ impl Range {
 }
 
 /// The units of these days that have ended and can exist at the exchange, the newest first.
-pub(crate) fn units(download: &Download, span: Span, range: Range, today: Date) -> Vec<Unit> {
+pub(crate) fn units(download: &Download, span: Span, range: DayRange, today: Date) -> Vec<Unit> {
     let yesterday = today.saturating_sub(1.day());
-    let range = Range { from: range.from.max(FIRST_DAY), to: range.to.min(yesterday) };
+    let range = DayRange { from: range.from.max(FIRST_DAY), to: range.to.min(yesterday) };
     let mut units = Vec::new();
     for period in periods(span, range, yesterday) {
         for market in &download.markets {
@@ -66,11 +66,11 @@ pub(crate) fn units(download: &Download, span: Span, range: Range, today: Date) 
 /// month, or two, of the intervals that exist by month only. Now and then those of `download.catch_up_days`.
 pub(crate) fn recent(download: &Download, catching_up: bool, today: Date) -> Vec<Unit> {
     let first = first_day(download, catching_up, today);
-    let mut recent = units(download, Span::Days, Range { from: first, to: today }, today);
+    let mut recent = units(download, Span::Days, DayRange { from: first, to: today }, today);
     let by_month = download.intervals.iter().filter(|interval| MONTHLY_ONLY.contains(&interval.as_str()));
     let by_month = Download { intervals: by_month.cloned().collect(), ..download.clone() };
     let first = first.first_of_month().saturating_sub(1.day());
-    recent.extend(units(&by_month, Span::Months, Range { from: first, to: today }, today));
+    recent.extend(units(&by_month, Span::Months, DayRange { from: first, to: today }, today));
     recent
 }
 
@@ -81,7 +81,7 @@ pub(crate) fn first_day(download: &Download, catching_up: bool, today: Date) -> 
     today.saturating_sub(i64::from(days).days())
 }
 
-fn periods(span: Span, range: Range, yesterday: Date) -> Vec<Period> {
+fn periods(span: Span, range: DayRange, yesterday: Date) -> Vec<Period> {
     let mut periods = Vec::new();
     let mut day = range.to;
     while day >= range.from {
@@ -146,9 +146,9 @@ mod tests {
         units.iter().map(|unit| unit.to_string().replacen("binance/", "", 1)).collect()
     }
 
-    fn range(from: &str, to: &str, span: Span) -> Range {
+    fn range(from: &str, to: &str, span: Span) -> DayRange {
         let period = |text: &str| (!text.is_empty()).then(|| text.parse().expect(text));
-        Range::new(period(from), period(to), span, TODAY)
+        DayRange::new(period(from), period(to), span, TODAY)
     }
 
     #[test]

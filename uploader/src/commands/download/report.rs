@@ -6,15 +6,15 @@ use common::output::{Failure, Finding, Reply, count, exit, list};
 use common::unit::Unit;
 use serde::Serialize;
 
-use super::fault::{Fault, RunFault};
-use super::outcome::Outcome;
+use super::fault::{DownloadFault, RunFault};
+use super::outcome::DownloadOutcome;
 
 /// Failures that are told of one unit; the rest are counted.
 const FAILURES_MAX: usize = 100;
 
 /// What a run did, or would do.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct DownloadReport {
     dry_run: bool,
     pub(crate) archives: Archives,
     bytes_downloaded: u64,
@@ -72,14 +72,14 @@ impl UnitReport {
     }
 
     /// Counts an archive; logs the unit when that was its last.
-    pub(crate) fn add(&mut self, path: &str, outcome: &Result<Outcome, Fault>) {
+    pub(crate) fn add(&mut self, path: &str, outcome: &Result<DownloadOutcome, DownloadFault>) {
         match outcome {
-            Ok(Outcome::Downloaded { bytes }) => {
+            Ok(DownloadOutcome::Downloaded { bytes }) => {
                 self.downloaded += 1;
                 self.bytes += bytes;
             }
-            Ok(Outcome::Unchanged) => self.unchanged += 1,
-            Ok(Outcome::NotPublished) => self.not_published += 1,
+            Ok(DownloadOutcome::Unchanged) => self.unchanged += 1,
+            Ok(DownloadOutcome::NotPublished) => self.not_published += 1,
             Err(fault) => {
                 tracing::error!(archive = path, %fault, "not fetched");
                 self.failed += 1;
@@ -113,7 +113,7 @@ impl UnitReport {
     }
 }
 
-impl Report {
+impl DownloadReport {
     pub(crate) fn new(dry_run: bool) -> Self {
         Self { dry_run, ..Self::default() }
     }

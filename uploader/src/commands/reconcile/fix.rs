@@ -11,7 +11,7 @@ use store::Over;
 
 use super::bucket::{self, InBucket, Lost, Manifest};
 use super::content;
-use super::report::Finding;
+use super::report::UnitFinding;
 use super::trouble::Trouble;
 use crate::bucket::upload;
 use crate::error::UnitError;
@@ -64,7 +64,7 @@ impl Fixer<'_> {
         unit: &Unit,
         bucket: &InBucket,
         repair: Repair,
-        finding: &mut Finding,
+        finding: &mut UnitFinding,
     ) -> Result<(), Trouble> {
         let done = match (repair, bucket) {
             (Repair::Nothing, _) => return Ok(()),
@@ -231,7 +231,7 @@ impl Fixer<'_> {
     }
 
     /// Uploads again what the bucket lost and this machine still has, byte for byte; returns how many are left.
-    pub(super) async fn put_back(&self, lost: Vec<Lost>, finding: &mut Finding) -> Result<usize, Trouble> {
+    pub(super) async fn put_back(&self, lost: Vec<Lost>, finding: &mut UnitFinding) -> Result<usize, Trouble> {
         let mut left = 0;
         for lost in lost {
             let key = &lost.object.key;

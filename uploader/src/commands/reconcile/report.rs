@@ -42,7 +42,7 @@ impl Sign {
 
 /// One unit.
 #[derive(Debug)]
-pub(super) struct Finding {
+pub(super) struct UnitFinding {
     unit: Unit,
     pub(super) sign: Sign,
     what: String,
@@ -56,7 +56,7 @@ pub(super) struct Finding {
     pub(super) fixed: Option<bool>,
 }
 
-impl Finding {
+impl UnitFinding {
     pub(super) fn new(unit: &Unit, sign: Sign, what: &str) -> Self {
         let (unit, what) = (unit.clone(), what.to_owned());
         Self { unit, sign, what, details: Vec::new(), older: Vec::new(), repairs: Vec::new(), fixed: None }
@@ -119,7 +119,7 @@ impl Counts {
 
 /// What a run found and did.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct ReconcileReport {
     fix: bool,
     /// Whether the objects were read.
     #[serde(skip)]
@@ -128,7 +128,7 @@ pub(crate) struct Report {
     units: Counts,
     /// Units that differ; with `--verbose` all.
     #[serde(skip)]
-    findings: Vec<Finding>,
+    findings: Vec<UnitFinding>,
     /// Units of which `data_dir` has archives that are older than the announced ones, as far as they were read before.
     older: Vec<OlderUnit>,
     /// Why the run ended early.
@@ -138,13 +138,13 @@ pub(crate) struct Report {
     exit_code: u8,
 }
 
-impl Report {
+impl ReconcileReport {
     pub(super) fn new(fix: bool, content: bool) -> Self {
         let (units, findings, older) = (Counts::default(), Vec::new(), Vec::new());
         Self { fix, content, stream_was_missing: false, units, findings, older, error: None, exit_code: exit::DONE }
     }
 
-    pub(super) fn add(&mut self, finding: Finding, verbose: bool) {
+    pub(super) fn add(&mut self, finding: UnitFinding, verbose: bool) {
         if !finding.older.is_empty() {
             self.older.push(OlderUnit::of(&finding.unit, &finding.older));
         }
@@ -185,7 +185,7 @@ impl Report {
     /// The answer of the command.
     pub(crate) fn into_reply(self, all: bool) -> Reply {
         let older = self.older.iter().map(OlderUnit::finding);
-        let findings: Vec<output::Finding> = self.findings.iter().map(Finding::answer).chain(older).collect();
+        let findings: Vec<output::Finding> = self.findings.iter().map(UnitFinding::answer).chain(older).collect();
         let text = self.to_text(&findings, all);
         Reply::of_report(self.exit_code, &self).findings(findings).text(text).failed(self.failure())
     }
