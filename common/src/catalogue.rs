@@ -1,8 +1,12 @@
 //! The words of Binance's archives: closed sets, which the command line checks.
 
-pub const EXCHANGES: [&str; 1] = ["binance"];
-/// Of the exchange's archives: spot, USD-margined and coin-margined futures.
-pub const MARKETS: [&str; 3] = ["spot", "um", "cm"];
+/// The exchange whose tree [`crate::layout`] knows.
+pub const EXCHANGE: &str = "binance";
+pub const EXCHANGES: [&str; 1] = [EXCHANGE];
+/// Spot, USD-margined and coin-margined futures, each with its folder below `data/`.
+pub const MARKET_FOLDERS: [(&str, &str); 3] = [("spot", "spot"), ("um", "futures/um"), ("cm", "futures/cm")];
+pub const MARKETS: [&str; 3] = [MARKET_FOLDERS[0].0, MARKET_FOLDERS[1].0, MARKET_FOLDERS[2].0];
+/// All of them are klines: archives of the same twelve columns.
 pub const DATASETS: [&str; 4] = ["klines", "markPriceKlines", "indexPriceKlines", "premiumIndexKlines"];
 /// By their length. All of them exist by month, those before `3d` by day too.
 pub const INTERVALS: [&str; 16] =

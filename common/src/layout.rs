@@ -1,20 +1,17 @@
 //! Binance's own tree: where the archive of a unit and symbol lies below `data_dir`, and so below the prefix in the bucket.
 
+use crate::catalogue::{EXCHANGE, MARKET_FOLDERS};
 use crate::unit::Unit;
 
-/// The exchange whose tree this is.
-pub const EXCHANGE: &str = "binance";
 /// The interval of units whose dataset has none.
 const NO_INTERVAL: &str = "all";
 
-/// The markets that are collected, each with its folder below `data/`.
-pub const MARKETS: [(&str, &str); 3] = [("spot", "spot"), ("um", "futures/um"), ("cm", "futures/cm")];
-/// Of the tree, too.
+/// A folder of the tree whose archives are not collected.
 const OPTION: (&str, &str) = ("option", "option");
 
 /// The folder of a market that is collected, below `data/`.
 pub fn market_folder(market: &str) -> Option<&'static str> {
-    MARKETS.into_iter().find(|(name, _)| *name == market).map(|(_, folder)| folder)
+    MARKET_FOLDERS.into_iter().find(|(name, _)| *name == market).map(|(_, folder)| folder)
 }
 
 /// The folder of archives that cover a day, or a month.

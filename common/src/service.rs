@@ -2,6 +2,7 @@
 
 pub mod doctor;
 pub mod healthcheck;
+pub mod host;
 pub mod http;
 pub mod open_files;
 pub mod shutdown;

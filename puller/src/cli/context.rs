@@ -7,6 +7,7 @@ use common::catalogue::one_of;
 use common::config::{Config, Destination as DestinationConfig, DestinationKind};
 use common::output::Failure;
 use common::service::doctor::machine::too_few_open_files;
+use common::service::host::host_name;
 use common::service::http::Readiness;
 use common::text::shorten;
 use nats::{Bus, BusError, ConsumerSettings, within};
@@ -154,9 +155,8 @@ impl Shared {
 
 /// A name that no other start of a worker has: host, process and time.
 pub(crate) fn worker_name() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "host".into());
     let since = common::clock::now().as_millisecond();
-    format!("{}-{}-{since:x}", host.trim(), std::process::id())
+    format!("{}-{}-{since:x}", host_name(), std::process::id())
 }
 
 /// The destination of that name.

@@ -1,14 +1,13 @@
 //! What is known of a unit's archives before they are decoded: interval, period, and the limits that follow.
 
 use archive::{Interval, ROW_BYTES, Spec};
+use common::catalogue::DATASETS;
 use common::marker::Object;
 use common::unit::Unit;
 
 use crate::error::work::WorkError;
 use crate::job::resolve::Job;
 
-/// Datasets whose archives are klines: the same twelve columns.
-const KLINE_DATASETS: [&str; 4] = ["klines", "markPriceKlines", "indexPriceKlines", "premiumIndexKlines"];
 /// Longest row accepted on average; genuine ones have 145 to 160 bytes.
 const CSV_ROW_BYTES_MAX: u64 = 256;
 /// For a header line, and for a few rows more than the interval implies, as early files have.
@@ -27,7 +26,7 @@ pub(crate) fn spec(job: &Job) -> Result<Spec, WorkError> {
 /// The same of any unit.
 pub(crate) fn spec_of(unit: &Unit) -> Result<Spec, WorkError> {
     let dataset = unit.dataset.as_str();
-    if !KLINE_DATASETS.contains(&dataset) {
+    if !DATASETS.contains(&dataset) {
         return Err(WorkError::NoDecoder(format!("dataset {dataset}")));
     }
     let interval = unit.interval.as_str().parse::<Interval>();

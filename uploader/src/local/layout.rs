@@ -4,7 +4,8 @@ use common::catalogue::{DATASETS, INTERVALS, one_of};
 use common::text::{is_seen, shorten};
 use common::unit::{Period, Unit};
 
-pub(crate) use common::layout::{EXCHANGE, MARKETS, archive_path, market_folder, span, symbols_folder};
+pub(crate) use common::catalogue::{EXCHANGE, MARKET_FOLDERS};
+pub(crate) use common::layout::{archive_path, market_folder, span, symbols_folder};
 
 /// The dataset of a mark that names none.
 pub(crate) const DATASET: &str = "klines";
@@ -14,7 +15,7 @@ const SYMBOL_BYTES_MAX: usize = 64;
 /// The unit and symbol of an archive by its path below `data_dir`; `None` for any other file.
 pub(crate) fn parse(path: &str) -> Option<(Unit, &str)> {
     let below = path.strip_prefix("data/")?;
-    let (market, rest) = MARKETS
+    let (market, rest) = MARKET_FOLDERS
         .into_iter()
         .find_map(|(market, folder)| Some((market, below.strip_prefix(folder)?.strip_prefix('/')?)))?;
     let mut parts = rest.split('/').skip(1);

@@ -8,7 +8,7 @@ use common::catalogue::DATASETS;
 use common::text::shorten;
 use common::unit::{Token, Unit};
 
-use crate::local::layout::{DATASET, EXCHANGE, MARKETS, market_folder};
+use crate::local::layout::{DATASET, EXCHANGE, MARKET_FOLDERS, market_folder};
 use crate::local::spelling;
 use crate::local::spelling::Date;
 
@@ -107,7 +107,7 @@ pub(crate) fn meant(name: &str) -> Option<Unit> {
         if let Some((Date::Period(date), _)) = spelling::date_at_end(&numbers).filter(|(_, all)| *all == numbers.len())
         {
             period = Some(date);
-        } else if let Some((known, _)) = MARKETS.into_iter().find(|(known, _)| is_word(known)) {
+        } else if let Some((known, _)) = MARKET_FOLDERS.into_iter().find(|(known, _)| is_word(known)) {
             market = Some(known);
         } else if let Some(known) = DATASETS.into_iter().find(is_word) {
             dataset = Some(known);

@@ -59,7 +59,7 @@ impl Walk<'_> {
     pub(crate) fn everything(&self, units: Vec<Unit>, filter: &UnitFilter) -> Found {
         let mut branches = branches_of(units);
         let mut unreadable = Vec::new();
-        for (market, folder) in layout::MARKETS {
+        for (market, folder) in layout::MARKET_FOLDERS {
             if !self.rule.allows_market(market) || !filter.allows_market(market) {
                 continue;
             }
@@ -334,7 +334,7 @@ impl Branch {
 fn branches_of(units: Vec<Unit>) -> BTreeMap<String, Branch> {
     let mut branches = BTreeMap::new();
     for unit in units {
-        let market = layout::MARKETS.into_iter().find(|(market, _)| *market == unit.market.as_str());
+        let market = layout::MARKET_FOLDERS.into_iter().find(|(market, _)| *market == unit.market.as_str());
         let Some((market, _)) = market.filter(|_| unit.exchange.as_str() == layout::EXCHANGE) else { continue };
         let folder = layout::symbols_folder(&unit);
         let branch =

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::config::{Config, Publish};
 use common::object_key::Prefix;
+use common::service::host::host_name;
 use common::unit::Unit;
 use jiff::Timestamp;
 use store::parts::{PART_BYTES_MAX, SINGLE_BYTES_MAX};
@@ -221,10 +222,4 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
             Err(error) => unreachable!("blocking work is never cancelled: {error}"),
         },
     }
-}
-
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
-    let name: String = name.unwrap_or_default().trim().chars().filter(char::is_ascii_graphic).take(64).collect();
-    if name.is_empty() { "unknown".into() } else { name }
 }

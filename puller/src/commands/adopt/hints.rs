@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::{fs, io};
 
+use common::catalogue::MARKETS;
 use common::text::shorten;
 use common::unit::{Period, Token, Unit};
 
 /// Binance's tree has seven levels; what lies deeper is none of it.
 const DEPTH_MAX: usize = 12;
 const EXCHANGE: &str = "binance";
-const MARKETS: [&str; 3] = ["spot", "um", "cm"];
 
 /// What a worker writes beside the archives of a directory destination, and `pull --no-ingest` in local.data_dir.
 const OURS: &str = ".ferry";
