@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::local::check::Checked;
 use crate::local::scan::{Fingerprint, LocalUnit, SetDigest};
+use crate::state::file::replace;
 
 /// Longest first line of a file.
 const HEAD_BYTES_MAX: u64 = 4096;
@@ -308,13 +309,10 @@ fn write(file: &Path, entry: &CachedArchive) -> io::Result<()> {
     }
     let head = Head { format: FORMAT, lines: Sha256Sum::of(&lines), record: entry.record.clone() };
     let head = serde_json::to_string(&head)?;
-    let folder = file.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
-    writeln!(temporary, "{} {head}", Sha256Sum::of(head.as_bytes()))?;
-    temporary.write_all(&lines)?;
-    temporary.persist(file)?;
-    Ok(())
+    replace(file, |writer| {
+        writeln!(writer, "{} {head}", Sha256Sum::of(head.as_bytes()))?;
+        writer.write_all(&lines)
+    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! parts that lie in the bucket are forgotten by it after a time.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self};
 use std::path::{Path, PathBuf};
 
 use common::checksum::Sha256Sum;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use store::parts::UploadId;
 
 use crate::state::cache;
+use crate::state::file::replace;
 
 /// Largest file that is read; keys have at most 1,024 bytes, ids some hundred.
 const FILE_BYTES_MAX: u64 = 16 * 1024;
@@ -59,8 +60,8 @@ impl Pending {
 
     /// Remembers an upload, in the place of a former one of the same key.
     pub(crate) fn remember(&self, entry: &PendingUpload) {
-        let (Some(folder), Some(file)) = (&self.folder, self.file(&entry.key)) else { return };
-        if let Err(error) = write(folder, &file, entry) {
+        let Some(file) = self.file(&entry.key) else { return };
+        if let Err(error) = write(&file, entry) {
             let path = file.display();
             tracing::warn!(%path, %error, "cannot remember an upload; if this run is cut short, it begins anew");
         }
@@ -95,12 +96,8 @@ fn read(file: &Path) -> Option<PendingUpload> {
     serde_json::from_slice(&fs::read(file).ok()?).ok()
 }
 
-fn write(folder: &Path, file: &Path, entry: &PendingUpload) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
-    temporary.write_all(&serde_json::to_vec(entry)?)?;
-    temporary.persist(file)?;
-    Ok(())
+fn write(file: &Path, entry: &PendingUpload) -> io::Result<()> {
+    replace(file, |writer| Ok(serde_json::to_writer(writer, entry)?))
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! A cache and nothing more. Without it the exchange's `.CHECKSUM` is compared with the archive's own hash.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::exchange::Version;
 use crate::local::scan::Fingerprint;
 use crate::state::cache::state_file;
+use crate::state::file::replace;
 
 const LINE_BYTES_MAX: usize = 4096;
 /// About 200 MB of memory. What is more is compared by its hash each time.
@@ -124,18 +125,13 @@ fn load(file: &Path) -> HashMap<String, KnownVersion> {
 }
 
 fn write(file: &Path, archives: &HashMap<String, KnownVersion>) -> io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
-    let mut writer = BufWriter::new(temporary.as_file_mut());
-    for (path, known) in archives {
-        serde_json::to_writer(&mut writer, &Line { path: path.clone(), known: known.clone() })?;
-        writer.write_all(b"\n")?;
-    }
-    writer.flush()?;
-    drop(writer);
-    temporary.persist(file)?;
-    Ok(())
+    replace(file, |writer| {
+        for (path, known) in archives {
+            serde_json::to_writer(&mut *writer, &Line { path: path.clone(), known: known.clone() })?;
+            writer.write_all(b"\n")?;
+        }
+        Ok(())
+    })
 }
 
 #[cfg(test)]
