@@ -5,13 +5,15 @@
 //! - `data_dir` and `rsync`: the two ends of a store that is the remote site's data_dir itself. The uploader's end has
 //!   the archives already and writes manifests beside them; the puller's end only fetches.
 //!
-//! Above each of them: the limit of the [`bandwidth`], [`parts`] of large objects, and the checks of `doctor`.
+//! Above each of them: the limit of the [`bandwidth`], [`parts`] of large objects, `current.json` and manifests as they are
+//! read, and the checks of `doctor`.
 //!
-//! Refused here: what is inside an object, which keys there are, and the queue.
+//! Refused here: what is inside an archive, and the queue.
 
 pub mod doctor;
 mod rehearsal;
 
+mod manifests;
 mod multipart;
 mod object_store;
 
@@ -29,5 +31,6 @@ pub mod parts;
 
 pub use error::{StoreError, StoreErrorKind};
 pub use interface::{Details, End, Given, Over, Page, Put, Stored};
+pub use manifests::{CurrentFile, ManifestFile};
 pub use object_store::{Download, ObjectStore};
 pub use rehearsal::{Probe, Unfit};

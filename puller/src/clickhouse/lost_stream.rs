@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use clickhouse::Row;
 use common::config::{Config, Destination, DestinationKind};
-use common::marker::CURRENT_BYTES_MAX;
 use common::output::count;
 use common::unit::Unit;
 use nats::{Bus, BusErrorKind, StreamState};
@@ -151,9 +150,8 @@ async fn compare(
 
 async fn is_any_in_bucket(config: &Config, lost: &[Unit]) -> Result<bool, Failure> {
     let store = ObjectStore::new(&config.storage, End::Puller);
-    let newest = lost.iter().take(LOOKUPS_MAX).map(|unit| config.storage.prefix.current_key(unit));
-    for keys in newest.collect::<Vec<_>>().chunks(LOOKUPS_AT_ONCE) {
-        let asked = keys.iter().map(|key| store.get_small(key, CURRENT_BYTES_MAX));
+    for units in lost[..lost.len().min(LOOKUPS_MAX)].chunks(LOOKUPS_AT_ONCE) {
+        let asked = units.iter().map(|unit| store.current_bytes(&config.storage.prefix, unit));
         if futures::future::try_join_all(asked).await?.iter().any(Option::is_some) {
             return Ok(true);
         }

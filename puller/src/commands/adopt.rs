@@ -7,7 +7,6 @@ mod report;
 use std::collections::HashSet;
 
 use common::config::{Config, Destination as DestinationConfig};
-use common::marker::{CURRENT_BYTES_MAX, Current, MANIFEST_BYTES_MAX, Marker};
 use common::output::{Finding, Reply, exit, list};
 use common::service::http::Readiness;
 use common::unit::Unit;
@@ -28,6 +27,7 @@ use crate::worker::destination::Destination;
 use crate::worker::metrics::Metrics;
 use common::output::Failure;
 use std::path::PathBuf;
+use store::ManifestFile;
 
 use clap::Args;
 use common::output::ListArgs;
@@ -212,11 +212,12 @@ impl Adopter<'_> {
     /// What the bucket says of a unit that the stream has no marker of; `uploader reconcile --fix` would announce it.
     async fn manifest(&self, unit: &Unit) -> Result<Option<bytes::Bytes>, WorkError> {
         let (store, prefix) = (&self.loader.fetcher.store, &self.shared.config.storage.prefix);
-        let Some(json) = store.get_small(&prefix.current_key(unit), CURRENT_BYTES_MAX).await? else { return Ok(None) };
-        let Ok(current) = serde_json::from_slice::<Current>(&json) else { return Ok(None) };
-        let key = prefix.manifest_key(unit, &current.revision);
-        let Some(json) = store.get_small(&key, MANIFEST_BYTES_MAX).await? else { return Ok(None) };
-        // What is no manifest is the caller's to tell.
-        Ok(Some(Marker::parse(&json).map_or(json, |manifest| current.applied_to(manifest).to_json().into())))
+        let Some(current) = store.current(prefix, unit).await?.readable() else { return Ok(None) };
+        Ok(match store.manifest(prefix, unit, &current.revision).await? {
+            ManifestFile::Absent => None,
+            // What is no manifest is the caller's to tell.
+            ManifestFile::Faulty { json, .. } => Some(json),
+            ManifestFile::Read { marker, .. } => Some(current.applied_to(*marker).to_json().into()),
+        })
     }
 }

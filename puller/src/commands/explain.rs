@@ -2,7 +2,7 @@
 
 use clap::Args;
 use common::config::{Config, Destination, DestinationKind};
-use common::marker::{CURRENT_BYTES_MAX, Content, Current, Incomplete, MANIFEST_BYTES_MAX, Marker, Object};
+use common::marker::{Content, Incomplete, Marker, Object};
 use common::output::{Finding, ListArgs, Reply, count, exit, list, wrap};
 use common::text::printable;
 use common::unit::Unit;
@@ -21,6 +21,7 @@ use crate::commands::dead::letters::LetterSummary;
 use crate::directory::mirror::holds;
 use crate::job::beginning::Beginning;
 use common::output::Failure;
+use store::ManifestFile;
 
 /// How many of the last attempts are shown.
 const ATTEMPTS_MAX: u32 = 10;
@@ -170,7 +171,7 @@ impl Newest {
 async fn newest(bus: &Bus, store: &ObjectStore, config: &Config, unit: &Unit) -> Result<Option<Newest>, Failure> {
     let prefix = &config.storage.prefix;
     let on_stream = bus.latest_marker(unit).await?.marker;
-    let (found, key, dates) = match on_stream {
+    let (found, revision, dates) = match on_stream {
         Some(marker) => {
             let dates = match &marker.content {
                 Content::Objects(objects) => {
@@ -179,19 +180,16 @@ async fn newest(bus: &Bus, store: &ObjectStore, config: &Config, unit: &Unit) ->
                 }
                 Content::Manifest(reference) => reference.dates.clone(),
             };
-            let key = prefix.manifest_key(unit, &marker.revision);
-            (Some(marker), key, dates)
+            let revision = marker.revision;
+            (Some(marker), revision, dates)
         }
         None => {
-            let current = small(store, &prefix.current_key(unit), CURRENT_BYTES_MAX).await?;
-            let Some(current) = current.and_then(|json| serde_json::from_slice::<Current>(&json).ok()) else {
-                return Ok(None);
-            };
-            (None, prefix.manifest_key(unit, &current.revision), current.dates)
+            let Some(current) = store.current(prefix, unit).await?.readable() else { return Ok(None) };
+            (None, current.revision, current.dates)
         }
     };
-    let manifest = small(store, &key, MANIFEST_BYTES_MAX).await?;
-    let Some(manifest) = manifest.and_then(|json| Marker::parse(&json).ok()) else {
+    let ManifestFile::Read { marker: manifest, .. } = store.manifest(prefix, unit, &revision).await? else {
+        let key = prefix.manifest_key(unit, &revision);
         let message = format!("{key}: the manifest is not in the bucket, or is not one");
         return Err(Failure::failed(message).advice("upload the unit again"));
     };
@@ -201,11 +199,7 @@ async fn newest(bus: &Bus, store: &ObjectStore, config: &Config, unit: &Unit) ->
     };
     dates.apply(&mut objects);
     let on_stream = found.is_some();
-    Ok(Some(Newest { marker: found.unwrap_or(manifest), objects, on_stream }))
-}
-
-async fn small(store: &ObjectStore, key: &str, bytes_max: u64) -> Result<Option<bytes::Bytes>, Failure> {
-    Ok(store.get_small(key, bytes_max).await?)
+    Ok(Some(Newest { marker: found.unwrap_or(*manifest), objects, on_stream }))
 }
 
 /// How the unit stands at a destination. Where the destination or its part of the queue cannot be asked, the rest is told

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use common::checksum::Sha256Sum;
-use common::marker::{CURRENT_BYTES_MAX, Current, Object};
+use common::marker::Object;
 use common::object_key::Prefix;
 use common::unit::Unit;
 use nats::{Activity, Bus};
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::error::work::{ObjectFault, WorkError};
 use crate::job::resolve::Job;
+use store::CurrentFile;
 
 /// Larger objects are not fetched again only to see whether they can be.
 const SAMPLE_BYTES_MAX: u64 = 1 << 20;
@@ -122,11 +123,10 @@ impl Fetcher {
     /// Whether `current.json` names a revision that was published later than this one, and that was announced: markers may
     /// come out of order. One that is on no stream may never be told to anybody.
     pub(crate) async fn is_replaced(&self, bus: &Bus, job: &Job) -> Result<bool, WorkError> {
-        let key = self.prefix.current_key(&job.unit);
-        let Some(json) = self.store.get_small(&key, CURRENT_BYTES_MAX).await? else { return Ok(false) };
-        let current = match serde_json::from_slice::<Current>(&json) {
-            Ok(current) => current,
-            Err(error) => {
+        let current = match self.store.current(&self.prefix, &job.unit).await? {
+            CurrentFile::Absent => return Ok(false),
+            CurrentFile::Read(current) => current,
+            CurrentFile::Unreadable(error) => {
                 tracing::warn!(unit = %job.unit, %error, "current.json is not understood");
                 return Ok(false);
             }
@@ -142,8 +142,7 @@ impl Fetcher {
 
     /// What the store has against a GET of the unit's `current.json`.
     pub(crate) async fn refusal(&self, unit: &Unit) -> Option<StoreErrorKind> {
-        let key = self.prefix.current_key(unit);
-        let asked = self.store.get_small(&key, CURRENT_BYTES_MAX);
+        let asked = self.store.current_bytes(&self.prefix, unit);
         match tokio::time::timeout(PROBE_TIMEOUT, asked).await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(error.kind),

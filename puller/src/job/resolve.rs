@@ -131,7 +131,7 @@ async fn checked(
 
 async fn manifest(store: &ObjectStore, key: &str, sha256: Sha256Sum) -> Result<Bytes, WorkError> {
     let faulty = |fault| WorkError::Manifest(FaultyObject { key: key.to_owned(), fault });
-    match store.get_small(key, MANIFEST_BYTES_MAX).await? {
+    match store.manifest_bytes(key).await? {
         None => Err(faulty(ObjectFault::Missing)),
         Some(json) if Sha256Sum::of(&json) != sha256 => {
             Err(faulty(ObjectFault::Differs(format!("sha256 {}", Sha256Sum::of(&json)))))

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use common::checksum::Sha256Sum;
-use common::marker::{CURRENT_BYTES_MAX, Content, Current, Dates, MANIFEST_BYTES_MAX, Marker, Object, revision};
+use common::marker::{Content, Current, Dates, Marker, Object, revision};
 use common::text::shorten;
 use common::unit::Unit;
 use jiff::Timestamp;
@@ -14,6 +14,7 @@ use crate::contents::digest::Digested;
 use crate::contents::unit_plan::{OlderArchive, merged, plan};
 use crate::error::UnitError;
 use crate::site::context::Site;
+use store::{CurrentFile, ManifestFile};
 
 /// Whether the stream's newest marker says of the unit all there is to say; answered without the bucket.
 ///
@@ -277,10 +278,10 @@ impl List {
 async fn read_current(site: &Site, unit: &Unit) -> Result<Option<(Current, Stored)>, UnitError> {
     let key = site.prefix.current_key(unit);
     let Some(stored) = site.store.head(&key).await? else { return Ok(None) };
-    let Some(json) = site.store.get_small(&key, CURRENT_BYTES_MAX).await? else { return Ok(None) };
-    match serde_json::from_slice::<Current>(&json) {
-        Ok(current) => Ok(Some((current, stored))),
-        Err(error) => Err(UnitError::held_back(format!(
+    match site.store.current(&site.prefix, unit).await? {
+        CurrentFile::Absent => Ok(None),
+        CurrentFile::Read(current) => Ok(Some((current, stored))),
+        CurrentFile::Unreadable(error) => Err(UnitError::held_back(format!(
             "bucket: {key} cannot be understood ({error}); delete it to begin anew with what is on the stream and on disk"
         ))),
     }
@@ -292,17 +293,14 @@ pub(crate) async fn read_manifest(
     unit: &Unit,
     revision: &Sha256Sum,
 ) -> Result<Option<(Marker, Vec<u8>)>, UnitError> {
-    let key = site.prefix.manifest_key(unit, revision);
-    let Some(json) = site.store.get_small(&key, MANIFEST_BYTES_MAX).await? else { return Ok(None) };
-    let why = match Marker::parse(&json) {
-        Ok(manifest) if manifest.unit != *unit => "it is of another unit".to_owned(),
-        Ok(manifest) if manifest.revision != *revision => "it is of another revision".to_owned(),
-        Ok(manifest) => match manifest.checked_objects(&site.prefix, common::clock::now()) {
-            Ok(_) => return Ok(Some((manifest, json.to_vec()))),
+    let why = match site.store.manifest(&site.prefix, unit, revision).await? {
+        ManifestFile::Absent => return Ok(None),
+        ManifestFile::Faulty { why, .. } => why,
+        ManifestFile::Read { json, marker } => match marker.checked_objects(&site.prefix, common::clock::now()) {
+            Ok(_) => return Ok(Some((*marker, json.to_vec()))),
             Err(error) => error.to_string(),
         },
-        Err(error) => error.to_string(),
     };
-    tracing::warn!(object.key = key, why, "a manifest in the bucket is not whole");
+    tracing::warn!(object.key = site.prefix.manifest_key(unit, revision), why, "a manifest in the bucket is not whole");
     Ok(None)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use common::checksum::Sha256Sum;
-use common::marker::{CURRENT_BYTES_MAX, Current, Dates, MANIFEST_BYTES_MAX, Marker, Object};
+use common::marker::{Dates, Marker, Object};
 use common::unit::Unit;
 use futures::{StreamExt, stream};
 use store::Stored;
@@ -11,6 +11,7 @@ use store::Stored;
 use crate::bucket::compare::difference;
 use crate::error::{PassError, UnitError};
 use crate::site::context::Site;
+use store::{CurrentFile, ManifestFile};
 
 const CURRENT: &str = "current.json";
 
@@ -116,10 +117,9 @@ pub(super) async fn read(
 ) -> Result<InBucket, UnitError> {
     let Some(listed) = listed else { return Ok(InBucket::Absent) };
     if listed.current {
-        let key = site.prefix.current_key(unit);
-        let Some(json) = site.store.get_small(&key, CURRENT_BYTES_MAX).await? else { return Ok(InBucket::Absent) };
-        return match serde_json::from_slice::<Current>(&json) {
-            Ok(current) => {
+        return match site.store.current(&site.prefix, unit).await? {
+            CurrentFile::Absent => Ok(InBucket::Absent),
+            CurrentFile::Read(current) => {
                 let mut found = manifest(site, unit, &current.revision, true).await?;
                 if let InBucket::Whole(manifest) = &mut found {
                     current.dates.apply(&mut manifest.objects);
@@ -128,7 +128,10 @@ pub(super) async fn read(
                 }
                 Ok(found)
             }
-            Err(error) => Ok(InBucket::Faulty(format!("{key} cannot be understood: {error}"))),
+            CurrentFile::Unreadable(error) => {
+                let key = site.prefix.current_key(unit);
+                Ok(InBucket::Faulty(format!("{key} cannot be understood: {error}")))
+            }
         };
     }
     if announced {
@@ -156,15 +159,11 @@ pub(super) async fn manifest(
     is_current: bool,
 ) -> Result<InBucket, UnitError> {
     let key = site.prefix.manifest_key(unit, revision);
-    let Some(json) = site.store.get_small(&key, MANIFEST_BYTES_MAX).await? else {
-        return Ok(InBucket::Faulty(format!("manifest {key} is not in the bucket")));
-    };
     let faulty = |why: &dyn std::fmt::Display| Ok(InBucket::Faulty(format!("manifest {key} is not whole: {why}")));
-    let marker = match Marker::parse(&json) {
-        Ok(marker) if marker.unit != *unit => return faulty(&"it is of another unit"),
-        Ok(marker) if marker.revision != *revision => return faulty(&"it is of another revision"),
-        Ok(marker) => marker,
-        Err(error) => return faulty(&error),
+    let (json, marker) = match site.store.manifest(&site.prefix, unit, revision).await? {
+        ManifestFile::Absent => return Ok(InBucket::Faulty(format!("manifest {key} is not in the bucket"))),
+        ManifestFile::Faulty { why, .. } => return faulty(&why),
+        ManifestFile::Read { json, marker } => (json, *marker),
     };
     let objects = match marker.checked_objects(&site.prefix, common::clock::now()) {
         Ok(objects) => objects.to_vec(),
@@ -182,8 +181,7 @@ pub(super) async fn manifest(
 
 /// The revision that `current.json` names now; `None` also where it cannot be understood.
 pub(super) async fn current_revision(site: &Site, unit: &Unit) -> Result<Option<Sha256Sum>, UnitError> {
-    let json = site.store.get_small(&site.prefix.current_key(unit), CURRENT_BYTES_MAX).await?;
-    Ok(json.and_then(|json| serde_json::from_slice::<Current>(&json).ok()).map(|current| current.revision))
+    Ok(site.store.current(&site.prefix, unit).await?.readable().map(|current| current.revision))
 }
 
 /// The objects that the bucket does not have as the marker says, by its own metadata.
