@@ -129,15 +129,18 @@ impl Bus {
         Ok(stream.cached_info().state.last_sequence)
     }
 
-    /// Whether a replay is settled at the destination, whatever else waits there.
+    /// Whether a replay is done at the destination, whatever else waits there.
     pub async fn replay_is_done(&self, destination: &str, sequence: u64) -> Result<bool, BusError> {
         let consumer = self.durable(&replay_lane(destination)).await?;
         let info = consumer.cached_info();
-        if info.ack_floor.stream_sequence >= sequence || info.num_pending == 0 && info.num_ack_pending == 0 {
+        if info.ack_floor.stream_sequence >= sequence {
             return Ok(true);
         }
-        // The stream keeps nothing that is settled. What was not delivered yet may be missing from a replica that is behind.
-        Ok(info.delivered.stream_sequence >= sequence && !self.has_replay(sequence).await?)
+        // A consumer counts a message a moment after the stream has stored it, so its counts alone prove nothing. The stream
+        // deletes what is acknowledged. What was not delivered yet may be missing from a replica that is behind.
+        let is_counted_done = info.num_pending == 0 && info.num_ack_pending == 0;
+        let may_be_done = is_counted_done || info.delivered.stream_sequence >= sequence;
+        Ok(may_be_done && !self.has_replay(sequence).await?)
     }
 
     async fn has_replay(&self, sequence: u64) -> Result<bool, BusError> {
