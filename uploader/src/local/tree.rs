@@ -344,14 +344,14 @@ fn branches_of(units: Vec<Unit>) -> BTreeMap<String, Branch> {
     branches
 }
 
-/// The names in a folder; `told` gets why they may not be all.
-fn names(folder: &str, entries: Option<ReadDir>, mut events: impl FnMut(String)) -> Vec<String> {
+/// The names in a folder; `problem` gets why they may not be all.
+fn names(folder: &str, entries: Option<ReadDir>, mut problem: impl FnMut(String)) -> Vec<String> {
     let mut names = Vec::new();
     for entry in entries.into_iter().flatten() {
         match entry {
             Ok(entry) => names.extend(entry.file_name().into_string().ok()),
             Err(error) => {
-                events(format!("{folder} cannot be read to its end: {error}"));
+                problem(format!("{folder} cannot be read to its end: {error}"));
                 break;
             }
         }
