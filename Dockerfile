@@ -27,12 +27,13 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY common/Cargo.toml common/
 COPY archive/Cargo.toml archive/
+COPY store/Cargo.toml store/
 COPY nats/Cargo.toml nats/
 COPY uploader/Cargo.toml uploader/
 COPY puller/Cargo.toml puller/
 COPY tests/Cargo.toml tests/
 RUN set -eu; \
-    for crate in common archive nats uploader puller tests; do mkdir -p $crate/src; : > $crate/src/lib.rs; done; \
+    for crate in common archive store nats uploader puller tests; do mkdir -p $crate/src; : > $crate/src/lib.rs; done; \
     mkdir -p tests/it tests/src/bin/demo puller/benches; \
     for main in uploader/src/main puller/src/main puller/benches/decode tests/src/bin/demo/main tests/it/main; do \
         echo 'fn main() {}' > $main.rs; \
@@ -43,7 +44,7 @@ FROM dependencies AS build
 COPY . .
 # The stand-ins above are younger than the sources as far as cargo can tell.
 RUN set -eu; \
-    find common archive nats uploader puller -name '*.rs' -exec touch {} +; \
+    find common archive store nats uploader puller -name '*.rs' -exec touch {} +; \
     cargo build --locked --profile $CARGO_PROFILE --package uploader --package puller; \
     mkdir -p /out; \
     find target -maxdepth 2 -type f \( -name uploader -o -name puller \) -exec cp {} /out/ \; ; \
