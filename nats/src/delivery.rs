@@ -1,4 +1,4 @@
-//! One delivery of a marker, and settling it.
+//! One delivery of a marker, and its acknowledgement.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::replay::ReplayOptions;
 
 /// How long one confirmation is waited for.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long settling is tried: longer than a cluster takes to elect a leader.
+/// How long an acknowledgement is tried: longer than a cluster takes to elect a leader.
 const ACK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A marker handed to this worker, until it is settled.
+/// A marker handed to this worker, until it is acknowledged.
 pub struct Delivery {
     pub subject: String,
     pub payload: Bytes,
@@ -95,7 +95,7 @@ impl Delivery {
                     Ok(()) => return Ok(()),
                     Err(AckError::Replaced) => return Err(AckError::Replaced),
                     Err(error) => {
-                        tracing::debug!(%error, attempt, subject = self.subject, "settling, trying again");
+                        tracing::debug!(%error, attempt, subject = self.subject, "acknowledging, trying again");
                         tokio::time::sleep(Backoff::RECONNECT.delay(attempt)).await;
                     }
                 }
@@ -148,13 +148,13 @@ impl Delivery {
     }
 }
 
-/// Why a delivery was not settled.
+/// Why a delivery was not acknowledged.
 #[derive(Debug, thiserror::Error)]
 pub enum AckError {
     /// It will be delivered again when its lease ends.
     #[error("acknowledgement not confirmed: {0}")]
     Unconfirmed(String),
-    /// Nothing was sent: it would have settled another message.
+    /// Nothing was sent: it would have acknowledged another message.
     #[error("not acknowledged: the stream was made anew since this was delivered, and it is for the new one to say")]
     Replaced,
 }

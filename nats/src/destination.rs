@@ -15,7 +15,7 @@ use crate::topology::{is_gone, lanes};
 pub enum Standing {
     /// Not delivered yet.
     Pending,
-    /// Delivered, and not known to be settled: the server tells no more of a single message.
+    /// Delivered, and not known to be acknowledged: the server tells no more of a single message.
     Delivered,
     Acknowledged,
 }

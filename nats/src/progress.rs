@@ -15,7 +15,7 @@ pub struct DestinationProgress {
     /// Markers not delivered yet.
     pub pending: u64,
     /// Markers delivered and not acknowledged: with a worker, waiting for a retry, or with a worker that died.
-    pub unsettled: u64,
+    pub unfinished: u64,
     pub paused: bool,
     /// When the oldest marker that is not finished was stored.
     pub oldest_unfinished: Option<Timestamp>,
@@ -23,7 +23,7 @@ pub struct DestinationProgress {
 
 impl DestinationProgress {
     pub fn is_drained(&self) -> bool {
-        self.pending == 0 && self.unsettled == 0
+        self.pending == 0 && self.unfinished == 0
     }
 }
 
@@ -59,7 +59,7 @@ impl Bus {
             let consumer = self.durable(&lane).await?;
             let info = consumer.cached_info();
             progress.pending += info.num_pending;
-            progress.unsettled += info.num_ack_pending as u64;
+            progress.unfinished += info.num_ack_pending as u64;
             progress.paused |= info.paused;
             let oldest = self.oldest_unfinished(&lane, info).await?;
             progress.oldest_unfinished = [progress.oldest_unfinished, oldest].into_iter().flatten().min();
@@ -67,7 +67,7 @@ impl Bus {
         Ok(progress)
     }
 
-    /// The first message after the ack floor is the oldest unfinished one: everything below it is settled.
+    /// The first message after the ack floor is the oldest unfinished one: everything below it is acknowledged.
     async fn oldest_unfinished(&self, lane: &LaneConsumer, info: &Info) -> Result<Option<Timestamp>, BusError> {
         if info.num_pending == 0 && info.num_ack_pending == 0 {
             return Ok(None);

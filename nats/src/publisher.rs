@@ -165,7 +165,7 @@ impl Bus {
     /// Publishes a marker once.
     ///
     /// `expected_last` is the sequence of the last message on the subject (0: none). With it and the message id the
-    /// server refuses a second copy; an answer that leaves doubt is settled by reading the subject back from
+    /// server refuses a second copy; an answer that leaves doubt is resolved by reading the subject back from
     /// the stream's leader.
     ///
     /// # Errors

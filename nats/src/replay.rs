@@ -109,7 +109,7 @@ impl Bus {
         let stream = stream.map_err(|error| BusError::unavailable(doing(), &error))?;
         let waits = format!("{subject}@{purpose}@");
         let mut next = 1;
-        // The stream keeps a few messages a subject, and none that is settled.
+        // The stream keeps a few messages a subject, and none that is acknowledged.
         loop {
             match stream.direct_get_next_for_subject(&subject, Some(next)).await {
                 Ok(message) => {
@@ -123,7 +123,7 @@ impl Bus {
                 Err(error) => return Err(BusError::unavailable(doing(), &error)),
             }
         }
-        // Unlike every earlier one, or the stream would take it for a copy of what is settled.
+        // Unlike every earlier one, or the stream would take it for a copy of what is acknowledged.
         let id = format!("{purpose}@{}-{}", self.worker, common::clock::now().as_nanosecond());
         self.publish_replay(destination, unit_tokens, payload, options, &id).await
     }

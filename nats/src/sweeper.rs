@@ -1,4 +1,4 @@
-//! Deliveries that ran out at the server: what no worker lived to settle.
+//! Deliveries that ran out at the server: what no worker lived to acknowledge.
 //!
 //! The server gives a message up after its last delivery and says so once, in an advisory that does not hold the
 //! message. The stream ADVISORIES keeps those; every worker process takes part in making dead letters of them.

@@ -44,7 +44,7 @@ enum UnitState {
     Loaded,
     InFlight,
     Pending,
-    /// Delivered and not settled: it waits for a retry, or for the lease of a worker that died.
+    /// Delivered and not acknowledged: it waits for a retry, or for the lease of a worker that died.
     RetryScheduled,
     Dead,
     /// Not there, and rightly: older than the destination wanted when it was made. See [`crate::job::beginning`].
@@ -309,7 +309,7 @@ impl Queue {
             presence.workers.iter().filter(|worker| holds(worker)).map(|worker| worker.worker.clone()).collect();
         let mut messages = bus.sent(name, unit).await?;
         for message in &mut messages {
-            // Every attempt is recorded before it is settled, and only a retry is followed by another delivery.
+            // Every attempt is recorded before it is acknowledged, and only a retry is followed by another delivery.
             let last = attempts.iter().find(|tried| tried.stream_sequence == message.sequence && tried.attempt > 0);
             if message.standing == Standing::Delivered && last.is_some_and(|tried| tried.outcome != "retry") {
                 message.standing = Standing::Acknowledged;
@@ -407,7 +407,7 @@ impl AtDestination {
                 "{has} and does not want the rest: the unit is older than initial_days allowed when {name} was made \
                  (`puller replay --destination {name} --unit` and its name loads it)"
             ),
-            UnitState::NotLoaded => format!("{has} and nobody is going to load the rest: its marker was settled"),
+            UnitState::NotLoaded => format!("{has} and nobody is going to load the rest: its marker was acknowledged"),
             UnitState::Unknown if self.error.is_some() => format!("{name} cannot be asked"),
             UnitState::Unknown => format!("{name} knows nothing of it"),
         }
@@ -447,8 +447,8 @@ impl AtDestination {
         for message in &self.queue.messages {
             let standing = match message.standing {
                 Standing::Pending => "not delivered yet",
-                Standing::Delivered => "delivered, not settled",
-                Standing::Acknowledged => "settled",
+                Standing::Delivered => "delivered, not acknowledged",
+                Standing::Acknowledged => "acknowledged",
             };
             add("message", format!("{} on {}: {standing}", message.sequence, printable(&message.subject)));
         }

@@ -69,7 +69,7 @@ struct PullSummary {
     dead_letters: u64,
     /// Of the units, those passed over, because they are older than the destination's `initial_days`.
     too_old: u64,
-    /// Markers still pending or unsettled when the run ended.
+    /// Markers still pending or unfinished when the run ended.
     left: u64,
     /// Units that were loaded from a stream MARKERS that is no more, and that the present one does not announce.
     lost: u64,
@@ -162,10 +162,10 @@ impl Ended {
                     .advice(format!("`puller resume --destination {name}`")),
             ),
             Self::TimeIsUp if summary.left > 0 => {
-                Some(Failure::stopped(format!("{name}: --max-wait is over, {left} {is_left} not settled yet")))
+                Some(Failure::stopped(format!("{name}: --max-wait is over, {left} {is_left} not finished yet")))
             }
             Self::Stopped if summary.left > 0 => {
-                Some(Failure::stopped(format!("{name}: stopped by a signal, {left} {is_left} not settled yet")))
+                Some(Failure::stopped(format!("{name}: stopped by a signal, {left} {is_left} not finished yet")))
             }
             Self::Drained | Self::TimeIsUp | Self::Stopped if summary.lost_in_bucket => summary.lost().failure(name),
             Self::Drained | Self::TimeIsUp | Self::Stopped if summary.dead_letters > 0 => Some(
@@ -174,7 +174,7 @@ impl Ended {
             ),
             Self::Drained if summary.left > 0 => Some(
                 Failure::failed(format!(
-                    "{name}: {left} {is_left} not settled: announced since, or taken by another worker"
+                    "{name}: {left} {is_left} not finished: announced since, or taken by another worker"
                 ))
                 .advice("run `puller pull` again; `puller status` shows who has what"),
             ),
@@ -205,7 +205,7 @@ async fn drain(
     } else {
         place::check(shared).await?;
         let runner = Arc::new(shared.open(destination, MissingTables::Make).await?);
-        let bar = progress_bar(&destination.name, before.pending + before.unsettled);
+        let bar = progress_bar(&destination.name, before.pending + before.unfinished);
         let watching = async {
             let ended = watch(shared, &runner, &bar, deadline, &stop).await;
             stop.cancel();
@@ -225,7 +225,7 @@ async fn drain(
         bytes: totals.bytes,
         dead_letters: totals.dead,
         too_old: totals.too_old,
-        left: after.pending + after.unsettled,
+        left: after.pending + after.unfinished,
         lost: lost.units,
         lost_in_bucket: lost.in_bucket,
         seconds: started.elapsed().as_secs_f64(),
@@ -270,7 +270,7 @@ async fn watch(
                 unasked = 0;
                 let totals = runner.worker.stats.totals();
                 let reason = away.as_ref().map(ToString::to_string);
-                pace.show(bar, &runner.worker.stats, totals, progress.pending + progress.unsettled, reason.as_deref());
+                pace.show(bar, &runner.worker.stats, totals, progress.pending + progress.unfinished, reason.as_deref());
             }
             Err(error) => {
                 unasked += 1;
@@ -333,7 +333,7 @@ impl std::fmt::Display for PullSummary {
             write!(f, "; {} passed over as older than initial_days", count(self.too_old, "unit"))?;
         }
         if self.left > 0 {
-            write!(f, "; {} not settled yet", count(self.left, "marker"))?;
+            write!(f, "; {} not finished yet", count(self.left, "marker"))?;
         }
         f.write_str(&self.lost().clause())
     }

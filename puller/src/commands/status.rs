@@ -139,8 +139,8 @@ async fn one(bus: &Bus, config: &Config, destination: &Destination) -> (Destinat
         destination: name.clone(),
         pending: progress.as_ref().map(|progress| progress.pending),
         in_flight: progress.as_ref().map(|_| in_flight),
-        // A worker may settle between the two questions.
-        retries_scheduled: progress.as_ref().map(|progress| progress.unsettled.saturating_sub(in_flight)),
+        // A worker may acknowledge between the two questions.
+        retries_scheduled: progress.as_ref().map(|progress| progress.unfinished.saturating_sub(in_flight)),
         dead,
         paused: progress.is_some_and(|progress| progress.paused),
         last_loaded,

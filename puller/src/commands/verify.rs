@@ -179,8 +179,8 @@ async fn verify(
         after.units_lost = report.units_lost;
         *report = after;
     }
-    report.unsettled =
-        shared.bus.destination_progress(name).await.ok().map(|progress| progress.pending + progress.unsettled);
+    report.unfinished =
+        shared.bus.destination_progress(name).await.ok().map(|progress| progress.pending + progress.unfinished);
     Ok(())
 }
 
@@ -311,7 +311,7 @@ impl Verifier<'_> {
         }
     }
 
-    /// Waits until the workers have settled what was sent; not for ever where no worker takes part.
+    /// Waits until the workers have finished what was sent; not for ever where no worker takes part.
     async fn wait(
         &self,
         mut sent: Vec<u64>,
@@ -324,7 +324,7 @@ impl Verifier<'_> {
         let mut attendance = Attendance::new(self.name, &what, max_wait);
         sent.sort_unstable_by(|a, b| b.cmp(a));
         loop {
-            // The first is settled first, as a rule.
+            // The first is finished first, as a rule.
             while let Some(sequence) = sent.last() {
                 match bus.replay_is_done(self.name, *sequence).await {
                     Ok(true) => {
@@ -342,7 +342,7 @@ impl Verifier<'_> {
             if sent.is_empty() {
                 return Ok(());
             }
-            attendance.check(bus, &format!("{} of {all} are settled", all - sent.len())).await?;
+            attendance.check(bus, &format!("{} of {all} are done", all - sent.len())).await?;
             if stop.run_until_cancelled(tokio::time::sleep(POLL)).await.is_none() {
                 return Err(attendance.failure(Failure::stopped("stopped by a signal")));
             }

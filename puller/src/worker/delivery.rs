@@ -30,7 +30,7 @@ const PUT_OFF: Duration = Duration::from_secs(30);
 const LOST_HAND_BACK: Duration = Duration::from_secs(5);
 
 impl Worker {
-    /// Works a delivery through and settles it, or hands it back when the worker is to end.
+    /// Works a delivery through and acknowledges it, or hands it back when the worker is to end.
     pub(crate) async fn deliver(&self, leased: Leased, ends: Ends) {
         let delivery = &leased.delivery;
         let unit = MarkerSubject::parse(&delivery.subject).map(|subject| subject.unit).ok();
@@ -108,7 +108,7 @@ impl Worker {
         self.report(in_flight.report, TaskState::Reassigning, "handed back").await;
     }
 
-    /// Some: it is not settled, and is to be handed back.
+    /// Some: it is not acknowledged, and is to be handed back.
     async fn work_and_finish(&self, in_flight: &InFlight<'_>) -> Option<HandBack> {
         let InFlight { leased, unit, report, .. } = *in_flight;
         self.report(report, TaskState::Running, "").await;

@@ -59,7 +59,7 @@ impl Ending {
     }
 }
 
-/// What a delivery is settled with, and why. Nothing that is still waited for.
+/// How a delivery ends, and why. What is still waited for has no end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DeliveryEnd {
     /// Acked: everything is at the destination and verified.
@@ -106,7 +106,7 @@ impl Finished<'_> {
         }
     }
 
-    /// How long it must not be settled, because what was written for it and not answered may still land and be wrong then.
+    /// How long it must not be acknowledged, because what was written for it and not answered may still land and be wrong then.
     pub(super) fn must_wait(&self, writes: &Writes) -> Option<Duration> {
         match self.ending() {
             Ending::Superseded | Ending::DeadLetter | Ending::Cancelled => writes.may_still_land(),
@@ -171,7 +171,7 @@ mod tests {
     fn every_disposition_but_waiting_settles() {
         let (after, class) = (Duration::from_secs(1), ErrorClass::Missing);
         let check = |disposition, work: Work, ending, name: &str| {
-            let end = DeliveryEnd::of(disposition).expect("it settles");
+            let end = DeliveryEnd::of(disposition).expect("an end");
             let result = Ok(work);
             let finished = finished(end, &result);
             assert_eq!((finished.ending(), finished.class()), (ending, name));
@@ -187,7 +187,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_may_land_and_be_wrong_is_waited_for() {
         let result = Ok(Work::default());
-        let settlements = [
+        let ends = [
             (DeliveryEnd::Done, false, true),
             (DeliveryEnd::Stopped(Stopped::Superseded), true, true),
             (DeliveryEnd::Stopped(Stopped::Cancelled), true, true),
@@ -195,7 +195,7 @@ mod tests {
             (DeliveryEnd::DeadLetter { class: ErrorClass::Damaged }, true, true),
             (DeliveryEnd::Retry { after: Duration::ZERO, class: ErrorClass::Missing }, false, false),
         ];
-        for (end, for_archives, for_outranking) in settlements {
+        for (end, for_archives, for_outranking) in ends {
             for (written, waits) in [(Written::Archives, for_archives), (Written::Outranking, for_outranking)] {
                 let writes = Writes::default();
                 let finished = finished(end, &result);

@@ -69,7 +69,7 @@ impl Metrics {
         };
         registry.register(
             "marketferry_puller_deliveries",
-            "Deliveries settled, by outcome",
+            "Deliveries that ended, by outcome",
             metrics.deliveries.clone(),
         );
         registry.register(

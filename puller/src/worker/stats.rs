@@ -45,7 +45,7 @@ pub(crate) struct NextRetry {
     pub in_seconds: u64,
 }
 
-/// What this process has settled since it started.
+/// What this process has finished since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     /// Units that need no further delivery, dead ones included.

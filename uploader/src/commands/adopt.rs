@@ -2,7 +2,7 @@
 //!
 //! The bucket is listed and its archives are put together to units by their keys. Of an archive that no manifest names
 //! nothing is known but what it holds: it is fetched once, checked as one on disk is, and given our metadata where it
-//! lies. From there on the unit goes the way of every other (`settle`): laid over what is published, read back,
+//! lies. From there on the unit goes the way of every other (`process`): laid over what is published, read back,
 //! announced. Where the list of what is published is lost, which may have been in the bucket only, it is made again from
 //! the same archives (`relist`).
 //!

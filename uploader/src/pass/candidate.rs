@@ -159,7 +159,7 @@ async fn missing(site: &Site, unit: &Unit) -> Vec<String> {
     blocking(move || wanted.missing_here(&scan::list(&data_dir, unit, false))).await
 }
 
-/// Lists a unit and settles it; with an `interrupt`, after a interruptible whether it needs that and a wait for its turn.
+/// Lists a unit and processes it; with an `interrupt`, only if a comparison says that it needs it, and when a permit is free.
 async fn work(
     site: &Site,
     unit: Unit,

@@ -1,4 +1,4 @@
-//! One pass over `data_dir`, or over some units of it: what is complete is settled, the newest periods first.
+//! One pass over `data_dir`, or over some units of it: what is complete is processed, the newest periods first.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -347,7 +347,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Settles every unit; returns those that the queue could not be told about.
+    /// Processes every unit; returns those that the queue could not be told about.
     async fn process_all(
         &mut self,
         candidates: Vec<Candidate>,

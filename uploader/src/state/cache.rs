@@ -45,7 +45,7 @@ pub(crate) struct Record {
     pub(crate) first_seen: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) processed: Option<ProcessedAs>,
-    /// Whether an older publication of one of its archives was at hand when it was last settled.
+    /// Whether an older publication of one of its archives was at hand when it was last processed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) older: bool,
 }
@@ -121,7 +121,7 @@ impl Cache {
         head.map(|head| head.record).unwrap_or_default()
     }
 
-    /// The units of which older publications were at hand when they were last settled. Blocks.
+    /// The units of which older publications were at hand when they were last processed. Blocks.
     pub(crate) fn with_older(&self) -> Vec<Unit> {
         let unit = |file: &Path| {
             let names: Vec<&str> =

@@ -109,7 +109,7 @@ impl Processed {
     }
 }
 
-/// How a unit is to be settled.
+/// How a unit is to be processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mode {
     /// Only find out what would be done.

@@ -76,7 +76,7 @@ struct Waiting {
     /// Of the pending ones that are listed, those that a pull passes over, because they are older than `initial_days`;
     /// `None` where that is not known.
     too_old: Option<u64>,
-    unsettled: u64,
+    unfinished: u64,
     /// Whether its streams and consumers are there; `pull` makes them, where it may.
     is_made: bool,
     /// As in the answer of a pull.
@@ -127,10 +127,10 @@ async fn waiting_for(
     if !markers.is_empty() {
         place::check(shared).await?;
     }
-    let (pending, unsettled) = match is_made {
+    let (pending, unfinished) = match is_made {
         true => {
             let progress = shared.bus.destination_progress(name).await?;
-            (progress.pending, progress.unsettled)
+            (progress.pending, progress.unfinished)
         }
         false => (markers.len() as u64, 0),
     };
@@ -149,7 +149,7 @@ async fn waiting_for(
     let LostUnits { units, in_bucket, .. } = lost;
     let destination = name.to_owned();
     let found =
-        Waiting { destination, pending, too_old, unsettled, is_made, lost: units, lost_in_bucket: in_bucket, error };
+        Waiting { destination, pending, too_old, unfinished, is_made, lost: units, lost_in_bucket: in_bucket, error };
     Ok((found, lost))
 }
 
@@ -171,7 +171,7 @@ async fn beginning(shared: &Shared, destination: &Destination) -> Result<Beginni
 
 impl Waiting {
     fn to_line(&self) -> String {
-        let Self { destination, pending, too_old, unsettled, is_made, lost, lost_in_bucket, .. } = self;
+        let Self { destination, pending, too_old, unfinished, is_made, lost, lost_in_bucket, .. } = self;
         let lost = LostUnits { units: *lost, in_bucket: *lost_in_bucket, no_stream: false }.clause();
         let made = if *is_made { "" } else { " (`pull` makes its consumers first)" };
         let too_old = match too_old {
@@ -179,7 +179,7 @@ impl Waiting {
             Some(units) => format!(", {units} of them older than initial_days and passed over"),
         };
         format!(
-            "{destination}: {} pending{too_old}, {unsettled} in flight or waiting for a retry{made}{lost}",
+            "{destination}: {} pending{too_old}, {unfinished} in flight or waiting for a retry{made}{lost}",
             count(*pending, "marker")
         )
     }

@@ -17,7 +17,7 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// Redraws the bar. `left` counts what the queue has not settled, in this process's hands or in others'.
+    /// Redraws the bar. `left` counts what the queue has not finished, in this process's hands or in others'.
     pub(crate) fn show(
         &mut self,
         bar: &ProgressBar,

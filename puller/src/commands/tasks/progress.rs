@@ -152,7 +152,7 @@ fn last_sign(task: &Task, units: &[TaskUnit]) -> Timestamp {
     units.iter().map(|unit| unit.at).max().map_or(task.created_at, |at| at.max(task.created_at))
 }
 
-/// Whether no message of the task is on the stream of replays any more: settled, too old, replaced by newer replays of the
+/// Whether no message of the task is on the stream of replays any more: acknowledged, too old, replaced by newer replays of the
 /// same units, or gone with the stream.
 fn has_left_the_stream(task: &Task, units: &[TaskUnit], stream: Option<ReplaysState>, now: Timestamp) -> bool {
     let Some(stream) = stream else { return true };

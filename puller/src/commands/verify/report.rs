@@ -34,8 +34,8 @@ pub(super) struct DestinationReport {
     replays_sent: u64,
     /// Archives that were sent again.
     archives_sent: u64,
-    /// Markers of this destination that are not settled yet: they may explain what is not loaded.
-    pub(super) unsettled: Option<u64>,
+    /// Markers of this destination that are not finished yet: they may explain what is not loaded.
+    pub(super) unfinished: Option<u64>,
     /// Units that could not be checked as a whole.
     units_not_checked: u64,
     /// Loaded units that the stream no longer announces, so that they were not looked at, and that the bucket can have.
@@ -61,7 +61,7 @@ impl DestinationReport {
             findings: Vec::new(),
             replays_sent: 0,
             archives_sent: 0,
-            unsettled: None,
+            unfinished: None,
             units_not_checked: 0,
             units_lost: 0,
             error: None,
@@ -205,9 +205,9 @@ impl DestinationReport {
             let lost = LostUnits { units: self.units_lost, in_bucket: true, no_stream: false };
             lines.push(format!("{} ({ADVICE})", lost.text(name)));
         }
-        if let Some(unsettled) = self.unsettled.filter(|unsettled| *unsettled > 0 && not_loaded > 0) {
-            let markers = count(unsettled, "marker");
-            lines.push(format!("{name}: not settled yet: {markers}; `puller pull` or running workers load them"));
+        if let Some(unfinished) = self.unfinished.filter(|unfinished| *unfinished > 0 && not_loaded > 0) {
+            let markers = count(unfinished, "marker");
+            lines.push(format!("{name}: not finished yet: {markers}; `puller pull` or running workers load them"));
         }
         if self.replays_sent > 0 {
             lines.push(format!(
