@@ -15,7 +15,7 @@ pub struct DestinationProgress {
     /// Markers not delivered yet.
     pub pending: u64,
     /// Markers delivered and not acknowledged: with a worker, waiting for a retry, or with a worker that died.
-    pub unfinished: u64,
+    pub unacknowledged: u64,
     pub paused: bool,
     /// When the oldest marker that is not finished was stored.
     pub oldest_unfinished: Option<Timestamp>,
@@ -23,7 +23,7 @@ pub struct DestinationProgress {
 
 impl DestinationProgress {
     pub fn is_drained(&self) -> bool {
-        self.pending == 0 && self.unfinished == 0
+        self.pending == 0 && self.unacknowledged == 0
     }
 }
 
@@ -59,7 +59,7 @@ impl Bus {
             let consumer = self.durable(&lane).await?;
             let info = consumer.cached_info();
             progress.pending += info.num_pending;
-            progress.unfinished += info.num_ack_pending as u64;
+            progress.unacknowledged += info.num_ack_pending as u64;
             progress.paused |= info.paused;
             let oldest = self.oldest_unfinished(&lane, info).await?;
             progress.oldest_unfinished = [progress.oldest_unfinished, oldest].into_iter().flatten().min();

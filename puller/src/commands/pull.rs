@@ -205,7 +205,7 @@ async fn drain(
     } else {
         place::check(shared).await?;
         let runner = Arc::new(shared.open(destination, MissingTables::Make).await?);
-        let bar = progress_bar(&destination.name, before.pending + before.unfinished);
+        let bar = progress_bar(&destination.name, before.pending + before.unacknowledged);
         let watching = async {
             let ended = watch(shared, &runner, &bar, deadline, &stop).await;
             stop.cancel();
@@ -225,7 +225,7 @@ async fn drain(
         bytes: totals.bytes,
         dead_letters: totals.dead,
         too_old: totals.too_old,
-        left: after.pending + after.unfinished,
+        left: after.pending + after.unacknowledged,
         lost: lost.units,
         lost_in_bucket: lost.in_bucket,
         seconds: started.elapsed().as_secs_f64(),
@@ -270,7 +270,13 @@ async fn watch(
                 unasked = 0;
                 let totals = runner.worker.stats.totals();
                 let reason = away.as_ref().map(ToString::to_string);
-                pace.show(bar, &runner.worker.stats, totals, progress.pending + progress.unfinished, reason.as_deref());
+                pace.show(
+                    bar,
+                    &runner.worker.stats,
+                    totals,
+                    progress.pending + progress.unacknowledged,
+                    reason.as_deref(),
+                );
             }
             Err(error) => {
                 unasked += 1;

@@ -140,7 +140,7 @@ async fn one(bus: &Bus, config: &Config, destination: &Destination) -> (Destinat
         pending: progress.as_ref().map(|progress| progress.pending),
         in_flight: progress.as_ref().map(|_| in_flight),
         // A worker may acknowledge between the two questions.
-        retries_scheduled: progress.as_ref().map(|progress| progress.unfinished.saturating_sub(in_flight)),
+        retries_scheduled: progress.as_ref().map(|progress| progress.unacknowledged.saturating_sub(in_flight)),
         dead,
         paused: progress.is_some_and(|progress| progress.paused),
         last_loaded,

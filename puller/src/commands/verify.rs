@@ -180,7 +180,7 @@ async fn verify(
         *report = after;
     }
     report.unfinished =
-        shared.bus.destination_progress(name).await.ok().map(|progress| progress.pending + progress.unfinished);
+        shared.bus.destination_progress(name).await.ok().map(|progress| progress.pending + progress.unacknowledged);
     Ok(())
 }
 

@@ -76,7 +76,7 @@ struct Waiting {
     /// Of the pending ones that are listed, those that a pull passes over, because they are older than `initial_days`;
     /// `None` where that is not known.
     too_old: Option<u64>,
-    unfinished: u64,
+    unacknowledged: u64,
     /// Whether its streams and consumers are there; `pull` makes them, where it may.
     is_made: bool,
     /// As in the answer of a pull.
@@ -127,10 +127,10 @@ async fn waiting_for(
     if !markers.is_empty() {
         place::check(shared).await?;
     }
-    let (pending, unfinished) = match is_made {
+    let (pending, unacknowledged) = match is_made {
         true => {
             let progress = shared.bus.destination_progress(name).await?;
-            (progress.pending, progress.unfinished)
+            (progress.pending, progress.unacknowledged)
         }
         false => (markers.len() as u64, 0),
     };
@@ -148,8 +148,16 @@ async fn waiting_for(
     let lost = lost_stream::known_before_pull(&shared.bus, &shared.config, destination).await.unwrap_or_default();
     let LostUnits { units, in_bucket, .. } = lost;
     let destination = name.to_owned();
-    let found =
-        Waiting { destination, pending, too_old, unfinished, is_made, lost: units, lost_in_bucket: in_bucket, error };
+    let found = Waiting {
+        destination,
+        pending,
+        too_old,
+        unacknowledged,
+        is_made,
+        lost: units,
+        lost_in_bucket: in_bucket,
+        error,
+    };
     Ok((found, lost))
 }
 
@@ -171,7 +179,7 @@ async fn beginning(shared: &Shared, destination: &Destination) -> Result<Beginni
 
 impl Waiting {
     fn to_line(&self) -> String {
-        let Self { destination, pending, too_old, unfinished, is_made, lost, lost_in_bucket, .. } = self;
+        let Self { destination, pending, too_old, unacknowledged, is_made, lost, lost_in_bucket, .. } = self;
         let lost = LostUnits { units: *lost, in_bucket: *lost_in_bucket, no_stream: false }.clause();
         let made = if *is_made { "" } else { " (`pull` makes its consumers first)" };
         let too_old = match too_old {
@@ -179,7 +187,7 @@ impl Waiting {
             Some(units) => format!(", {units} of them older than initial_days and passed over"),
         };
         format!(
-            "{destination}: {} pending{too_old}, {unfinished} in flight or waiting for a retry{made}{lost}",
+            "{destination}: {} pending{too_old}, {unacknowledged} in flight or waiting for a retry{made}{lost}",
             count(*pending, "marker")
         )
     }
