@@ -5,6 +5,7 @@
 //! bytes. All that blocks runs on threads for it; a share that hangs holds such a thread, and nothing else.
 
 mod listing;
+mod pace;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
@@ -25,10 +26,9 @@ use crate::interface::{Over, Page, Put, Stored};
 use crate::path::{self, TEMPORARY};
 use common::checksum::Sha256Sum;
 use common::files::same_file::is_same_file;
+use pace::Pace;
 
 const CHUNK_BYTES: usize = 1 << 20;
-/// Read at once where there is a limit.
-const PACED_BYTES: usize = 64 << 10;
 /// Longest silence of a share between two chunks of a file, and before it has opened one.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -321,42 +321,6 @@ fn copy(source: &mut impl Read, target: &mut impl Write) -> io::Result<Sha256Sum
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-    }
-}
-
-/// How fast files may be read on a thread that may block.
-struct Pace {
-    direction: Direction,
-    bandwidth: Bandwidth,
-    runtime: Handle,
-}
-
-impl Pace {
-    fn of(self, source: std::fs::File) -> Paced {
-        Paced { source, pace: self }
-    }
-
-    /// Waits until all of these bytes may go.
-    fn wait(&self, mut bytes: usize) {
-        while bytes > 0 {
-            bytes -= self.runtime.block_on(self.bandwidth.acquire(self.direction, bytes));
-        }
-    }
-}
-
-/// A file that is read as fast as the limit allows.
-struct Paced {
-    source: std::fs::File,
-    pace: Pace,
-}
-
-impl Read for Paced {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = if self.pace.bandwidth.is_off() { buffer.len() } else { buffer.len().min(PACED_BYTES) };
-        let count = self.source.read(&mut buffer[..most])?;
-        // Asked for afterwards, when it is known how many there were.
-        self.pace.wait(count);
-        Ok(count)
     }
 }
 

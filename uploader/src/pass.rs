@@ -5,3 +5,4 @@ pub(crate) mod memory;
 pub(crate) mod older;
 pub(crate) mod report;
 pub(crate) mod run;
+pub(crate) mod scope;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::context::{check_words, site};
 use crate::pass::memory::UnitMemory;
 use crate::pass::run as pass;
-use crate::pass::run::{Scope, Watching};
+use crate::pass::scope::{Scope, Watching};
 use crate::site::context::Accepted;
 use crate::site::progress::Progress;
 use crate::unit::cleanup::{self, Policy};

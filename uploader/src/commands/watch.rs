@@ -20,7 +20,7 @@ use crate::local::signs;
 use crate::pass::memory::UnitMemory;
 use crate::pass::report::PassReport;
 use crate::pass::run as pass;
-use crate::pass::run::{Scope, Watching};
+use crate::pass::scope::{Scope, Watching};
 use crate::site::context::Site;
 use crate::site::metrics::UnitCounts;
 use crate::site::progress::Progress;

@@ -19,9 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bucket::multipart;
 use crate::bucket::upload::Transferred;
 use crate::error::PassError;
-use crate::local::arrivals::FileEvents;
 use crate::local::complete::{Reason, Wait};
-use crate::local::events::Folders;
 use crate::local::seen::Seen;
 use crate::local::strays::Strays;
 use crate::local::tree::{Found, Walk};
@@ -30,6 +28,7 @@ use crate::pass::candidate;
 use crate::pass::candidate::{Candidate, Handled};
 use crate::pass::memory::UnitMemory;
 use crate::pass::report::{OlderUnit, PassReport};
+use crate::pass::scope::{Scope, Watching};
 use crate::site::context::{Site, UNITS_MAX, blocking};
 use crate::site::metrics::UnitOutcome;
 use crate::site::queue::QueueError;
@@ -45,24 +44,6 @@ const STOP_SLACK: Duration = Duration::from_secs(2);
 
 /// Archives that should have left the disk and are still there are looked at again after this time.
 const CLEANUP_AGAIN: SignedDuration = SignedDuration::from_hours(1);
-
-/// What a pass is about.
-#[derive(Debug, Clone)]
-pub(crate) enum Scope {
-    Everything(UnitFilter),
-    Units(Vec<Unit>),
-}
-
-/// What a service knows beside the units.
-#[derive(Default)]
-pub(crate) struct Watching {
-    /// Where to listen for events.
-    pub(crate) folders: Option<Arc<Folders>>,
-    /// What events told of single archives.
-    pub(crate) events: FileEvents,
-    /// Cancelled when something more urgent has come: no more units are begun then.
-    pub(crate) interrupt: CancellationToken,
-}
 
 /// Does all there is to do now.
 pub(crate) async fn run(
