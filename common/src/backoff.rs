@@ -43,6 +43,45 @@ impl Backoff {
     pub fn delay(&self, attempt: u32) -> Duration {
         self.base_delay(attempt).mul_f64(rand::random_range(0.8..1.2))
     }
+
+    /// Runs an operation until it succeeds or its error does not pass. `passes` gets the error and the attempt (from 1). To
+    /// stop earlier, drop the future.
+    ///
+    /// # Errors
+    /// The first error that does not pass.
+    pub async fn retry<T, E, F>(
+        &self,
+        mut operation: impl FnMut() -> F,
+        mut passes: impl FnMut(&E, u32) -> bool,
+    ) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        let mut attempt = 1;
+        loop {
+            match operation().await {
+                Err(error) if passes(&error, attempt) => tokio::time::sleep(self.delay(attempt)).await,
+                ended => return ended,
+            }
+            attempt += 1;
+        }
+    }
+
+    /// The same for as long as it takes; `failed` gets each error.
+    pub async fn retry_forever<T, E, F>(&self, mut operation: impl FnMut() -> F, mut failed: impl FnMut(E)) -> T
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        let mut attempt = 1;
+        loop {
+            match operation().await {
+                Ok(done) => return done,
+                Err(error) => failed(error),
+            }
+            tokio::time::sleep(self.delay(attempt)).await;
+            attempt += 1;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -68,5 +107,21 @@ mod tests {
             let delay = Backoff::RECONNECT.delay(1).as_millis();
             assert!((200..=300).contains(&delay), "{delay}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_operation_is_retried_while_its_errors_pass() {
+        let attempts = std::cell::Cell::new(0);
+        let fails_twice = || async {
+            attempts.set(attempts.get() + 1);
+            if attempts.get() < 3 { Err(attempts.get()) } else { Ok("done") }
+        };
+        assert_eq!(Backoff::RECONNECT.retry(fails_twice, |_, attempt| attempt < 5).await, Ok("done"));
+        attempts.set(0);
+        assert_eq!(Backoff::RECONNECT.retry(fails_twice, |error, _| *error < 2).await, Err(2));
+        attempts.set(0);
+        let mut errors = Vec::new();
+        assert_eq!(Backoff::RECONNECT.retry_forever(fails_twice, |error| errors.push(error)).await, "done");
+        assert_eq!(errors, [1, 2]);
     }
 }

@@ -89,19 +89,16 @@ impl Delivery {
     }
 
     async fn acknowledge(&self, verb: Bytes) -> Result<(), AckError> {
-        let tried = async {
-            for attempt in 1.. {
-                match self.confirmed(verb.clone()).await {
-                    Ok(()) => return Ok(()),
-                    Err(AckError::Replaced) => return Err(AckError::Replaced),
-                    Err(error) => {
-                        tracing::debug!(%error, attempt, subject = self.subject, "acknowledging, trying again");
-                        tokio::time::sleep(Backoff::RECONNECT.delay(attempt)).await;
-                    }
+        let tried = Backoff::RECONNECT.retry(
+            || self.confirmed(verb.clone()),
+            |error, attempt| {
+                let passes = !matches!(error, AckError::Replaced);
+                if passes {
+                    tracing::debug!(%error, attempt, subject = self.subject, "acknowledging, trying again");
                 }
-            }
-            Err(AckError::Unconfirmed("no attempt was made".into()))
-        };
+                passes
+            },
+        );
         let given_up = |_| {
             let why = format!("the server did not confirm within {} s", ACK_TIMEOUT.as_secs());
             Err(AckError::Unconfirmed(why))

@@ -77,13 +77,8 @@ impl ObjectStore {
     /// # Errors
     /// The first request that failed, or did something else than it should.
     pub async fn rehearse(&self, prefix: &Prefix, end: End, known: Option<&str>) -> Result<Probe, Unfit> {
-        for attempt in 1..ATTEMPTS {
-            match self.rehearse_once(prefix, end, known).await {
-                Err(unfit) if unfit.may_be_another_doctor => tokio::time::sleep(BETWEEN_ATTEMPTS.delay(attempt)).await,
-                ended => return ended,
-            }
-        }
-        self.rehearse_once(prefix, end, known).await
+        let rehearsing = || self.rehearse_once(prefix, end, known);
+        BETWEEN_ATTEMPTS.retry(rehearsing, |unfit, attempt| unfit.may_be_another_doctor && attempt < ATTEMPTS).await
     }
 
     async fn rehearse_once(&self, prefix: &Prefix, end: End, known: Option<&str>) -> Result<Probe, Unfit> {

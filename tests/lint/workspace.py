@@ -5,7 +5,6 @@ arrows. Needs Python 3.9 or newer and nothing else.
 """
 import re
 from collections import defaultdict
-from pathlib import Path
 
 from rust import Module, Reader
 

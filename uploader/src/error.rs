@@ -91,6 +91,11 @@ pub(crate) enum UnitError {
 }
 
 impl UnitError {
+    /// Whether the bucket, or the way to it, was at fault for the moment.
+    pub(crate) fn is_of_the_link(&self) -> bool {
+        matches!(self, Self::Pass(PassError::Bucket(error)) if error.kind == StoreErrorKind::Unavailable)
+    }
+
     pub(crate) fn held_back(reason: impl Into<String>) -> Self {
         Self::HeldBack(vec![reason.into()])
     }

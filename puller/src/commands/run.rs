@@ -11,7 +11,7 @@ use common::bwlimit::BwLimit;
 use common::config::{Config, Destination as DestinationConfig};
 use common::output::{Failure, Reply};
 use common::service::http::{Readiness, serve};
-use nats::Bus;
+use nats::{Bus, BusError};
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -70,20 +70,13 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<Reply
 
 /// Connects to NATS, for as long as it takes.
 async fn connect(config: &Config, name: &str, readiness: &Readiness) -> Bus {
-    for attempt in 1.. {
-        match Bus::connect(&config.nats, name).await {
-            Ok(bus) => {
-                readiness.ready("nats");
-                return bus;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "trying again");
-                readiness.not_ready("nats", error.to_string());
-                tokio::time::sleep(Backoff::RECONNECT.delay(attempt)).await;
-            }
-        }
-    }
-    unreachable!("the attempts do not end")
+    let failed = |error: BusError| {
+        tracing::warn!(%error, "trying again");
+        readiness.not_ready("nats", error.to_string());
+    };
+    let bus = Backoff::RECONNECT.retry_forever(|| Bus::connect(&config.nats, name), failed).await;
+    readiness.ready("nats");
+    bus
 }
 
 fn part(destination: &DestinationConfig) -> String {
@@ -92,22 +85,17 @@ fn part(destination: &DestinationConfig) -> String {
 
 async fn serve_destination(shared: Arc<Shared>, destination: DestinationConfig, stop: CancellationToken) {
     let part = part(&destination);
-    let opening = async {
-        for attempt in 1.. {
-            let error = match shared.prepare_queue(&destination.name).await {
-                Ok(()) => match shared.open(&destination, MissingTables::Make).await {
-                    Ok(runner) => return Some(runner),
-                    Err(error) => format!("{error} ({})", error.advice()),
-                },
-                Err(error) => error.to_string(),
-            };
-            tracing::warn!(destination = destination.name, error, "not ready, trying again");
-            shared.readiness.not_ready(&part, error);
-            tokio::time::sleep(Backoff::RECONNECT.delay(attempt)).await;
-        }
-        None
+    let open = || async {
+        shared.prepare_queue(&destination.name).await.map_err(|error| error.to_string())?;
+        let opened = shared.open(&destination, MissingTables::Make).await;
+        opened.map_err(|error| format!("{error} ({})", error.advice()))
     };
-    if let Some(Some(runner)) = stop.run_until_cancelled(opening).await {
+    let failed = |error: String| {
+        tracing::warn!(destination = destination.name, error, "not ready, trying again");
+        shared.readiness.not_ready(&part, error);
+    };
+    let opening = Backoff::RECONNECT.retry_forever(open, failed);
+    if let Some(runner) = stop.run_until_cancelled(opening).await {
         shared.readiness.ready(&part);
         tracing::info!(destination = destination.name, worker = shared.worker_name, "working");
         tokio::select! {

@@ -10,7 +10,7 @@ use common::backoff::Backoff;
 use common::checksum::Md5Sum;
 use common::marker::Object;
 use common::unit::Unit;
-use store::{Details, Given, Over, Put, StoreErrorKind};
+use store::{Details, Given, Over, Put};
 use tempfile::TempDir;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
@@ -124,24 +124,17 @@ impl Adopter<'_> {
     /// Fetches an object, again while the bucket or the way to it is at fault: what else is under way need not be fetched
     /// again because one body was cut.
     async fn fetch(&self, task: &FetchTask<'_>, folder: &TempDir) -> Result<Result<PathBuf, String>, UnitError> {
-        let mut attempt = 0;
-        loop {
-            attempt += 1;
-            let error = match self.fetch_once(task, folder.path()).await {
-                Err(UnitError::Pass(PassError::Bucket(error)))
-                    if error.kind == StoreErrorKind::Unavailable && attempt < ATTEMPTS =>
-                {
-                    error
+        let fetching = Backoff::RECONNECT.retry(
+            || self.fetch_once(task, folder.path()),
+            |error, attempt| {
+                let passes = attempt < ATTEMPTS && error.is_of_the_link();
+                if passes {
+                    tracing::debug!(%error, attempt, "fetching again");
                 }
-                outcome => return outcome,
-            };
-            tracing::debug!(%error, attempt, "fetching again");
-            tokio::select! {
-                biased;
-                () = self.site.shutdown.cancelled() => return Err(PassError::Stopped.into()),
-                () = tokio::time::sleep(Backoff::RECONNECT.delay(attempt)) => {}
-            }
-        }
+                passes
+            },
+        );
+        self.site.shutdown.run_until_cancelled(fetching).await.unwrap_or(Err(PassError::Stopped.into()))
     }
 
     /// Fetches the object, and its `.CHECKSUM` if it has one, into a folder of its own.

@@ -37,24 +37,17 @@ pub(super) async fn different(site: &Site, objects: Vec<ObjectCheck<'_>>) -> Res
 
 /// How an object's content differs, if it does; read again while the way to the bucket is at fault.
 async fn read(site: &Site, object: &Object) -> Result<Option<String>, UnitError> {
-    let mut attempt = 0;
-    loop {
-        attempt += 1;
-        let error = match read_once(site, object).await {
-            Err(UnitError::Pass(PassError::Bucket(error)))
-                if error.kind == StoreErrorKind::Unavailable && attempt < ATTEMPTS =>
-            {
-                error
+    let reading = Backoff::RECONNECT.retry(
+        || read_once(site, object),
+        |error, attempt| {
+            let passes = attempt < ATTEMPTS && error.is_of_the_link();
+            if passes {
+                tracing::debug!(%error, attempt, "reading again");
             }
-            outcome => return outcome,
-        };
-        tracing::debug!(%error, attempt, "reading again");
-        tokio::select! {
-            biased;
-            () = site.shutdown.cancelled() => return Err(PassError::Stopped.into()),
-            () = tokio::time::sleep(Backoff::RECONNECT.delay(attempt)) => {}
-        }
-    }
+            passes
+        },
+    );
+    site.shutdown.run_until_cancelled(reading).await.unwrap_or(Err(PassError::Stopped.into()))
 }
 
 async fn read_once(site: &Site, object: &Object) -> Result<Option<String>, UnitError> {
