@@ -47,10 +47,7 @@ pub(crate) async fn resolve(
     if let Some(behind) = is_behind(delivery.stored_at) {
         return Err(WorkError::ClockBehind(behind));
     }
-    let marker = Marker::parse(&delivery.payload)?;
-    if let Some(elsewhere) = marker.elsewhere(store.bucket(), prefix) {
-        return Err(elsewhere.into());
-    }
+    let marker = parse(store, prefix, &delivery.payload)?;
     let _memory = match &marker.content {
         Content::Manifest(_) => Some(activity.while_waiting(memory.acquire(MANIFEST_FOOTPRINT)).await),
         Content::Objects(_) => None,
@@ -74,11 +71,17 @@ pub(crate) async fn read(
     payload: &[u8],
     options: ReplayOptions,
 ) -> Result<Job, WorkError> {
-    let marker = Marker::parse(payload)?;
-    if let Some(elsewhere) = marker.elsewhere(store.bucket(), prefix) {
-        return Err(elsewhere.into());
-    }
+    let marker = parse(store, prefix, payload)?;
     checked(store, prefix, marker, subject, options, common::clock::now()).await
+}
+
+/// A marker of the bucket and prefix that this worker is configured with.
+fn parse(store: &ObjectStore, prefix: &Prefix, payload: &[u8]) -> Result<Marker, WorkError> {
+    let marker = Marker::parse(payload)?;
+    match marker.elsewhere(store.bucket(), prefix) {
+        Some(elsewhere) => Err(elsewhere.into()),
+        None => Ok(marker),
+    }
 }
 
 async fn checked(
