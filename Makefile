@@ -75,7 +75,8 @@ backup: ## Back the stack's ClickHouse up into ./backups (TO=folder)
 restore: ## Restore the stack's ClickHouse: FROM=backups/….tar (REPLACE=1 drops what is there)
 	$(PYTHON) deploy/backup.py restore "$(FROM)" $(if $(REPLACE),--replace)
 
-# The quick checks run first, the build last: it is the one of `test`. Links to private items work in the pages of private items, so rustdoc need not warn of them.
+# The quick checks run first, the build last: it is the one of `test`. Links to private items work in the pages of private
+# items, so rustdoc need not warn of them.
 lint: export RUSTDOCFLAGS := -D warnings -A rustdoc::private_intra_doc_links
 lint: ## Check order of rooms, words, dependencies, format, clippy, documentation and help texts
 	$(PYTHON) -m unittest discover --quiet --start-directory tests/lint --pattern 'test_*.py'
