@@ -44,8 +44,9 @@ impl Backoff {
         self.base_delay(attempt).mul_f64(rand::random_range(0.8..1.2))
     }
 
-    /// Runs an operation until it succeeds or its error does not pass. `passes` gets the error and the attempt (from 1). To
-    /// stop earlier, drop the future.
+    /// Runs an operation until it succeeds or its error does not pass. `passes` gets the error and the attempt (from 1).
+    ///
+    /// There is no time-out here: each operation has its own, `passes` ends the attempts, and whoever waits may drop the future.
     ///
     /// # Errors
     /// The first error that does not pass.
@@ -67,7 +68,7 @@ impl Backoff {
         }
     }
 
-    /// The same for as long as it takes; `failed` gets each error.
+    /// The same for as long as it takes; `failed` gets each error. For services, which drop the future when they are to stop.
     pub async fn retry_forever<T, E, F>(&self, mut operation: impl FnMut() -> F, mut failed: impl FnMut(E)) -> T
     where
         F: Future<Output = Result<T, E>>,
